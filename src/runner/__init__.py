@@ -1,0 +1,1 @@
+"""Hydra-configured experiment runner for JAX."""

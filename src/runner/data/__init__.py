@@ -1,0 +1,1 @@
+"""Data sets (TFDS builders, synthetic columns), their order and their batches."""

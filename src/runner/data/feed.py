@@ -1,0 +1,118 @@
+"""How batches reach the devices: as rows of columns there, or by themselves."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from runner.data.dataset import (
+    Dataset,
+    MemorySplit,
+    Split,
+    eval_indices,
+    normalize,
+    train_batches,
+)
+from runner.data.order import Order
+from runner.mesh import Mesh
+
+# The batches of one call are sent together. In device mode they are row numbers.
+SENT_BYTES = 16 * 2**20
+
+
+def steps_that_fit(dataset: Dataset, most: int) -> int:
+    """How many steps' batches go to the devices in one call, at most `most`."""
+    if dataset.mode == "device":
+        return most
+    rows = dataset.train.rows(np.zeros(dataset.batch_size, int))
+    return max(1, min(most, SENT_BYTES // sum(v.nbytes for v in rows.values())))
+
+
+def columns(dataset: Dataset, split: Split, mesh: Mesh) -> dict[str, jax.Array]:
+    """In device mode, all of `split` on every device; otherwise nothing."""
+    if dataset.mode != "device":
+        return {}
+    assert isinstance(split, MemorySplit)
+    return jax.device_put(split.columns, mesh.replicated)
+
+
+def batch_at(dataset: Dataset, columns: dict, batches: dict, i) -> dict[str, jax.Array]:
+    """Batch `i` of `batches`, normalized. Meant for the inside of a compiled step."""
+    batch = {name: value[i] for name, value in batches.items()}
+    if columns:
+        rows = batch.pop("rows")
+        batch |= {name: column[rows] for name, column in columns.items()}
+    return normalize(dataset, batch)
+
+
+def example(dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a training batch as a model gets it."""
+    rows = dataset.train.rows(np.zeros(dataset.batch_size, int))
+    return jax.eval_shape(lambda batch: normalize(dataset, batch), rows)
+
+
+class TrainFeed:
+    """The training batches from step `start` on, at most `capacity` a call."""
+
+    def __init__(
+        self, dataset: Dataset, order: Order, mesh: Mesh, capacity: int, start: int
+    ):
+        self._order = order
+        self._mesh = mesh
+        self._capacity = capacity
+        self._step = start
+        self._host_batches = None
+        if dataset.mode != "device":
+            self._host_batches = train_batches(dataset, order, start)
+
+    def take(self, count: int) -> dict[str, jax.Array]:
+        """The next `count` batches [capacity, batch_size, ...]; the rest is padding."""
+        if self._host_batches is None:
+            taken = {"rows": self._order.indices(self._step, count)}
+        else:
+            taken = _stack([next(self._host_batches) for _ in range(count)])
+        self._step += count
+        return jax.device_put(_padded(taken, self._capacity), self._mesh.batches)
+
+
+def eval_feed(dataset: Dataset, mesh: Mesh, capacity: int) -> Iterator[dict]:
+    """One pass over the evaluation split: batches [capacity, batch_size, ...].
+
+    Batches that only fill the last call have an all-zero `mask`.
+    """
+    rows, mask = eval_indices(dataset)
+    for start in range(0, len(rows), capacity):
+        taken = {"rows": rows[start : start + capacity]}
+        if dataset.mode != "device":
+            taken = _stack([dataset.eval.rows(r) for r in taken["rows"]])
+        taken["mask"] = mask[start : start + capacity]
+        yield jax.device_put(_padded(taken, capacity), mesh.batches)
+
+
+def train_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `TrainFeed.take` gives."""
+    one = {"rows": np.zeros(dataset.batch_size, np.int32)}
+    if dataset.mode != "device":
+        one = dataset.train.rows(one["rows"])
+    return jax.eval_shape(
+        lambda batch: {k: jnp.stack([v] * capacity) for k, v in batch.items()}, one
+    )
+
+
+def eval_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `eval_feed` gives."""
+    mask = jax.ShapeDtypeStruct((capacity, dataset.batch_size), jnp.float32)
+    return train_shapes(dataset, capacity) | {"mask": mask}
+
+
+def _stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([b[name] for b in batches]) for name in batches[0]}
+
+
+def _padded(taken: dict[str, np.ndarray], capacity: int) -> dict[str, np.ndarray]:
+    padded = {}
+    for name, value in taken.items():
+        padded[name] = np.zeros((capacity, *value.shape[1:]), value.dtype)
+        padded[name][: len(value)] = value
+    return padded

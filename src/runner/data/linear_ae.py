@@ -1,0 +1,77 @@
+"""Synthetic inputs for the linear autoencoder, where the best loss is known."""
+
+from typing import Literal
+
+import numpy as np
+
+from runner.data.dataset import Dataset, MemorySplit, check_mode
+from runner.errors import ConfigError
+
+
+def linear_ae(
+    *,
+    num_train: int,
+    num_eval: int,
+    input_size: int,
+    rank: int,
+    noise: float,
+    data_seed: int,
+    batch_size: int,
+    mode: Literal["device", "memory"],
+) -> Dataset:
+    """Examples of a linear model of `rank` factors plus white noise, without labels.
+
+    `input = factors @ mixing / sqrt(rank) + noise * white`, all standard normal, so an
+    input has a variance near `1 + noise**2`. `mixing` `[rank, input_size]` is shared by
+    both splits. A linear autoencoder with at least `rank` hidden units is limited by
+    the noise alone: its error falls to about
+    `noise**2 * (input_size - hidden) / input_size`.
+
+    Args:
+        num_train: Training examples.
+        num_eval: Evaluation examples.
+        input_size: Length of an input.
+        rank: Number of factors, at most `input_size`.
+        noise: Standard deviation of the noise.
+        data_seed: Fixes the examples; independent of the seed of a run.
+        batch_size: Examples of one step over all devices.
+        mode: "device" or "memory"; there is nothing on disk to stream.
+
+    Returns:
+        A data set with float32 inputs `[input_size]`.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+    check_mode(mode, ("device", "memory"))
+    for key, value in {"num_train": num_train, "num_eval": num_eval}.items():
+        if value < 1:
+            raise ConfigError(f"data.{key}={value} must be at least 1.")
+    if not 1 <= rank <= input_size:
+        raise ConfigError(
+            f"data.rank={rank} must be from 1 to data.input_size={input_size}."
+        )
+    if noise < 0:
+        raise ConfigError(f"data.noise={noise} must not be negative.")
+
+    rng = np.random.default_rng(data_seed)
+    mixing = rng.standard_normal((rank, input_size)) / np.sqrt(rank)
+
+    def split(size: int) -> MemorySplit:
+        factors = rng.standard_normal((size, rank))
+        white = rng.standard_normal((size, input_size))
+        return MemorySplit(
+            {"input": (factors @ mixing + noise * white).astype(np.float32)}
+        )
+
+    return Dataset(
+        name="linear_ae",
+        train=split(num_train),
+        eval=split(num_eval),
+        input_shape=(input_size,),
+        num_classes=None,
+        batch_size=batch_size,
+        mode=mode,
+        mean=0.0,
+        std=1.0,
+    )

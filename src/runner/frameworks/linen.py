@@ -1,0 +1,84 @@
+"""Flax linen: `Module.apply` and `TrainState`."""
+
+import jax
+import optax
+from flax.training import train_state
+
+from runner.frameworks.pipeline import Pipeline, State, mean_loss
+from runner.losses import Loss
+from runner.models.model import Model
+from runner.optimizers import Optimizer, extra_arguments
+
+
+class TrainState(train_state.TrainState):
+    """flax's TrainState; `apply_gradients` hands extra arguments to the optimizer.
+
+    The stock one drops them (flax #4471), so reduce_on_plateau never sees a loss.
+    """
+
+    def apply_gradients(self, *, grads, **extra):
+        updates, opt_state = self.tx.update(grads, self.opt_state, self.params, **extra)
+        params = optax.apply_updates(self.params, updates)
+        return self.replace(step=self.step + 1, params=params, opt_state=opt_state)
+
+
+def pipeline(model: Model, loss: Loss, optimizer: Optimizer, example: dict) -> Pipeline:
+    """The usual linen training step, with a TrainState that lives inside it."""
+    module = model.form("linen")()
+
+    def collections(model_state):
+        # A canonical model state is BatchNorm's statistics without their collection.
+        return (
+            {"batch_stats": model_state} if model.init and model_state else model_state
+        )
+
+    def init(key, learning_rate, hyperparameters):
+        if model.init:
+            params, model_state = model.init(key)
+        else:
+            model_state = dict(module.init(key, example["input"], train=False))
+            params = model_state.pop("params")
+        tx = optimizer.transformation(learning_rate, hyperparameters)
+        created = TrainState.create(apply_fn=module.apply, params=params, tx=tx)
+        return State(created.params, model_state, created.opt_state)
+
+    def gradients(state, batch, key):
+        variables = collections(state.model_state)
+
+        def loss_fn(params):
+            outputs, mutated = module.apply(
+                {"params": params, **variables},
+                batch["input"],
+                train=True,
+                mutable=list(variables),
+                rngs={"dropout": key},
+            )
+            value, metrics = mean_loss(loss, outputs, batch)
+            return value, (metrics, mutated)
+
+        (value, (metrics, mutated)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
+        canonical = model.init and state.model_state
+        return value, metrics, grads, mutated["batch_stats"] if canonical else mutated
+
+    def apply_gradients(
+        state, grads, loss, learning_rate, hyperparameters, loss_fn, eval_loss
+    ):
+        tx = optimizer.transformation(learning_rate, hyperparameters)
+        before = TrainState(
+            step=0,
+            apply_fn=module.apply,
+            params=state.params,
+            tx=tx,
+            opt_state=state.opt_state,
+        )
+        extra = extra_arguments(grads, loss, loss_fn, eval_loss)
+        after = before.apply_gradients(grads=grads, **extra)
+        return State(after.params, state.model_state, after.opt_state)
+
+    def predict(state, batch):
+        variables = {"params": state.params, **collections(state.model_state)}
+        return module.apply(variables, batch["input"], train=False)
+
+    return Pipeline(init, gradients, apply_gradients, predict)

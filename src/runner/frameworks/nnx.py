@@ -1,0 +1,88 @@
+"""Flax nnx: a Module, `nnx.value_and_grad` and `nnx.Optimizer`."""
+
+import jax
+from flax import nnx
+
+from runner.frameworks.pipeline import Pipeline, State, mean_loss
+from runner.losses import Loss
+from runner.models.model import Model
+from runner.optimizers import Optimizer, extra_arguments
+
+# Whatever a forward pass may change, random number streams aside: those start anew
+# from each step's key.
+model_state_filter = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))
+
+
+def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
+    """The usual nnx training step; its objects live only while it is traced.
+
+    Each function makes the module anew, with its step's keys, and then gives it the
+    values it was handed: XLA drops the initialisers. What goes in and out are dicts,
+    since an `nnx.State` that is carried from step to step is compiled twice.
+    """
+    make = model.form("nnx")
+
+    def module(state, key, train):
+        made = make(nnx.Rngs(key))
+        nnx.update(made, state.params)
+        nnx.update(made, state.model_state)
+        made.train() if train else made.eval()
+        return made
+
+    def optimizer_of(made, learning_rate, hyperparameters):
+        tx = optimizer.transformation(learning_rate, hyperparameters)
+        return nnx.Optimizer(made, tx, wrt=nnx.Param)
+
+    def init(key, learning_rate, hyperparameters):
+        made = make(nnx.Rngs(key))
+        if model.init:
+            params, model_state = model.init(key)
+            nnx.update(made, params)
+            nnx.update(made, model_state)
+        created = optimizer_of(made, learning_rate, hyperparameters)
+        return State(*_values(made), _dicts(nnx.as_pure(created.opt_state)))
+
+    def gradients(state, batch, key):
+        made = module(state, key, train=True)
+
+        def loss_fn(made):
+            return mean_loss(loss, made(batch["input"]), batch)
+
+        (value, metrics), grads = nnx.value_and_grad(loss_fn, has_aux=True)(made)
+        return value, metrics, _dicts(nnx.as_pure(grads)), _values(made)[1]
+
+    def apply_gradients(
+        state, grads, loss, learning_rate, hyperparameters, loss_fn, eval_loss
+    ):
+        made = module(state, jax.random.key(0), train=True)
+        updater = optimizer_of(made, learning_rate, hyperparameters)
+        updater.opt_state = _like(updater.opt_state, state.opt_state)
+        grads = _like(nnx.state(made, nnx.Param), grads)
+        extra = extra_arguments(
+            grads, loss, lambda params: loss_fn(_dicts(params)), eval_loss
+        )
+        updater.update(made, grads, **extra)
+        opt_state = _dicts(nnx.as_pure(updater.opt_state))
+        return State(_values(made)[0], state.model_state, opt_state)
+
+    def predict(state, batch):
+        return module(state, jax.random.key(0), train=False)(batch["input"])
+
+    return Pipeline(init, gradients, apply_gradients, predict)
+
+
+def _values(made):
+    params, model_state, _ = nnx.state(made, nnx.Param, model_state_filter, ...)
+    return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
+
+
+def _like(variables, values):
+    """`variables`, a tree of nnx Variables, with `values` in the same order."""
+    return jax.tree.unflatten(jax.tree.structure(variables), jax.tree.leaves(values))
+
+
+def _dicts(tree):
+    """`tree` with each `nnx.State` in it as a dict of arrays."""
+    is_state = lambda node: isinstance(node, nnx.State)  # noqa: E731
+    to_dict = lambda node: nnx.to_pure_dict(node) if is_state(node) else node  # noqa: E731
+    return jax.tree.map(to_dict, tree, is_leaf=is_state)

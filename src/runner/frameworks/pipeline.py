@@ -1,0 +1,42 @@
+"""The seam between the three frameworks and everything else."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from runner.losses import Loss
+
+
+class State(NamedTuple):
+    """What training changes: trees of dicts and arrays, whatever the framework."""
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+
+
+class Pipeline(NamedTuple):
+    """Pure functions on `State`, each written in its framework's own idiom.
+
+    Attributes:
+      init: (key, learning_rate, hyperparameters) -> State.
+      gradients: (state, batch, key) -> (loss, metrics, grads, model_state): the mean
+        loss of the batch and, for each metric, its mean.
+      apply_gradients: (state, grads, loss, learning_rate, hyperparameters, loss_fn,
+        eval_loss) -> State. `loss_fn` gives the batch's loss at any parameters, and
+        `eval_loss` is the latest evaluation's, inf if none came since the last step.
+      predict: (state, batch) -> outputs [B, output_size], in evaluation mode.
+    """
+
+    init: Callable[[jax.Array, Any, dict], State]
+    gradients: Callable[[State, dict, jax.Array], tuple[jax.Array, dict, Any, Any]]
+    apply_gradients: Callable[..., State]
+    predict: Callable[[State, dict], jax.Array]
+
+
+def mean_loss(loss: Loss, outputs: jax.Array, batch: dict) -> tuple[jax.Array, dict]:
+    """The batch's mean loss, and the mean of each metric."""
+    means = {k: jnp.mean(v) for k, v in loss.per_example(outputs, batch).items()}
+    return means.pop("loss"), means

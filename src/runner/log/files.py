@@ -1,0 +1,113 @@
+"""Files of a run folder: JSON values written at once, metrics row by row."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# JSON has no word for these. As null they would be one thing, and a loss that went to
+# infinity is another finding than a NaN, so they are written as strings.
+_NON_FINITE = {
+    "NaN": math.nan,
+    "Infinity": math.inf,
+    "-Infinity": -math.inf,
+}
+
+
+def to_json(value: Any) -> Any:
+    """`value` as strict JSON can hold it.
+
+    Tuples become lists, keys and paths strings, scalars of NumPy and JAX numbers of
+    Python, and floats that aren't finite "NaN", "Infinity" or "-Infinity".
+
+    Raises:
+      TypeError: for anything else; a record never guesses with `str`.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        return "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
+    if value is None or isinstance(value, str | int):
+        return value
+    return to_json(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if getattr(value, "shape", None) == ():
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} can't be recorded as JSON: {value!r}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that a reader finds the old file or the new one, never half.
+
+    Raises:
+      TypeError: see `to_json`.
+      OSError: the disk is full or the folder can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(to_json(value), indent=2, allow_nan=False)
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class MetricsFile:
+    """Appends one JSON object a line, each handed to the system as it is written.
+
+    A killed process loses no row that `write` returned from. A torn last line that an
+    earlier process left is cut off first.
+
+    Raises:
+      OSError: from any method, when the file can't be written.
+    """
+
+    def __init__(self, path: Path):
+        if path.is_file():
+            data = path.read_bytes()
+            os.truncate(path, data.rfind(b"\n") + 1)
+        self._file = path.open("a", buffering=1, encoding="utf-8")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        try:
+            text = json.dumps(row, allow_nan=False, default=_plain)
+        except ValueError:  # not finite: rare, so only these rows pay for the walk
+            text = json.dumps(to_json(row), allow_nan=False)
+        self._file.write(text + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file in order, with NaN and infinities as floats again.
+
+    A last line without its line end, as a killed run leaves it, is no row.
+
+    Raises:
+      ValueError: any other line isn't a JSON object; names file and line.
+    """
+    *lines, _torn = path.read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            items = json.loads(line).items()
+        except (ValueError, AttributeError):
+            raise ValueError(f"{path}:{number}: not a JSON object: {line!r}") from None
+        rows.append(
+            {
+                key: _NON_FINITE.get(item, item) if isinstance(item, str) else item
+                for key, item in items
+            }
+        )
+    return rows

@@ -1,0 +1,208 @@
+"""The one thing that the training loop tells what happens."""
+
+import math
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from runner.errors import ConfigError, TrainingStopped
+from runner.log.files import MetricsFile, write_json
+from runner.log.secrets import scrub
+from runner.log.terminal import Progress, summary_table
+from runner.log.wandb import WandbRun, WandbSettings
+
+
+class Recorder:
+    """Writes a run's folder, mirrors it to W&B and shows it on the terminal.
+
+    A context manager: however its block ends, summary.json says so, and W&B's run ends
+    with an exit code. The folder is the truth, so an error in writing it is raised; an
+    error of W&B is told once and nothing more.
+
+    Args:
+      folder: made if it isn't there.
+      config: the whole resolved config, for config.json and W&B. Secrets are redacted.
+      provenance: see `runner.log.provenance`.
+      wandb: `dir` is `folder` unless given.
+      total_steps: the length of the run in optimizer steps.
+      quiet: show neither progress nor table.
+      resume: append to the rows of an earlier process instead of refusing them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: dict[str, Any],
+        provenance: dict[str, Any],
+        wandb: WandbSettings,
+        total_steps: int,
+        quiet: bool,
+        resume: bool = False,
+    ):
+        self.folder = folder
+        self._config = scrub(config)
+        self._provenance = scrub(provenance)
+        self._wandb = WandbRun(wandb._replace(dir=wandb.dir or folder))
+        self._total_steps = total_steps
+        self._quiet = quiet
+        self._resume = resume
+        self._progress: Progress | None = None
+        self._final: dict[str, Any] = {}
+        self._best: dict[str, dict[str, Any]] = {}
+        self._signs: dict[str, int] = {}  # of each metric: see `_sign`
+        self._extra: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Open the folder and start W&B.
+
+        Raises:
+          ConfigError: the folder can't be written, or holds the rows of another run.
+        """
+        self._started = time.monotonic()
+        path = self.folder / "metrics.jsonl"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._resume and path.exists() and path.stat().st_size:
+                raise ConfigError(
+                    f"hydra.run.dir={self.folder}: {path.name} there holds the rows of "
+                    "an earlier run, and two runs in one file can't be told apart. "
+                    "Choose another folder."
+                )
+            write_json(self.folder / "config.json", self._config)
+            write_json(self.folder / "provenance.json", self._provenance)
+            self._write_summary("running")
+            self._metrics = MetricsFile(path)
+        except OSError as error:
+            raise ConfigError(
+                f"hydra.run.dir={self.folder}: a run folder must be writable, but: "
+                f"{error.strerror or error}"
+            ) from error
+        self._wandb.start({**self._config, "provenance": self._provenance})
+        if not self._quiet:
+            self._progress = Progress(self._total_steps)
+        return self
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Record one row; `step` counts optimizer steps done. Not changed afterwards.
+
+        Raises:
+          OSError: metrics.jsonl can't be written, as when the disk is full.
+        """
+        self._metrics.write(row)
+        self._wandb.log(row)
+        self._track(row)
+        if self._progress:
+            self._progress.row(row)
+
+    def finish(self, extra: Mapping[str, Any]) -> None:
+        """Add facts to summary.json, such as `compile_seconds`, when the block ends."""
+        self._extra.update(extra)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress:
+            self._progress.close()
+        closing = self._close_metrics()
+        error = error or closing
+        status, exit_code = _ending(error)
+        summary: dict[str, Any] = {}
+        try:
+            if error and status == "failed":
+                self._write_error(error)
+            summary = self._write_summary(status)
+        except BaseException:
+            exit_code = exit_code or 1
+            raise
+        finally:
+            self._wandb.finish(exit_code, _mirrored(summary))
+        if not self._quiet:
+            summary_table(summary, self._places())
+        if closing and error is closing:
+            raise closing
+
+    def _close_metrics(self) -> OSError | None:
+        try:
+            self._metrics.close()
+        except OSError as error:
+            return error
+        return None
+
+    def _write_error(self, error: BaseException) -> None:
+        self._extra["error"] = scrub(_one_line(error))
+        if not isinstance(error, ConfigError | TrainingStopped):
+            text = "".join(traceback.format_exception(error))
+            (self.folder / "error.txt").write_text(scrub(text), encoding="utf-8")
+
+    def _track(self, row: dict[str, Any]) -> None:
+        self._final.update(row)
+        for key, value in row.items():
+            sign = self._signs.get(key)
+            if sign is None:
+                sign = self._signs[key] = _sign(key)
+            if not sign or math.isnan(value):
+                continue
+            best = self._best.get(key)
+            if best is None or sign * value > sign * best["value"]:
+                self._best[key] = {"value": value, "step": row["step"]}
+
+    def _write_summary(self, status: str) -> dict[str, Any]:
+        final = dict(self._final)
+        summary = {
+            "status": status,
+            "steps": final.pop("step", 0),
+            "final": final,
+            "best": self._best,
+            "wall_seconds": round(time.monotonic() - self._started, 3),
+            "compile_seconds": None,
+            **self._extra,
+        }
+        write_json(self.folder / "summary.json", summary)
+        return summary
+
+    def _places(self) -> dict[str, str]:
+        places = {
+            "run folder": str(self.folder),
+            "metrics": str(self.folder / "metrics.jsonl"),
+        }
+        if self._wandb.url:
+            places["W&B"] = self._wandb.url
+        elif self._wandb.folder:
+            places["W&B"] = f"wandb sync {self._wandb.folder}"
+        return places
+
+
+def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
+    """What W&B's own summary, the last value of each metric, lacks."""
+    facts = {k: v for k, v in summary.items() if k not in ("final", "best", "steps")}
+    best = {f"best/{k}": v["value"] for k, v in summary.get("best", {}).items()}
+    return facts | best
+
+
+def _sign(key: str) -> int:
+    """Which values of a metric are better: 1 higher, -1 lower, 0 neither."""
+    return key.endswith("accuracy") - key.endswith("loss")
+
+
+def _ending(error: BaseException | None) -> tuple[str, int]:
+    """The status and exit code of a run whose block ended with `error`."""
+    if error is None:
+        return "finished", 0
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130  # as a shell reports it
+    if isinstance(error, SystemExit):  # also how a handler of SIGTERM ends a run
+        code = error.code if isinstance(error.code, int) else 1
+        return "interrupted", code or 1  # 0 in mid training isn't a finished run
+    return "failed", 1
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

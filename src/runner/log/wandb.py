@@ -1,0 +1,240 @@
+"""The W&B mirror of a run: best effort, in a thread of its own.
+
+Nothing that happens to W&B stops training or loses a row, because the rows are in the
+run folder before they come here. What is set below and why was measured with wandb
+0.31 and is held by tests/test_wandb.py.
+"""
+
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner.log.files import to_json
+from runner.log.secrets import scrub
+
+
+class WandbSettings(NamedTuple):
+    """What W&B is told about a run. WANDB_* environment variables win over each field.
+
+    `mode` is offline, online or disabled. Null leaves a field to W&B, except `dir`:
+    the folder that gets W&B's `wandb` folder, by default the run's own.
+    """
+
+    mode: str
+    project: str | None = None
+    entity: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+    dir: Path | None = None
+    id: str | None = None
+
+
+_VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "job_type": "WANDB_JOB_TYPE",
+    "name": "WANDB_NAME",
+    "tags": "WANDB_TAGS",
+    "notes": "WANDB_NOTES",
+    "dir": "WANDB_DIR",
+    "id": "WANDB_RUN_ID",
+}
+
+# Each yields to WANDB_<NAME IN CAPITALS>.
+_CLIENT = {
+    "init_timeout": 20.0,
+    "finish_timeout": 60.0,  # W&B's own default waits for ever for a dead server
+    "x_transaction_log_flush_interval": 1.0,  # W&B's 15 s are lost by a kill
+    "console": "off",  # capturing is for one run a process, and we may have many
+    "silent": True,  # the summary table says where everything is
+    "x_disable_meta": True,  # would record the command line with its secrets
+    "disable_git": True,
+    "disable_code": True,
+    "x_save_requirements": False,
+}
+
+# One start at a time: the fall-back to offline closes W&B's process, which runs that
+# started meanwhile would share. One failure is enough for the process, so that a sweep
+# of 100 jobs doesn't wait 100 times for the same dead server.
+_starting = threading.Lock()
+_server_failed = threading.Event()
+
+
+class WandbRun:
+    """One W&B run. `start` and `log` only queue; a thread of its own does the work.
+
+    After `finish`, `mode` is what it really ran in ("disabled" if it never started),
+    `folder` is W&B's own folder of the run and `url` its page.
+    """
+
+    def __init__(self, settings: WandbSettings):
+        self._settings = settings
+        self._wanted = os.environ.get("WANDB_MODE") or settings.mode
+        self._rows: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._run: Any = None
+        self._told = False
+        self.mode = "disabled"
+        self.folder: Path | None = None
+        self.url: str | None = None
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Begin the run in the background. `config` is logged without its secrets."""
+        if self._wanted == "disabled":
+            return
+        # A daemon: a server that hangs must never keep the process from its exit.
+        self._thread = threading.Thread(
+            target=self._work,
+            args=(to_json(scrub(config)),),
+            name="runner-wandb",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Queue a row. The caller must not change it afterwards."""
+        if self._thread:
+            self._rows.put(row)
+
+    def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
+        """Write what is queued and end the run; `exit_code` 0 means it went well.
+
+        Waits as long as the timeouts of W&B itself allow, and a few seconds.
+        """
+        if not self._thread:
+            return
+        self._rows.put((exit_code, to_json(summary)))
+        finish_seconds = _timeout("finish_timeout")
+        # 0 is W&B's way to say: as long as it takes.
+        limit = finish_seconds and _timeout("init_timeout") + finish_seconds + 10
+        self._thread.join(limit or None)
+        if self._thread.is_alive():
+            self._tell(f"not finished after {limit:.0f} s; going on without it")
+
+    def _work(self, config: dict[str, Any]) -> None:
+        with _starting:
+            self._run = self._start_one(config)
+        while True:
+            item = self._rows.get()
+            if isinstance(item, tuple):
+                break
+            self._try("logging failed", lambda row=item: self._run.log(row))
+        self._try("finishing failed", lambda: self._finish_one(*item))
+
+    def _start_one(self, config: dict[str, Any]) -> Any:
+        first = "offline" if _server_failed.is_set() else self._wanted
+        # Offline twice is of use too: the process of W&B may have died since.
+        for mode in (first, "offline"):
+            try:
+                run = self._init(mode, config)
+            except Exception as error:
+                self._tell(f"{mode} start failed: {_one_line(error)}")
+                if mode != "offline":
+                    _server_failed.set()
+                # Frees the run's id, which the failed start keeps taken, and the
+                # process of W&B if that is what broke.
+                _teardown()
+                continue
+            self.mode = "offline" if run.offline else "online"
+            self.folder = Path(run.settings.sync_dir)
+            self.url = None if run.offline else run.url
+            return run
+        return None
+
+    def _init(self, mode: str, config: dict[str, Any]) -> Any:
+        import wandb
+
+        fields = scrub(self._settings._asdict())
+        del fields["mode"]
+        for field, variable in _VARIABLES.items():
+            # An argument would win over the variable, so it isn't given.
+            if os.environ.get(variable) or not fields[field]:
+                fields[field] = None
+        has_id = fields["id"] or os.environ.get("WANDB_RUN_ID")
+        client = {k: v for k, v in _CLIENT.items() if _variable(k) not in os.environ}
+        if "WANDB_DIR" not in os.environ:
+            # W&B warns of a root that doesn't exist yet.
+            Path(fields["dir"] or ".").mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            mode=mode,  # pyright: ignore[reportArgumentType]
+            config=config,
+            reinit="create_new",
+            resume="allow" if has_id and "WANDB_RESUME" not in os.environ else None,
+            settings=wandb.Settings(**client),
+            **fields,
+        )
+        run.define_metric("*", step_metric="step")
+        if not run.offline:
+            print(f"W&B: {run.url}", file=sys.stderr)
+        return run
+
+    def _finish_one(self, exit_code: int, summary: dict[str, Any]) -> None:
+        self._run.summary.update(summary)
+        self._run.finish(exit_code=exit_code)
+        _wait_for_exit_record(Path(self._run.settings.sync_file))
+
+    def _try(self, what: str, action: Any) -> None:
+        if self._run is None:
+            return
+        try:
+            action()
+        except Exception as error:
+            self._run = None
+            self._tell(f"{what}: {_one_line(error)}")
+            if isinstance(
+                error, OSError
+            ):  # its process is gone; the next run needs one
+                _teardown()
+
+    def _tell(self, what: str) -> None:
+        if not self._told:
+            self._told = True
+            print(f"W&B {what} (the run folder has everything)", file=sys.stderr)
+
+
+def _teardown() -> None:
+    try:
+        import wandb
+
+        wandb.teardown()
+    except Exception:  # that it is broken has been told already
+        pass
+
+
+def _wait_for_exit_record(path: Path, seconds: float = 1.0) -> None:
+    """`run.finish` returns before the file's last rows and its end are written.
+
+    The last record is field 18 (`exit`) of W&B's protobuf. A format that changes costs
+    the bounded wait, nothing more.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        tail = path.read_bytes()[-64:]
+        start = tail.rfind(b"\x92\x01")
+        if start >= 0 and tail[start + 2 : start + 3] == bytes([len(tail) - start - 3]):
+            return
+        time.sleep(0.01)
+
+
+def _variable(setting: str) -> str:
+    return f"WANDB_{setting.upper()}"
+
+
+def _timeout(setting: str) -> float:
+    try:
+        return float(os.environ[_variable(setting)])
+    except (KeyError, ValueError):
+        return float(_CLIENT[setting])
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

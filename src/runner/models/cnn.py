@@ -1,0 +1,174 @@
+"""Convolutional network: blocks of convolution, BatchNorm, activation and pooling."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+
+from runner.errors import ConfigError
+from runner.models import model as layers
+from runner.models.model import Model
+
+EPSILON = 1e-5  # added to BatchNorm's variance; flax's default
+_init = jax.nn.initializers.lecun_normal()
+
+
+class Linen(linen.Module):
+    channels: Sequence[int]
+    kernel_size: int
+    hidden_size: int
+    output_size: int
+    activation: Callable
+    dropout: float
+    norm_momentum: float
+
+    @linen.compact
+    def __call__(self, x, train: bool):
+        window = (self.kernel_size, self.kernel_size)
+        for i, features in enumerate(self.channels):
+            x = linen.Conv(features, window, name=f"conv_{i}")(x)
+            x = linen.BatchNorm(
+                use_running_average=not train,
+                momentum=self.norm_momentum,
+                epsilon=EPSILON,
+                name=f"norm_{i}",
+            )(x)
+            x = linen.max_pool(self.activation(x), (2, 2), strides=(2, 2))
+        x = x.reshape(len(x), -1)
+        x = self.activation(linen.Dense(self.hidden_size, name="dense")(x))
+        x = linen.Dropout(self.dropout, deterministic=not train)(x)
+        return linen.Dense(self.output_size, name="output")(x)
+
+
+class Nnx(nnx.Module):
+    def __init__(
+        self, shape, channels, kernel_size, hidden_size, output_size, activation,
+        dropout, norm_momentum, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        height, width, features = shape
+        self.blocks = len(channels)
+        for i, out in enumerate(channels):
+            window = (kernel_size, kernel_size)
+            setattr(self, f"conv_{i}", nnx.Conv(features, out, window, rngs=rngs))
+            norm = nnx.BatchNorm(
+                out, momentum=norm_momentum, epsilon=EPSILON, rngs=rngs
+            )
+            setattr(self, f"norm_{i}", norm)
+            height, width, features = height // 2, width // 2, out
+        self.dense = nnx.Linear(height * width * features, hidden_size, rngs=rngs)
+        self.output = nnx.Linear(hidden_size, output_size, rngs=rngs)
+        self.activation = activation
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+
+    def __call__(self, x):
+        for i in range(self.blocks):
+            x = getattr(self, f"norm_{i}")(getattr(self, f"conv_{i}")(x))
+            x = nnx.max_pool(self.activation(x), (2, 2), strides=(2, 2))
+        x = self.activation(self.dense(x.reshape(len(x), -1)))
+        return self.output(self.dropout(x))
+
+
+def cnn(
+    *,
+    input_shape: tuple[int, ...],
+    output_size: int,
+    channels: Sequence[int],
+    kernel_size: int,
+    hidden_size: int,
+    activation: str,
+    dropout: float,
+    norm_momentum: float,
+) -> Model:
+    """Images [B, height, width, channels] -> [B, output_size].
+
+    Args:
+      input_shape: of one image; each block halves its height and width.
+      output_size: what the loss asks for.
+      channels: of each block's convolution.
+      kernel_size: height and width of the convolution kernels.
+      hidden_size: width of the dense layer before the output.
+      activation: a function of `jax.nn`, by name.
+      dropout: fraction of the hidden units zeroed in training.
+      norm_momentum: decay a step of BatchNorm's running statistics.
+    """
+    _check_shapes(input_shape, channels)
+    layers.check_rate(dropout)
+    act = layers.activation(activation)
+    height, width = (side // 2 ** len(channels) for side in input_shape[:2])
+    features = (input_shape[2], *channels)
+    flat_size = height * width * features[-1]
+
+    def init(key):
+        keys = jax.random.split(key, len(channels) + 2)
+        params, model_state = {}, {}
+        for i, out in enumerate(channels):
+            shape = (kernel_size, kernel_size, features[i], out)
+            zeros, ones = jnp.zeros(out), jnp.ones(out)
+            params[f"conv_{i}"] = {"kernel": _init(keys[i], shape), "bias": zeros}
+            params[f"norm_{i}"] = {"scale": ones, "bias": zeros}
+            model_state[f"norm_{i}"] = {"mean": zeros, "var": ones}
+        params["dense"] = layers.dense_init(keys[-2], flat_size, hidden_size)
+        params["output"] = layers.dense_init(keys[-1], hidden_size, output_size)
+        return params, model_state
+
+    def forward(params, model_state, x, key, train):
+        new_state = {}
+        for i in range(len(channels)):
+            x = _convolve(params[f"conv_{i}"], x)
+            x, new_state[f"norm_{i}"] = _batch_norm(
+                params[f"norm_{i}"], model_state[f"norm_{i}"], x, norm_momentum, train
+            )
+            x = jax.lax.reduce_window(
+                act(x), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+            )
+        x = x.reshape(len(x), -1) @ params["dense"]["kernel"] + params["dense"]["bias"]
+        x = layers.dropout(act(x), dropout, key, train)
+        return x @ params["output"]["kernel"] + params["output"]["bias"], new_state
+
+    return Model(
+        init=init,
+        jax=forward,
+        linen=lambda: Linen(
+            channels, kernel_size, hidden_size, output_size, act, dropout, norm_momentum
+        ),
+        nnx=lambda rngs: Nnx(
+            input_shape, channels, kernel_size, hidden_size, output_size, act, dropout,
+            norm_momentum, rngs,
+        ),
+    )  # fmt: skip
+
+
+def _check_shapes(input_shape, channels):
+    if len(input_shape) != 3:
+        raise ConfigError(
+            "model=cnn needs images of shape (height, width, channels); the examples "
+            f"of this data set have shape {input_shape}"
+        )
+    if min(input_shape[:2]) < 2 ** len(channels):
+        raise ConfigError(
+            f"model.channels={list(channels)}: {len(channels)} blocks, each halving "
+            f"height and width, need images of at least {2 ** len(channels)} pixels "
+            f"a side; these have shape {input_shape}"
+        )
+
+
+def _convolve(params, x):
+    out = jax.lax.conv_general_dilated(
+        x, params["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return out + params["bias"]
+
+
+def _batch_norm(params, stats, x, momentum, train):
+    """Ioffe and Szegedy, 2015, with flax's biased variance, E[x^2] - E[x]^2."""
+    mean, var = stats["mean"], stats["var"]
+    if train:
+        mean = x.mean(axis=(0, 1, 2))
+        var = jnp.maximum((x * x).mean(axis=(0, 1, 2)) - mean * mean, 0)
+        stats = {
+            "mean": momentum * stats["mean"] + (1 - momentum) * mean,
+            "var": momentum * stats["var"] + (1 - momentum) * var,
+        }
+    scale = params["scale"] * jax.lax.rsqrt(var + EPSILON)
+    return (x - mean) * scale + params["bias"], stats

@@ -1,0 +1,81 @@
+"""What a model is to the runner: one architecture in up to three frameworks."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+from jax import Array  # the name `jax` is a field of Model
+
+from runner.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from flax import linen, nnx
+
+Params = Any  # a tree of dicts, by the same paths in every framework
+ModelState = Any  # what a forward pass changes, such as BatchNorm's statistics
+
+
+class Model(NamedTuple):
+    """One architecture. A framework whose form is None can't run it.
+
+    Attributes:
+      init: canonical initial values, the same whatever the framework: key ->
+        (params, model_state). None: each framework initialises in its own way, and
+        a comparison between frameworks then differs in its initial values too.
+      jax: the forward pass of pure JAX: (params, model_state, inputs, key, train) ->
+        (outputs, model_state). `key` is for dropout.
+      linen: makes a `linen.Module`, called with (inputs, train).
+      nnx: makes an `nnx.Module` from an `nnx.Rngs`, called with (inputs) after
+        `train()` or `eval()`.
+    """
+
+    init: Callable[[Array], tuple[Params, ModelState]] | None = None
+    jax: Callable[..., tuple[Array, ModelState]] | None = None
+    linen: "Callable[[], linen.Module] | None" = None
+    nnx: "Callable[[nnx.Rngs], nnx.Module] | None" = None
+
+    def form(self, name: str) -> Callable:
+        """The field `name`, which the chosen framework can't do without.
+
+        Raises:
+          ConfigError: it is None.
+        """
+        form = getattr(self, name)
+        if form is None:
+            given = [field for field, value in self._asdict().items() if value]
+            raise ConfigError(
+                f"this model has no {name!r}, which the framework needs; it has "
+                f"{', '.join(given) or 'nothing'}"
+            )
+        return form
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The function of `jax.nn` called `name`."""
+    names = [n for n in dir(jax.nn) if callable(getattr(jax.nn, n))]
+    if name not in names:
+        raise ConfigError(
+            f"model.activation={name} is not a function of jax.nn."
+            + did_you_mean(name, names)
+        )
+    return getattr(jax.nn, name)
+
+
+def dense_init(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
+    """LeCun-normal kernel [inputs, outputs] and zero bias, flax's defaults."""
+    kernel = jax.nn.initializers.lecun_normal()(key, (inputs, outputs))
+    return {"kernel": kernel, "bias": jax.numpy.zeros(outputs)}
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array, train: bool) -> jax.Array:
+    """Zero a fraction `rate` of `x` in training; scale the rest by 1 / (1 - rate)."""
+    if rate == 0 or not train:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jax.numpy.where(keep, x / (1 - rate), 0)
+
+
+def check_rate(rate: float) -> None:
+    """ConfigError unless `rate` is a dropout rate."""
+    if not 0 <= rate < 1:
+        raise ConfigError(f"model.dropout={rate} must be at least 0 and below 1")

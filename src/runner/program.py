@@ -1,0 +1,247 @@
+"""The compiled program that runs share when only numbers differ between them."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from runner import step
+from runner.data import feed
+from runner.data.dataset import Dataset, eval_indices
+from runner.errors import ConfigError
+from runner.frameworks.pipeline import Pipeline
+from runner.losses import Loss
+from runner.mesh import Mesh
+from runner.step import Values
+
+# One call of the loop costs the host about as much as ten steps of a small model.
+LOOP_CAPACITY = 256
+
+
+class Static(NamedTuple):
+    """Everything that a program is made from and that is not an argument of it.
+
+    Attributes:
+      description: plain values that tell programs apart; runs in which it is equal
+        share one. `key` is its hash.
+      steps_per_call: None leaves it to the rule of `loops`.
+    """
+
+    description: dict[str, Any]
+    pipeline: Pipeline
+    loss: Loss
+    dataset: Dataset
+    mesh: Mesh
+    averaging: bool
+    microbatches: int
+    steps_per_call: int | None
+
+    @property
+    def key(self) -> str:
+        text = json.dumps(self.description, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Program(NamedTuple):
+    """Compiled functions.
+
+    Attributes:
+      init: (key, learning_rate, hyperparameters) -> carry.
+      train: (carry, columns, batches, learning_rates, first_step, count, eval_loss,
+        values) -> (carry, rows). Takes `count` steps, at most `capacity`, which is the
+        length of `batches`, of `learning_rates` and of what `rows` holds.
+      evaluate: (carry, columns, batches, totals) -> (totals, means) over
+        `eval_capacity` batches and those before.
+      totals: what the first call of `evaluate` starts from.
+      compile_seconds: to trace and compile these, whenever that was.
+    """
+
+    init: Callable
+    train: Callable
+    evaluate: Callable
+    capacity: int
+    eval_capacity: int
+    totals: dict[str, np.ndarray]
+    compile_seconds: float
+
+
+_programs: dict[str, Program] = {}
+
+
+def program(static: Static, values: Values) -> Program:
+    """The compiled program of `static`, made once a process."""
+    if static.key not in _programs:
+        _programs[static.key] = _compile(static, values)
+    return _programs[static.key]
+
+
+def check(static: Static, values: Values) -> None:
+    """Trace a step and an evaluation, so that what can't run says so in no time."""
+    carry = _carry(static, values)
+    example = feed.example(static.dataset)
+    outputs = jax.eval_shape(static.pipeline.predict, carry.state, example)
+    wanted = (static.dataset.batch_size, static.loss.output_size(static.dataset))
+    if outputs.shape != wanted:
+        raise ConfigError(
+            f"the model's outputs have shape {outputs.shape}, but the loss needs "
+            f"{wanted} for data={static.dataset.name}; another model or loss fits"
+        )
+    train_step = step.train_step(static.pipeline, static.microbatches)
+    jax.eval_shape(train_step, *_step_arguments(carry, example, values))
+
+
+def loops(jaxpr: Jaxpr, backend: str) -> bool:
+    """Whether several steps of `jaxpr` go into one call of the compiled program.
+
+    They do where a call costs the host more than a small model's step takes. But XLA
+    runs a convolution inside a loop on CPU 20 to 40 times slower than outside one
+    (jax #12868), so such a step is a call of its own there.
+    """
+    return backend != "cpu" or not _contains(jaxpr, "conv_general_dilated")
+
+
+def _contains(jaxpr: Jaxpr, primitive: str) -> bool:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == primitive:
+            return True
+        inner = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
+        for value in filter(_is_jaxpr, inner):
+            value = value.jaxpr if isinstance(value, ClosedJaxpr) else value
+            if _contains(value, primitive):
+                return True
+    return False
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, Jaxpr | ClosedJaxpr)
+
+
+def _carry(static: Static, values: Values) -> Any:
+    init = step.init(static.pipeline, static.averaging)
+    return jax.eval_shape(init, values.key, np.float32(0), values.hyperparameters)
+
+
+def _step_arguments(carry: Any, batch: Any, values: Values) -> tuple:
+    return carry, batch, jnp.int32(0), jnp.float32(0), jnp.float32(0), values
+
+
+def _capacities(static: Static, train_step: Any, values: Values) -> tuple[int, int]:
+    """How many steps a training call takes at most, and batches an evaluation call."""
+    carry, example = _carry(static, values), feed.example(static.dataset)
+    traced = train_step.trace(*_step_arguments(carry, example, values))
+    looped = loops(traced.jaxpr.jaxpr, jax.default_backend())
+    steps = static.steps_per_call
+    if steps is None:
+        steps = feed.steps_that_fit(static.dataset, LOOP_CAPACITY) if looped else 1
+    eval_batches = len(eval_indices(static.dataset)[0])
+    evals = feed.steps_that_fit(static.dataset, eval_batches) if looped else 1
+    return steps, evals
+
+
+def _compile(static: Static, values: Values) -> Program:
+    started = time.perf_counter()
+    mesh, dataset = static.mesh, static.dataset
+    train_step = jax.jit(step.train_step(static.pipeline, static.microbatches))
+    capacity, eval_capacity = _capacities(static, train_step, values)
+    init = jax.jit(
+        step.init(static.pipeline, static.averaging), out_shardings=mesh.replicated
+    )
+    train = jax.jit(
+        _train_call(train_step, dataset, capacity),
+        donate_argnums=0,
+        out_shardings=mesh.replicated,
+    )
+    evaluate = jax.jit(
+        _eval_call(
+            step.eval_step(static.pipeline, static.loss), dataset, eval_capacity
+        ),
+        out_shardings=mesh.replicated,
+    )
+    carry = _placed(_carry(static, values), mesh.replicated)
+    columns = feed.columns(dataset, dataset.train, mesh)
+    eval_columns = feed.columns(dataset, dataset.eval, mesh)
+    batches = _placed(feed.train_shapes(dataset, capacity), mesh.batches)
+    eval_batches = _placed(feed.eval_shapes(dataset, eval_capacity), mesh.batches)
+    totals = _totals(static, carry, eval_columns, eval_batches)
+    one, real, rates = np.int32(0), np.float32(0), np.zeros(capacity, np.float32)
+    return Program(
+        _ready(init, values.key, real, values.hyperparameters),
+        _ready(train, carry, columns, batches, rates, one, one, real, values),
+        _ready(evaluate, carry, eval_columns, eval_batches, totals),
+        capacity,
+        eval_capacity,
+        totals,
+        time.perf_counter() - started,
+    )
+
+
+def _ready(jitted: Any, *arguments: Any) -> Callable:
+    """`jitted`, compiled. With debug_nans as it is: only so does JAX find the NaN."""
+    if jax.config.jax_debug_nans:
+        return jitted
+    return jitted.lower(*arguments).compile()
+
+
+def _placed(shapes: Any, sharding: Any) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+    )
+
+
+def _totals(static: Static, carry, columns, batches) -> dict[str, np.ndarray]:
+    def sums(carry, columns, batches):
+        batch = feed.batch_at(static.dataset, columns, batches, 0)
+        return step.eval_step(static.pipeline, static.loss)(carry, batch)
+
+    shapes = jax.eval_shape(sums, carry, columns, batches)
+    return {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
+
+
+def _train_call(train_step: Callable, dataset: Dataset, capacity: int) -> Callable:
+    def call(
+        carry, columns, batches, learning_rates, first_step, count, eval_loss, values
+    ):
+        def take(i, carry):
+            batch = feed.batch_at(dataset, columns, batches, i)
+            # An evaluation is news to the first step after it only.
+            news = jnp.where(i == 0, eval_loss, jnp.inf)
+            return train_step(
+                carry, batch, first_step + i, learning_rates[i], news, values
+            )
+
+        if capacity == 1:
+            carry, row = take(0, carry)
+            return carry, {name: value[None] for name, value in row.items()}
+
+        def body(i, looped):
+            carry, row = take(i, looped[0])
+            rows = {name: looped[1][name].at[i].set(row[name]) for name in row}
+            return carry, rows
+
+        shapes = jax.eval_shape(take, 0, carry)[1]
+        rows = {name: jnp.zeros(capacity, s.dtype) for name, s in shapes.items()}
+        return jax.lax.fori_loop(0, count, body, (carry, rows))
+
+    return call
+
+
+def _eval_call(eval_step: Callable, dataset: Dataset, capacity: int) -> Callable:
+    def call(carry, columns, batches, totals):
+        def body(i, totals):
+            sums = eval_step(carry, feed.batch_at(dataset, columns, batches, i))
+            return {name: totals[name] + sums[name] for name in totals}
+
+        if capacity == 1:
+            totals = body(0, totals)
+        else:
+            totals = jax.lax.fori_loop(0, capacity, body, totals)
+        means = {k: v / totals["count"] for k, v in totals.items() if k != "count"}
+        return totals, means
+
+    return call

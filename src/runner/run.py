@@ -1,0 +1,106 @@
+"""One job from its composed configuration to its finished folder."""
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from omegaconf import DictConfig
+
+from runner import compilation_cache
+from runner.build import build
+from runner.errors import ConfigError
+from runner.log.files import write_json
+from runner.log.provenance import provenance
+from runner.log.recorder import Recorder
+from runner.log.wandb import WandbSettings
+from runner.train import train
+
+# What tells the runs of a sweep apart at a glance.
+TAGGED = ("model", "framework", "optimizer", "schedule", "data")
+
+
+def run_job(
+    cfg: DictConfig,
+    *,
+    folder: Path,
+    choices: Mapping[str, str],
+    overrides: Sequence[str],
+    sweep: str | None,
+) -> float:
+    """Build, train and record one job.
+
+    Args:
+      cfg: the composed configuration.
+      folder: the run folder.
+      choices: the name chosen in each config group.
+      overrides: the job's command line, as recorded.
+      sweep: the name of the sweep that the job belongs to, if any.
+
+    Returns:
+      the final value of the metric that `cfg.objective` names.
+
+    Raises:
+      ConfigError, TrainingStopped: in summary.json too.
+    """
+    compilation_cache.set_up(cfg.compilation_cache)
+    jax.config.update("jax_debug_nans", cfg.train.debug_nans)
+    try:
+        run = build(cfg)
+    except Exception as error:
+        # The folder is Hydra's doing; whoever finds it should find out why it is empty.
+        write_json(folder / "summary.json", {"status": "failed", "error": str(error)})
+        raise
+    recorder = Recorder(
+        folder,
+        config=run.config
+        | {"hydra": {"choices": dict(choices), "overrides": list(overrides)}},
+        provenance=provenance(
+            backend=jax.default_backend(),
+            devices=[d.device_kind for d in jax.devices()[: run.static.mesh.devices]],
+            program_key=run.static.key,
+            argv=sys.argv,
+            folder=Path.cwd(),
+        ),
+        wandb=wandb_settings(cfg, choices, overrides, sweep),
+        total_steps=len(run.learning_rates),
+        quiet=False,
+    )
+    final: dict[str, Any] = {}
+
+    def write(row):
+        final.update(row)
+        recorder.row(row)
+
+    profile = jax.profiler.trace(str(folder / "profile")) if cfg.train.profile else None
+    with recorder, profile or contextlib.nullcontext():
+        recorder.finish(train(run, write))
+        if cfg.objective not in final:
+            raise ConfigError(
+                f"objective={cfg.objective} is not a metric of this run; it has "
+                f"{', '.join(final)}"
+            )
+    return final[cfg.objective]
+
+
+def wandb_settings(
+    cfg: DictConfig,
+    choices: Mapping[str, str],
+    overrides: Sequence[str],
+    sweep: str | None,
+) -> WandbSettings:
+    """The `wandb` section, its nulls filled in so that a sweep is readable."""
+    wandb = cfg.wandb
+    return WandbSettings(
+        mode=wandb.mode,
+        project=wandb.project,
+        entity=wandb.entity,
+        group=wandb.group or sweep,
+        job_type=wandb.job_type or "train",
+        # W&B's own limit is 128 characters.
+        name=wandb.name or ",".join(overrides)[:128] or None,
+        tags=tuple(wandb.tags or [f"{k}={choices[k]}" for k in TAGGED if k in choices]),
+        notes=wandb.notes,
+    )

@@ -1,0 +1,138 @@
+"""One training step and one evaluation batch, as pure functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from runner.frameworks.pipeline import Pipeline, State
+from runner.losses import Loss
+from runner.optimizers import evaluation_params
+from runner.schedules import plateau_scale
+
+
+class Carry(NamedTuple):
+    """What one step hands to the next. `average` is the parameters' EMA, or None."""
+
+    state: State
+    average: Any
+
+
+class Values(NamedTuple):
+    """The numbers of a run that are arguments of its program, not constants in it.
+
+    Attributes:
+      key: for dropout; each step folds its number in.
+      hyperparameters: the optimizer's float arguments, by name.
+      ema_decay: of the parameters' average; unused without one.
+    """
+
+    key: Any
+    hyperparameters: dict[str, Any]
+    ema_decay: Any
+
+
+def init(pipeline: Pipeline, averaging: bool) -> Callable:
+    """(key, learning_rate, hyperparameters) -> Carry."""
+
+    def init(key, learning_rate, hyperparameters):
+        state = pipeline.init(key, learning_rate, hyperparameters)
+        # A copy, because both are donated to the first step.
+        return Carry(state, jax.tree.map(jnp.copy, state.params) if averaging else None)
+
+    return init
+
+
+def train_step(pipeline: Pipeline, microbatches: int) -> Callable:
+    """(carry, batch, step, learning_rate, eval_loss, values) -> (carry, row).
+
+    A row is what metrics.jsonl records of the step, `train/loss` and so on, as scalars.
+    `eval_loss` is the latest evaluation's, inf if none came since the step before.
+    """
+    gradients = _accumulated(pipeline.gradients, microbatches)
+
+    def step(carry, batch, step, learning_rate, eval_loss, values):
+        state = carry.state
+        key = jax.random.fold_in(values.key, step)
+        loss, metrics, grads, model_state = gradients(state, batch, key)
+
+        def loss_fn(params):
+            return gradients(state._replace(params=params), batch, key)[0]
+
+        new = pipeline.apply_gradients(
+            state,
+            grads,
+            loss,
+            learning_rate,
+            values.hyperparameters,
+            loss_fn,
+            eval_loss,
+        )
+        new = _same_dtypes(new._replace(model_state=model_state), state)
+        average = carry.average
+        if average is not None:
+            average = optax.incremental_update(
+                new.params, average, 1 - values.ema_decay
+            )
+        row = {
+            "loss": loss,
+            "learning_rate": learning_rate * plateau_scale(new.opt_state),
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(optax.tree.sub(new.params, state.params)),
+            **metrics,
+        }
+        return Carry(new, average), {f"train/{k}": v for k, v in row.items()}
+
+    return step
+
+
+def eval_step(pipeline: Pipeline, loss: Loss) -> Callable:
+    """(carry, batch) -> sums over the examples that the batch's `mask` counts."""
+
+    def step(carry, batch):
+        state = carry.state
+        params = carry.average
+        if params is None:
+            params = evaluation_params(state.opt_state, state.params)
+        outputs = pipeline.predict(state._replace(params=params), batch)
+        examples = loss.per_example(outputs, batch)
+        # A row of padding may hold anything, NaN too.
+        counted = batch["mask"] > 0
+        sums = {k: jnp.sum(jnp.where(counted, v, 0)) for k, v in examples.items()}
+        return {**sums, "count": jnp.sum(batch["mask"])}
+
+    return step
+
+
+def _accumulated(gradients: Callable, microbatches: int) -> Callable:
+    """`gradients` over `microbatches` equal parts of the batch, one after the other."""
+    if microbatches == 1:
+        return gradients
+
+    def accumulated(state, batch, key):
+        def part(i):
+            # Every n-th example, so that each device keeps its share of every part.
+            return {k: v.reshape(-1, microbatches, *v.shape[1:])[:, i] for k, v in
+                    batch.items()}  # fmt: skip
+
+        total = None
+        for i in range(microbatches):
+            loss, metrics, grads, model_state = gradients(
+                state, part(i), jax.random.fold_in(key, i)
+            )
+            state = state._replace(model_state=model_state)
+            one = (loss, metrics, grads)
+            total = one if total is None else optax.tree.add(total, one)
+        loss, metrics, grads = jax.tree.map(lambda x: x / microbatches, total)
+        return loss, metrics, grads, state.model_state
+
+    return accumulated
+
+
+def _same_dtypes(new: State, old: State) -> State:
+    """`new` in the dtypes of `old`: some optax states change theirs in an update."""
+    return jax.tree.map(
+        lambda n, o: n if n.dtype == o.dtype else n.astype(o.dtype), new, old
+    )

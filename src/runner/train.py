@@ -1,0 +1,163 @@
+"""The training loop. It keeps the device busy and reads what it did one call late."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from runner.config import TrainConfig
+from runner.data import feed
+from runner.data.order import Order
+from runner.errors import TrainingStopped
+from runner.program import Program, Static, program
+from runner.step import Values
+
+# A call is made longer until it takes this many seconds, so that the loop of a small
+# model is rarely interrupted and that of a large one still shows progress.
+CALL_SECONDS = 0.2
+RATE_SECONDS = 1.0  # that time/steps_per_second is averaged over
+
+
+class Run(NamedTuple):
+    """One job, ready to train: its program, its numbers and its length.
+
+    Attributes:
+      static: what is compiled; runs may share it.
+      values: the numbers that are arguments of the compiled step.
+      learning_rates: float32 [steps], before a plateau's scale.
+      init_key: of the initial parameters.
+      order: which examples each step uses.
+      settings: the `train` section, complete and checked.
+      config: the whole configuration, as it is recorded.
+    """
+
+    static: Static
+    values: Values
+    learning_rates: np.ndarray
+    init_key: jax.Array
+    order: Order
+    settings: TrainConfig
+    config: dict[str, Any]
+
+
+class _Call(NamedTuple):
+    """Results on their way: rows of the steps after `start`, maybe an evaluation."""
+
+    start: int
+    stop: int
+    rows: dict[str, jax.Array]
+    evaluation: dict[str, jax.Array] | None
+
+
+def train(run: Run, write: Callable[[dict], None]) -> dict[str, Any]:
+    """Train to the end; `write` gets each row of metrics.jsonl as it is read.
+
+    Row `step` s belongs to the s-th optimizer step, counted from 1: its training loss
+    is that of the step's batch before the update, its learning rate the schedule's at
+    s - 1 times a plateau's scale, its evaluation that of the parameters after it.
+
+    Returns:
+      facts for the summary: `compile_seconds`, `steps_per_call` (at most).
+
+    Raises:
+      TrainingStopped: a loss is not finite and `train.on_nan` is `stop`.
+    """
+    compiled = program(run.static, run.values)
+    reader = _Reader(run, write)
+    for call in _calls(run, compiled, reader):
+        reader.read(call)
+    return {
+        "compile_seconds": compiled.compile_seconds,
+        "steps_per_call": compiled.capacity,
+    }
+
+
+def _calls(run: Run, compiled: Program, reader: "_Reader") -> Iterator[_Call]:
+    """Dispatch all calls, handing on each one only when the next is under way."""
+    settings, dataset, mesh = run.settings, run.static.dataset, run.static.mesh
+    steps, every = len(run.learning_rates), settings.eval_every_steps
+    columns = feed.columns(dataset, dataset.train, mesh)
+    eval_columns = feed.columns(dataset, dataset.eval, mesh)
+    feeder = feed.TrainFeed(dataset, run.order, mesh, compiled.capacity, start=0)
+    rates = np.zeros(compiled.capacity, np.float32)
+    carry = compiled.init(
+        run.init_key, run.learning_rates[0], run.values.hyperparameters
+    )
+    eval_loss: Any = np.float32(np.inf)
+    start, waiting = 0, None
+    while start < steps:
+        next_stop = min(steps, (start // every + 1) * every)
+        count = min(next_stop - start, compiled.capacity, reader.steps_a_call)
+        stop = start + count
+        rates = np.zeros(compiled.capacity, np.float32)
+        rates[:count] = run.learning_rates[start:stop]
+        carry, rows = compiled.train(
+            carry, columns, feeder.take(count), rates, np.int32(start),
+            np.int32(count), eval_loss, run.values,
+        )  # fmt: skip
+        evaluation, eval_loss = None, np.float32(np.inf)
+        if stop == next_stop:
+            totals = compiled.totals
+            for batches in feed.eval_feed(dataset, mesh, compiled.eval_capacity):
+                totals, evaluation = compiled.evaluate(
+                    carry, eval_columns, batches, totals
+                )
+                eval_loss = evaluation["loss"]
+        if waiting is not None:
+            yield waiting
+        waiting = _Call(start, stop, rows, evaluation)
+        start = stop
+    if waiting is not None:
+        yield waiting
+
+
+class _Reader:
+    """Turns finished calls into rows, and learns how long a call should be."""
+
+    def __init__(self, run: Run, write: Callable[[dict], None]):
+        self._settings = run.settings
+        self._steps = len(run.learning_rates)
+        self._write = write
+        self._reads = deque([(time.perf_counter(), 0)])  # when so many steps were done
+        self.steps_a_call = 16
+
+    def read(self, call: _Call) -> None:
+        rows = {name: np.asarray(value) for name, value in call.rows.items()}
+        evaluation = call.evaluation or {}
+        evaluation = {f"eval/{k}": float(v) for k, v in evaluation.items()}
+        steps_per_second = self._measure(call)
+        for i, step in enumerate(range(call.start + 1, call.stop + 1)):
+            last = step == call.stop
+            finite = math.isfinite(rows["train/loss"][i])
+            stopped = not finite and self._settings.on_nan == "stop"
+            if stopped or self._is_logged(step) or (last and evaluation):
+                row = {"step": step} | {name: float(v[i]) for name, v in rows.items()}
+                row |= evaluation if last else {}
+                self._write(row | {"time/steps_per_second": steps_per_second})
+            if stopped:
+                raise TrainingStopped(
+                    f"train/loss is {rows['train/loss'][i]} at step {step}. The rows "
+                    "up to it are kept. Try a lower optimizer.learning_rate, or "
+                    "train.on_nan=continue; debug=nan names the operation"
+                )
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self._settings.log_every_steps == 0 or step in (1, self._steps)
+
+    def _measure(self, call: _Call) -> float:
+        """Steps per second over the last second or so; adapts `steps_a_call`."""
+        now = time.perf_counter()
+        seconds, count = now - self._reads[-1][0], call.stop - call.start
+        if count == self.steps_a_call and seconds < CALL_SECONDS / 2:
+            self.steps_a_call *= 2
+        elif seconds > CALL_SECONDS * 2:
+            self.steps_a_call = max(1, count // 2)
+        self._reads.append((now, call.stop))
+        while len(self._reads) > 2 and self._reads[1][0] < now - RATE_SECONDS:
+            self._reads.popleft()
+        then, done = self._reads[0]
+        return (call.stop - done) / (now - then)

@@ -1,0 +1,168 @@
+"""A W&B server in the standard library, so that real online runs end in a test.
+
+It answers the operations that wandb 0.31 sends for a run and keeps what they say in
+`runs`. `unknown` collects everything else: it must stay empty, and tells when a new
+wandb says something new. Faults: `down` drops every connection, `status` answers all
+with an HTTP error, `delay` waits (seconds), `fail(operation)` gives an error or None.
+"""
+
+import json
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class FakeRun:
+    """One run as it came over the wire."""
+
+    name: str
+    upserts: list[dict] = field(default_factory=list)
+    files: dict[str, list[str]] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    def last(self, key: str) -> Any:
+        return [u[key] for u in self.upserts if u.get(key) is not None][-1]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        items = json.loads(self.last("config")).items()
+        return {key: item["value"] for key, item in items if key != "_wandb"}
+
+    @property
+    def history(self) -> list[dict]:
+        """The rows that were logged; W&B adds one of its own at the end."""
+        rows = map(json.loads, self.files.get("wandb-history.jsonl", []))
+        return [row for row in rows if "step" in row]
+
+
+class FakeWandb:
+    def __init__(self):
+        self.runs: dict[str, FakeRun] = {}
+        self.unknown: list[str] = []
+        self.down = False
+        self.status: int | None = None
+        self.delay = 0.0
+        self.fail = lambda operation: None
+        handler = type("Handler", (_Handler,), {"fake": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def env(self) -> dict[str, str]:
+        return {
+            "WANDB_BASE_URL": self.url,
+            "WANDB_API_KEY": "k" * 40,
+            "WANDB_MODE": "online",
+        }
+
+    def graphql(self, operation: str, variables: dict) -> Any:
+        """The data of an answer; None for an operation that isn't known."""
+        answers = {
+            "UpsertBucket": self._upsert,
+            "CreateRunFiles": self._create_files,
+            "RunResumeStatus": lambda _: {"model": None},
+            "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
+            "OrganizationCoreWeaveOrganizationID": lambda _: {"entity": None},
+            "Viewer": lambda _: {
+                "viewer": {
+                    "id": "u",
+                    "entity": "me",
+                    "username": "me",
+                    "flags": "{}",
+                    "teams": {"edges": []},
+                }
+            },
+        }
+        return answers[operation](variables) if operation in answers else None
+
+    def _upsert(self, variables: dict) -> dict:
+        name = variables["name"]
+        self.runs.setdefault(name, FakeRun(name)).upserts.append(variables)
+        project = {"id": "p", "name": "runner", "entity": {"id": "e", "name": "me"}}
+        bucket = {
+            "id": name,
+            "name": name,
+            "displayName": variables.get("displayName"),
+            "description": None,
+            "config": variables.get("config"),
+            "sweepName": None,
+            "project": project,
+            "historyLineCount": 0,
+        }
+        return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+
+    def _create_files(self, variables: dict) -> dict:
+        files = [
+            {"name": name, "uploadUrl": f"{self.url}/put/{name}"}
+            for name in variables["files"]
+        ]
+        answer = {"runID": "r", "uploadHeaders": [], "files": files}
+        return {"createRunFiles": answer}
+
+    def stream(self, name: str, body: dict) -> None:
+        run = self.runs.setdefault(name, FakeRun(name))
+        for file, part in (body.get("files") or {}).items():
+            lines = run.files.setdefault(file, [])
+            lines[part["offset"] :] = part["content"]
+        if body.get("complete"):
+            run.exit_code = body["exitcode"]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    fake: FakeWandb
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        time.sleep(self.fake.delay)
+        message = json.loads(body) if self.command == "POST" else {}
+        stream = re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
+        if stream:
+            operation = "file_stream"
+        elif self.path.startswith("/graphql"):
+            query = re.search(r"(?:query|mutation)\s+(\w+)", message["query"])
+            operation = query[1] if query else "anonymous"
+        else:
+            operation = f"{self.command} {self.path}"
+        if self.fake.down:
+            self.close_connection = True
+            self.connection.close()
+            return
+        if status := self.fake.status or self.fake.fail(operation):
+            self._answer({"errors": [{"message": f"fake {status}"}]}, status)
+            return
+        if stream:
+            self.fake.stream(stream[1], message)
+            self._answer({"exitcode": None, "limits": {}})
+        elif operation.startswith("PUT /put/"):
+            self._answer({})
+        else:
+            data = self.fake.graphql(operation, message.get("variables") or {})
+            if data is None:
+                self.fake.unknown.append(operation)
+            self._answer({"data": data or {}})
+
+    do_PUT = do_GET = do_POST
+
+    def _answer(self, value: Any, status: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

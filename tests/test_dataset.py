@@ -1,0 +1,119 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.data.dataset import (
+    Dataset,
+    MemorySplit,
+    eval_batches,
+    eval_indices,
+    normalize,
+    train_batches,
+)
+from runner.data.order import Order
+from runner.errors import ConfigError
+
+
+def numbered(size: int) -> MemorySplit:
+    """Example i is the number i, twice."""
+    return MemorySplit(
+        {
+            "input": np.repeat(np.arange(size, dtype=np.uint8)[:, None], 2, axis=1),
+            "label": np.arange(size, dtype=np.int32) % 3,
+        }
+    )
+
+
+def dataset(**changes) -> Dataset:
+    defaults = Dataset(
+        name="numbers",
+        train=numbered(50),
+        eval=numbered(11),
+        input_shape=(2,),
+        num_classes=3,
+        batch_size=4,
+        mode="memory",
+        mean=0.0,
+        std=1.0,
+    )
+    return dataclasses.replace(defaults, **changes)
+
+
+@given(num_eval=st.integers(1, 60), batch_size=st.integers(1, 50))
+def test_evaluation_counts_every_example_once(num_eval, batch_size):
+    data = dataset(eval=numbered(num_eval), batch_size=batch_size)
+    batches = list(eval_batches(data))
+    assert {len(batch["input"]) for batch in batches} == {batch_size}
+    assert {batch["mask"].dtype for batch in batches} == {np.dtype(np.float32)}
+    kept = [batch["input"][batch["mask"] == 1, 0] for batch in batches]
+    assert np.concatenate(kept).tolist() == list(range(num_eval))
+    assert sum(batch["mask"].sum() for batch in batches) == num_eval
+    assert (np.concatenate([b["mask"] for b in batches])[num_eval:] == 0).all()
+
+
+def test_evaluation_fills_the_last_batch_with_row_0():
+    indices, mask = eval_indices(dataset())
+    assert indices.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 0]]
+    assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]
+    assert indices.dtype == np.int32
+
+
+@pytest.mark.parametrize("start", [0, 1, 11, 12, 37])
+def test_a_stream_resumes_exactly_and_equals_memory(start):
+    order = Order(50, 4, seed=5, limit_batches=None)  # 12 steps an epoch
+    stream = train_batches(dataset(mode="stream"), order, start)
+    memory = train_batches(dataset(), order, start)
+    for step, one, other in zip(range(start, start + 30), stream, memory, strict=False):
+        assert sorted(one) == ["input", "label"]
+        np.testing.assert_array_equal(one["input"][:, 0], order.indices_at(step))
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_one_batch_for_ever():
+    order = Order(50, 4, seed=5, limit_batches=1)
+    batches = itertools.islice(train_batches(dataset(), order, 0), 5)
+    assert len({batch["input"].tobytes() for batch in batches}) == 1
+
+
+def test_normalize_scales_the_input_alone():
+    import jax.numpy as jnp
+
+    data = dataset(mean=4.0, std=2.0)
+    label = jnp.array([1], jnp.int32)
+    batch = normalize(data, {"input": jnp.array([[0, 10]], jnp.uint8), "label": label})
+    assert batch["input"].dtype == jnp.float32
+    assert batch["input"].tolist() == [[-2.0, 3.0]]
+    assert batch["label"] is label
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"batch_size": 4096},
+            ["data.batch_size=4096", "50 training examples", "data=numbers"],
+        ),
+        ({"batch_size": 0}, ["data.batch_size=0", "at least 1"]),
+        ({"batch_size": 2.5}, ["data.batch_size=2.5", "whole number"]),
+        ({"batch_size": True}, ["data.batch_size=True", "whole number"]),
+        ({"mode": "stram"}, ["data.mode='stram'", "Did you mean 'stream'?"]),
+        ({"std": 0.0}, ["data.std=0.0", "greater than 0"]),
+        ({"eval": numbered(0)}, ["evaluation split", "empty"]),
+    ],
+)
+def test_a_mistake_is_told_with_key_value_and_rule(changes, words):
+    with pytest.raises(ConfigError) as error:
+        dataset(**changes)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_the_whole_training_split_can_be_one_batch():
+    order = Order(50, 50, seed=0, limit_batches=None)
+    batch = next(train_batches(dataset(batch_size=50), order, 0))
+    assert sorted(batch["input"][:, 0].tolist()) == list(range(50))

@@ -1,0 +1,132 @@
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runner.log.files import MetricsFile, read_metrics, to_json, write_json
+from runner.log.secrets import scrub, scrub_command
+
+
+def strict(text: str):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_to_json_keeps_values_that_are_not_finite_apart():
+    value = {"a": (math.nan, math.inf, -math.inf, 1.5), 1: Path("x"), "b": True}
+    assert to_json(value) == {
+        "a": ["NaN", "Infinity", "-Infinity", 1.5],
+        "1": "x",
+        "b": True,
+    }
+    assert to_json(np.float32(0.5)) == 0.5 and to_json(np.int32(3)) == 3
+    assert to_json(np.float32("nan")) == "NaN"
+    with pytest.raises(TypeError, match="object can't be recorded"):
+        to_json({"a": object()})
+    with pytest.raises(TypeError, match="ndarray"):
+        to_json(np.zeros(3))
+
+
+def test_write_json_replaces_whole_files_only(tmp_path):
+    path = tmp_path / "summary.json"
+    write_json(path, {"a": math.nan})
+    assert strict(path.read_text()) == {"a": "NaN"}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert strict(path.read_text()) == {"a": "NaN"}
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+def test_metrics_come_back(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [
+        {"step": 1, "train/loss": 0.1},
+        {"step": 2, "train/loss": math.inf, "eval/loss": -math.inf},
+        {"step": 3, "train/loss": np.float32(0.5)},
+    ]
+    file = MetricsFile(path)
+    for n, row in enumerate(rows, start=1):
+        file.write(row)
+        assert len(read_metrics(path)) == n  # on disk at once
+    file.write({"step": 4, "train/loss": np.float32("nan")})
+    file.close()
+    *back, last = read_metrics(path)
+    assert back == rows
+    assert math.isnan(last["train/loss"])
+    for line in path.read_text().splitlines():
+        strict(line)
+
+
+def test_torn_last_line_is_no_row_and_is_cut_off_before_appending(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "tra')
+    assert read_metrics(path) == [{"step": 1}]
+    file = MetricsFile(path)
+    file.write({"step": 2})
+    file.close()
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("line", ["{", "3"])
+def test_broken_line_in_the_middle_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl:2: not a JSON object"):
+        read_metrics(path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_an_error(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    with pytest.raises(OSError, match="No space left"):
+        file.write({"step": 1})
+    with pytest.raises(OSError, match="No space left"):
+        file.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["key", "api_key", "WANDB_API_KEY", "apiKey", "apikey", "hf-token", "password"],
+)
+def test_secrets_are_redacted(name):
+    assert scrub({"a": [{name: "x"}]}) == {"a": [{name: "<redacted>"}]}
+    assert scrub([f"++data.{name}=x,y=1"]) == [f"++data.{name}=<redacted>,y=1"]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"monkey": "x", "keyboard": "x", "max_tokens": "x", "tokenizer": "x"},
+        {"key": 3, "eos_token": 50256, "password": None, "key_bias": False},
+        {"api_key": "${oc.env:API_KEY}"},
+        {"token": {"size": 3}},
+        ["optimizer=adam", "seed_key=3", "monkey=x", "api_key=${oc.env:A,b}"],
+        "no secret: here",
+    ],
+)
+def test_everything_else_stays(tree):
+    assert scrub(tree) == tree
+
+
+def test_text_with_secrets_inside():
+    assert scrub("+auth={api_key: abc, user: me}") == (
+        "+auth={api_key: <redacted>, user: me}"
+    )
+    assert scrub("x.password='a b, c',lr=1") == "x.password=<redacted>,lr=1"
+    assert scrub("x.password=12,token=12") == "x.password=<redacted>,token=12"
+    assert scrub("storage=postgresql://me:pw@host/db") == (
+        "storage=postgresql://me:<redacted>@host/db"
+    )
+
+
+def test_commands():
+    argv = ["runner", "--api-key", "abc", "--key", "api_token=abc", "lr=0.1"]
+    assert scrub_command(argv) == [
+        *["runner", "--api-key", "<redacted>", "--key", "<redacted>", "lr=0.1"]
+    ]

@@ -1,0 +1,164 @@
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.errors import ConfigError, TrainingStopped
+from runner.log.files import read_metrics
+from runner.log.recorder import Recorder
+from runner.log.wandb import WandbRun, WandbSettings
+
+
+@pytest.fixture(autouse=True)
+def no_wandb_variables(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+
+
+def recorder(folder: Path, **arguments) -> Recorder:
+    defaults = {
+        "config": {"seed": 3, "api_key": "hunter2"},
+        "provenance": {"git": None},
+        "wandb": WandbSettings("disabled"),
+        "total_steps": 3,
+        "quiet": True,
+    }
+    return Recorder(folder, **{**defaults, **arguments})
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+ROWS = [
+    {"step": 1, "train/loss": 3.0, "eval/accuracy": 0.5, "train/grad_norm": 1.0},
+    {"step": 2, "train/loss": 1.0, "eval/accuracy": 0.9},
+    {"step": 3, "train/loss": 2.0},
+]
+
+
+def test_a_finished_run(tmp_path):
+    folder = tmp_path / "deep" / "run"
+    with recorder(folder) as run:
+        assert summary(folder)["status"] == "running"
+        for row in ROWS:
+            run.row(row)
+        run.finish({"compile_seconds": 1.5})
+    assert read_metrics(folder / "metrics.jsonl") == ROWS
+    written = summary(folder)
+    assert written.pop("wall_seconds") < 10
+    assert written == {
+        "status": "finished",
+        "steps": 3,
+        "final": {"train/loss": 2.0, "eval/accuracy": 0.9, "train/grad_norm": 1.0},
+        "best": {
+            "train/loss": {"value": 1.0, "step": 2},
+            "eval/accuracy": {"value": 0.9, "step": 2},
+        },
+        "compile_seconds": 1.5,
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert config == {"seed": 3, "api_key": "<redacted>"}
+    assert json.loads((folder / "provenance.json").read_text()) == {"git": None}
+    assert sorted(os.listdir(folder)) == [
+        "config.json",
+        "metrics.jsonl",
+        "provenance.json",
+        "summary.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    "error, status, text, has_trace",
+    [
+        (ValueError("a\nb"), "failed", "ValueError: a b", True),
+        (TrainingStopped("loss is NaN"), "failed", "loss is NaN", False),
+        (ConfigError("no"), "failed", "ConfigError: no", False),
+        (KeyboardInterrupt(), "interrupted", None, False),
+        (SystemExit(143), "interrupted", None, False),
+    ],
+)
+def test_runs_that_end_early(tmp_path, error, status, text, has_trace):
+    with pytest.raises(type(error)), recorder(tmp_path) as run:
+        run.row(ROWS[0])
+        raise error
+    written = summary(tmp_path)
+    assert (written["status"], written["steps"]) == (status, 1)
+    assert text is None or text in written["error"]
+    assert ("error" in written) == (text is not None)
+    assert (tmp_path / "error.txt").exists() == has_trace
+    if has_trace:
+        trace = (tmp_path / "error.txt").read_text()
+        assert "Traceback" in trace and "raise error" in trace
+
+
+def test_nan_is_never_best(tmp_path):
+    with recorder(tmp_path) as run:
+        run.row({"step": 1, "train/loss": float("nan")})
+        run.row({"step": 2, "train/loss": 2.0})
+        run.row({"step": 3, "train/loss": float("nan")})
+    assert summary(tmp_path)["best"] == {"train/loss": {"value": 2.0, "step": 2}}
+    assert summary(tmp_path)["final"] == {"train/loss": "NaN"}
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/run: a run folder must be writable"):
+        recorder(tmp_path / "file" / "run").__enter__()
+
+
+def test_rows_of_another_run_are_kept(tmp_path):
+    with recorder(tmp_path) as run:
+        run.row(ROWS[0])
+    with pytest.raises(ConfigError, match="rows of an earlier run"):
+        recorder(tmp_path).__enter__()
+    with recorder(tmp_path, resume=True) as run:
+        run.row(ROWS[1])
+    assert read_metrics(tmp_path / "metrics.jsonl") == ROWS[:2]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_ends_the_run(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        with recorder(tmp_path) as run:
+            run.row(ROWS[0])
+    assert summary(tmp_path)["status"] == "failed"
+
+
+def test_broken_wandb_is_told_once_and_costs_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
+    with recorder(tmp_path, wandb=WandbSettings("offline")) as run:
+        for row in ROWS:
+            run.row(row)
+    assert summary(tmp_path)["status"] == "finished"
+    assert read_metrics(tmp_path / "metrics.jsonl") == ROWS
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "W&B offline start failed: ModuleNotFound" in err
+
+
+def test_wandb_that_hangs_holds_up_neither_rows_nor_exit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(WandbRun, "_start_one", lambda *_: time.sleep(60))
+    monkeypatch.setattr("runner.log.wandb._starting", __import__("threading").Lock())
+    monkeypatch.setattr("runner.log.wandb._timeout", lambda _: -4.9)
+    start = time.monotonic()
+    with recorder(tmp_path, wandb=WandbSettings("offline")) as run:
+        for row in ROWS:
+            run.row(row)
+    assert time.monotonic() - start < 5
+    assert "going on without it" in capsys.readouterr().err
+
+
+def test_quiet_is_quiet_and_its_opposite_says_where_everything_is(tmp_path, capsys):
+    with recorder(tmp_path / "quiet") as run:
+        run.row(ROWS[0])
+    assert capsys.readouterr() == ("", "")
+    with recorder(tmp_path / "loud", quiet=False) as run:
+        run.row(ROWS[0])
+    out, err = capsys.readouterr()
+    assert not out
+    assert "step 1/3" in err and "finished, 1 steps" in err
+    assert str(tmp_path / "loud" / "metrics.jsonl") in err

@@ -1,0 +1,216 @@
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runner.data.dataset import MemorySplit, eval_batches, train_batches
+from runner.data.order import Order
+from runner.data.tfds import TfdsSplit, tfds_data
+from runner.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+
+# Examples of the digits 0 to 9 in optdigits.tes.
+COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def load(data_dir, **changes):
+    arguments = {
+        "name": "digits",
+        "train_split": "train",
+        "eval_split": "test",
+        "input": "image",
+        "label": "label",
+        "batch_size": 64,
+        "mean": 0,
+        "std": 16,
+        "mode": "auto",
+        "memory_limit_mb": 1024,
+        "device_limit_mb": 256,
+        "data_dir": str(data_dir),
+        "manual_dir": None,
+        "download": False,
+    }
+    return tfds_data(**arguments | changes)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A folder in which digits are prepared."""
+    folder = tmp_path_factory.mktemp("data")
+    load(folder)
+    return folder
+
+
+def config_error(*args, **kwargs) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(*args, **kwargs)
+    return str(error.value)
+
+
+def assert_same(one, other):
+    assert list(one) == list(other)
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_digits(tmp_path):
+    data = load(tmp_path)
+    assert (len(data.train), len(data.eval)) == (1437, 360)
+    assert (data.name, data.input_shape, data.num_classes) == ("digits", (8, 8, 1), 10)
+    images, labels = data.train.columns["input"], data.train.columns["label"]
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+    assert images.max() == 16
+    every = np.concatenate([labels, data.eval.columns["label"]])
+    assert np.bincount(every).tolist() == COUNTS
+    # Other examples in a split need another VERSION of the builder, and new records.
+    assert labels[:10].tolist() == [2, 8, 9, 2, 5, 1, 6, 3, 0, 5]
+    assert data.eval.columns["label"][:10].tolist() == [7, 0, 6, 2, 1, 9, 0, 1, 0, 6]
+    assert "tensorflow" not in sys.modules
+
+
+def test_batches_are_the_same_in_every_mode(data_dir):
+    device, memory, stream = (
+        load(data_dir, mode=mode) for mode in ("device", "memory", "stream")
+    )
+    assert isinstance(device.train, MemorySplit)
+    assert isinstance(memory.train, MemorySplit)
+    assert isinstance(stream.train, TfdsSplit)
+    order = Order(1437, 64, seed=1, limit_batches=None)
+    start = 17  # not at an epoch's beginning
+    batches = [train_batches(data, order, start) for data in (device, memory, stream)]
+    for _, one, two, three in zip(range(60), *batches, strict=False):  # 3 epochs
+        assert_same(one, two)
+        assert_same(one, three)
+    for one, two in zip(eval_batches(device), eval_batches(stream), strict=True):
+        assert_same(one, two)
+
+
+@pytest.mark.parametrize(
+    ("limits_mb", "mode"),
+    [((256, 1024), "device"), ((0.05, 1024), "memory"), ((0.05, 0.1), "stream")],
+)
+def test_auto_chooses_by_size(data_dir, limits_mb, mode):
+    # 1797 * 64 bytes = 0.11 MiB
+    device_mb, memory_mb = limits_mb
+    data = load(data_dir, device_limit_mb=device_mb, memory_limit_mb=memory_mb)
+    assert data.mode == mode
+
+
+def test_a_split_is_read_once_a_process_and_cant_be_changed(data_dir):
+    one, other = load(data_dir), load(data_dir, batch_size=32)
+    assert one.train is other.train
+    with pytest.raises(ValueError, match="read-only"):
+        one.train.columns["input"][0] = 1
+
+
+def test_slices_and_no_label(data_dir):
+    data = load(
+        data_dir, train_split="train[:50%]", eval_split="train[50%:]", label=None
+    )
+    assert len(data.train) + len(data.eval) == 1437
+    assert data.num_classes is None
+    assert list(data.train.columns) == ["input"]
+
+
+def test_a_prepared_folder(data_dir):
+    folder = data_dir / "runner_digits" / "1.0.0"
+    data = load("/nowhere", name=str(folder))
+    assert_same(data.train.columns, load(data_dir).train.columns)
+    message = config_error(data_dir, name=str(data_dir))
+    assert "dataset_info.json" in message
+    assert f"Perhaps {folder}?" in message
+
+
+def test_a_new_version_prepares_again(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    from runner.data.digits import Digits
+
+    load(tmp_path)
+    monkeypatch.setattr(Digits, "VERSION", tfds.core.Version("1.0.1"))
+    data = load(tmp_path, mode="stream")
+    assert data.train.folder == str(tmp_path / "runner_digits" / "1.0.1")
+
+
+@pytest.mark.parametrize("mode", ["memory", "stream"])
+def test_a_standard_name_with_mock_data(tmp_path, mode):
+    import tensorflow_datasets as tfds
+
+    with tfds.testing.mock_data(num_examples=8):
+        data = load(tmp_path, name="cifar10", batch_size=4, mode=mode)
+        order = Order(len(data.train), 4, seed=0, limit_batches=None)
+        batch = next(train_batches(data, order, 3))
+    assert len(data.train) == 8
+    assert data.input_shape == batch["input"].shape[1:] == (32, 32, 3)
+    assert batch["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "minst"}, ["data.name='minst'", "mean 'mnist'?"]),
+        ({"name": "digit"}, ["data.name='digit'", "mean 'digits'?"]),
+        ({"name": "emnist/leters"}, ["no config 'leters'", "mean 'letters'?"]),
+        ({"name": "mnist:1.0.0"}, ["data.name='mnist:1.0.0'", "only: 3.0.1"]),
+        ({"name": "imagenet2012"}, ["data.input='image'", "(None, None, 3)"]),
+        ({"input": "imge"}, ["data.input='imge'", "image, label", "mean 'image'?"]),
+        ({"label": "lable"}, ["data.label='lable'", "mean 'label'?"]),
+        ({"eval_split": "tset"}, ["data.eval_split='tset'", "mean 'test'?"]),
+        ({"train_split": "train[9%"}, ["data.train_split='train[9%'", "train[:80%]"]),
+        ({"mode": "devise"}, ["data.mode='devise'", "mean 'device'?"]),
+        ({"batch_size": 4096}, ["data.batch_size=4096", "1437 training", "=digits"]),
+        ({"batch_size": 0}, ["data.batch_size=0"]),
+        ({"manual_dir": "/nowhere"}, ["data.manual_dir=/nowhere"]),
+        ({"data_dir": "/dev/null/x"}, ["data.data_dir=/dev/null/x", "written"]),
+    ],
+)
+def test_a_mistake_is_told_with_key_value_and_the_nearest_name(
+    data_dir, changes, words
+):
+    message = config_error(**{"data_dir": data_dir} | changes)
+    for word in words:
+        assert word in message
+
+
+def test_importing_costs_nothing_until_used():
+    modules = "dataset order tfds linear_ae".split()
+    code = f"""import sys
+import {", ".join(f"runner.data.{module}" for module in modules)}
+print(sorted({{"jax", "grain", "tensorflow_datasets", "absl"}} & set(sys.modules)))"""
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert printed.strip() == "[]"
+
+
+def compose(*overrides):
+    import hydra
+
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return hydra.compose(overrides=list(overrides))
+
+
+YAML_NAMES = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", YAML_NAMES)
+def test_a_yaml_writes_out_every_argument(name):
+    config = compose("+loss=classification", f"+data={name}")
+    arguments = dict(config.data.items_ex(resolve=False))
+    module, function = arguments.pop("_target_").rsplit(".", 1)
+    target = getattr(importlib.import_module(module), function)
+    assert set(arguments) == set(inspect.signature(target).parameters)
+    assert arguments.get("name", name) == ("???" if name == "tfds" else name)
+    loss = "reconstruction" if name == "linear_ae" else "classification"
+    assert config.loss._target_ == f"runner.losses.{loss}"
+
+
+def test_the_data_folder_is_that_of_tfds(monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "/shared data/tfds")
+    assert compose("+data=digits").data.data_dir == "/shared data/tfds"
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert compose("+data=digits").data.data_dir == "~/tensorflow_datasets"

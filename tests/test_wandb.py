@@ -1,0 +1,286 @@
+"""The W&B mirror against the real client: offline files, a fake server, and faults."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fake_wandb import FakeWandb
+from read_wandb import read_run, wandb_files
+from runner.log.files import read_metrics
+
+# Each run is a process of its own, as wandb keeps one core process a process.
+RUN = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+from runner.log.recorder import Recorder
+from runner.log.wandb import WandbSettings
+
+settings = WandbSettings("offline", project="runner", group="sweep", name="lr=0.1",
+                         job_type="train", tags=("adam",))
+
+def record(folder, rows=20, each=lambda step: None, settings=settings, **config):
+    config = {"optimizer": {"name": "adam"}, "seed": 3, **config}
+    with Recorder(Path(folder), config=config, provenance={"git": None},
+                  wandb=settings, total_steps=rows, quiet=True) as recorder:
+        for step in range(1, rows + 1):
+            each(step)
+            recorder.row({"step": step, "train/loss": 1 / step})
+        recorder.finish({"compile_seconds": 0.5})
+    return recorder
+
+def core_pids():
+    out = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"],
+                         capture_output=True, text=True)
+    return [int(pid) for pid in out.stdout.split()]
+
+def wait_for_core():
+    while not list(Path(".").rglob("run-*.wandb")):
+        time.sleep(0.02)
+"""
+
+
+def clean_env(env):
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    return {
+        **inherited,
+        "WANDB_INIT_TIMEOUT": "3",
+        "WANDB_FINISH_TIMEOUT": "3",
+        "WANDB_ERROR_REPORTING": "false",
+        **env,
+    }
+
+
+def start(folder: Path, code: str, **env):
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", RUN + code],
+        cwd=folder,
+        env=clean_env(env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder: Path, code: str, expect: int = 0, **env) -> str:
+    process = start(folder, code, **env)
+    try:
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == expect, err
+    return out + err
+
+
+def mirrored(folder: Path) -> dict:
+    # A failed online start leaves an empty folder beside the offline one.
+    runs = [read_run(path) for path in wandb_files(folder)]
+    (run,) = [run for run in runs if run["history"]]
+    return run
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_offline_run_is_complete_when_the_block_ends(tmp_path):
+    code = """
+recorder = record("a", 300, api_key="hunter2", bad=float("nan"))
+data = [p.read_bytes() for p in Path("a").rglob("run-*.wandb") if not p.is_symlink()]
+Path("copy").mkdir(); Path("copy/run-x.wandb").write_bytes(data[0])
+record("b")
+"""
+    run(tmp_path, code)
+    for folder, rows in (("a", 300), ("copy", 300), ("b", 20)):
+        back = mirrored(tmp_path / folder)
+        assert [row["step"] for row in back["history"]] == [*range(1, rows + 1)]
+        assert back["exit_code"] == 0
+    back = mirrored(tmp_path / "a")
+    assert back["config"]["optimizer"] == {"name": "adam"}
+    assert back["config"]["api_key"] == "<redacted>"
+    assert back["config"]["bad"] == "NaN"
+    assert back["summary"]["best/train/loss"] == pytest.approx(1 / 300)
+    assert (back["group"], back["job_type"]) == ("sweep", "train")
+    assert (back["name"], back["tags"]) == ("lr=0.1", ["adam"])
+    for path in (tmp_path / "a").rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
+
+
+def test_numbers_that_are_not_finite(tmp_path):
+    code = """
+with Recorder(Path("."), config={}, provenance={}, wandb=settings, total_steps=1,
+              quiet=True) as recorder:
+    recorder.row({"step": 1, "train/loss": float("nan"), "x": float("inf")})
+    recorder.row({"step": 2, "train/loss": 1.0})
+"""
+    run(tmp_path, code)
+    first, second = mirrored(tmp_path)["history"]
+    assert math.isnan(float(first["train/loss"])) and second["train/loss"] == 1
+    assert summary(tmp_path)["best"]["train/loss"] == {"value": 1.0, "step": 2}
+
+
+def test_variables_win_over_settings(tmp_path):
+    code = 'r = record("a", settings=settings._replace(mode="online"))'
+    variables = {
+        "WANDB_MODE": "offline",
+        "WANDB_PROJECT": "mine",
+        "WANDB_RUN_GROUP": "g",
+        "WANDB_NAME": "n",
+        "WANDB_TAGS": "t,u",
+        "WANDB_JOB_TYPE": "j",
+        "WANDB_RUN_ID": "theirs",
+        "WANDB_DIR": str(tmp_path / "elsewhere"),
+    }
+    run(tmp_path, code, **variables)
+    back = mirrored(tmp_path / "elsewhere")
+    names = ("project", "group", "name", "tags", "job_type", "id")
+    assert [back[n] for n in names] == ["mine", "g", "n", ["t", "u"], "j", "theirs"]
+
+
+def test_disabled_never_imports_wandb(tmp_path):
+    code = """
+record("a", settings=settings._replace(mode="disabled"))
+assert "wandb" not in sys.modules and "rich" not in sys.modules, "imported"
+os.environ["WANDB_MODE"] = "disabled"
+record("b")
+assert "wandb" not in sys.modules, "imported"
+"""
+    run(tmp_path, code)
+    assert not wandb_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "statement, exit_code, status, returned",
+    [
+        ("raise RuntimeError('out of luck')", 1, "failed", 1),
+        ("sys.exit(3)", 3, "interrupted", 3),
+        ("sys.exit(0)", 1, "interrupted", 0),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted", -signal.SIGINT),
+    ],
+)
+def test_every_ending_finishes_the_run(
+    tmp_path, statement, exit_code, status, returned
+):
+    code = f"""
+def end(step):
+    if step == 11:
+        {statement}
+record(".", each=end)
+"""
+    run(tmp_path, code, expect=returned)
+    back = mirrored(tmp_path)
+    assert back["exit_code"] == exit_code and len(back["history"]) == 10
+    assert summary(tmp_path)["status"] == status
+    assert summary(tmp_path)["steps"] == 10
+
+
+def test_online_run_arrives(tmp_path):
+    with FakeWandb() as server:
+        out = run(tmp_path, 'record("a"); record("b", 5)', **server.env())
+    assert not server.unknown
+    first, second = server.runs.values()
+    assert first.config["optimizer"] == {"name": "adam"}
+    assert first.config["provenance"] == {"git": None}
+    assert (first.last("groupName"), first.last("displayName")) == ("sweep", "lr=0.1")
+    assert [row["step"] for row in first.history] == [*range(1, 21)]
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert len(second.history) == 5
+    assert out.count("W&B: http") == 2
+
+
+def test_dead_server_falls_back_to_offline_once_for_all_runs(tmp_path):
+    code = """
+given = settings._replace(mode="online", id="abc")
+record("a", settings=given)
+start = time.monotonic()
+record("b", settings=given._replace(id="def"))
+assert time.monotonic() - start < 2, "waited for the dead server again"
+"""
+    env = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "k" * 40}
+    out = run(tmp_path, code, **env)
+    assert out.count("W&B online start failed: CommError") == 1
+    for folder, name in (("a", "abc"), ("b", "def")):
+        back = mirrored(tmp_path / folder)
+        rows = read_metrics(tmp_path / folder / "metrics.jsonl")
+        assert len(back["history"]) == len(rows) == 20
+        assert back["exit_code"] == 0 and back["id"] == name
+
+
+def test_refused_key_falls_back_to_offline(tmp_path):
+    with FakeWandb() as server:
+        server.status = 401
+        out = run(tmp_path, 'record(".")', **server.env())
+    assert "W&B online start failed" in out and "401" in out
+    assert len(mirrored(tmp_path)["history"]) == 20
+
+
+def test_server_that_dies_in_mid_run_costs_a_bounded_wait(tmp_path):
+    code = """
+def slow(step):
+    if step == 10:
+        wait_for_core()
+        time.sleep(0.5)
+        print("half", flush=True)
+        time.sleep(0.5)
+record(".", each=slow)
+"""
+    with FakeWandb() as server:
+        process = start(tmp_path, code, **server.env())
+        assert process.stdout is not None
+        while "half" not in process.stdout.readline():
+            assert process.poll() is None
+        server.down = True
+        begin = time.monotonic()
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert time.monotonic() - begin < 12
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 20
+    assert len(mirrored(tmp_path)["history"]) == 20  # for `wandb sync`
+    assert summary(tmp_path)["status"] == "finished"
+
+
+def test_killed_core_loses_no_row_and_no_later_run(tmp_path):
+    code = """
+def kill(step):
+    if step == 10:
+        wait_for_core()
+        time.sleep(0.3)
+        assert core_pids()
+        for pid in core_pids():
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+record("a", each=kill)
+record("b")
+"""
+    out = run(tmp_path, code)
+    assert out.count("W&B logging failed") + out.count("W&B finishing failed") == 1
+    assert len(read_metrics(tmp_path / "a" / "metrics.jsonl")) == 20
+    assert summary(tmp_path / "a")["status"] == "finished"
+    assert len(mirrored(tmp_path / "b")["history"]) == 20
+
+
+def test_killed_process_keeps_every_row_it_was_told(tmp_path):
+    code = """
+def told(step):
+    print(step - 1, flush=True)
+    time.sleep(0.002)
+record(".", 100_000, each=told)
+"""
+    process = start(tmp_path, code)
+    assert process.stdout is not None
+    told = 0
+    while told < 500:
+        told = int(process.stdout.readline())
+    process.kill()
+    told = int((process.stdout.read().split() or [told])[-1])
+    process.communicate()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [*range(1, len(rows) + 1)]
+    assert len(rows) >= told
+    assert summary(tmp_path)["status"] == "running"
