@@ -50,6 +50,8 @@ class FakeWandb:
         handler = type("Handler", (_Handler,), {"fake": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        # Clients that are killed or time out are what the tests are about.
+        self._server.handle_error = lambda request, client_address: None
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self):

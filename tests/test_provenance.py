@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -26,6 +27,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.check_output(command, cwd=folder, text=True).strip()
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 def test_git_state(tmp_path):
     assert git_state(tmp_path) is None
     git(tmp_path, "init", "-q")

@@ -106,7 +106,7 @@ def test_nan_is_never_best(tmp_path):
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file/run: a run folder must be writable"):
+    with pytest.raises(ConfigError, match=r"file/run: it must be writable"):
         recorder(tmp_path / "file" / "run").__enter__()
 
 

@@ -26,6 +26,7 @@ settings = WandbSettings("offline", project="runner", group="sweep", name="lr=0.
                          job_type="train", tags=("adam",))
 
 def record(folder, rows=20, each=lambda step: None, settings=settings, **config):
+    global recorder
     config = {"optimizer": {"name": "adam"}, "seed": 3, **config}
     with Recorder(Path(folder), config=config, provenance={"git": None},
                   wandb=settings, total_steps=rows, quiet=True) as recorder:
@@ -36,12 +37,17 @@ def record(folder, rows=20, each=lambda step: None, settings=settings, **config)
     return recorder
 
 def core_pids():
-    out = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"],
-                         capture_output=True, text=True)
-    return [int(pid) for pid in out.stdout.split()]
+    stats = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stats.append(path.read_text().split())
+        except OSError:  # that process has just ended
+            pass
+    ours = [s for s in stats if s[1] == "(wandb-core)" and s[3] == str(os.getpid())]
+    return [int(stat[0]) for stat in ours]
 
-def wait_for_core():
-    while not list(Path(".").rglob("run-*.wandb")):
+def wait_for_start():
+    while recorder._wandb.mode == "disabled":
         time.sleep(0.02)
 """
 
@@ -212,6 +218,27 @@ assert time.monotonic() - start < 2, "waited for the dead server again"
         assert back["exit_code"] == 0 and back["id"] == name
 
 
+def test_runs_side_by_side_survive_a_dead_server(tmp_path):
+    code = """
+from contextlib import ExitStack
+online = settings._replace(mode="online")
+with ExitStack() as stack:
+    members = [
+        stack.enter_context(Recorder(Path(name), config={}, provenance={}, quiet=True,
+                                     wandb=online._replace(id=name), total_steps=20))
+        for name in "abcdef"
+    ]
+    for step in range(1, 21):
+        for member in members:
+            member.row({"step": step, "train/loss": 1 / step})
+"""
+    env = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "k" * 40}
+    out = run(tmp_path, code, **env)
+    assert out.count("W&B online start failed") == 1
+    for name in "abcdef":
+        assert len(mirrored(tmp_path / name)["history"]) == 20
+
+
 def test_refused_key_falls_back_to_offline(tmp_path):
     with FakeWandb() as server:
         server.status = 401
@@ -224,7 +251,7 @@ def test_server_that_dies_in_mid_run_costs_a_bounded_wait(tmp_path):
     code = """
 def slow(step):
     if step == 10:
-        wait_for_core()
+        wait_for_start()
         time.sleep(0.5)
         print("half", flush=True)
         time.sleep(0.5)
@@ -245,11 +272,12 @@ record(".", each=slow)
     assert summary(tmp_path)["status"] == "finished"
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_killed_core_loses_no_row_and_no_later_run(tmp_path):
     code = """
 def kill(step):
     if step == 10:
-        wait_for_core()
+        wait_for_start()
         time.sleep(0.3)
         assert core_pids()
         for pid in core_pids():

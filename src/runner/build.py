@@ -1,19 +1,14 @@
 """From a composed configuration to a run of plain values, checked on the way."""
 
-import functools
-import inspect
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from runner import program, schedules
-from runner.config import TrainConfig, recorded
+from runner.config import TrainConfig, check_keys, recorded
 from runner.data import feed
 from runner.data.dataset import Dataset
 from runner.data.order import Order
@@ -23,7 +18,10 @@ from runner.optimizers import Optimizer, optimizer
 from runner.program import Static
 from runner.schedules import ReduceOnPlateau
 from runner.step import Values
+from runner.targets import call, check_targets, target
 from runner.train import Run
+
+GROUPS = ("data", "loss", "model", "framework", "optimizer", "schedule")
 
 
 def build(cfg: DictConfig) -> Run:
@@ -35,6 +33,9 @@ def build(cfg: DictConfig) -> Run:
     Raises:
       ConfigError: anything in `cfg` that can't run.
     """
+    # Before the data, which may take an hour to download and prepare.
+    _check_values(cfg)
+    check_targets(cfg, GROUPS)
     dataset = call(cfg, "data")
     order = _order(cfg, dataset)
     settings = _settings(cfg, order)
@@ -46,9 +47,10 @@ def build(cfg: DictConfig) -> Run:
         input_shape=dataset.input_shape,
         output_size=loss.output_size(dataset),
     )
+    factory = target(cfg, "optimizer")  # whose learning rate the schedule reads
     schedule, learning_rates = _schedule(cfg)
     tx = optimizer(
-        target(cfg, "optimizer"),
+        factory,
         schedule,
         clip_global_norm=settings.clip_global_norm,
         mask_weight_decay=settings.mask_weight_decay,
@@ -75,89 +77,20 @@ def build(cfg: DictConfig) -> Run:
         hyperparameters={k: np.float32(v) for k, v in tx.hyperparameters.items()},
         ema_decay=np.float32(settings.ema_decay or 0),
     )
-    program.check(static, values)
+    _check_objective(cfg.objective, program.check(static, values))
     return Run(static, values, learning_rates, init_key, order, settings, config)
 
 
-def target(cfg: DictConfig, group: str) -> functools.partial:
-    """The function that `cfg[group]._target_` names, with the arguments beside it.
-
-    The one place where configuration turns into objects.
-
-    Raises:
-      ConfigError: no such function, an argument it doesn't take, or one it lacks.
-    """
-    try:
-        node = OmegaConf.to_container(cfg[group], resolve=True)
-        _check_target(node, group)
-        return instantiate(node, _convert_="all", _partial_=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{group}: {error}") from error
-    except InstantiationException as error:  # of a node within this one
-        if isinstance(error.__cause__, ConfigError | ValueError | TypeError):
-            raise ConfigError(f"{group}: {error.__cause__}") from error
-        raise
-
-
-def call(cfg: DictConfig, group: str, **given) -> Any:
-    """Call `cfg`'s target for `group`, with those of `given` that it takes.
-
-    An argument that optax or we refuse is a mistake in the configuration; whatever a
-    user's own target raises is theirs to see in full.
-    """
-    function = target(cfg, group)
-    parameters = inspect.signature(function).parameters
-    taken = {k: v for k, v in given.items() if k in parameters or _open(parameters)}
-    try:
-        return function(**taken)
-    except (TypeError, ValueError) as error:
-        if cfg[group]._target_.split(".")[0] in ("optax", "runner"):
-            raise ConfigError(f"{group}: {error}") from error
-        raise
-
-
-_HYDRA_KEYS = {"_target_", "_convert_", "_partial_", "_recursive_", "_args_"}
-
-
-def _check_target(node: Any, key: str) -> None:
-    if not isinstance(node, dict) or "_target_" not in node:
-        raise ConfigError(f"{key} must name its function as {key}._target_")
-    name = node["_target_"]
-    try:
-        parameters = inspect.signature(get_object(name)).parameters
-    except Exception as error:
-        raise ConfigError(f"{key}._target_={name} can't be loaded: {error}") from error
-    for argument, value in node.items():
-        if argument in _HYDRA_KEYS:
-            continue
-        if argument not in parameters and not _open(parameters):
-            names = ", ".join(parameters)
-            raise ConfigError(
-                f"{key}.{argument} is not an argument of {name}, which takes {names}."
-                + did_you_mean(argument, parameters)
-            )
-        if isinstance(value, dict) and "_target_" in value:
-            _check_target(value, f"{key}.{argument}")
-
-
-def _open(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    return any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
 def _order(cfg: DictConfig, dataset: Dataset) -> Order:
-    limit = cfg.train.limit_batches
-    if limit is not None and limit < 1:
-        raise ConfigError(f"train.limit_batches={limit} must be at least 1, or null")
-    return Order(len(dataset.train), dataset.batch_size, cfg.seed, limit)
+    return Order(
+        len(dataset.train), dataset.batch_size, cfg.seed, cfg.train.limit_batches
+    )
 
 
 def _settings(cfg: DictConfig, order: Order) -> TrainConfig:
     """The `train` section, complete and within its ranges."""
     train = cfg.train
     train.steps_per_epoch = order.steps_per_epoch
-    for key in ("epochs", "steps"):
-        if train[key] is not None and train[key] < 1:
-            raise ConfigError(f"train.{key}={train[key]} must be at least 1")
     if train.epochs is None and train.steps is None:
         raise ConfigError(
             "train.epochs and train.steps are both null; give one of them"
@@ -170,36 +103,56 @@ def _settings(cfg: DictConfig, order: Order) -> TrainConfig:
                 "given; set one of them to null"
             )
         train.steps = steps
+    _check_values(cfg)  # again, for what refers to the steps
     settings = OmegaConf.to_object(train)
     assert isinstance(settings, TrainConfig)
-    _check_ranges(settings)
     return settings
 
 
-def _check_ranges(train: TrainConfig) -> None:
-    per_call = train.steps_per_call
-    for key, valid, rule in (
-        ("log_every_steps", train.log_every_steps >= 1, "at least 1"),
-        ("eval_every_steps", train.eval_every_steps >= 1, "at least 1"),
-        ("on_nan", train.on_nan in ("stop", "continue"), "stop or continue"),
-        (
-            "steps_per_call",
-            per_call == "auto" or (type(per_call) is int and per_call >= 1),
-            "auto, or a whole number of at least 1",
-        ),
-        (
-            "clip_global_norm",
-            train.clip_global_norm is None or train.clip_global_norm > 0,
-            "greater than 0, or null",
-        ),
-        (
-            "ema_decay",
-            train.ema_decay is None or 0 < train.ema_decay < 1,
-            "between 0 and 1, or null",
-        ),
-    ):
-        if not valid:
-            raise ConfigError(f"train.{key}={getattr(train, key)} must be {rule}")
+# What types can't say. A null that its type allows is within its range.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda x: 0 <= x < 2**32, "from 0 to 2**32 - 1"),
+    "train.epochs": (lambda x: x >= 1, "at least 1"),
+    "train.steps": (lambda x: 1 <= x < 2**31, "at least 1 and below 2**31"),
+    "train.log_every_steps": (lambda x: x >= 1, "at least 1"),
+    "train.eval_every_steps": (lambda x: x >= 1, "at least 1"),
+    "train.gradient_accumulation": (lambda x: x >= 1, "at least 1"),
+    "train.limit_batches": (lambda x: x >= 1, "at least 1, or null"),
+    "train.on_nan": (lambda x: x in ("stop", "continue"), "stop or continue"),
+    "train.steps_per_call": (
+        lambda x: x == "auto" or (type(x) is int and x >= 1),
+        "auto, or a whole number of at least 1",
+    ),
+    "train.clip_global_norm": (lambda x: 0 < x < np.inf, "greater than 0, or null"),
+    "train.ema_decay": (lambda x: 0 < x < 1, "between 0 and 1, or null"),
+    "wandb.mode": (
+        lambda x: x in ("offline", "online", "disabled"),
+        "offline, online or disabled",
+    ),
+}
+
+
+def _check_values(cfg: DictConfig) -> None:
+    """Check what is ours and already known: the steps may not be."""
+    check_keys(cfg)
+    for key, (valid, rule) in _RULES.items():
+        section, _, name = key.rpartition(".")
+        parent = cfg[section] if section else cfg
+        if cfg.train.steps_per_epoch is None and OmegaConf.is_interpolation(
+            parent, name
+        ):
+            continue
+        value = parent[name]
+        if value is not None and not valid(value):
+            raise ConfigError(f"{key}={value} must be {rule}")
+
+
+def _check_objective(objective: str, metrics: list[str]) -> None:
+    if objective not in metrics:
+        raise ConfigError(
+            f"objective={objective} is not a metric of this run, which has "
+            f"{', '.join(metrics)}.{did_you_mean(objective, metrics)}"
+        )
 
 
 def _schedule(cfg: DictConfig) -> tuple[Any, np.ndarray]:
@@ -207,7 +160,11 @@ def _schedule(cfg: DictConfig) -> tuple[Any, np.ndarray]:
     for key in ("schedule", "schedule.base"):
         node = OmegaConf.select(cfg, key)
         warmup = OmegaConf.select(node, "warmup_steps") if node is not None else None
-        if warmup is not None and warmup > steps:
+        if type(warmup) is not int:  # `call` says what is wrong with anything else
+            continue
+        if warmup < 0:
+            raise ConfigError(f"{key}.warmup_steps={warmup} must not be negative")
+        if warmup > steps:
             raise ConfigError(
                 f"{key}.warmup_steps={warmup} is longer than the run, which has "
                 f"train.steps={steps}"

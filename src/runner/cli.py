@@ -12,18 +12,22 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner import config
 from runner.errors import ConfigError, TrainingStopped
 from runner.explain import explain
 
+# Told in one message. Everything else is a bug, ours or a user's, with its traceback.
+MISTAKES = (ConfigError, TrainingStopped, HydraException, OmegaConfBaseException)
+
 
 def main() -> None:
     """`python -m runner`: one job, or with `-m` one per combination.
 
     Exit status 0 when every job finished, 1 when one didn't, 130 after Ctrl-C.
+    HYDRA_FULL_ERROR=1 shows the traceback of a mistake too.
     """
     # Hydra hides the traceback of every error, ours too, unless told otherwise.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -34,12 +38,33 @@ def main() -> None:
     )(job)
     try:
         start()
-    except (ConfigError, TrainingStopped, HydraException, OmegaConfBaseException) as e:
-        if wants_traceback:
-            traceback.print_exc()
-        sys.exit(f"error: {explain(e)}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except (Exception, SystemExit) as error:
+        mistake = error.__cause__ if isinstance(error, SystemExit) else error
+        if wants_traceback and mistake:
+            traceback.print_exception(mistake)
+        told = _told(error)
+        if told is None:
+            raise
+        sys.exit(f"error: {told}")
+
+
+def _told(error: BaseException) -> str | None:
+    """What to say of a mistake; None of anything else."""
+    if isinstance(error, MISTAKES):
+        return explain(error)
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if job.__code__ in frames:
+        return None
+    # From here on it happened in Hydra, before any job of ours.
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError):  # in its log file's handler it has a ValueError
+        return (
+            f"the run folder can't be written: {cause.filename}: {cause.strerror}. Set "
+            "hydra.run.dir, with -m hydra.sweep.dir, to a folder that can"
+        )
+    return explain(error) if isinstance(error, ValueError) else None
 
 
 def job(cfg: DictConfig) -> float:
@@ -47,20 +72,32 @@ def job(cfg: DictConfig) -> float:
     from runner.run import run_job
 
     composed = HydraConfig.get()
-    overrides = list(composed.overrides.task)
+    # As they were typed: an interpolation in one may name a secret.
+    overrides = OmegaConf.to_container(composed.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
     in_sweep = composed.mode == RunMode.MULTIRUN
     _one_length(cfg, overrides)
     try:
         return run_job(
             cfg,
             folder=Path(composed.runtime.output_dir),
-            choices={k: v for k, v in composed.runtime.choices.items() if k in cfg},
+            choices={
+                group: choice
+                for group, choice in composed.runtime.choices.items()
+                if not group.startswith("hydra/")
+            },
             overrides=overrides,
             sweep=Path(composed.sweep.dir).name if in_sweep else None,
         )
-    except Exception as error:
-        if in_sweep:  # Hydra tells only the first error, after the last job
-            print(f"job {composed.job.num} failed: {explain(error)}", file=sys.stderr)
+    except MISTAKES as error:
+        if not in_sweep:  # as an Exception, Hydra would write lines of its own
+            raise SystemExit(f"error: {explain(error)}") from error
+        print(f"job {composed.job.num} failed: {explain(error)}", file=sys.stderr)
+        raise  # Hydra tells only the first error, after the last job
+    except Exception:
+        if in_sweep:
+            print(f"job {composed.job.num} failed:", file=sys.stderr)
+            traceback.print_exc()
         raise
 
 

@@ -1,11 +1,14 @@
 """The configuration: its folder, its schema, and the form in which it is recorded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.errors import ConfigError, did_you_mean
 
 
 @dataclass
@@ -67,6 +70,25 @@ class Config:
     schedule: Any = MISSING
 
 
+def check_keys(cfg: DictConfig) -> None:
+    """Refuse what `+key=value` adds to the sections of ours: nobody would read it.
+
+    `+optimzer=sgd` would otherwise train with the default optimizer.
+
+    Raises:
+      ConfigError: a key that the schema doesn't have.
+    """
+    ours = {"train": TrainConfig, "mesh": MeshConfig, "wandb": WandbConfig}
+    for section, schema in {"": Config, **ours}.items():
+        names = [field.name for field in fields(schema)]
+        for key in cfg[section] if section else cfg:
+            if key not in names:
+                raise ConfigError(
+                    f"{section or 'the configuration'} has no key {key!r}; it has "
+                    f"{', '.join(names)}.{did_you_mean(str(key), names)}"
+                )
+
+
 def conf_dir() -> Path:
     """The folder of YAML files: in an installed package, beside src in a checkout."""
     package = Path(__file__).resolve().parent
@@ -91,33 +113,35 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     A value that comes from an environment variable, directly or through another key,
     stays the interpolation that names it: it may be a secret, and it isn't portable.
     """
-    from_environment = {
-        str(OmegaConf.select(cfg, key))
-        for key, raw in _interpolations(cfg)
-        if "${oc.env:" in raw
-    }
+    raw = OmegaConf.to_container(cfg, resolve=False)
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key, raw in _interpolations(cfg):
-        if any(value in str(OmegaConf.select(cfg, key)) for value in from_environment):
-            *parents, last = key.split(".")
-            node: Any = plain
-            for parent in parents:
-                node = node[int(parent) if isinstance(node, list) else parent]
-            node[int(last) if isinstance(node, list) else last] = raw
-    return cast(dict[str, Any], plain)
+    here = OmegaConf.create(raw)  # untyped, like the other
+    elsewhere = OmegaConf.create(_without_environment(raw))
+    return cast(dict[str, Any], _recorded(raw, plain, here, elsewhere))
 
 
-def _interpolations(cfg: DictConfig) -> list[tuple[str, str]]:
-    """(dotted key, text) of every interpolation in `cfg`."""
-    found = []
+def _without_environment(raw: Any) -> Any:
+    """`raw` with another value for each that reads an environment variable."""
+    if isinstance(raw, dict):
+        return {key: _without_environment(value) for key, value in raw.items()}
+    if isinstance(raw, list):
+        return [_without_environment(value) for value in raw]
+    is_environment = isinstance(raw, str) and "${oc.env:" in raw
+    return "<the environment>" if is_environment else raw
 
-    def walk(node: Any, path: list[str]) -> None:
-        items = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in items:
-            if isinstance(value, dict | list):
-                walk(value, [*path, str(key)])
-            elif isinstance(value, str) and "${" in value:
-                found.append((".".join([*path, str(key)]), value))
 
-    walk(OmegaConf.to_container(cfg, resolve=False), [])
-    return found
+def _recorded(raw: Any, plain: Any, here: Any, elsewhere: Any) -> Any:
+    """`plain`, but the text of `raw` where `here` and `elsewhere` differ."""
+
+    def value(key: Any) -> Any:
+        if isinstance(raw[key], dict | list):
+            return _recorded(raw[key], plain[key], here[key], elsewhere[key])
+        try:
+            same = here[key] == elsewhere[key]
+        except OmegaConfBaseException:  # a resolver that refuses the other value
+            same = False
+        return plain[key] if same else raw[key]
+
+    if isinstance(raw, dict):
+        return {key: value(key) for key in raw}
+    return [value(index) for index in range(len(raw))]

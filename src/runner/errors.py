@@ -14,5 +14,6 @@ class TrainingStopped(Exception):
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The nearest of `names` as a sentence that starts with a blank, or nothing."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    by_lower = {n.lower(): n for n in names}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""

@@ -1,34 +1,163 @@
-"""What Hydra and OmegaConf refuse, in one message that suggests the nearest name."""
+"""What Hydra and OmegaConf refuse, in one message that names key, value and rule."""
 
-from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+import dataclasses
+import re
+import sys
+import typing
+from typing import Any
 
-from runner.config import conf_dir
+import yaml
+from hydra.errors import (
+    ConfigCompositionException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from runner.config import Config, conf_dir
 from runner.errors import did_you_mean
+from runner.signature import described
 
 
-def explain(error: Exception) -> str:
-    """The message of `error` and of what caused it, and a name that may be meant."""
-    cause = error.__cause__
-    message = str(error)
-    if isinstance(cause, OmegaConfBaseException):
-        message += f"\n{cause}"
-    return message + _suggestion(error)
-
-
-def _suggestion(error: Exception) -> str:
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        name = error.missing_cfg_file.rsplit("/", 1)[-1]
-        return did_you_mean(name, error.options or [])
-    for refused in (error, error.__cause__):
-        if isinstance(refused, OmegaConfBaseException):
-            parent = refused.parent_node
-            if isinstance(parent, DictConfig) and isinstance(refused.key, str):
-                return did_you_mean(refused.key, map(str, parent))
+def explain(error: BaseException) -> str:
+    """`error` as one message; what isn't Hydra's or OmegaConf's is left as it is."""
+    refused = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(error, MissingConfigException):
+        return _no_such_option(error)
+    if isinstance(error, OverrideParseException):
+        why = str(error).split("\n")
+        why = why[1] if why[0].startswith("Error parsing") else why[0]
+        return (
+            f"{error.override} is not of the form key=value ({why}). Quote what has "
+            "blanks or any of ,[]{}() in it: 'key=\"a, b\"'"
+        )
+    if isinstance(refused, OmegaConfBaseException):
+        return _refused(refused, error)
     if isinstance(error, ConfigCompositionException):
-        quoted = str(error).split("'")
-        groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
-        if len(quoted) > 1 and quoted[1] not in groups:
-            return did_you_mean(quoted[1], groups)
-    return ""
+        return _not_composed(str(error))
+    if "Config group override must be" in str(error):
+        return _not_a_name(error)
+    return str(error)
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+
+
+def _no_such_option(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    first = str(error).split("\n")[0]
+    if not group or error.options is None:
+        return first
+    where = re.match(r"In '(?!config'|hydra/config')([^']*)'", first)
+    told = f"{where[1]}: " if where else ""
+    options = ", ".join(error.options) or "none yet"
+    told += f"{group}={name} is not one of the options of {group}: {options}."
+    return told + _on_its_own_line(did_you_mean(name, error.options))
+
+
+def _on_its_own_line(suggestion: str) -> str:
+    return suggestion and "\n" + suggestion.strip()
+
+
+def _refused(refused: OmegaConfBaseException, error: BaseException) -> str:
+    key = refused.full_key or (str(refused.key) if refused.key is not None else "")
+    text = str(refused).split("\n")[0]
+    if "'${train.steps" in text:
+        return (
+            f"{key} depends on train.steps or train.steps_per_epoch, which are known "
+            "only once the data is loaded. `--cfg job` alone shows the configuration "
+            "unresolved; config.json in a run's folder has every value"
+        )
+    if isinstance(refused, InterpolationKeyError):
+        missing = text.split("'")[1]
+        named = f"{key} refers to" if key else "something refers to"
+        return f"{named} ${{{missing}}}, which the configuration doesn't have"
+    if isinstance(refused, MissingMandatoryValue):
+        return f"{key} must be given"
+    if isinstance(refused, ValidationError):
+        given = re.search(r"override [+~]*(.*)", str(error).split("\n")[0])
+        wanted = _wanted(key)
+        if wanted:
+            return f"{given[1] if given else key} must be {wanted}" + (
+                "" if given else f": {text}"
+            )
+    parent = refused.parent_node
+    if isinstance(parent, DictConfig) and str(refused.key) not in map(str, parent):
+        return _no_such_key(key, str(refused.key), parent)
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def _wanted(key: str) -> str | None:
+    """What the schema wants `key` to be; None where there is no schema."""
+    hint: Any = Config
+    for name in key.split("."):
+        fields = typing.get_type_hints(hint) if isinstance(hint, type) else {}
+        if name not in fields:
+            return None
+        hint = fields[name]
+    if dataclasses.is_dataclass(hint):
+        return f"a section, whose keys are {', '.join(typing.get_type_hints(hint))}"
+    return described(hint)
+
+
+def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
+    section = key.rpartition(".")[0]
+    names = sorted(n for n in map(str, parent) if n != "hydra")
+    told = f"{section or 'the configuration'} has no key {name!r}; it has "
+    told += ", ".join(n for n in names if not n.startswith("_")) + "."
+    suggestion = did_you_mean(name, names)
+    if not section:
+        elsewhere = [k for k in _keys(parent, "") if k.rpartition(".")[2] == name]
+        suggestion = suggestion or did_you_mean(name, elsewhere)
+        if elsewhere:
+            suggestion = f"Did you mean {' or '.join(map(repr, elsewhere))}?"
+    return told + _on_its_own_line(suggestion)
+
+
+def _keys(node: DictConfig, prefix: str) -> list[str]:
+    """The dotted names below `node`."""
+
+    def walk(tree: Any, path: str) -> None:
+        for key, value in tree.items():
+            found.append(f"{path}{key}")
+            if isinstance(value, dict):
+                walk(value, f"{path}{key}.")
+
+    found: list[str] = []
+    walk(OmegaConf.to_container(node, resolve=False), prefix)
+    return found
+
+
+def _not_composed(text: str) -> str:
+    ambiguous = re.match(r"Ambiguous value for argument '(.*)'\n", text)
+    if ambiguous:
+        return (
+            f"{ambiguous[1]} is several values: add -m to run one job for each. A list "
+            "is written key=[a,b], text with a comma 'key=\"a,b\"'"
+        )
+    twice = re.match(r"(\S+) appears more than|Multiple values for (.*?)\. ", text)
+    if twice:
+        group = twice[1] or twice[2]
+        return f"{group} has a choice already; {group}=... without a + changes it"
+    lines = [line.strip() for line in text.split("\n")]
+    told = " ".join(line for line in lines if line and "https://" not in line)
+    unknown = re.match(r"Could not (?:override|append) '?([^'@]+)'", text)
+    if unknown and unknown[1] not in _groups() and "Did you mean" not in told:
+        return told + _on_its_own_line(did_you_mean(unknown[1], _groups()))
+    return told
+
+
+def _not_a_name(error: BaseException) -> str:
+    """Hydra doesn't say which group got a number, a mapping or null."""
+    for argument in sys.argv[1:]:
+        group, _, value = argument.lstrip("+").partition("=")
+        if group in _groups() and not isinstance(yaml.safe_load(value), str | list):
+            return f"{argument} must be the name of a file in the group {group}"
+    return str(error)

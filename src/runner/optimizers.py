@@ -46,7 +46,7 @@ def optimizer(
     """
     arguments = {k: v for k, v in factory.keywords.items() if k != "learning_rate"}
     if mask_weight_decay:
-        arguments[_mask_argument(factory.func)] = decayed_parameters
+        arguments[mask_argument(factory.func)] = decayed_parameters
     floats = {k: v for k, v in arguments.items() if isinstance(v, float)}
     static = {k: v for k, v in arguments.items() if k not in floats}
     for name in _refused_as_traced(factory.func, static, floats):
@@ -95,9 +95,11 @@ def extra_arguments(
     }
 
 
-def polyak_sgd(learning_rate: Any, **arguments) -> optax.GradientTransformation:
+def polyak_sgd(
+    learning_rate: Any, scaling: Any, f_min: float, eps: float, variant: str
+) -> optax.GradientTransformation:
     """optax.polyak_sgd; the learning rate caps its step size."""
-    return optax.polyak_sgd(max_learning_rate=learning_rate, **arguments)
+    return optax.polyak_sgd(learning_rate, scaling, f_min, eps, variant)
 
 
 def sam(
@@ -132,7 +134,17 @@ def evaluation_params(opt_state: Any, params: Any) -> Any:
     return params
 
 
-def _mask_argument(func: Callable) -> str:
+def toy_update(tx: optax.GradientTransformation) -> Any:
+    """An update of two small parameters: traced, it shows whether `tx` is sound."""
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    one = jnp.ones(())
+    extra = extra_arguments(params, one, optax.tree.norm, one)
+    tx = optax.with_extra_args_support(tx)
+    return tx.update(params, tx.init(params), params, **extra)
+
+
+def mask_argument(func: Callable) -> str:
+    """The name of `func`'s argument that limits weight decay to some parameters."""
     parameters = inspect.signature(func).parameters
     for name in ("mask", "weight_decay_mask"):
         if name in parameters:
@@ -151,12 +163,9 @@ def _refused_as_traced(func: Callable, static: dict, floats: dict) -> list[str]:
         traced = {k: floats[k] for k in names}
 
         def step(learning_rate, traced):
-            params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
-            tx = func(learning_rate=learning_rate, **static, **fixed, **traced)
-            one = jnp.ones(())
-            extra = extra_arguments(params, one, optax.tree.norm, one)
-            tx = optax.with_extra_args_support(tx)
-            return tx.update(params, tx.init(params), params, **extra)
+            return toy_update(
+                func(learning_rate=learning_rate, **static, **fixed, **traced)
+            )
 
         try:
             jax.eval_shape(step, 0.1, traced)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from runner import step
+from runner import call, step
 from runner.data import feed
 from runner.data.dataset import Dataset, eval_indices
 from runner.errors import ConfigError
@@ -53,9 +53,9 @@ class Program(NamedTuple):
 
     Attributes:
       init: (key, learning_rate, hyperparameters) -> carry.
-      train: (carry, columns, batches, learning_rates, first_step, count, eval_loss,
-        values) -> (carry, rows). Takes `count` steps, at most `capacity`, which is the
-        length of `batches`, of `learning_rates` and of what `rows` holds.
+      train: (carry, columns, batches, learning_rates, logged, first_step, count,
+        eval_loss, values) -> (carry, rows). Takes `count` steps, at most `capacity`,
+        which is the length of `batches`, `learning_rates`, `logged` and `rows`.
       evaluate: (carry, columns, batches, totals) -> (totals, means) over
         `eval_capacity` batches and those before.
       totals: what the first call of `evaluate` starts from.
@@ -81,8 +81,12 @@ def program(static: Static, values: Values) -> Program:
     return _programs[static.key]
 
 
-def check(static: Static, values: Values) -> None:
-    """Trace a step and an evaluation, so that what can't run says so in no time."""
+def check(static: Static, values: Values) -> list[str]:
+    """Trace a step and an evaluation, so that what can't run says so in no time.
+
+    Returns:
+      the names of the metrics that the run will have.
+    """
     carry = _carry(static, values)
     example = feed.example(static.dataset)
     outputs = jax.eval_shape(static.pipeline.predict, carry.state, example)
@@ -93,7 +97,13 @@ def check(static: Static, values: Values) -> None:
             f"{wanted} for data={static.dataset.name}; another model or loss fits"
         )
     train_step = step.train_step(static.pipeline, static.microbatches)
-    jax.eval_shape(train_step, *_step_arguments(carry, example, values))
+    _, row = jax.eval_shape(train_step, *_step_arguments(carry, example, values))
+    mask = jax.ShapeDtypeStruct((static.dataset.batch_size,), jnp.float32)
+    evaluation = jax.eval_shape(
+        step.eval_step(static.pipeline, static.loss), carry, example | {"mask": mask}
+    )
+    means = [f"eval/{name}" for name in evaluation if name != "count"]
+    return [*row, *means, "time/steps_per_second"]
 
 
 def loops(jaxpr: Jaxpr, backend: str) -> bool:
@@ -128,7 +138,8 @@ def _carry(static: Static, values: Values) -> Any:
 
 
 def _step_arguments(carry: Any, batch: Any, values: Values) -> tuple:
-    return carry, batch, jnp.int32(0), jnp.float32(0), jnp.float32(0), values
+    rate, logged, eval_loss = jnp.float32(0), jnp.bool(False), jnp.float32(0)
+    return carry, batch, jnp.int32(0), rate, logged, eval_loss, values
 
 
 def _capacities(static: Static, train_step: Any, values: Values) -> tuple[int, int]:
@@ -153,12 +164,12 @@ def _compile(static: Static, values: Values) -> Program:
         step.init(static.pipeline, static.averaging), out_shardings=mesh.replicated
     )
     train = jax.jit(
-        _train_call(train_step, dataset, capacity),
+        call.train_call(train_step, dataset, capacity),
         donate_argnums=0,
         out_shardings=mesh.replicated,
     )
     evaluate = jax.jit(
-        _eval_call(
+        call.eval_call(
             step.eval_step(static.pipeline, static.loss), dataset, eval_capacity
         ),
         out_shardings=mesh.replicated,
@@ -169,10 +180,11 @@ def _compile(static: Static, values: Values) -> Program:
     batches = _placed(feed.train_shapes(dataset, capacity), mesh.batches)
     eval_batches = _placed(feed.eval_shapes(dataset, eval_capacity), mesh.batches)
     totals = _totals(static, carry, eval_columns, eval_batches)
-    one, real, rates = np.int32(0), np.float32(0), np.zeros(capacity, np.float32)
+    one, real = np.int32(0), np.float32(0)
+    rates, logged = np.zeros(capacity, np.float32), np.zeros(capacity, bool)
     return Program(
         _ready(init, values.key, real, values.hyperparameters),
-        _ready(train, carry, columns, batches, rates, one, one, real, values),
+        _ready(train, carry, columns, batches, rates, logged, one, one, real, values),
         _ready(evaluate, carry, eval_columns, eval_batches, totals),
         capacity,
         eval_capacity,
@@ -201,47 +213,3 @@ def _totals(static: Static, carry, columns, batches) -> dict[str, np.ndarray]:
 
     shapes = jax.eval_shape(sums, carry, columns, batches)
     return {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
-
-
-def _train_call(train_step: Callable, dataset: Dataset, capacity: int) -> Callable:
-    def call(
-        carry, columns, batches, learning_rates, first_step, count, eval_loss, values
-    ):
-        def take(i, carry):
-            batch = feed.batch_at(dataset, columns, batches, i)
-            # An evaluation is news to the first step after it only.
-            news = jnp.where(i == 0, eval_loss, jnp.inf)
-            return train_step(
-                carry, batch, first_step + i, learning_rates[i], news, values
-            )
-
-        if capacity == 1:
-            carry, row = take(0, carry)
-            return carry, {name: value[None] for name, value in row.items()}
-
-        def body(i, looped):
-            carry, row = take(i, looped[0])
-            rows = {name: looped[1][name].at[i].set(row[name]) for name in row}
-            return carry, rows
-
-        shapes = jax.eval_shape(take, 0, carry)[1]
-        rows = {name: jnp.zeros(capacity, s.dtype) for name, s in shapes.items()}
-        return jax.lax.fori_loop(0, count, body, (carry, rows))
-
-    return call
-
-
-def _eval_call(eval_step: Callable, dataset: Dataset, capacity: int) -> Callable:
-    def call(carry, columns, batches, totals):
-        def body(i, totals):
-            sums = eval_step(carry, feed.batch_at(dataset, columns, batches, i))
-            return {name: totals[name] + sums[name] for name in totals}
-
-        if capacity == 1:
-            totals = body(0, totals)
-        else:
-            totals = jax.lax.fori_loop(0, capacity, body, totals)
-        means = {k: v / totals["count"] for k, v in totals.items() if k != "count"}
-        return totals, means
-
-    return call

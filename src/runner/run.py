@@ -1,7 +1,9 @@
 """One job from its composed configuration to its finished folder."""
 
 import contextlib
+import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from omegaconf import DictConfig
 from runner import compilation_cache
 from runner.build import build
 from runner.errors import ConfigError
+from runner.explain import explain
 from runner.log.files import write_json
 from runner.log.provenance import provenance
 from runner.log.recorder import Recorder
+from runner.log.secrets import scrub
 from runner.log.wandb import WandbSettings
 from runner.train import train
 
@@ -45,13 +49,14 @@ def run_job(
     Raises:
       ConfigError, TrainingStopped: in summary.json too.
     """
-    compilation_cache.set_up(cfg.compilation_cache)
-    jax.config.update("jax_debug_nans", cfg.train.debug_nans)
     try:
+        wandb = wandb_settings(cfg, choices, overrides, sweep)
+        compilation_cache.set_up(cfg.compilation_cache)
+        jax.config.update("jax_debug_nans", cfg.train.debug_nans)
+        _check_devices()
         run = build(cfg)
     except Exception as error:
-        # The folder is Hydra's doing; whoever finds it should find out why it is empty.
-        write_json(folder / "summary.json", {"status": "failed", "error": str(error)})
+        _write_failure(folder, error)
         raise
     recorder = Recorder(
         folder,
@@ -64,7 +69,7 @@ def run_job(
             argv=sys.argv,
             folder=Path.cwd(),
         ),
-        wandb=wandb_settings(cfg, choices, overrides, sweep),
+        wandb=wandb,
         total_steps=len(run.learning_rates),
         quiet=False,
     )
@@ -77,12 +82,29 @@ def run_job(
     profile = jax.profiler.trace(str(folder / "profile")) if cfg.train.profile else None
     with recorder, profile or contextlib.nullcontext():
         recorder.finish(train(run, write))
-        if cfg.objective not in final:
-            raise ConfigError(
-                f"objective={cfg.objective} is not a metric of this run; it has "
-                f"{', '.join(final)}"
-            )
     return final[cfg.objective]
+
+
+def _check_devices() -> None:
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # jax's way to say: none at all
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        raise ConfigError(
+            f"JAX has no device to run on, with JAX_PLATFORMS={platforms}: {error}"
+        ) from error
+
+
+def _write_failure(folder: Path, error: Exception) -> None:
+    """Tell whoever finds the folder, which is Hydra's doing, why it is empty."""
+    if (folder / "metrics.jsonl").exists():
+        return  # it isn't: an earlier run's summary is no less true for our mistake
+    told = " ".join(explain(error).split())
+    summary = {"status": "failed", "error": f"{type(error).__name__}: {told}"}
+    write_json(folder / "summary.json", scrub(summary))
+    if not isinstance(error, ConfigError):
+        text = "".join(traceback.format_exception(error))
+        (folder / "error.txt").write_text(text, encoding="utf-8")
 
 
 def wandb_settings(

@@ -25,10 +25,13 @@ class ReduceOnPlateau(NamedTuple):
 
     `transformation` goes after the optimizer. It reads the training loss from the
     extra argument `value`, or the evaluation's from `eval_loss` (inf: none is new).
+    It scales after `patience` windows of `accumulation_size` losses.
     """
 
     base: Schedule
     transformation: optax.GradientTransformationExtraArgs
+    patience: int
+    accumulation_size: int
 
 
 def table(schedule: Schedule, steps: int) -> np.ndarray:
@@ -189,7 +192,12 @@ def reduce_on_plateau(
         accumulation_size=accumulation_size,
         min_scale=min_scale,
     )
-    return ReduceOnPlateau(base, rule if watch == "train" else _on_new_eval_loss(rule))
+    return ReduceOnPlateau(
+        base,
+        rule if watch == "train" else _on_new_eval_loss(rule),
+        windows[0],
+        accumulation_size,
+    )
 
 
 def plateau_scale(opt_state: Any) -> Any:

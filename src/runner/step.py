@@ -46,14 +46,15 @@ def init(pipeline: Pipeline, averaging: bool) -> Callable:
 
 
 def train_step(pipeline: Pipeline, microbatches: int) -> Callable:
-    """(carry, batch, step, learning_rate, eval_loss, values) -> (carry, row).
+    """(carry, batch, step, learning_rate, logged, eval_loss, values) -> (carry, row).
 
-    A row is what metrics.jsonl records of the step, `train/loss` and so on, as scalars.
-    `eval_loss` is the latest evaluation's, inf if none came since the step before.
+    A row is what metrics.jsonl records of the step, `train/loss` and so on, as scalars;
+    its norms are 0 unless the step is `logged` or its loss isn't finite. `eval_loss` is
+    the latest evaluation's, inf if none came since the step before.
     """
     gradients = _accumulated(pipeline.gradients, microbatches)
 
-    def step(carry, batch, step, learning_rate, eval_loss, values):
+    def step(carry, batch, step, learning_rate, logged, eval_loss, values):
         state = carry.state
         key = jax.random.fold_in(values.key, step)
         loss, metrics, grads, model_state = gradients(state, batch, key)
@@ -76,11 +77,14 @@ def train_step(pipeline: Pipeline, microbatches: int) -> Callable:
             average = optax.incremental_update(
                 new.params, average, 1 - values.ema_decay
             )
+        grad_norm, update_norm = _norms(
+            logged | ~jnp.isfinite(loss), grads, state.params, new.params
+        )
         row = {
             "loss": loss,
             "learning_rate": learning_rate * plateau_scale(new.opt_state),
-            "grad_norm": optax.tree.norm(grads),
-            "update_norm": optax.tree.norm(optax.tree.sub(new.params, state.params)),
+            "grad_norm": grad_norm,
+            "update_norm": update_norm,
             **metrics,
         }
         return Carry(new, average), {f"train/{k}": v for k, v in row.items()}
@@ -104,6 +108,19 @@ def eval_step(pipeline: Pipeline, loss: Loss) -> Callable:
         return {**sums, "count": jnp.sum(batch["mask"])}
 
     return step
+
+
+def _norms(wanted: Any, grads: Any, old: Any, new: Any) -> tuple[Any, Any]:
+    """Of the gradients and of the update if `wanted`, otherwise 0.
+
+    On CPU they take a third of a small model's step, so they aren't always computed.
+    """
+
+    def norms():
+        update = optax.tree.sub(new, old)
+        return tuple(jnp.float32(optax.tree.norm(tree)) for tree in (grads, update))
+
+    return jax.lax.cond(wanted, norms, lambda: (jnp.float32(0), jnp.float32(0)))
 
 
 def _accumulated(gradients: Callable, microbatches: int) -> Callable:

@@ -1,6 +1,5 @@
 """The training loop. It keeps the device busy and reads what it did one call late."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -83,7 +82,6 @@ def _calls(run: Run, compiled: Program, reader: "_Reader") -> Iterator[_Call]:
     columns = feed.columns(dataset, dataset.train, mesh)
     eval_columns = feed.columns(dataset, dataset.eval, mesh)
     feeder = feed.TrainFeed(dataset, run.order, mesh, compiled.capacity, start=0)
-    rates = np.zeros(compiled.capacity, np.float32)
     carry = compiled.init(
         run.init_key, run.learning_rates[0], run.values.hyperparameters
     )
@@ -95,8 +93,10 @@ def _calls(run: Run, compiled: Program, reader: "_Reader") -> Iterator[_Call]:
         stop = start + count
         rates = np.zeros(compiled.capacity, np.float32)
         rates[:count] = run.learning_rates[start:stop]
+        logged = np.zeros(compiled.capacity, bool)
+        logged[:count] = reader.logged[start:stop]
         carry, rows = compiled.train(
-            carry, columns, feeder.take(count), rates, np.int32(start),
+            carry, columns, feeder.take(count), rates, logged, np.int32(start),
             np.int32(count), eval_loss, run.values,
         )  # fmt: skip
         evaluation, eval_loss = None, np.float32(np.inf)
@@ -116,12 +116,17 @@ def _calls(run: Run, compiled: Program, reader: "_Reader") -> Iterator[_Call]:
 
 
 class _Reader:
-    """Turns finished calls into rows, and learns how long a call should be."""
+    """Turns finished calls into rows, and learns how long a call should be.
+
+    Attributes:
+      logged: bool [steps], those that get a row.
+      steps_a_call: how many the next call may take.
+    """
 
     def __init__(self, run: Run, write: Callable[[dict], None]):
-        self._settings = run.settings
-        self._steps = len(run.learning_rates)
+        self._on_nan = run.settings.on_nan
         self._write = write
+        self.logged = _logged(len(run.learning_rates), run.settings)
         self._reads = deque([(time.perf_counter(), 0)])  # when so many steps were done
         self.steps_a_call = 16
 
@@ -130,23 +135,19 @@ class _Reader:
         evaluation = call.evaluation or {}
         evaluation = {f"eval/{k}": float(v) for k, v in evaluation.items()}
         steps_per_second = self._measure(call)
-        for i, step in enumerate(range(call.start + 1, call.stop + 1)):
-            last = step == call.stop
-            finite = math.isfinite(rows["train/loss"][i])
-            stopped = not finite and self._settings.on_nan == "stop"
-            if stopped or self._is_logged(step) or (last and evaluation):
-                row = {"step": step} | {name: float(v[i]) for name, v in rows.items()}
-                row |= evaluation if last else {}
-                self._write(row | {"time/steps_per_second": steps_per_second})
-            if stopped:
+        losses = rows["train/loss"][: call.stop - call.start]
+        stopped = ~np.isfinite(losses) & (self._on_nan == "stop")
+        for i in np.flatnonzero(self.logged[call.start : call.stop] | stopped):
+            step = call.start + 1 + int(i)
+            row = {"step": step} | {name: float(v[i]) for name, v in rows.items()}
+            row |= evaluation if step == call.stop else {}
+            self._write(row | {"time/steps_per_second": steps_per_second})
+            if stopped[i]:
                 raise TrainingStopped(
-                    f"train/loss is {rows['train/loss'][i]} at step {step}. The rows "
+                    f"train/loss is {losses[i]} at step {step}. The rows "
                     "up to it are kept. Try a lower optimizer.learning_rate, or "
                     "train.on_nan=continue; debug=nan names the operation"
                 )
-
-    def _is_logged(self, step: int) -> bool:
-        return step % self._settings.log_every_steps == 0 or step in (1, self._steps)
 
     def _measure(self, call: _Call) -> float:
         """Steps per second over the last second or so; adapts `steps_a_call`."""
@@ -161,3 +162,9 @@ class _Reader:
             self._reads.popleft()
         then, done = self._reads[0]
         return (call.stop - done) / (now - then)
+
+
+def _logged(steps: int, settings: TrainConfig) -> np.ndarray:
+    done = np.arange(1, steps + 1)
+    logged = (done == 1) | (done == steps) | (done % settings.log_every_steps == 0)
+    return logged | (done % settings.eval_every_steps == 0)

@@ -19,8 +19,8 @@ _NON_FINITE = {
 def to_json(value: Any) -> Any:
     """`value` as strict JSON can hold it.
 
-    Tuples become lists, keys and paths strings, scalars of NumPy and JAX numbers of
-    Python, and floats that aren't finite "NaN", "Infinity" or "-Infinity".
+    Tuples become lists; keys and paths become strings; NumPy and JAX scalars become
+    Python numbers; floats that aren't finite become "NaN", "Infinity" or "-Infinity".
 
     Raises:
       TypeError: for anything else; a record never guesses with `str`.

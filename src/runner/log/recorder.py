@@ -68,9 +68,9 @@ class Recorder:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._resume and path.exists() and path.stat().st_size:
                 raise ConfigError(
-                    f"hydra.run.dir={self.folder}: {path.name} there holds the rows of "
-                    "an earlier run, and two runs in one file can't be told apart. "
-                    "Choose another folder."
+                    f"run folder {self.folder}: {path.name} there holds the rows of "
+                    "an earlier run, and two runs in one file can't be told apart. Set "
+                    "hydra.run.dir (hydra.sweep.dir with -m) to another folder."
                 )
             write_json(self.folder / "config.json", self._config)
             write_json(self.folder / "provenance.json", self._provenance)
@@ -78,12 +78,12 @@ class Recorder:
             self._metrics = MetricsFile(path)
         except OSError as error:
             raise ConfigError(
-                f"hydra.run.dir={self.folder}: a run folder must be writable, but: "
+                f"run folder {self.folder}: it must be writable, but: "
                 f"{error.strerror or error}"
             ) from error
-        self._wandb.start({**self._config, "provenance": self._provenance})
         if not self._quiet:
             self._progress = Progress(self._total_steps)
+        self._wandb.start({**self._config, "provenance": self._provenance})
         return self
 
     def row(self, row: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ class Recorder:
         self._extra["error"] = scrub(_one_line(error))
         if not isinstance(error, ConfigError | TrainingStopped):
             text = "".join(traceback.format_exception(error))
-            (self.folder / "error.txt").write_text(scrub(text), encoding="utf-8")
+            (self.folder / "error.txt").write_text(text, encoding="utf-8")
 
     def _track(self, row: dict[str, Any]) -> None:
         self._final.update(row)

@@ -11,6 +11,7 @@ REDACTED = "<redacted>"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _ALWAYS = {"secret", "password"}
 _TEXT_ONLY = {"key", "apikey", "token"}
+_NEVER = {"program_key"}  # runner's own name for a compiled program
 # name=value inside a command line, an override or a W&B name made from them; and, in
 # Hydra's dict syntax, name: value.
 _ASSIGNMENT = re.compile(
@@ -54,6 +55,8 @@ def _is_secret(name: str, value: Any) -> bool:
     if isinstance(value, str) and value.startswith("${"):
         return False
     last = name.replace("/", ".").split(".")[-1]
+    if last in _NEVER:
+        return False
     words = {word.lower() for word in _WORD.findall(last)}
     return bool(words & _ALWAYS or (isinstance(value, str) and words & _TEXT_ONLY))
 

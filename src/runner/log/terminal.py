@@ -68,14 +68,16 @@ class Progress:
         ]
         left = self._time_left(row)
         room = options.max_width - sum(len(part) + 2 for part in [*parts, left])
-        for number in _numbers(row):
-            room -= len(number) + 2
-            if room >= 0:  # a narrow terminal shows the first ones only
+        for key in [key for key in _ON_TERMINAL if key in row]:
+            number = _shown(key, row[key]).removeprefix("train/")
+            # A narrow terminal gets the first ones only; the bar goes before eval/.
+            spare = _BAR_WIDTH + 2 if key.startswith("eval/") else 0
+            if room >= len(number) + 2 + spare:
+                room -= len(number) + 2
                 parts.append(number)
-        if room > _BAR_WIDTH:
-            bar = ProgressBar(
-                total=self._total, completed=row["step"], width=_BAR_WIDTH
-            )
+        if room > _BAR_WIDTH // 2:
+            width = min(room - 2, _BAR_WIDTH)
+            bar = ProgressBar(total=self._total, completed=row["step"], width=width)
             parts.insert(1, bar)
         line = Table.grid(padding=(0, 2, 0, 0))
         line.add_row(*parts, left)
@@ -89,19 +91,27 @@ class Progress:
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
 
-_SHOWN = (
+_ON_A_LINE = (
     "train/loss",
-    "train/learning_rate",
     "eval/loss",
     "eval/accuracy",
+    "train/learning_rate",
     "time/steps_per_second",
+)
+_ON_TERMINAL = (  # the order in which a narrow one gives up, from the last
+    "train/loss",
+    "train/learning_rate",
+    "time/steps_per_second",
+    "eval/accuracy",
+    "eval/loss",
 )
 
 
-def _short(key: str) -> str:
+def _shown(key: str, value: Any) -> str:
     if key == "time/steps_per_second":
-        return "steps/s"
-    return "learning_rate" if key == "train/learning_rate" else key
+        return f"{_number(key, value)} steps/s"
+    name = "learning_rate" if key == "train/learning_rate" else key
+    return f"{name} {_number(key, value)}"
 
 
 def _number(key: str, value: Any) -> str:
@@ -112,12 +122,9 @@ def _number(key: str, value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _numbers(row: Mapping[str, Any]) -> list[str]:
-    return [f"{_short(key)} {_number(key, row[key])}" for key in _SHOWN if key in row]
-
-
 def _plain_line(row: Mapping[str, Any], total: int) -> str:
-    return "  ".join([f"step {row['step']}/{total}", *_numbers(row)])
+    numbers = [_shown(key, row[key]) for key in _ON_A_LINE if key in row]
+    return "  ".join([f"step {row['step']}/{total}", *numbers])
 
 
 def summary_table(

@@ -190,10 +190,8 @@ class WandbRun:
         except Exception as error:
             self._run = None
             self._tell(f"{what}: {_one_line(error)}")
-            if isinstance(
-                error, OSError
-            ):  # its process is gone; the next run needs one
-                _teardown()
+            if isinstance(error, OSError):
+                _teardown()  # its process is gone, and the next run needs one
 
     def _tell(self, what: str) -> None:
         if not self._told:
@@ -218,7 +216,9 @@ def _wait_for_exit_record(path: Path, seconds: float = 1.0) -> None:
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        tail = path.read_bytes()[-64:]
+        with path.open("rb") as file:
+            file.seek(max(os.path.getsize(path) - 64, 0))
+            tail = file.read()
         start = tail.rfind(b"\x92\x01")
         if start >= 0 and tail[start + 2 : start + 3] == bytes([len(tail) - start - 3]):
             return

@@ -122,9 +122,9 @@ def cnn(
             x = jax.lax.reduce_window(
                 act(x), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
             )
-        x = x.reshape(len(x), -1) @ params["dense"]["kernel"] + params["dense"]["bias"]
-        x = layers.dropout(act(x), dropout, key, train)
-        return x @ params["output"]["kernel"] + params["output"]["bias"], new_state
+        x = act(layers.dense(params["dense"], x.reshape(len(x), -1)))
+        x = layers.dropout(x, dropout, key, train)
+        return layers.dense(params["output"], x), new_state
 
     return Model(
         init=init,
@@ -157,7 +157,7 @@ def _convolve(params, x):
     out = jax.lax.conv_general_dilated(
         x, params["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    return out + params["bias"]
+    return out + params["bias"][None, None, None]
 
 
 def _batch_norm(params, stats, x, momentum, train):
@@ -170,5 +170,7 @@ def _batch_norm(params, stats, x, momentum, train):
             "mean": momentum * stats["mean"] + (1 - momentum) * mean,
             "var": momentum * stats["var"] + (1 - momentum) * var,
         }
-    scale = params["scale"] * jax.lax.rsqrt(var + EPSILON)
-    return (x - mean) * scale + params["bias"], stats
+    mean, var, scale, bias = (
+        v[None, None, None] for v in (mean, var, params["scale"], params["bias"])
+    )
+    return (x - mean) * (scale * jax.lax.rsqrt(var + EPSILON)) + bias, stats

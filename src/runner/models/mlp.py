@@ -76,9 +76,9 @@ def mlp(
     def forward(params, model_state, x, key, train):
         x = x.reshape(len(x), -1)
         for i, name in enumerate(names[:-1]):
-            x = act(x @ params[name]["kernel"] + params[name]["bias"])
+            x = act(layers.dense(params[name], x))
             x = layers.dropout(x, dropout, jax.random.fold_in(key, i), train)
-        return x @ params["output"]["kernel"] + params["output"]["bias"], model_state
+        return layers.dense(params["output"], x), model_state
 
     return Model(
         init=init,

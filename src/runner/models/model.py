@@ -67,6 +67,11 @@ def dense_init(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array
     return {"kernel": kernel, "bias": jax.numpy.zeros(outputs)}
 
 
+def dense(params: dict[str, Array], x_BxI: Array) -> Array:
+    """x_BxI @ kernel + bias."""
+    return x_BxI @ params["kernel"] + params["bias"][None]
+
+
 def dropout(x: jax.Array, rate: float, key: jax.Array, train: bool) -> jax.Array:
     """Zero a fraction `rate` of `x` in training; scale the rest by 1 / (1 - rate)."""
     if rate == 0 or not train:

@@ -1,0 +1,1 @@
+"""Reads run folders and says which runs are better, and whether that can be said."""

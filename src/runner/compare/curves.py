@@ -1,0 +1,123 @@
+"""Figures of what was logged while the runs went: one line a group and cell."""
+
+import math
+
+import altair as alt
+import polars as pl
+
+from runner.compare import grammar
+from runner.compare.analysis import Analysis
+from runner.compare.load import Runs
+
+# A figure's page share: more rows than this are thinned, at equal distances in steps.
+MAX_ROWS = 6_000
+
+# Points on each side that each notch of the smoothing slider averages.
+_REACHES = (1, 2, 4, 8, 16)
+
+
+def curves(runs: Runs, analysis: Analysis, metric: str) -> alt.LayerChart | None:
+    """Mean of `metric` over seeds against the step, with a band from lowest to highest.
+
+    One line for each group and each combination of what is crossed with the groups.
+    None if no run has two finite values of it.
+    """
+    shown = grammar.shown(runs, analysis).few_cells()
+    table = aggregate(runs, shown, metric)
+    if table.is_empty() or table["step"].n_unique() < 2:
+        return None
+    switch = grammar.log_switch([*table["low"], *table["high"]])
+    return _layers(table, shown, switch, analysis.by, metric)
+
+
+def aggregate(runs: Runs, shown: grammar.Shown, metric: str) -> pl.DataFrame:
+    """`group`, `cell`, `step`, `mean`, `low`, `high`, `runs`: at most MAX_ROWS or so.
+
+    Thinned by leaving out steps, never by averaging neighbours: what is drawn was
+    logged. Values that are not finite are left out, so `runs` tells how many are in.
+    """
+    if metric not in runs.curves:
+        return pl.DataFrame(schema={"step": pl.Int64})
+    keys = ["group", "cell"]
+    value = pl.col(metric)
+    table = (
+        runs.curves.lazy()
+        .select("run", "step", metric)
+        .filter(value.is_finite())
+        .join(shown.table.lazy().select("run", *keys), on="run")
+        .group_by(*keys, "step")
+        .agg(mean=value.mean(), low=value.min(), high=value.max(), runs=pl.len())
+        .sort(*keys, "step")
+        .collect()
+    )
+    every = math.ceil(table.height / MAX_ROWS)
+    place = pl.int_range(pl.len()).over(*keys)
+    last = pl.col("step") == pl.col("step").max().over(*keys)
+    return table.filter((place % max(every, 1) == 0) | last)
+
+
+def _smoothed(chart: alt.Chart) -> alt.Chart:
+    """Adds `mean_s`, `low_s` and `high_s` at the slider's notch."""
+    fields = ("mean", "low", "high")
+    for reach in _REACHES:
+        chart = chart.transform_window(
+            frame=[-reach, reach],
+            groupby=["group", "cell"],
+            sort=[alt.SortField("step")],
+            **{f"{field}{reach}": f"mean({field})" for field in fields},
+        )
+    for field in fields:
+        notches = ", ".join(f"datum.{field}{r}" for r in ("", *_REACHES))
+        chart = chart.transform_calculate(**{f"{field}_s": f"[{notches}][smoothing]"})
+    return chart
+
+
+def _layers(
+    table: pl.DataFrame,
+    shown: grammar.Shown,
+    switch: grammar.Switch,
+    by: str,
+    metric: str,
+) -> alt.LayerChart:
+    slider = alt.binding_range(min=0, max=len(_REACHES), step=1, name="smoothing")
+    smoothing = alt.param(name="smoothing", value=0, bind=slider)
+    menu, in_cell = grammar.cell_menu(shown)
+    base = _smoothed(alt.Chart(grammar.csv(table)))
+    base = base.transform_filter(f"{grammar.SHOWN} && ({in_cell})")
+    base = switch.transform(base, "mean_s", "low_s", "high_s").encode(
+        x=alt.X("step:Q").scale(nice=False).axis(tickCount=6, tickMinStep=1),
+        y=switch.encoding(alt.Y, "mean_s", metric),
+        color=grammar.colour(shown.groups, by),
+        detail="cell:N",
+    )
+    near = alt.selection_point(
+        name="near",
+        fields=["step"],
+        nearest=True,
+        on="pointerover",
+        clear="pointerout",
+        empty=False,
+    )
+    band = base.mark_area(opacity=0.16).encode(
+        y=switch.encoding(alt.Y, "low_s", metric), y2="high_s_at:Q"
+    )
+    line = base.mark_line(strokeWidth=1.8, strokeJoin="round").encode(
+        strokeDash=grammar.dash(shown.groups, by)
+    )
+    dots = base.mark_circle(size=45).encode(
+        opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
+        tooltip=[
+            alt.Tooltip("group:N", title=by),
+            *grammar.cell_tooltip(shown),
+            "step:Q",
+            alt.Tooltip("mean:Q", title=f"mean {metric}"),
+            alt.Tooltip("low:Q", title="lowest run"),
+            alt.Tooltip("high:Q", title="highest run"),
+            "runs:Q",
+        ],
+    )
+    rule = alt.Chart(grammar.csv(table.select("step").unique(maintain_order=True)))
+    rule = rule.mark_rule().encode(x="step:Q").transform_filter(near)
+    return grammar.figure(
+        [band, rule, line, dots.add_params(near)], [switch.parameter, smoothing, *menu]
+    )

@@ -1,0 +1,202 @@
+"""Figures of how the runs ended."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from runner.compare import grammar
+from runner.compare.analysis import Analysis
+
+from runner.compare.keys import cell_keys, texts
+from runner.compare.load import Runs, natural
+
+# More values than this on a side of the heat map can't be read on a phone.
+_MAX_SIDE = 24
+
+
+def strip(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
+    """The final metric of each run, with mean and 95 % interval of each group.
+
+    None if no run ended with a finite value.
+    """
+    shown = grammar.shown(runs, analysis)
+    # Golden-ratio steps spread the dots of a group without a pattern or a random seed.
+    place = (pl.int_range(pl.len()).over("group") * 0.618) % 1
+    dots = shown.table.filter(pl.col("value").is_finite()).with_columns(place=place)
+    if dots.is_empty():
+        return None
+    means = _means(analysis, shown.groups)
+    title = f"final {analysis.metric}"
+    switch = grammar.log_switch([*dots["value"], *means["low"], *means["high"]])
+    y = alt.Y("group:N", title=None, sort=means["group"].to_list())
+    hue = grammar.colour(shown.groups, analysis.by).legend(None)
+
+    def layer(data: pl.DataFrame, *fields: str) -> alt.Chart:
+        chart = alt.Chart(grammar.csv(data)).transform_filter(grammar.SHOWN)
+        x = switch.encoding(alt.X, fields[0], title)
+        return switch.transform(chart, *fields).encode(x=x, y=y, color=hue)
+
+    group = alt.Tooltip("group:N", title=analysis.by)
+    about = grammar.cell_tooltip(shown)
+    value = alt.Tooltip("value:Q", title=analysis.metric)
+    offset = alt.YOffset("place:Q", scale=alt.Scale(domain=[-0.6, 1.6]))
+    circles = layer(dots, "value").mark_circle(size=55, opacity=0.5)
+    circles = circles.encode(
+        yOffset=offset, tooltip=[group, *about, "run:N", "seed:N", value]
+    )
+    interval = ["mean:Q", alt.Tooltip("low:Q", title="95 % from"), "high:Q"]
+    lines = layer(means.drop_nulls(), "low", "high").mark_rule(strokeWidth=2.5)
+    lines = lines.encode(x2="high_at:Q", tooltip=[group, *interval])
+    bars = layer(means.drop_nulls("mean"), "mean").mark_tick(thickness=3, size=28)
+    bars = bars.encode(tooltip=[group, *interval])
+    return grammar.figure(
+        [circles, lines, bars], [switch.parameter], height=40 + 40 * len(shown.groups)
+    )
+
+
+def _means(analysis: Analysis, groups: Sequence[str]) -> pl.DataFrame:
+    """`group`, `mean`, `low`, `high` of the statistics; null where there is none."""
+    numbers = dict.fromkeys(("mean", "low", "high"), pl.Float64)
+    rows = [(g.name, g.mean, g.low, g.high) for g in analysis.groups]
+    table = pl.DataFrame(rows, {"group": pl.String, **numbers}, orient="row")
+    return table.filter(pl.col("group").is_in(groups)).fill_nan(None)
+
+
+def sensitivity(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
+    """The final metric against the first tuned number, a line for each group and cell.
+
+    With several tuned keys, each point is at the best value of the others. None if no
+    number with two values or more was tuned.
+    """
+    shown = grammar.shown(runs, analysis).few_cells()
+    table = analysis.tuning.sensitivity
+    numbers = [k for k in analysis.tuning.keys if table[k].dtype.is_numeric()]
+    numbers = [k for k in numbers if table[k].n_unique() > 1]
+    if not numbers:
+        return None
+    key = numbers[0]
+    cell = pl.col("cell") if len(shown.cells) > 1 else pl.lit("").alias("cell")
+    table = (
+        table.filter(pl.col("group").is_in(shown.groups), pl.col("mean").is_finite())
+        .sort("mean", descending=analysis.higher_is_better)
+        .unique(["group", "cell", key], keep="first", maintain_order=True)
+        .group_by("group", cell, at=key)
+        .agg(
+            pl.col("mean", "low", "high").mean(),
+            pl.col("runs", "diverged").sum(),
+            pl.col("chosen").any(),
+        )
+        .sort("group", "cell", "at")
+    )
+    if table.is_empty():
+        return None
+    return _sensitivity(table, shown, analysis, key)
+
+
+def _sensitivity(
+    table: pl.DataFrame, shown: grammar.Shown, analysis: Analysis, key: str
+) -> alt.LayerChart:
+    title = f"final {analysis.metric}"
+    switch = grammar.log_switch([*table["low"], *table["high"]])
+    is_log = (table["at"] > 0).all()
+    x = alt.X("at:Q", title=key).axis(format="~g", labelOverlap=True, tickCount=6)
+    x = x.scale(type="log" if is_log else "linear", zero=False, nice=False, padding=14)
+    menu, in_cell = grammar.cell_menu(shown)
+    base = alt.Chart(grammar.csv(table.with_columns(pl.col("chosen").cast(pl.Int8))))
+    base = base.transform_filter(f"{grammar.SHOWN} && ({in_cell})")
+    base = switch.transform(base, "mean", "low", "high").encode(
+        x=x, color=grammar.colour(shown.groups, analysis.by), detail="cell:N"
+    )
+    y = switch.encoding(alt.Y, "mean", title)
+    line = base.mark_line(strokeWidth=1.8).encode(
+        y=y, strokeDash=grammar.dash(shown.groups, analysis.by)
+    )
+    spans = base.mark_rule(strokeWidth=1.2, opacity=0.7).encode(
+        y=switch.encoding(alt.Y, "low", title), y2="high_at:Q"
+    )
+    chosen = base.transform_filter("datum.chosen == 1")
+    rings = chosen.mark_point(size=190, strokeWidth=2, filled=False).encode(y=y)
+    dots = base.mark_circle(size=60, opacity=1).encode(
+        y=y,
+        tooltip=[
+            alt.Tooltip("group:N", title=analysis.by),
+            *grammar.cell_tooltip(shown),
+            alt.Tooltip("at:Q", title=key),
+            alt.Tooltip("mean:Q", title=f"mean {title}"),
+            alt.Tooltip("low:Q", title="lowest seed"),
+            alt.Tooltip("high:Q", title="highest seed"),
+            "runs:Q",
+            "diverged:Q",
+        ],
+    )
+    return grammar.figure([spans, line, rings, dots], [switch.parameter, *menu])
+
+
+def heat_map(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
+    """Mean of the final metric for each pair of values of two factors.
+
+    The second factor is the first that is crossed with the groups, or else tuned. None
+    without one, or with too many values to read.
+    """
+    ended = grammar.finished(runs)
+    others = [*cell_keys(ended, analysis.by), *analysis.tuning.keys]
+    ended = ended.filter(pl.col(f"final.{analysis.metric}").is_finite())
+    groups = grammar.shown(runs, analysis).groups
+    if not others or len(groups) < 2:
+        return None
+    final = pl.col(f"final.{analysis.metric}")
+    table = (
+        ended.with_columns(
+            pl.Series("group", texts(ended[analysis.by])),
+            pl.Series("other", texts(ended[others[0]])),
+        )
+        .filter(pl.col("group").is_in(groups))
+        .group_by("group", "other")
+        .agg(mean=final.mean(), low=final.min(), high=final.max(), runs=pl.len())
+    )
+    is_number = ended[others[0]].dtype.is_numeric()
+    place = float if is_number else natural
+    order = sorted(table["other"].unique(), key=place)
+    if not 2 <= len(order) <= _MAX_SIDE:
+        return None
+    return _heat_map(table, analysis, others[0], order)
+
+
+def _heat_map(
+    table: pl.DataFrame, analysis: Analysis, other: str, order: list[str]
+) -> alt.LayerChart:
+    low, high = table["mean"].min(), table["mean"].max()
+    spans_much = 0 < low and high > 20 * low  # type: ignore[operator]
+    # One blue, darker where it is better, so that it reads in grey as well.
+    scale = alt.Scale(
+        type="log" if spans_much else "linear",
+        range=["#08306b", "#2a6fb0", "#9ecae1", "#eef5fb"],
+        reverse=analysis.higher_is_better,
+        interpolate="lab",
+    )
+    place = pl.col("mean").log() if spans_much else pl.col("mean")
+    place = (place - place.min()) / (place.max() - place.min())
+    dark = (place > 0.5) if analysis.higher_is_better else (place < 0.5)
+    base = alt.Chart(grammar.csv(table.with_columns(dark=dark.cast(pl.Int8)))).encode(
+        x=alt.X("group:N", title=analysis.by).axis(labelAngle=0, orient="top"),
+        y=alt.Y("other:N", title=other, sort=order),
+    )
+    tooltip = [
+        alt.Tooltip("group:N", title=analysis.by),
+        alt.Tooltip("other:N", title=other),
+        alt.Tooltip("mean:Q", title=f"mean {analysis.metric}"),
+        alt.Tooltip("low:Q", title="lowest run"),
+        alt.Tooltip("high:Q", title="highest run"),
+        "runs:Q",
+    ]
+    tiles = base.mark_rect().encode(
+        color=alt.Color("mean:Q", scale=scale, legend=None), tooltip=tooltip
+    )
+    ink = (
+        alt.when("datum.dark == 1").then(alt.value("#fff")).otherwise(alt.value("#111"))
+    )
+    numbers = base.mark_text(fontSize=13).encode(
+        text=alt.Text("mean:Q", format=".3~g"), color=ink, tooltip=tooltip
+    )
+    return grammar.figure([tiles, numbers], [], height=60 + 44 * len(order))

@@ -1,0 +1,211 @@
+"""Paired statistics over seeds.
+
+Runs with one seed share initial parameters and the order of the examples, so their
+difference has less noise than the runs themselves. The seed is what is resampled: when
+other factors are crossed, a seed's value is the mean over their cells, since runs of
+one seed aren't independent of each other.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from runner.compare.inference import LEVEL, holm, interval, more_seeds, p_value
+
+AGREEMENT = 1e-4  # relative: what rounding in another order of operations may do
+_MOST_PAIRS = 45  # of ten groups; with more, each is compared with the best one only
+
+
+class Group(NamedTuple):
+    """The runs with one value of the factor, at their own best setting.
+
+    Attributes:
+      name: the value of the factor.
+      setting: what its own tuning chose, such as "optimizer.learning_rate=0.01"; empty
+        if nothing was tuned or if it differs between cells.
+      runs: how many; `diverged` of them ended with a metric that isn't finite, which
+        mean and interval leave out.
+      values: the metric of each seed, {seed: mean over cells}.
+      mean, low, high: over the seeds, with a 95 % bootstrap interval; NaN where there
+        are too few.
+    """
+
+    name: str
+    setting: str
+    runs: int
+    diverged: int
+    values: dict[int, float]
+    mean: float
+    low: float
+    high: float
+
+
+class Comparison(NamedTuple):
+    """Two groups over the seeds that both have.
+
+    Attributes:
+      a, b: names of groups.
+      cell: what else was the same, such as "framework=jax"; empty over everything.
+      differences: a minus b of each seed, {seed: mean over cells}.
+      difference, low, high: their mean, with a 95 % bootstrap interval.
+      improvement: how often `a` was better, a tie counting half.
+      p_value: of a paired t test; Holm's correction over all pairs of groups is in it.
+      verdict: "better" or "worse" (a than b), "agree" (within 1e-4 relative),
+        "not separable", "one seed" or "no pairs".
+      more_seeds: how many more would be needed to separate them, 1001 for more than
+        1000; None if none are.
+    """
+
+    a: str
+    b: str
+    cell: str
+    differences: dict[int, float]
+    difference: float
+    low: float
+    high: float
+    improvement: float
+    p_value: float
+    verdict: str
+    more_seeds: int | None
+
+
+def groups(used: pl.DataFrame, higher_is_better: bool) -> tuple[Group, ...]:
+    """A group for each value of the factor, the best mean first.
+
+    Args:
+      used: a row a run: `group`, `cell`, `setting` (texts), `seed` and `value`.
+    """
+    cells = _shared_cells(used)
+    found = []
+    for (name,), runs in used.group_by("group", maintain_order=True):
+        fair = runs.filter(pl.col("cell").is_in(cells)) if cells else runs
+        settings = runs["setting"].unique()
+        values = _per_seed(fair)
+        low, high = interval(list(values.values()))
+        found.append(
+            Group(
+                name=str(name),
+                setting=settings[0] if len(settings) == 1 else "",
+                runs=runs.height,
+                diverged=runs.height - int(runs["value"].is_finite().sum()),
+                values=values,
+                mean=_mean(values.values()),
+                low=low,
+                high=high,
+            )
+        )
+    worst = -math.inf if higher_is_better else math.inf
+    sign = -1 if higher_is_better else 1
+    return tuple(
+        sorted(found, key=lambda g: sign * (worst if math.isnan(g.mean) else g.mean))
+    )
+
+
+def _shared_cells(used: pl.DataFrame) -> list[str]:
+    """A mean over other cells than the others' would compare cells, not groups."""
+    count = used["group"].n_unique()
+    in_all = used.group_by("cell").agg(pl.col("group").n_unique())
+    return in_all.filter(pl.col("group") == count)["cell"].to_list()
+
+
+def _per_seed(runs: pl.DataFrame) -> dict[int, float]:
+    finite = runs.filter(pl.col("value").is_finite())
+    means = finite.group_by("seed").agg(pl.col("value").mean()).sort("seed")
+    return dict(means.rows())
+
+
+def compare(
+    used: pl.DataFrame, ranked: Sequence[Group], higher_is_better: bool, cells: bool
+) -> tuple[Comparison, ...]:
+    """Compare all pairs of groups, the better first; with many, each with the best.
+
+    Two groups are ranked only where the bootstrap interval of their paired difference
+    excludes 0 and so does a paired t test at 5 %, corrected by Holm over all pairs: of
+    many pairs one would look different by chance, and the bootstrap alone is too sure
+    of itself with few seeds (of three alike, it excludes 0 in a quarter of all cases).
+
+    Args:
+      used: as for `groups`.
+      ranked: the groups, the best first.
+      cells: within each cell rather than over all of them.
+    """
+    means = used.group_by("group", "cell", "seed").agg(pl.col("value").mean())
+    values = {(g, c, s): v for g, c, s, v in means.sort("cell", "seed").rows()}
+    names = sorted({cell for _, cell, _ in values})
+    tested = [
+        (a, b, cell, _differences(values, a.name, b.name, [cell] if cells else names))
+        for cell in (names if cells else [""])
+        for a, b in itertools.combinations(ranked, 2)
+    ]
+    adjusted = holm([p_value(list(d.values())) for *_, (d, _) in tested])
+    few = len(tested) <= _MOST_PAIRS
+    return tuple(
+        _comparison(a, b, cell, differences, scale, p, higher_is_better)
+        for (a, b, cell, (differences, scale)), p in zip(tested, adjusted, strict=True)
+        if few or a is ranked[0]
+    )
+
+
+def _differences(
+    values: Mapping[tuple[str, str, int], float], a: str, b: str, cells: list[str]
+) -> tuple[dict[int, float], float]:
+    """{seed: mean difference over the cells that both have}, and the metric's size."""
+    found: dict[int, list[float]] = {}
+    scale = 0.0
+    for (group, cell, seed), value in values.items():
+        other = values.get((b, cell, seed), math.nan)
+        if group == a and cell in cells and math.isfinite(value - other):
+            found.setdefault(seed, []).append(value - other)
+            scale = max(scale, abs(value), abs(other))
+    return {seed: _mean(found[seed]) for seed in sorted(found)}, scale
+
+
+def _comparison(
+    a: Group,
+    b: Group,
+    cell: str,
+    differences: dict[int, float],
+    scale: float,
+    p: float,
+    higher_is_better: bool,
+) -> Comparison:
+    values = np.array(list(differences.values()))
+    sign = 1 if higher_is_better else -1
+    low, high = interval(values)
+    verdict, more = "not separable", None
+    if not values.size:
+        verdict = "no pairs"
+    elif np.abs(values).max() <= AGREEMENT * scale:
+        verdict = "agree"
+    elif values.size == 1:
+        verdict = "one seed"
+    elif (low > 0 or high < 0) and p < 1 - LEVEL:
+        a_is_better = sign * low > 0
+        verdict = "better" if a_is_better else "worse"
+        # The pairs leave out what diverged, which is no reason to be called better.
+        if (a if a_is_better else b).diverged:
+            verdict = "not separable"
+    if verdict == "not separable":
+        more = more_seeds(values)
+    return Comparison(
+        a=a.name,
+        b=b.name,
+        cell=cell,
+        differences=differences,
+        difference=_mean(values),
+        low=low,
+        high=high,
+        improvement=_mean((sign * values > 0) + 0.5 * (values == 0)),
+        p_value=p,
+        verdict=verdict,
+        more_seeds=more,
+    )
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return math.fsum(values) / len(values) if values else math.nan

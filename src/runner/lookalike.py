@@ -1,0 +1,115 @@
+"""Which optimizer a sequence of updates looks like, for the message of a refusal."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from runner.optimization import Optimization
+from runner.schedules import ReduceOnPlateau
+
+MATCH = 1e-4  # relative distance below which an optimizer is named
+USUAL = (
+    ("optax.sgd", "", optax.sgd),
+    ("optax.sgd", " with momentum 0.9", functools.partial(optax.sgd, momentum=0.9)),
+    (
+        "optax.sgd",
+        " with Nesterov momentum 0.9",
+        functools.partial(optax.sgd, momentum=0.9, nesterov=True),
+    ),
+    ("optax.adam", "", optax.adam),
+    ("optax.adamw", "", optax.adamw),
+    ("optax.nadam", "", optax.nadam),
+    ("optax.rmsprop", "", optax.rmsprop),
+    ("optax.adagrad", "", optax.adagrad),
+    ("optax.lion", "", optax.lion),
+    ("optax.sign_sgd", "", optax.sign_sgd),
+)
+
+
+def looks_like(
+    observed: list[Any],
+    wanted: Optimization,
+    rates: np.ndarray,
+    replay: Callable[[Any], list[Any]],
+) -> str:
+    """A sentence that names the optimizer whose updates are closest to `observed`.
+
+    Args:
+      observed: the changes of the parameters, step by step.
+      wanted: what they should have come from.
+      rates: the learning rates that were asked for; all but the first are the run's.
+      replay: the changes that a transformation makes of the same gradients.
+    """
+    ours = _flat(observed)
+    if not np.any(ours):
+        return "The parameters don't change at all"
+    best, sentence = MATCH, ""
+    for name, part, candidate in _candidates(wanted):
+        for shape in (rates, rates**2, np.ones_like(rates)):
+            try:
+                theirs = _flat(replay(candidate.textbook(shape)))
+            except (TypeError, ValueError):  # it lacks what this config gives it
+                continue
+            # Updates are proportional to the learning rate: the factor between is one.
+            factor = np.vdot(theirs, ours) / max(np.vdot(theirs, theirs), 1e-300)
+            distance = np.linalg.norm(ours - factor * theirs) / np.linalg.norm(ours)
+            if candidate is wanted and shape is rates and abs(factor - 1) < MATCH:
+                continue  # the difference is too small to show in the whole
+            if distance < best:
+                best = distance
+                rate, how = _told(wanted, rates, shape, factor)
+                sentence = f"{name}({rate:.4g}){part}{how}"
+        if best < MATCH / 10:
+            break
+    asked = wanted.text + (" with its schedule" if np.ptp(rates[1:]) else "")
+    if not sentence:
+        return f"The observed updates are neither those of {asked} nor of a usual one"
+    return f"The observed updates match {sentence}, not {asked}"
+
+
+def _told(
+    wanted: Optimization, rates: np.ndarray, shape: np.ndarray, factor: float
+) -> tuple[float, str]:
+    """The learning rate of a match, and how it is used, in words."""
+    varies = np.ptp(rates[1:]) > 0
+    learning_rate = wanted.factory.keywords["learning_rate"]
+    if shape is rates:
+        return learning_rate * factor, " with its schedule" if varies else ""
+    if np.ptp(shape):
+        return learning_rate * factor, " with the learning rate applied twice"
+    return factor, " at a constant learning rate" if varies else ""
+
+
+def _candidates(wanted: Optimization) -> Iterator[tuple[str, str, Optimization]]:
+    """What is left of the wanted optimizer with a part lost, itself, and others."""
+    name, arguments = wanted.text.split("(")[0], wanted.factory.keywords
+    deaf = wanted
+    if isinstance(wanted.schedule, ReduceOnPlateau):
+        deaf = wanted._replace(schedule=wanted.schedule.base)
+        yield name, " without reduce_on_plateau", deaf
+    yield name, "", wanted
+    if wanted.clip_global_norm is not None:
+        yield name, " without clipping", wanted._replace(clip_global_norm=None)
+    if wanted.mask_weight_decay:
+        unmasked = wanted._replace(mask_weight_decay=False)
+        yield name, " without its mask", unmasked
+    for part, none in (("weight_decay", 0.0), ("momentum", None)):
+        if arguments.get(part):
+            lost = functools.partial(wanted.factory, **{part: none})
+            text = f" without {part.replace('_', ' ')}"
+            yield name, text, wanted._replace(factory=lost)
+    plain = deaf._replace(clip_global_norm=None, mask_weight_decay=False)
+    for other, part, factory in (
+        (name, " with its default arguments", wanted.factory.func),
+        *USUAL,
+    ):
+        yield other, part, plain._replace(factory=functools.partial(factory))
+
+
+def _flat(changes: list[Any]) -> np.ndarray:
+    leaves = [np.ravel(leaf) for step in changes for leaf in jax.tree.leaves(step)]
+    return np.nan_to_num(np.concatenate(leaves).astype(float))

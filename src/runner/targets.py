@@ -1,0 +1,138 @@
+"""From a group's `_target_` to an object: the one place that instantiates."""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.errors import ConfigError, did_you_mean
+from runner.explain import explain
+from runner.signature import described, fits, hints
+
+_HYDRA_KEYS = {"_target_", "_convert_", "_partial_", "_recursive_", "_args_"}
+
+
+def check_targets(cfg: DictConfig, groups: Iterable[str]) -> None:
+    """Check the names of all arguments, and the values that need no resolving.
+
+    Raises:
+      ConfigError: see `target`.
+    """
+    for group in groups:
+        _check(OmegaConf.to_container(cfg[group], resolve=False), group)
+
+
+def target(cfg: DictConfig, group: str) -> functools.partial:
+    """The function that `cfg[group]._target_` names, with the arguments beside it.
+
+    Raises:
+      ConfigError: no such function, an argument that it doesn't take, or a value that
+        its annotations exclude.
+    """
+    try:
+        node = OmegaConf.to_container(cfg[group], resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    _check(node, group)
+    try:
+        return instantiate(node, _convert_="all", _partial_=True)
+    except InstantiationException as error:  # of a node within this one
+        cause = error.__cause__
+        if isinstance(cause, ConfigError) or cause is None:
+            raise cause or error from None
+        if isinstance(cause, ValueError | TypeError) and all(
+            _is_known(name) for name in _names(node)
+        ):
+            raise ConfigError(f"{group}: {cause}") from cause
+        raise cause from None
+
+
+def call(cfg: DictConfig, group: str, **given) -> Any:
+    """Call `cfg`'s target for `group`, with those of `given` that it takes.
+
+    An argument that optax or we refuse is a mistake in the configuration; whatever a
+    user's own target raises is theirs to see in full.
+    """
+    function = target(cfg, group)
+    name = cfg[group]._target_
+    parameters = inspect.signature(function).parameters
+    taken = {k: v for k, v in given.items() if k in parameters or _open(parameters)}
+    for argument, parameter in parameters.items():
+        variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if parameter.default is parameter.empty and not variable:
+            if argument not in taken:
+                raise ConfigError(f"{group}.{argument} must be given: {name} needs it")
+    try:
+        return function(**taken)
+    except (TypeError, ValueError) as error:
+        if _is_known(name):
+            raise ConfigError(f"{group}: {error}") from error
+        raise
+
+
+def _check(node: Any, key: str) -> None:
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        raise ConfigError(f"{key} must name its function as {key}._target_")
+    name = node["_target_"]
+    try:
+        function = pkgutil.resolve_name(name)
+        parameters = inspect.signature(function).parameters
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{key}._target_={name} can't be loaded: {error}.{_nearest(name)}"
+        ) from error
+    annotations = hints(function)
+    for argument, value in node.items():
+        if argument in _HYDRA_KEYS:
+            continue
+        parameter = parameters.get(argument)
+        if parameter is None:
+            if _open(parameters):
+                continue
+            raise ConfigError(
+                f"{key}.{argument} is not an argument of {name}, which takes "
+                f"{', '.join(parameters)}." + did_you_mean(argument, parameters)
+            )
+        hint = annotations.get(argument, Any)
+        if "${" in str(value) or value == "???":  # `call` tells what is missing
+            continue
+        if value != parameter.default and not fits(value, hint):
+            value = "null" if value is None else value
+            raise ConfigError(f"{key}.{argument}={value} must be {described(hint)}")
+        if isinstance(value, dict) and "_target_" in value:
+            _check(value, f"{key}.{argument}")
+
+
+def _open(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _is_known(name: str) -> bool:
+    return name.split(".")[0] in ("optax", "runner")
+
+
+def _names(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for value in node.values():
+            yield from _names(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _names(value)
+
+
+def _nearest(name: str) -> str:
+    module, _, last = name.rpartition(".")
+    try:
+        close = did_you_mean(last, dir(importlib.import_module(module)))
+    except Exception:  # the module is what is wrong
+        return ""
+    return close.replace("'", f"'{module}.", 1)

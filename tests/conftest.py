@@ -1,0 +1,69 @@
+"""A strict session: several virtual devices, shapes and dtypes that must be meant."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+import jax
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from runner import compilation_cache, config
+from runner.build import build
+from runner.train import Run, train
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Prepared data and compiled programs, shared by the tests of a session."""
+    root = tmp_path_factory.getbasetemp().parent / "runner-shared"
+    compilation_cache.set_up(str(root / "xla"))
+    return {"data": root / "data", "xla": root / "xla"}
+
+
+@pytest.fixture
+def composed(folders):
+    """Compose a configuration as the command line does; one device unless asked."""
+    config.register()
+
+    def composed(*overrides: str) -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+            given = [o.split("=")[0] for o in overrides]
+            quick = [] if "mesh" in given else ["mesh=single"]
+            cfg = compose("config", overrides=[*quick, *overrides])
+        if "data_dir" in cfg.data:
+            cfg.data.data_dir = str(folders["data"])
+        return cfg
+
+    return composed
+
+
+@pytest.fixture
+def built(composed):
+    """Build a run from overrides."""
+
+    def built(*overrides: str) -> Run:
+        return build(composed(*overrides))
+
+    return built
+
+
+@pytest.fixture
+def trained(built):
+    """Train a run from overrides; returns its rows, without the timings."""
+
+    def trained(*overrides: str) -> list[dict]:
+        rows: list[dict] = []
+        train(built(*overrides), rows.append)
+        for row in rows:
+            del row["time/steps_per_second"]
+        return rows
+
+    return trained

@@ -1,0 +1,118 @@
+import json
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+from omegaconf import OmegaConf
+
+from runner import config
+from runner.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    config.register()
+
+
+def test_what_comes_from_the_environment_stays_its_name(monkeypatch):
+    monkeypatch.setenv("API_KEY", "hunter2")
+    cfg = OmegaConf.create(
+        {
+            "key": "${oc.env:API_KEY}",
+            "again": "${key}",
+            "within": {"text": "a ${..again} b", "list": ["${key}", 1]},
+            "section": "${within}",
+            "default": "${oc.env:NOT_THERE,x}/y",
+            "plain": "${number}",
+            "number": 0.5,
+        }
+    )
+    recorded = config.recorded(cfg)
+    assert "hunter2" not in str(recorded)
+    assert recorded == {
+        "key": "${oc.env:API_KEY}",
+        "again": "${key}",
+        "within": {"text": "a ${..again} b", "list": ["${key}", 1]},
+        "section": "${within}",
+        "default": "${oc.env:NOT_THERE,x}/y",
+        "plain": 0.5,
+        "number": 0.5,
+    }
+
+
+@pytest.mark.parametrize("value", ["", "0", "1", "null"])
+def test_a_short_environment_variable_hides_nothing_else(monkeypatch, value):
+    monkeypatch.setenv("SHORT", value)
+    cfg = OmegaConf.create({"a": "${oc.env:SHORT}", "b": 0.01, "c": "${b}"})
+    assert config.recorded(cfg) == {"a": "${oc.env:SHORT}", "b": 0.01, "c": 0.01}
+
+
+def test_a_resolver_of_an_environment_variable_stays_text(monkeypatch):
+    monkeypatch.setenv("STEPS", "100")
+    cfg = OmegaConf.create(
+        {
+            "steps": "${oc.decode:${oc.env:STEPS}}",
+            "warmup": "${fraction_of:${steps},0.1}",
+            "other": "${fraction_of:50,0.1}",
+        }
+    )
+    assert config.recorded(cfg) == {
+        "steps": "${oc.decode:${oc.env:STEPS}}",
+        "warmup": "${fraction_of:${steps},0.1}",
+        "other": 5,
+    }
+
+
+KEYS = "abcdefg"
+
+
+@given(
+    st.lists(
+        st.one_of(st.integers(), st.booleans(), st.just("env"), st.sampled_from(KEYS)),
+        min_size=1,
+        max_size=len(KEYS),
+    )
+)
+def test_exactly_what_depends_on_the_environment_stays_text(values):
+    """A letter refers to an earlier key, so that there is no circle."""
+    raw, tainted, plain = {}, set(), {}
+    for key, value in zip(KEYS, values, strict=False):
+        if value == "env" or (isinstance(value, str) and value not in plain):
+            raw[key] = plain[key] = "${oc.env:PATH}"
+            tainted.add(key)
+        elif isinstance(value, str):
+            raw[key] = f"${{{value}}}"
+            plain[key] = raw[key] if value in tainted else plain[value]
+            tainted |= {key} if value in tainted else set()
+        else:
+            raw[key] = plain[key] = value
+    recorded = config.recorded(OmegaConf.create(raw))
+    assert recorded == plain
+    assert json.loads(json.dumps(recorded)) == recorded
+
+
+def test_the_default_config_is_recorded_and_read_again(built, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/home/somebody/cache")
+    recorded = built().config
+    assert recorded["compilation_cache"].startswith("${oc.env:XDG_CACHE_HOME")
+    again = OmegaConf.merge(OmegaConf.structured(config.Config), recorded)
+    assert config.recorded(again) == recorded
+
+
+def test_a_missing_value_is_not_recorded():
+    with pytest.raises(Exception, match="Missing mandatory value"):
+        config.recorded(OmegaConf.create({"a": "???"}))
+
+
+def test_keys_that_nobody_reads_are_refused(composed):
+    config.check_keys(composed())
+    for key in ("train.step", "mesh.dat", "wandb.projct", "optimzer"):
+        with pytest.raises(ConfigError, match=r"has no key .* Did you mean"):
+            config.check_keys(composed(f"+{key}=1"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "fraction", "expected"), [(100, 0.1, 10), (19, 0.1, 1), (5, 0.1, 1)]
+)
+def test_fraction_of_rounds_down_but_is_never_nothing(steps, fraction, expected):
+    assert config.fraction_of(steps, fraction) == expected

@@ -1,0 +1,107 @@
+"""The three frameworks: one seam, the same numbers."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+FRAMEWORKS = ("jax", "linen", "nnx")
+MODELS = ("mlp", "cnn", "linear_autoencoder")
+SMALL = {
+    "mlp": "model.hidden_sizes=[32]",
+    "cnn": "model.channels=[4,8]",
+    "linear_autoencoder": "model.latent_size=8",
+}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("model", MODELS)
+def test_losses_agree_over_200_steps(model, optimizer, trained):
+    losses = {}
+    for framework in FRAMEWORKS:
+        rows = trained(
+            f"framework={framework}", f"model={model}", SMALL[model],
+            f"optimizer={optimizer}", "train.steps=200", "train.epochs=null",
+            "train.log_every_steps=1", "train.eval_every_steps=100",
+        )  # fmt: skip
+        losses[framework] = [row["train/loss"] for row in rows]
+        losses[framework] += [row["eval/loss"] for row in rows if "eval/loss" in row]
+    assert losses["jax"][-1] < losses["jax"][0]
+    for framework in ("linen", "nnx"):
+        np.testing.assert_allclose(losses[framework], losses["jax"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_state_has_the_same_paths_shapes_and_values(model, built):
+    states = {}
+    for framework in FRAMEWORKS:
+        run = built(f"framework={framework}", f"model={model}", "train.epochs=1")
+        init = jax.jit(run.static.pipeline.init)
+        states[framework] = init(run.init_key, 0.1, run.values.hyperparameters)
+    for framework in ("linen", "nnx"):
+        ours, theirs = states["jax"], states[framework]
+        for part in ("params", "model_state"):
+            jax.tree.map(
+                np.testing.assert_array_equal,
+                getattr(ours, part),
+                getattr(theirs, part),
+            )
+
+
+@pytest.mark.parametrize(
+    "framework,model", itertools.product(FRAMEWORKS, ("mlp", "cnn"))
+)
+def test_dropout_changes_with_the_step_and_is_off_in_evaluation(
+    framework, model, built
+):
+    run = built(
+        f"framework={framework}", f"model={model}", SMALL[model],
+        "model.dropout=0.5", "train.epochs=1",
+    )  # fmt: skip
+    pipeline, dataset = run.static.pipeline, run.static.dataset
+    from runner.data.dataset import normalize
+
+    batch = normalize(dataset, dataset.train.rows(np.arange(64)))
+    state = pipeline.init(run.init_key, 0.1, run.values.hyperparameters)
+    gradients = jax.jit(pipeline.gradients)
+    keys = jax.random.split(jax.random.key(1), 2)
+    one, again, other = (
+        float(gradients(state, batch, key)[0]) for key in (keys[0], keys[0], keys[1])
+    )
+    assert one == again != other
+    predict = jax.jit(pipeline.predict)
+    np.testing.assert_array_equal(predict(state, batch), predict(state, batch))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_batch_norm_statistics_follow_training(framework, built):
+    run = built(f"framework={framework}", "model=cnn", SMALL["cnn"], "train.epochs=1")
+    from runner.data.dataset import normalize
+
+    dataset, pipeline = run.static.dataset, run.static.pipeline
+    batch = normalize(dataset, dataset.train.rows(np.arange(64)))
+    state = pipeline.init(run.init_key, 0.1, run.values.hyperparameters)
+    model_state = jax.jit(pipeline.gradients)(state, batch, jax.random.key(0))[3]
+    assert np.all(np.asarray(model_state["norm_0"]["mean"]) != 0)
+    assert np.all(np.asarray(model_state["norm_0"]["var"]) != 1)
+    after = jax.jit(pipeline.predict)(state._replace(model_state=model_state), batch)
+    before = jax.jit(pipeline.predict)(state, batch)
+    assert np.any(np.asarray(before) != np.asarray(after))
+
+
+def test_linen_forwards_the_loss_to_the_optimizer():
+    """The stock TrainState drops it (flax #4471): then a plateau can't be seen."""
+    import optax
+    from flax.training import train_state
+
+    from runner.frameworks.linen import TrainState
+
+    tx = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+    params = {"w": np.ones(2, np.float32)}
+    grads = {"w": np.ones(2, np.float32)}
+    state = TrainState.create(apply_fn=None, params=params, tx=tx)
+    assert state.apply_gradients(grads=grads, value=1.0).opt_state[1].best_value == 1.0
+    stock = train_state.TrainState.create(apply_fn=None, params=params, tx=tx)
+    with pytest.raises(TypeError, match="value"):
+        stock.apply_gradients(grads=grads, value=1.0)

@@ -1,0 +1,208 @@
+"""Every optimizer YAML: what it builds, that it trains, and what it compiles."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from runner import program, train
+from runner.config import conf_dir
+from runner.errors import ConfigError
+from runner.optimizers import decayed_parameters, optimizer
+
+NAMES = sorted(path.stem for path in (conf_dir() / "optimizer").glob("*.yaml"))
+
+# Of optax's functions with a learning rate, those without a YAML. CHANGELOG says why.
+LEFT_OUT = {
+    "dpsgd",  # needs the gradients of single examples
+    "schedule_free",  # wraps another optimizer; schedule_free_{sgd,adamw} are there
+}
+# Arguments that are functions, deprecated, or fixed by the optimizer's name.
+UNWRITTEN = {
+    "adafactor": {"dtype_momentum"},
+    "adopt": {"clip_value_fn"},
+    "galore": {"weight_dimension_numbers"},
+    "muon": {"muon_weight_dimension_numbers"},
+    "nadam": {"nesterov"},
+    "nadamw": {"nesterov"},
+    "noisy_sgd": {"seed"},
+    "sophia": {"verbose", "print_win_rate_every_n_steps"},
+}
+
+
+def node(name):
+    return OmegaConf.to_container(OmegaConf.load(conf_dir() / f"optimizer/{name}.yaml"))
+
+
+def with_learning_rate(module):
+    for name in dir(module):
+        function = getattr(module, name)
+        if callable(function) and not name.startswith(("_", "scale_by")):
+            try:
+                parameters = inspect.signature(function).parameters
+            except (TypeError, ValueError):
+                continue
+            if "learning_rate" in parameters:
+                yield name
+
+
+def test_every_optimizer_of_optax_has_a_yaml():
+    public = {*with_learning_rate(optax), *with_learning_rate(optax.contrib)}
+    assert public - set(NAMES) == LEFT_OUT
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_are_written_out(name):
+    written = node(name)
+    signature = inspect.signature(get_object(written.pop("_target_")))
+    named = {k for k, p in signature.parameters.items() if p.kind != p.VAR_KEYWORD}
+    assert named - UNWRITTEN.get(name, set()) <= set(written)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_yaml_names_its_paper(name):
+    text = (conf_dir() / f"optimizer/{name}.yaml").read_text()
+    assert text.startswith("# ") and ("http" in text or name == "lbfgs")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trains_and_lowers_the_loss_without_recompiling(name, built, caplog):
+    run = built(
+        f"optimizer={name}", "framework=jax", "model.hidden_sizes=[16]",
+        "train.steps=80", "train.epochs=null", "train.eval_every_steps=40",
+    )  # fmt: skip
+    rows = []
+    program.program(run.static, run.values)
+    with jax.log_compiles():
+        train.train(run, rows.append)
+    compiled = [r.message for r in caplog.records if "Finished XLA" in r.message]
+    # Compiled ahead; what is left are copies to the device and the like.
+    assert not [m for m in compiled if "call" in m or "step" in m]
+    losses = [row["eval/loss"] for row in rows if "eval/loss" in row]
+    assert losses[-1] < 2.3 < np.log(10) + 0.01  # log(10) is that of a guess
+    assert all(np.isfinite(row["train/loss"]) for row in rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_optax_used_the_textbook_way(name):
+    """Float arguments as arguments of a compiled step change nothing but rounding."""
+    arguments = node(name)
+    target = get_object(arguments.pop("_target_"))
+    arguments = {k: _instantiated(v) for k, v in arguments.items()}
+    rates = np.linspace(arguments["learning_rate"], 0, 8, dtype=np.float32)
+    ours = optimizer(
+        functools.partial(target, **arguments),
+        lambda step: 0.0,
+        clip_global_norm=None,
+        mask_weight_decay=False,
+    )
+    params = {"w": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.ones(3)}
+
+    def loss_fn(p):
+        return jnp.sum(jnp.tanh(p["w"]) ** 2) + jnp.sum(jnp.cos(p["b"]))
+
+    from runner.optimizers import extra_arguments
+
+    @jax.jit
+    def our_step(params, state, rate, hyperparameters):
+        tx = ours.transformation(rate, hyperparameters)
+        loss, grads = jax.value_and_grad(loss_fn)(params)
+        extra = extra_arguments(grads, loss, loss_fn, jnp.inf)
+        updates, state = tx.update(grads, state, params, **extra)
+        return optax.apply_updates(params, updates), state
+
+    our_params, textbook = params, params
+    state = ours.transformation(rates[0], ours.hyperparameters).init(params)
+    for rate in rates:
+        our_params, state = our_step(our_params, state, rate, ours.hyperparameters)
+    del arguments["learning_rate"]
+    their_state = None
+    for rate in rates:
+        tx = optax.chain(target(learning_rate=float(rate), **arguments))
+        their_state = tx.init(textbook) if their_state is None else their_state
+        loss, grads = jax.value_and_grad(loss_fn)(textbook)
+        extra = extra_arguments(grads, loss, loss_fn, jnp.inf)
+        updates, their_state = tx.update(grads, their_state, textbook, **extra)
+        textbook = optax.apply_updates(textbook, updates)
+    for key in params:
+        np.testing.assert_allclose(our_params[key], textbook[key], rtol=2e-4, atol=2e-6)
+
+
+def _instantiated(value):
+    from hydra.utils import instantiate
+
+    if isinstance(value, dict):
+        return instantiate(value, _convert_="all")
+    return value
+
+
+def test_which_float_arguments_are_part_of_the_program(built):
+    """All but these are arguments of the compiled step, so a sweep shares it."""
+    static = {}
+    for name in NAMES:
+        run = built(f"optimizer={name}", "framework=jax", "train.epochs=1")
+        floats = {k for k, v in node(name).items() if isinstance(v, float)}
+        rest = floats - {"learning_rate"} - set(run.values.hyperparameters)
+        if rest:
+            static[name] = rest
+    assert static == {}
+
+
+def test_clipping_bounds_the_update(trained):
+    rows = trained(
+        "optimizer=sgd", "optimizer.learning_rate=1.0", "train.clip_global_norm=0.01",
+        "train.epochs=1", "train.log_every_steps=1",
+    )  # fmt: skip
+    assert all(row["train/grad_norm"] > 0.01 for row in rows)  # logged unclipped
+    np.testing.assert_allclose(
+        [row["train/update_norm"] for row in rows], 0.01, rtol=1e-3
+    )
+
+
+def test_masked_weight_decay_spares_biases_and_norm_scales(built):
+    decay = "optimizer.weight_decay=1.0"
+    cnn = ("model=cnn", "optimizer=adamw", "optimizer.learning_rate=1.0", decay)
+    for masked in (False, True):
+        run = built(*cnn, f"train.mask_weight_decay={masked}")
+        pipeline, values = run.static.pipeline, run.values
+        state = jax.jit(pipeline.init)(run.init_key, 1.0, values.hyperparameters)
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        ones = state._replace(params=jax.tree.map(jnp.ones_like, state.params))
+        after = pipeline.apply_gradients(
+            ones, zeros, 0.0, 1.0, values.hyperparameters, lambda p: 0.0, jnp.inf
+        )
+        decayed = jax.tree.map(lambda p: bool(jnp.all(p == 0)), after.params)
+        expected = decayed_parameters(state.params)
+        if not masked:
+            expected = jax.tree.map(lambda _: True, expected)
+        assert decayed == expected
+    assert expected["norm_0"] == {"scale": False, "bias": False}
+    assert expected["dense"] == {"kernel": True, "bias": False}
+
+
+def test_masking_needs_weight_decay(built):
+    with pytest.raises(ConfigError, match="no weight decay to mask"):
+        built("optimizer=sgd", "train.mask_weight_decay=true")
+
+
+def test_average_is_what_is_evaluated(trained):
+    """With a decay of almost 1 the average stays at the initial parameters."""
+    plain = trained("train.epochs=3")
+    averaged = trained("train.epochs=3", "train.ema_decay=0.999999")
+    assert averaged[-1]["train/loss"] == plain[-1]["train/loss"]
+    assert averaged[-1]["eval/loss"] > 2 > plain[-1]["eval/loss"]
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(trained):
+    whole = trained("train.epochs=2", "optimizer=sgd")
+    parts = trained("train.epochs=2", "optimizer=sgd", "train.gradient_accumulation=4")
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(
+            list(a.values()), list(b.values()), rtol=2e-5, atol=1e-6
+        )

@@ -1,0 +1,68 @@
+"""Which runs share a compiled program, and when steps go into one call."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from runner.program import loops
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1", "optimizer.learning_rate=0.5", "optimizer.b1=0.5", "schedule=cosine",
+        "train.epochs=3", "train.log_every_steps=3", "train.eval_every_steps=5",
+        "wandb.name=x", "schedule.value=0.3",
+    ],
+)  # fmt: skip
+def test_numbers_share_a_program(override, built):
+    assert built().static.key == built(override).static.key
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "framework=jax", "model=cnn", "model.hidden_sizes=[8]", "optimizer=sgd",
+        "optimizer.nesterov=true", "loss.label_smoothing=0.1", "data.batch_size=32",
+        "schedule=reduce_on_plateau", "mesh=auto", "train.ema_decay=0.9",
+        "train.clip_global_norm=1.0", "train.gradient_accumulation=2",
+        "train.steps_per_call=5", "data.mode=memory", "data.std=1.0",
+        "model.dropout=0.5",
+    ],
+)  # fmt: skip
+def test_structure_does_not(override, built):
+    assert built().static.key != built(override).static.key
+
+
+def test_convolutions_do_not_loop_on_cpu():
+    def convolve(x):
+        return jax.lax.conv(x, x, (1, 1), "SAME")
+
+    image = jnp.ones((1, 1, 4, 4))
+    nested = jax.make_jaxpr(jax.jit(lambda x: jax.grad(lambda y: convolve(y).sum())(x)))
+    assert not loops(nested(image).jaxpr, "cpu")
+    assert loops(nested(image).jaxpr, "gpu")
+    assert loops(jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2))).jaxpr, "cpu")
+
+
+@pytest.mark.parametrize(
+    "model,capacity", [("mlp", True), ("cnn", False), ("linear_autoencoder", True)]
+)
+def test_the_rule_is_applied_to_the_models(model, capacity, built):
+    from runner.program import program
+
+    run = built(f"model={model}", "train.epochs=1")
+    assert (program(run.static, run.values).capacity > 1) == capacity
+
+
+def test_runs_with_one_program_compile_it_once(built, caplog):
+    from runner.train import train
+
+    first = built("train.epochs=1", "model.hidden_sizes=[12]")
+    train(first, lambda row: None)
+    with jax.log_compiles():
+        for override in ("seed=3", "schedule=linear", "optimizer.b2=0.9"):
+            run = built("train.epochs=1", "model.hidden_sizes=[12]", override)
+            train(run, lambda row: None)
+    compiled = [r.getMessage() for r in caplog.records if "Finished XLA" in r.msg]
+    assert not [m for m in compiled if "call" in m]

@@ -1,0 +1,177 @@
+"""Every schedule YAML against a closed form written in NumPy, apart from optax."""
+
+import math
+
+import numpy as np
+import pytest
+
+from runner import schedules
+from runner.config import conf_dir
+from runner.errors import ConfigError
+
+STEPS, RATE = 200, 0.01
+WARMUP = 20  # a tenth of the steps
+k = np.arange(STEPS, dtype=np.float64)
+
+
+def cosine(step, length, first=RATE, last=0.0):
+    x = np.clip(step / length, 0, 1)
+    return last + (first - last) * 0.5 * (1 + np.cos(np.pi * x))
+
+
+def line(step, start, end, first, last):
+    return first + (last - first) * np.clip((step - start) / (end - start), 0, 1)
+
+
+def sgdr():
+    ends = [round(STEPS / 7), round(STEPS * 3 / 7), STEPS]
+    rates = np.empty(STEPS)
+    for start, end in zip([0, *ends], ends, strict=False):
+        rates[start:end] = cosine(np.arange(end - start), end - start)
+    return rates
+
+
+CLOSED_FORMS = {
+    "constant": np.full(STEPS, RATE),
+    "linear": RATE * (1 - k / STEPS),
+    "cosine": cosine(k, STEPS),
+    "exponential": RATE * 0.01 ** (k / STEPS),
+    "polynomial": RATE * (1 - k / STEPS) ** 2,
+    "piecewise_constant": RATE * 0.1 ** ((k >= 100).astype(int) + (k >= 150)),
+    "warmup_constant": RATE * np.minimum(k / WARMUP, 1),
+    "warmup_cosine": np.where(
+        k < WARMUP, RATE * k / WARMUP, cosine(k - WARMUP, STEPS - WARMUP)
+    ),
+    "warmup_exponential": np.where(
+        k < WARMUP, RATE * k / WARMUP, RATE * 0.01 ** ((k - WARMUP) / STEPS)
+    ),
+    "cosine_onecycle": np.where(
+        k < 60,
+        cosine(k, 60, RATE / 25, RATE),
+        cosine(k - 60, 140, RATE, RATE / 25 / 1e4),
+    ),
+    "linear_onecycle": np.where(
+        k < 60,
+        line(k, 0, 60, RATE / 25, RATE),
+        np.where(
+            k < 170,
+            line(k, 60, 170, RATE, RATE / 25),
+            line(k, 170, 200, RATE / 25, RATE / 25 / 1e4),
+        ),
+    ),
+    "sgdr": sgdr(),
+    "warmup_stable_decay": np.minimum(
+        RATE * np.minimum(k / WARMUP, 1), line(k, 160, 200, RATE, 0)
+    ),
+    "inverse_sqrt": RATE
+    * np.where(k < WARMUP, k / WARMUP, np.sqrt(WARMUP / np.maximum(k, WARMUP))),
+    "reduce_on_plateau": np.full(STEPS, RATE),
+}
+
+
+def test_every_schedule_has_a_closed_form_here():
+    names = {path.stem for path in (conf_dir() / "schedule").glob("*.yaml")}
+    assert names == set(CLOSED_FORMS)
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_table_equals_closed_form(name, built):
+    run = built(
+        f"schedule={name}", f"train.steps={STEPS}", "train.epochs=null",
+        f"optimizer.learning_rate={RATE}",
+    )  # fmt: skip
+    assert run.learning_rates.dtype == np.float32
+    np.testing.assert_allclose(
+        run.learning_rates, CLOSED_FORMS[name], rtol=1e-5, atol=RATE * 1e-6
+    )
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_logged_learning_rate_is_the_schedule_at_step_minus_one(name, trained):
+    rows = trained(
+        f"schedule={name}", "schedule.patience=1000" if "plateau" in name else "seed=0",
+        f"train.steps={STEPS}", "train.epochs=null", "train.log_every_steps=1",
+        f"optimizer.learning_rate={RATE}", "train.eval_every_steps=200",
+    )  # fmt: skip
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    logged = [row["train/learning_rate"] for row in rows]
+    np.testing.assert_allclose(
+        logged, CLOSED_FORMS[name], rtol=1e-5, atol=RATE * 1e-6
+    )
+
+
+def plateau(losses, *, window, patience, cooldown, factor, rtol, atol, min_scale):
+    """The rule of ReduceLROnPlateau: the scale in force at each loss."""
+    best, bad, cooling, scale, scales = math.inf, 0, 0, 1.0, []
+    for i, _ in enumerate(losses):
+        if (i + 1) % window == 0:
+            mean = np.mean(losses[i + 1 - window : i + 1])
+            improved = mean < (1 - rtol) * best - atol
+            best = min(best, mean) if improved else best
+            bad = 0 if improved else bad + 1
+            if cooling > 0:
+                bad, cooling = 0, cooling - 1
+            elif bad == patience:
+                bad, cooling, scale = 0, cooldown, max(scale * factor, min_scale)
+        scales.append(scale)
+    return scales
+
+
+@pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
+@pytest.mark.parametrize("unit", ["steps", "epochs"])
+@pytest.mark.parametrize("base", ["constant", "cosine"])
+def test_plateau_falls_where_the_rule_says(framework, unit, base, trained):
+    # Coarse enough for epochs, whose mean losses hardly ever stop falling here.
+    rtol = 0.02 if unit == "steps" else 0.4
+    rule = dict(patience=2, cooldown=1, factor=0.5, rtol=rtol, atol=0.0, min_scale=0.05)
+    rows = trained(
+        f"framework={framework}", "schedule=reduce_on_plateau",
+        f"schedule@schedule.base={base}", f"schedule.unit={unit}",
+        *(f"schedule.{key}={value}" for key, value in rule.items()),
+        "train.epochs=15", "train.log_every_steps=1", "model.hidden_sizes=[16]",
+        "optimizer.learning_rate=0.03", "data.batch_size=128",
+    )  # fmt: skip
+    losses = [row["train/loss"] for row in rows]
+    window = 1 if unit == "steps" else 1437 // 128
+    scales = plateau(losses, window=window, **rule)
+    assert min(scales) < 0.5  # it fell more than once
+    base_rates = np.full(len(rows), 0.03)
+    if base == "cosine":
+        base_rates = cosine(np.arange(len(rows)), len(rows), first=0.03)
+    np.testing.assert_allclose(
+        [row["train/learning_rate"] for row in rows], base_rates * scales,
+        rtol=1e-5, atol=1e-8,
+    )  # fmt: skip
+
+
+def test_plateau_watches_the_evaluation(trained):
+    rule = dict(patience=2, cooldown=0, factor=0.5, rtol=0.05, atol=0.0, min_scale=0.0)
+    rows = trained(
+        "schedule=reduce_on_plateau", "schedule.watch=eval",
+        *(f"schedule.{key}={value}" for key, value in rule.items()),
+        "train.epochs=20", "train.log_every_steps=1", "optimizer.learning_rate=0.02",
+    )  # fmt: skip
+    losses = [row["eval/loss"] for row in rows if "eval/loss" in row]
+    scales = np.repeat([1.0, *plateau(losses, window=1, **rule)][:-1], 22)
+    assert scales.min() < 1
+    np.testing.assert_allclose(
+        [row["train/learning_rate"] for row in rows], 0.02 * scales, rtol=1e-6
+    )
+
+
+def test_plateau_patience_must_be_whole_evaluations(built):
+    with pytest.raises(ConfigError, match=r"whole number of evaluations"):
+        built(
+            "schedule=reduce_on_plateau", "schedule.watch=eval", "schedule.unit=steps",
+            "schedule.patience=30",
+        )  # fmt: skip
+
+
+def test_untraceable_schedule_is_evaluated_step_by_step():
+    table = schedules.table(lambda step: 0.1 if step < 2 else 0.01, 4)
+    np.testing.assert_allclose(table, [0.1, 0.1, 0.01, 0.01])
+
+
+def test_negative_learning_rate_is_refused():
+    with pytest.raises(ConfigError, match=r"-1\.0 at step 1"):
+        schedules.table(lambda step: 1.0 - 2.0 * step, 3)

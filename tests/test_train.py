@@ -1,0 +1,134 @@
+"""The loop: what it records, when, and that how it is cut changes nothing."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from runner.errors import TrainingStopped
+from runner.log.files import to_json
+from runner.train import train
+
+LENGTH = ("train.steps=50", "train.epochs=null")
+
+
+def test_rows_are_those_asked_for(trained):
+    rows = trained(*LENGTH, "train.log_every_steps=20", "train.eval_every_steps=15")
+    assert [row["step"] for row in rows] == [1, 15, 20, 30, 40, 45, 50]
+    evaluated = [row["step"] for row in rows if "eval/loss" in row]
+    assert evaluated == [15, 30, 45, 50]
+    for row in rows:
+        assert {"train/loss", "train/learning_rate", "train/grad_norm"} <= set(row)
+        assert {"train/update_norm", "train/accuracy"} <= set(row)
+
+
+@pytest.mark.parametrize("per_call", [1, 7, "auto"])
+def test_how_calls_are_cut_changes_nothing(per_call, trained):
+    whole = trained(*LENGTH, "train.log_every_steps=1", "train.steps_per_call=50")
+    cut = trained(
+        *LENGTH, "train.log_every_steps=1", f"train.steps_per_call={per_call}"
+    )
+    for a, b in zip(whole, cut, strict=True):
+        # A loop and a single step are two programs, which may round differently.
+        np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
+
+
+def test_same_config_same_bits(trained):
+    assert to_json(trained(*LENGTH)) == to_json(trained(*LENGTH))
+
+
+@pytest.mark.parametrize("mode", ["memory", "stream"])
+def test_modes_of_feeding_agree_bit_for_bit(mode, trained):
+    asked = (*LENGTH, "train.steps_per_call=8", "train.log_every_steps=1")
+    device = trained(*asked, "data.mode=device")
+    assert to_json(trained(*asked, f"data.mode={mode}")) == to_json(device)
+
+
+def test_another_seed_is_another_run(trained):
+    one, other = (trained(*LENGTH, f"seed={seed}") for seed in (0, 1))
+    assert one[0]["train/loss"] != other[0]["train/loss"]
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_losses_do_not_depend_on_the_number_of_devices(model, trained):
+    asked = (*LENGTH, f"model={model}", "train.log_every_steps=1")
+    one = trained(*asked, "mesh=single")
+    eight = trained(*asked, "mesh=auto")
+    for key in ("train/loss", "eval/loss"):
+        np.testing.assert_allclose(
+            [row[key] for row in eight if key in row],
+            [row[key] for row in one if key in row],
+            rtol=1e-5,
+        )
+
+
+def test_batches_are_sharded_over_the_devices(built):
+    from runner.data import feed
+
+    run = built(*LENGTH, "mesh=auto", "data.mode=memory")
+    static = run.static
+    batches = feed.TrainFeed(static.dataset, run.order, static.mesh, 4, 0).take(2)
+    shards = batches["input"].addressable_shards
+    assert len(shards) == len(jax.devices()) == 8
+    assert {shard.data.shape for shard in shards} == {(4, 8, 8, 8, 1)}
+
+
+def test_nan_stops_at_its_step_and_keeps_the_rows(built):
+    run = built(*LENGTH, "optimizer=sgd", "optimizer.learning_rate=1e6")
+    rows = []
+    with pytest.raises(TrainingStopped, match=r"nan at step (\d+)") as stopped:
+        train(run, rows.append)
+    step = int(str(stopped.value).split("step ")[1].split(".")[0])
+    assert rows[-1]["step"] == step and math.isnan(rows[-1]["train/loss"])
+    assert all(math.isfinite(row["train/loss"]) for row in rows[:-1])
+
+
+def test_nan_may_be_told_to_go_on(trained):
+    rows = trained(
+        *LENGTH, "optimizer=sgd", "optimizer.learning_rate=1e6", "train.on_nan=continue"
+    )
+    assert rows[-1]["step"] == 50 and math.isnan(rows[-1]["train/loss"])
+
+
+def test_one_batch_is_overfit(trained):
+    rows = trained("debug=overfit")
+    assert rows[-1]["train/loss"] < 0.05 < rows[0]["train/loss"]
+
+
+def test_evaluation_is_the_mean_over_every_example(built, trained):
+    """360 test images in batches of 64: the last batch is padded."""
+    from runner.data.dataset import normalize
+    from runner.losses import classification
+
+    rows = trained("train.steps=1", "train.epochs=null")
+    run = built("train.steps=1", "train.epochs=null")
+    dataset, pipeline = run.static.dataset, run.static.pipeline
+    state = jax.jit(pipeline.init)(run.init_key, 1e-3, run.values.hyperparameters)
+    batch = normalize(dataset, dataset.train.rows(run.order.indices_at(0)))
+    loss, _, grads, _ = pipeline.gradients(state, batch, run.values.key)
+    state = pipeline.apply_gradients(
+        state, grads, loss, 1e-3, run.values.hyperparameters, None, np.inf
+    )
+    test = normalize(dataset, dataset.eval.rows(np.arange(len(dataset.eval))))
+    examples = classification(0.0).per_example(pipeline.predict(state, test), test)
+    assert len(examples["loss"]) == 360
+    for name, values in examples.items():
+        np.testing.assert_allclose(
+            rows[-1][f"eval/{name}"], np.mean(values), rtol=1e-5
+        )
+
+
+def test_golden_losses(trained):
+    """If this fails and you changed neither the initial values, the order of the
+    examples, the default model nor the optimizer, then something else changed the
+    training of everybody: find out what. If you did, copy the new numbers from the
+    failure, and say in CHANGELOG that runs are not comparable with earlier ones.
+    """
+    rows = trained("train.epochs=2", "train.log_every_steps=22")
+    golden = {1: GOLDEN_FIRST, 22: GOLDEN_EPOCH, 44: GOLDEN_LAST}
+    for row in rows:
+        np.testing.assert_allclose(row["train/loss"], golden[row["step"]], rtol=1e-4)
+
+
+GOLDEN_FIRST, GOLDEN_EPOCH, GOLDEN_LAST = 2.33763, 1.9148, 1.1842

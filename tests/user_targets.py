@@ -1,0 +1,27 @@
+"""What a user's own package may hold, for `_target_: user_targets.x`."""
+
+import jax
+
+from runner.models.model import Model
+
+
+def only_jax(*, input_shape, output_size) -> Model:
+    return Model(init=lambda key: ({}, {}), jax=lambda *_: None)
+
+
+def other_output(*, input_shape, output_size) -> Model:
+    def init(key):
+        return {"w": jax.numpy.ones(())}, {}
+
+    def forward(params, model_state, x, key, train):
+        return params["w"] * x.reshape(len(x), -1)[:, :3], model_state
+
+    return Model(init=init, jax=forward)
+
+
+def raises(*, input_shape):
+    raise ValueError("mine to see")
+
+
+def untyped(input_shape, width=3, **more):
+    return Model()
