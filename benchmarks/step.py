@@ -10,7 +10,6 @@ out; the runner's time has its W&B run and its files in it, the others log nothi
 """
 
 import argparse
-import contextlib
 import os
 import platform
 import statistics
@@ -37,6 +36,7 @@ from runner.models import cnn, mlp
 from runner.train import Run, train
 
 FRAMEWORKS = ("jax", "linen", "nnx")
+MODELS = ("mlp", "cnn")
 CLASSES = 10
 
 
@@ -235,6 +235,7 @@ def load() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--steps", type=int, default=20_000, help="of the MLP")
     parser.add_argument("--cnn-steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
@@ -243,21 +244,23 @@ def main() -> None:
     print("command  python", *sys.argv)
     print(f"machine  {platform.machine()}, {os.cpu_count()} CPUs, {jax.devices()[0]}")
     print(load())
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        runs = {f: make_run(f, "mlp", args.steps) for f in FRAMEWORKS}
-        loops = {
-            "nnx.jit, one call a step": nnx_loop(runs["jax"], min(args.steps, 1000)),
-            "lax.scan by hand": scan_loop(runs["jax"]),
-        }
-        ours = {f"runner, {f}": runner_loop(r, folder / f) for f, r in runs.items()}
-        compare("MLP on digits", loops | ours, args.steps, args.repeats)
-        runs = {f: make_run(f, "cnn", args.cnn_steps) for f in FRAMEWORKS}
-        loops = {"jit by hand, one call a step": cnn_loop(runs["jax"])}
-        ours = {
-            f"runner, {f}": runner_loop(r, folder / f"cnn-{f}") for f, r in runs.items()
-        }
-        compare("CNN on 28x28 images", loops | ours, args.cnn_steps, args.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        for model in args.models:
+            steps = args.steps if model == "mlp" else args.cnn_steps
+            runs = {f: make_run(f, model, steps) for f in FRAMEWORKS}
+            if model == "mlp":
+                title = "MLP on digits"
+                loops = {
+                    "nnx.jit, one call a step": nnx_loop(runs["jax"], min(steps, 1000)),
+                    "lax.scan by hand": scan_loop(runs["jax"]),
+                }
+            else:
+                title = "CNN on 28x28 images"
+                loops = {"jit by hand, one call a step": cnn_loop(runs["jax"])}
+            for framework, run in runs.items():
+                path = Path(folder) / f"{model}-{framework}"
+                loops[f"runner, {framework}"] = runner_loop(run, path)
+            compare(title, loops, steps, args.repeats)
     print(f"\n{load()}")
 
 

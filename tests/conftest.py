@@ -36,7 +36,8 @@ def composed(folders):
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
             given = [o.split("=")[0] for o in overrides]
-            quick = [] if "mesh" in given else ["mesh=single"]
+            quick = ["mesh=single", "verify=false"]
+            quick = [q for q in quick if q.split("=")[0] not in given]
             cfg = compose("config", overrides=[*quick, *overrides])
         if "data_dir" in cfg.data:
             cfg.data.data_dir = str(folders["data"])

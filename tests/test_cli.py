@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from read_wandb import read_run, wandb_files
+from runner.compare.wandb_files import read_run, wandb_files
 from runner.errors import ConfigError
 from runner.log.files import read_metrics
 from runner.run import run_job

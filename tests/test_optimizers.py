@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from runner import program, train
 from runner.config import conf_dir
 from runner.errors import ConfigError
-from runner.optimizers import decayed_parameters, optimizer
+from runner.optimization import Optimization, decayed_parameters, extra_arguments
+from runner.optimizers import optimizer
 
 NAMES = sorted(path.stem for path in (conf_dir() / "optimizer").glob("*.yaml"))
 
@@ -96,18 +97,12 @@ def test_equals_optax_used_the_textbook_way(name):
     target = get_object(arguments.pop("_target_"))
     arguments = {k: _instantiated(v) for k, v in arguments.items()}
     rates = np.linspace(arguments["learning_rate"], 0, 8, dtype=np.float32)
-    ours = optimizer(
-        functools.partial(target, **arguments),
-        lambda step: 0.0,
-        clip_global_norm=None,
-        mask_weight_decay=False,
-    )
+    factory = functools.partial(target, **arguments)
+    ours = optimizer(Optimization(factory, lambda step: 0.0, 8, None, False))
     params = {"w": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.ones(3)}
 
     def loss_fn(p):
         return jnp.sum(jnp.tanh(p["w"]) ** 2) + jnp.sum(jnp.cos(p["b"]))
-
-    from runner.optimizers import extra_arguments
 
     @jax.jit
     def our_step(params, state, rate, hyperparameters):

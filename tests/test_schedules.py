@@ -95,9 +95,7 @@ def test_logged_learning_rate_is_the_schedule_at_step_minus_one(name, trained):
     )  # fmt: skip
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     logged = [row["train/learning_rate"] for row in rows]
-    np.testing.assert_allclose(
-        logged, CLOSED_FORMS[name], rtol=1e-5, atol=RATE * 1e-6
-    )
+    np.testing.assert_allclose(logged, CLOSED_FORMS[name], rtol=1e-5, atol=RATE * 1e-6)
 
 
 def plateau(losses, *, window, patience, cooldown, factor, rtol, atol, min_scale):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fake_wandb import FakeWandb
-from read_wandb import read_run, wandb_files
+from runner.compare.wandb_files import read_run, wandb_files
 from runner.log.files import read_metrics
 
 # Each run is a process of its own, as wandb keeps one core process a process.

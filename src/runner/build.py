@@ -13,13 +13,22 @@ from runner.data import feed
 from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
+from runner.identity import (
+    data_order,
+    initial_parameters,
+    optimizer_probe,
+    toy_batch,
+    toy_model,
+)
 from runner.mesh import Mesh, data_mesh
+from runner.optimization import Optimization
 from runner.optimizers import Optimizer, optimizer
 from runner.program import Static
 from runner.schedules import ReduceOnPlateau
 from runner.step import Values
 from runner.targets import call, check_targets, target
 from runner.train import Run
+from runner.verify import verify
 
 GROUPS = ("data", "loss", "model", "framework", "optimizer", "schedule")
 
@@ -41,44 +50,51 @@ def build(cfg: DictConfig) -> Run:
     settings = _settings(cfg, order)
     mesh = data_mesh(cfg.mesh.data, dataset.batch_size, settings.gradient_accumulation)
     loss = call(cfg, "loss")
-    model = call(
-        cfg,
-        "model",
-        input_shape=dataset.input_shape,
-        output_size=loss.output_size(dataset),
-    )
-    factory = target(cfg, "optimizer")  # whose learning rate the schedule reads
-    schedule, learning_rates = _schedule(cfg)
-    tx = optimizer(
-        factory,
-        schedule,
-        clip_global_norm=settings.clip_global_norm,
-        mask_weight_decay=settings.mask_weight_decay,
-    )
-    example = feed.example(dataset)
-    per_call = settings.steps_per_call
+    sizes = {
+        "input_shape": dataset.input_shape,
+        "output_size": loss.output_size(dataset),
+    }
+    model = call(cfg, "model", **sizes)
+    wanted = _optimization(cfg)
+    rates = schedules.table(wanted.base_schedule, wanted.steps)
+    tx = optimizer(wanted)
+    parts = {"loss": loss, "optimizer": tx}
     pipeline = call(
-        cfg, "framework", model=model, loss=loss, optimizer=tx, example=example
+        cfg, "framework", model=model, example=feed.example(dataset), **parts
     )
-    config = recorded(cfg)
+    init_key, step_key = jax.random.split(jax.random.key(cfg.seed))
+    if cfg.verify:
+        verify(pipeline, tx.hyperparameters, wanted, init_key)
+    toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
+    identity = {
+        "optimizer_probe": optimizer_probe(toy, tx.hyperparameters, wanted),
+        "initial_parameters": initial_parameters(
+            pipeline, init_key, tx.hyperparameters
+        ),
+        "data_order": data_order(dataset, order),
+    }
+    config = recorded(cfg) | {"optimizer_probe": identity["optimizer_probe"]}
     static = Static(
-        description=_description(config, dataset, mesh, tx, schedule),
+        description=_description(config, dataset, mesh, tx, wanted),
         pipeline=pipeline,
         loss=loss,
         dataset=dataset,
         mesh=mesh,
         averaging=settings.ema_decay is not None,
         microbatches=settings.gradient_accumulation,
-        steps_per_call=None if per_call == "auto" else per_call,
+        steps_per_call=_number(settings.steps_per_call),
     )
-    init_key, step_key = jax.random.split(jax.random.key(cfg.seed))
     values = Values(
         key=step_key,
         hyperparameters={k: np.float32(v) for k, v in tx.hyperparameters.items()},
         ema_decay=np.float32(settings.ema_decay or 0),
     )
     _check_objective(cfg.objective, program.check(static, values))
-    return Run(static, values, learning_rates, init_key, order, settings, config)
+    return Run(static, values, rates, init_key, order, settings, config, identity)
+
+
+def _number(steps_per_call: int | str) -> int | None:
+    return None if isinstance(steps_per_call, str) else steps_per_call
 
 
 def _order(cfg: DictConfig, dataset: Dataset) -> Order:
@@ -155,7 +171,8 @@ def _check_objective(objective: str, metrics: list[str]) -> None:
         )
 
 
-def _schedule(cfg: DictConfig) -> tuple[Any, np.ndarray]:
+def _optimization(cfg: DictConfig) -> Optimization:
+    factory = target(cfg, "optimizer")  # first, since schedules read its learning rate
     steps = cfg.train.steps
     for key in ("schedule", "schedule.base"):
         node = OmegaConf.select(cfg, key)
@@ -169,18 +186,22 @@ def _schedule(cfg: DictConfig) -> tuple[Any, np.ndarray]:
                 f"{key}.warmup_steps={warmup} is longer than the run, which has "
                 f"train.steps={steps}"
             )
-    schedule = call(cfg, "schedule")
-    base = schedule.base if isinstance(schedule, ReduceOnPlateau) else schedule
-    return schedule, schedules.table(base, steps)
+    return Optimization(
+        factory,
+        call(cfg, "schedule"),
+        steps,
+        cfg.train.clip_global_norm,
+        cfg.train.mask_weight_decay,
+    )
 
 
 def _description(
-    config: dict, dataset: Dataset, mesh: Mesh, tx: Optimizer, schedule: Any
+    config: dict, dataset: Dataset, mesh: Mesh, tx: Optimizer, wanted: Optimization
 ) -> dict[str, Any]:
     """What tells this run's compiled program from others, as plain values."""
     traced = {"learning_rate", *tx.hyperparameters}
     settings = config["train"]
-    plateau = isinstance(schedule, ReduceOnPlateau) and config["schedule"]
+    plateau = isinstance(wanted.schedule, ReduceOnPlateau) and config["schedule"]
     rows = dataset.train.rows(np.zeros(1, int))
     return {
         "framework": config["framework"],

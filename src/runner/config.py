@@ -58,6 +58,7 @@ class Config:
 
     seed: int = MISSING
     objective: str = MISSING
+    verify: bool = MISSING
     compilation_cache: str | None = MISSING
     train: TrainConfig = MISSING
     mesh: MeshConfig = MISSING

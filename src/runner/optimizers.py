@@ -1,16 +1,19 @@
 """Optimizers: optax's, with their float arguments as arguments of the compiled step."""
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from runner.errors import ConfigError
-from runner.schedules import ReduceOnPlateau, Schedule
+from runner.optimization import (
+    Optimization,
+    decayed_parameters,
+    mask_argument,
+    toy_update,
+)
+from runner.schedules import ReduceOnPlateau
 
 
 class Optimizer(NamedTuple):
@@ -25,34 +28,22 @@ class Optimizer(NamedTuple):
     hyperparameters: dict[str, float]
 
 
-def optimizer(
-    factory: functools.partial,
-    schedule: Schedule | ReduceOnPlateau,
-    *,
-    clip_global_norm: float | None,
-    mask_weight_decay: bool,
-) -> Optimizer:
-    """Gradient clipping, `factory`'s optimizer and the plateau rule, in this order.
-
-    Args:
-      factory: an optax-like function and its arguments, the learning rate among them.
-      schedule: the run's schedule; only its plateau transformation is of use here.
-      clip_global_norm: the global norm that gradients are clipped to, or None.
-      mask_weight_decay: whether weight decay spares biases and norm scales, which are
-        the parameters of fewer than two dimensions.
+def optimizer(wanted: Optimization) -> Optimizer:
+    """What `wanted` asks for, as a family over its float arguments.
 
     Raises:
       ConfigError: an argument that optax refuses, or no weight decay to mask.
     """
+    factory, schedule = wanted.factory, wanted.schedule
     arguments = {k: v for k, v in factory.keywords.items() if k != "learning_rate"}
-    if mask_weight_decay:
+    if wanted.mask_weight_decay:
         arguments[mask_argument(factory.func)] = decayed_parameters
     floats = {k: v for k, v in arguments.items() if isinstance(v, float)}
     static = {k: v for k, v in arguments.items() if k not in floats}
     for name in _refused_as_traced(factory.func, static, floats):
         static[name] = floats.pop(name)
-    if clip_global_norm is not None:
-        floats["clip_global_norm"] = clip_global_norm
+    if wanted.clip_global_norm is not None:
+        floats["clip_global_norm"] = wanted.clip_global_norm
 
     def transformation(learning_rate, hyperparameters):
         values = dict(hyperparameters)
@@ -65,34 +56,6 @@ def optimizer(
         return optax.chain(*parts)
 
     return Optimizer(transformation, floats)
-
-
-def decayed_parameters(params: Any) -> Any:
-    """True for the parameters that weight decay is for: not biases, not norm scales."""
-    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
-
-
-def extra_arguments(
-    grads: Any, loss: Any, loss_fn: Callable[[Any], jax.Array], eval_loss: Any
-) -> dict[str, Any]:
-    """Everything beyond gradients that an optax update may ask for, by optax's names.
-
-    `loss_fn` gives this batch's loss at any parameters; it costs nothing unless used.
-    """
-
-    # optax's line searches refuse extra arguments that are not named here.
-    def value_fn(params, obj_fn=None, grad_fn=None, eval_loss=None):
-        del obj_fn, grad_fn, eval_loss
-        return loss_fn(params)
-
-    return {
-        "value": loss,
-        "grad": grads,
-        "value_fn": value_fn,  # line searches
-        "obj_fn": loss_fn,  # sophia
-        "grad_fn": lambda params, _: jax.grad(loss_fn)(params),  # sam
-        "eval_loss": eval_loss,  # reduce_on_plateau with watch=eval
-    }
 
 
 def polyak_sgd(
@@ -132,27 +95,6 @@ def evaluation_params(opt_state: Any, params: Any) -> Any:
         if is_state(node):
             return optax.contrib.schedule_free_eval_params(node, params)
     return params
-
-
-def toy_update(tx: optax.GradientTransformation) -> Any:
-    """An update of two small parameters: traced, it shows whether `tx` is sound."""
-    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
-    one = jnp.ones(())
-    extra = extra_arguments(params, one, optax.tree.norm, one)
-    tx = optax.with_extra_args_support(tx)
-    return tx.update(params, tx.init(params), params, **extra)
-
-
-def mask_argument(func: Callable) -> str:
-    """The name of `func`'s argument that limits weight decay to some parameters."""
-    parameters = inspect.signature(func).parameters
-    for name in ("mask", "weight_decay_mask"):
-        if name in parameters:
-            return name
-    raise ConfigError(
-        f"train.mask_weight_decay=true: {func.__name__} has no weight decay to mask "
-        "(it takes neither `mask` nor `weight_decay_mask`); try optimizer=adamw"
-    )
 
 
 def _refused_as_traced(func: Callable, static: dict, floats: dict) -> list[str]:

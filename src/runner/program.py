@@ -195,7 +195,7 @@ def _compile(static: Static, values: Values) -> Program:
 
 def _ready(jitted: Any, *arguments: Any) -> Callable:
     """`jitted`, compiled. With debug_nans as it is: only so does JAX find the NaN."""
-    if jax.config.jax_debug_nans:
+    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
         return jitted
     return jitted.lower(*arguments).compile()
 

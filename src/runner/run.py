@@ -62,7 +62,8 @@ def run_job(
         folder,
         config=run.config
         | {"hydra": {"choices": dict(choices), "overrides": list(overrides)}},
-        provenance=provenance(
+        provenance=run.identity
+        | provenance(
             backend=jax.default_backend(),
             devices=[d.device_kind for d in jax.devices()[: run.static.mesh.devices]],
             program_key=run.static.key,

@@ -32,6 +32,7 @@ class Run(NamedTuple):
       order: which examples each step uses.
       settings: the `train` section, complete and checked.
       config: the whole configuration, as it is recorded.
+      identity: what tells runs apart by what they did, for provenance.json.
     """
 
     static: Static
@@ -41,6 +42,7 @@ class Run(NamedTuple):
     order: Order
     settings: TrainConfig
     config: dict[str, Any]
+    identity: dict[str, Any]
 
 
 class _Call(NamedTuple):
@@ -146,7 +148,7 @@ class _Reader:
                 raise TrainingStopped(
                     f"train/loss is {losses[i]} at step {step}. The rows "
                     "up to it are kept. Try a lower optimizer.learning_rate, or "
-                    "train.on_nan=continue; debug=nan names the operation"
+                    "train.on_nan=continue; debug=find_nan names the operation"
                 )
 
     def _measure(self, call: _Call) -> float:

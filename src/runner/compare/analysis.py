@@ -6,6 +6,7 @@ import polars as pl
 
 from runner.compare.attribution import Attribution, attribute
 from runner.compare.controlled import Control, control
+from runner.compare.headline import headline
 from runner.compare.keys import cell_keys, default_by, texts, tuned_keys, varying
 from runner.compare.load import GROUPS, Runs
 from runner.compare.statistics import Comparison, Group, compare, groups
@@ -22,6 +23,7 @@ class Analysis(NamedTuple):
       by: the column of `Runs.table` whose values are compared, such as "optimizer".
       metric: such as "eval/loss"; its last value, `final.<metric>`, is compared.
       higher_is_better: of the metric.
+      headline: the finding in one sentence.
       control: which keys vary with `by`, and whether the comparison is controlled.
       groups: one for each value of `by`, the best mean first.
       comparisons: of each pair of groups, over everything that is crossed with `by`.
@@ -38,6 +40,7 @@ class Analysis(NamedTuple):
     by: str
     metric: str
     higher_is_better: bool
+    headline: str
     control: Control
     groups: tuple[Group, ...]
     comparisons: tuple[Comparison, ...]
@@ -76,21 +79,24 @@ def analyse(
     metric = _metric(runs, table, metric)
     by = _factor(table, by)
     higher = is_higher_better(metric)
-    tuned, cells = tuned_keys(table, by), cell_keys(table, by)
+    # What failed was tried as well: at too high a learning rate that is how runs end.
+    tried = runs.table.filter(pl.any_horizontal(pl.col(*GROUPS, "seed").is_not_null()))
+    tuned = tuned_keys(tried, by)
+    cells = cell_keys(table, by, tuned)
     rows = _rows(table, by, metric, tuned, cells)
     tuning, warnings = tune(rows, tuned, budget, higher)
     chosen = tuning.sensitivity.filter("chosen").select("group", "cell", "setting")
     used = rows.join(chosen, on=["group", "cell", "setting"], maintain_order="left")
     ranked = groups(used, higher)
-    checked = control(table, by)
     order = {group.name: place for place, group in enumerate(ranked)}
     used = used.sort(pl.col("group").replace_strict(order, return_dtype=pl.Int64))
     varied = [f for f in (by, *cells, "seed") if used[f].n_unique() > 1]
-    return Analysis(
+    analysis = Analysis(
         by=by,
         metric=metric,
         higher_is_better=higher,
-        control=checked,
+        headline="",
+        control=control(table, by, tuned),
         groups=ranked,
         comparisons=compare(used, ranked, higher, cells=False),
         cells=compare(used, ranked, higher, cells=True) if cells else (),
@@ -101,8 +107,10 @@ def analyse(
         else reach(runs.curves, used, metric, target, higher),
         attribution=attribute(used, list(dict.fromkeys(varied))),
         used=tuple(used["run"]),
-        warnings=(*_warnings(runs, table, used, ranked, checked), *warnings),
+        warnings=(),
     )
+    warnings = (*_warnings(runs, table, used, analysis), *warnings)
+    return analysis._replace(headline=headline(analysis), warnings=warnings)
 
 
 def is_higher_better(metric: str) -> bool:
@@ -176,29 +184,33 @@ def _labels(table: pl.DataFrame, keys: list[str]) -> list[str]:
 
 
 def _warnings(
-    runs: Runs,
-    table: pl.DataFrame,
-    used: pl.DataFrame,
-    ranked: tuple[Group, ...],
-    checked: Control,
+    runs: Runs, table: pl.DataFrame, used: pl.DataFrame, analysis: Analysis
 ) -> list[str]:
     left_out = runs.table.filter(pl.col("status") != "finished")
     found = [f"not read: {problem}" for problem in runs.problems]
     if left_out.height:
         found.append(f"left out, not finished: {_listed(left_out)}")
-    for group in ranked:
+    for group in analysis.groups:
         if group.diverged:
             found.append(
                 f"{group.name}: the metric of {group.diverged} of {group.runs} runs is "
                 "not finite; means leave them out, and it can't be called better"
             )
-    if checked.unmatched:
-        names = _few(checked.unmatched)
+    if analysis.control.unmatched:
+        names = _few(analysis.control.unmatched)
         found.append(f"without a partner in some other group: {names}")
     repeated = used.height - used.select("group", "cell", "seed").n_unique()
     if repeated:
         found.append(
             f"{repeated} runs repeat others (all else equal); a mean counts once"
+        )
+    if (
+        analysis.by == "optimizer"
+        and len(analysis.groups) > 1
+        and not analysis.tuning.keys
+    ):
+        found.append(
+            "nothing was tuned: the optimizers are compared at one setting each"
         )
     if "objective" in table and table["objective"].n_unique() > 1:
         found.append("the runs have different objectives")
@@ -206,8 +218,8 @@ def _warnings(
     count = table.filter(pl.any_horizontal(dirty)).height if dirty else 0
     if count:
         found.append(
-            f"{count} of {table.height} runs are of uncommitted code (dirty git), which "
-            "their commit doesn't tell apart"
+            f"{count} of {table.height} runs are of uncommitted code (dirty git), so "
+            "their commit doesn't say what ran"
         )
     return found
 

@@ -5,6 +5,7 @@ flax #4087 blamed a framework for what an optimizer did: its two runs differed i
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +18,10 @@ from runner.compare.keys import (
     PROBE,
     copies,
     determined,
+    ignored,
     is_fact,
     own_keys,
     texts,
-    tuned_keys,
     varying,
 )
 from runner.compare.load import GROUPS, natural
@@ -31,8 +32,10 @@ _FACTS = {
     ORDER: "data order",
     DEVICES: "devices",
 }
-# Probes of one optimizer in two frameworks or versions of XLA differ by rounding.
-_PROBE_TOLERANCE = 1e-4
+# Relative. Probes are rounded to six digits, where two frameworks may part by one.
+_PROBE_TOLERANCE = 2e-5
+# What an optimizer does is its own, its schedule's and of what `train` puts around it.
+_NAMED = ("optimizer", "schedule", "train")
 
 
 class Key(NamedTuple):
@@ -43,14 +46,14 @@ class Key(NamedTuple):
       role: "factor" (what was asked about), "consequence" (follows from the factor),
         "tuned" (tried within the groups), "crossed" (the same values in every group) or
         "confounder" (differs between the groups where nothing else should).
-      values: up to eight of them as text, in natural order; `count` in all.
+      values: up to eight of them as text, in natural order; `distinct` in all.
       by_group: {group: values} of a confounder.
     """
 
     name: str
     role: str
     values: tuple[str, ...]
-    count: int
+    distinct: int
     by_group: dict[str, tuple[str, ...]]
 
 
@@ -76,23 +79,25 @@ class Control(NamedTuple):
         return tuple(key for key in self.keys if key.role == "confounder")
 
 
-def control(table: pl.DataFrame, by: str) -> Control:
+def control(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> Control:
     """Check a comparison of the runs in `table` by the column `by`.
 
-    A run's partner in another group has the same value of every key, those of the
-    factor itself and tuned ones aside. Where two groups have no partners at all, the
-    keys in which the nearest runs differ are confounders; where they have, whatever was
-    recorded of the partners (versions, devices, ...) and differs is one.
+    A run's partner in another group has the same value of every key but the factor's
+    own. Where two groups have no partners at all, the keys in which the nearest runs
+    differ are confounders; where they have, whatever was recorded of the partners
+    (versions, devices, ...) and differs is one.
+
+    Args:
+      tuned: see `tuned_keys`.
     """
-    own, tuned = own_keys(table, by), tuned_keys(table, by)
-    keys = varying(table)
-    free = [
-        k for k in keys if k not in own and k not in tuned and k not in copies(table)
-    ]
-    confounded, unmatched = _match(table, by, free, [k for k in tuned if k not in own])
+    own, references = own_keys(table, by), copies(table)
+    keys = [k for k in varying(table) if references.get(k) not in tuned]
+    free = [k for k in keys if k not in own and k not in references]
+    confounded, unmatched = _match(table, by, free)
     confounded = _folded(table, confounded)
-    roles = {key: "crossed" for key in keys}
-    roles |= {key: "consequence" for key in keys if key in own or key in copies(table)}
+    follows = {*keys} - {*_folded(table, keys)}
+    roles = {key: "crossed" for key in free if key not in follows}
+    roles |= dict.fromkeys([k for k in keys if k in own], "consequence")
     roles |= dict.fromkeys(tuned, "tuned") | dict.fromkeys(confounded, "confounder")
     roles |= {by: "factor"} if by in keys else {}
     order = ("confounder", "factor", "tuned", "crossed", "consequence")
@@ -108,30 +113,26 @@ def control(table: pl.DataFrame, by: str) -> Control:
 
 
 def _match(
-    table: pl.DataFrame, by: str, free: list[str], tuned: list[str]
+    table: pl.DataFrame, by: str, free: list[str]
 ) -> tuple[list[str], tuple[str, ...]]:
     """The confounders among `free`, and the runs that lack a partner."""
     config = [k for k in free if not is_fact(k)]
     facts = [k for k in free if is_fact(k)]
-    # In this order: runs that differ in a fact are nearer than in a tuned key.
-    names = [config, tuned, facts]
-    codes = [_codes(table, n) for n in names]
-    weights = [(len(tuned) + 1) * (len(facts) + 1), len(facts) + 1, 1]
-    members = _members(table, by)
+    config_codes, fact_codes = _codes(table, config), _codes(table, facts)
     found: set[str] = set()
     unmatched: set[int] = set()
-    for a, b in itertools.combinations(members.values(), 2):
-        apart = [_apart(c, a, b) for c in codes]
-        distance = sum(w * d.sum(-1) for w, d in zip(weights, apart, strict=True))
-        assert isinstance(distance, np.ndarray)
+    for a, b in itertools.combinations(_members(table, by).values(), 2):
+        # Arrays [a, b, key]. Of equal configs the nearer one has more facts in common.
+        apart, facts_apart = _apart(config_codes, a, b), _apart(fact_codes, a, b)
+        distance = apart.sum(-1) * (len(facts) + 1) + facts_apart.sum(-1)
         near = [(i, int(j)) for i, j in enumerate(distance.argmin(1))]
         near += [(int(i), j) for j, i in enumerate(distance.argmin(0))]
-        partners = [(i, j) for i, j in near if not apart[0][i, j].any()]
+        partners = [(i, j) for i, j in near if not apart[i, j].any()]
         unmatched |= set(a) - {a[i] for i, _ in partners}
         unmatched |= set(b) - {b[j] for _, j in partners}
-        for keys, differs in zip(names, apart, strict=True):
-            for pair in (partners or near) if keys is not tuned else ():
-                found |= {k for k, d in zip(keys, differs[pair], strict=True) if d}
+        for pair in partners or near:
+            found |= {k for k, d in zip(config, apart[pair], strict=True) if d}
+            found |= {k for k, d in zip(facts, facts_apart[pair], strict=True) if d}
     runs = table["run"].to_list()
     return [k for k in free if k in found], tuple(runs[i] for i in sorted(unmatched))
 
@@ -159,7 +160,7 @@ def _codes(table: pl.DataFrame, names: list[str]) -> np.ndarray:
     return codes
 
 
-def _probes(table: pl.DataFrame) -> list[int | None]:
+def _probes(table: pl.DataFrame, first: int = 0) -> list[int | None]:
     """For each run a number of its probe; the same within a tolerance."""
     seen: list[np.ndarray] = []
     known: dict[str | None, int | None] = {None: None}
@@ -169,7 +170,7 @@ def _probes(table: pl.DataFrame) -> list[int | None]:
             continue
         probe = np.asarray(json.loads(text), float)
         same = (i for i, other in enumerate(seen) if _same(probe, other))
-        known[text] = next(same, len(seen))
+        known[text] = first + next(same, len(seen))
         seen.append(probe)
     return [known[text] for text in values]
 
@@ -178,12 +179,12 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     if a.shape != b.shape:
         return False
     scale = np.abs(b).max(initial=0)
-    atol = _PROBE_TOLERANCE * (scale if np.isfinite(scale) else 0)
-    return np.allclose(a, b, rtol=0, atol=atol, equal_nan=True)
+    atol = 1e-12 * scale if np.isfinite(scale) else 0
+    return np.allclose(a, b, rtol=_PROBE_TOLERANCE, atol=atol, equal_nan=True)
 
 
 def _folded(table: pl.DataFrame, confounded: list[str]) -> list[str]:
-    """Without what follows from another confounder: adam's b1 from the choice of it."""
+    """Without what follows from another of them: adam's b1 from the choice of adam."""
     follows = {INITIAL, ORDER} if "seed" in confounded else set()
     return [
         key
@@ -200,7 +201,7 @@ def _folded(table: pl.DataFrame, confounded: list[str]) -> list[str]:
 def _impostors(table: pl.DataFrame) -> tuple[str, ...]:
     if PROBE not in table:
         return ()
-    names = [c for c in table.columns if c.split(".")[0] == "optimizer"]
+    names = [c for c in table.columns if c.split(".")[0] in _NAMED and not ignored(c)]
     called: dict[tuple, dict[int, str]] = {}
     for name, run, probe in zip(
         table.select(names).rows(), table["run"], _probes(table), strict=True
@@ -209,8 +210,8 @@ def _impostors(table: pl.DataFrame) -> tuple[str, ...]:
             called.setdefault(name, {}).setdefault(probe, run)
     return tuple(
         f"{' and '.join(runs.values())} are called the same (optimizer="
-        f"{name[names.index('optimizer')]}, all its settings equal), but their "
-        "optimizers did not do the same: the optimizer probes differ"
+        f"{name[names.index('optimizer')]}, with the same settings and schedule), but "
+        "their optimizers did not do the same: the optimizer probes differ"
         for name, runs in called.items()
         if len(runs) > 1
     )
@@ -226,14 +227,19 @@ def _unknown(table: pl.DataFrame) -> tuple[str, ...]:
 
 
 def _key(table: pl.DataFrame, by: str, name: str, role: str) -> Key:
-    values = _distinct(table[name])
+    column = table[name]
+    if name == PROBE:  # nobody reads its numbers
+        column = pl.Series([n and f"probe {n}" for n in _probes(table, first=1)])
+    values = _distinct(column)
     by_group = {}
     if role == "confounder":
         groups = _members(table, by).items()
-        by_group = {g: _distinct(table[name][i])[:8] for g, i in groups}
+        by_group = {g: _distinct(column[i])[:8] for g, i in groups}
     told = _FACTS.get(name, name.removeprefix("provenance."))
     return Key(told, role, values[:8], len(values), by_group)
 
 
 def _distinct(values: pl.Series) -> tuple[str, ...]:
+    if values.dtype.is_numeric():
+        return tuple(texts(values.unique().sort(nulls_last=True)))
     return tuple(sorted(set(texts(values)), key=natural))

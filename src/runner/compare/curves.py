@@ -82,10 +82,13 @@ def _layers(
     slider = alt.binding_range(min=0, max=len(_REACHES), step=1, name="smoothing")
     smoothing = alt.param(name="smoothing", value=0, bind=slider)
     menu, in_cell = grammar.cell_menu(shown)
+    ends = [table["step"].min(), table["step"].max()]
+    x = alt.X("step:Q").axis(tickCount=6, tickMinStep=1)
+    x = x.scale(domain=ends, nice=False)
     base = _smoothed(alt.Chart(grammar.csv(table)))
     base = base.transform_filter(f"{grammar.SHOWN} && ({in_cell})")
     base = switch.transform(base, "mean_s", "low_s", "high_s").encode(
-        x=alt.X("step:Q").scale(nice=False).axis(tickCount=6, tickMinStep=1),
+        x=x,
         y=switch.encoding(alt.Y, "mean_s", metric),
         color=grammar.colour(shown.groups, by),
         detail="cell:N",
@@ -104,20 +107,29 @@ def _layers(
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round").encode(
         strokeDash=grammar.dash(shown.groups, by)
     )
-    dots = base.mark_circle(size=45).encode(
-        opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
-        tooltip=[
-            alt.Tooltip("group:N", title=by),
-            *grammar.cell_tooltip(shown),
-            "step:Q",
-            alt.Tooltip("mean:Q", title=f"mean {metric}"),
-            alt.Tooltip("low:Q", title="lowest run"),
-            alt.Tooltip("high:Q", title="highest run"),
-            "runs:Q",
-        ],
+    dots = (
+        base.properties(name="hover_dots")
+        .mark_circle(size=45)
+        .encode(
+            opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
+            tooltip=[
+                alt.Tooltip("group:N", title=by),
+                *grammar.cell_tooltip(shown),
+                "step:Q",
+                alt.Tooltip("mean:Q", title=f"mean {metric}"),
+                alt.Tooltip("low:Q", title="lowest run"),
+                alt.Tooltip("high:Q", title="highest run"),
+                "runs:Q",
+            ],
+        )
     )
     rule = alt.Chart(grammar.csv(table.select("step").unique(maintain_order=True)))
-    rule = rule.mark_rule().encode(x="step:Q").transform_filter(near)
+    rule = (
+        rule.properties(name="hover_rule")
+        .mark_rule()
+        .encode(x=x)
+        .transform_filter(near)
+    )
     return grammar.figure(
         [band, rule, line, dots.add_params(near)], [switch.parameter, smoothing, *menu]
     )

@@ -59,10 +59,12 @@ def _results(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
 
 def _courses(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
     text = "Mean over seeds; the band spans the lowest to the highest."
-    if len(grammar.shown(runs, analysis).cells) > grammar.MAX_CELLS:
-        text = (
-            "Mean over all runs of a group; the band spans the lowest to the highest."
-        )
+    cells = len(grammar.shown(runs, analysis).cells)
+    if cells > grammar.MAX_CELLS:
+        text = "Mean over all runs of a group; the band spans lowest to highest."
+    elif cells > 1:
+        keys = ", ".join(grammar.crossed(runs, analysis))
+        text += f" One line for each group and each value of {keys}."
     for metric in dict.fromkeys((analysis.metric, "eval/loss", "train/loss")):
         if chart := curves(runs, analysis, metric):
             yield Figure(metric.replace("/", "_"), metric, text, chart)

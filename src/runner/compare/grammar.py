@@ -8,7 +8,6 @@ import altair as alt
 import polars as pl
 
 from runner.compare.analysis import Analysis
-
 from runner.compare.keys import cell_keys, texts
 from runner.compare.load import Runs, natural
 from runner.compare.theme import DASHES, PALETTE
@@ -19,11 +18,6 @@ MAX_CELLS = 8
 # Page-wide state, which the page's list of series sets: names that are switched off.
 HIDDEN = alt.param(name="hidden", value=[])
 SHOWN = "indexof(hidden, datum.group) < 0"
-
-
-_LEGEND = alt.Legend(
-    orient="top", columns=5, symbolType="stroke", symbolOpacity=1, symbolSize=300
-)
 
 
 class Shown(NamedTuple):
@@ -48,7 +42,7 @@ class Shown(NamedTuple):
 
 def shown(runs: Runs, analysis: Analysis) -> Shown:
     """The used runs of the best MAX_GROUPS groups."""
-    keys = cell_keys(finished(runs), analysis.by)
+    keys = crossed(runs, analysis)
     used = runs.table.filter(pl.col("run").is_in(analysis.used))
     settings = zip(*(texts(used[key]) for key in keys), strict=True)
     named = [", ".join(map("=".join, zip(keys, row, strict=True))) for row in settings]
@@ -62,6 +56,11 @@ def shown(runs: Runs, analysis: Analysis) -> Shown:
     ).filter(pl.col("group").is_in(groups))
     cells = sorted(table["cell"].unique(), key=natural)
     return Shown(table, sorted(groups, key=natural), cells)
+
+
+def crossed(runs: Runs, analysis: Analysis) -> list[str]:
+    """The columns whose combinations are the cells."""
+    return cell_keys(finished(runs), analysis.by, analysis.tuning.keys)
 
 
 def finished(runs: Runs) -> pl.DataFrame:
@@ -91,7 +90,6 @@ def colour(groups: Sequence[str], title: str) -> alt.Color:
         "group:N",
         title=title,
         scale=alt.Scale(domain=list(groups), range=list(PALETTE[: len(groups)])),
-        legend=_LEGEND,
     )
 
 
@@ -101,7 +99,6 @@ def dash(groups: Sequence[str], title: str) -> alt.StrokeDash:
         "group:N",
         title=title,
         scale=alt.Scale(domain=list(groups), range=list(DASHES[: len(groups)])),
-        legend=_LEGEND,
     )
 
 

@@ -1,8 +1,14 @@
 """The finding in one sentence."""
 
-from runner.compare.analysis import Analysis
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from runner.compare.attribution import Attribution
 from runner.compare.statistics import Comparison
+
+if TYPE_CHECKING:  # which imports this module
+    from runner.compare.analysis import Analysis
 
 
 def headline(analysis: Analysis) -> str:
@@ -23,11 +29,10 @@ def headline(analysis: Analysis) -> str:
     verdicts = {c.verdict for c in analysis.comparisons}
     others = _others(analysis)
     if verdicts == {"agree"}:
-        largest = max(
-            (abs(d) for c in analysis.comparisons for d in c.differences.values()),
-        )
+        pairs = (*analysis.comparisons, *analysis.cells)
+        largest = max(abs(d) for c in pairs for d in c.differences.values())
         told = f"{_join([g.name for g in names])} agree on {metric} within 1e-4"
-        return f"{told} (largest difference {largest:.1g})" + _tail(others)
+        return f"{told} of its value (largest difference {largest:.1g})" + _tail(others)
     return _ranking(analysis) + _tail(others)
 
 
@@ -72,8 +77,8 @@ def _interval(comparison: Comparison, signed: bool = False) -> str:
         value, low, high = -value, -high, -low
     seeds = len(comparison.differences)
     if seeds == 1:
-        return f"{value:.3g} with one seed"
-    return f"{value:.3g} [{low:.3g}, {high:.3g}] over {seeds} paired seeds"
+        return f"{value:.4g} with one seed"
+    return f"{value:.4g} [{low:.4g}, {high:.4g}] over {seeds} paired seeds"
 
 
 def _needed(comparison: Comparison) -> str:
@@ -100,11 +105,18 @@ def _tail(others: list[Attribution]) -> str:
     told = [
         f"{p.factor} does not (largest difference {p.largest_difference:.1g})"
         if p.agrees
-        else f"{p.factor} explains {p.share:.1%} of the variance"
+        else f"{p.factor} explains {_percent(p.share)} of the variance"
         for p in others
         if p.agrees or p.share is not None
     ]
     return "".join(f"; {t}" for t in told)
+
+
+def _percent(share: float | None) -> str:
+    share = share or 0
+    if share > 0.999:
+        return "over 99.9 %"
+    return f"{100 * share:.1f} %" if share > 0.001 else "under 0.1 %"
 
 
 def _join(names: list[str]) -> str:

@@ -23,6 +23,7 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
         return math.nan, math.nan
     if np.ptp(values) <= 1e-12 * np.abs(values).max():
         return float(values.min()), float(values.max())
+    low = high = math.nan
     with warnings.catch_warnings():  # of BCa on nearly equal values, handled below
         warnings.simplefilter("ignore")
         for method in ("BCa", "percentile")[values.size < _BCA_SEEDS :]:

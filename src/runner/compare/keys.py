@@ -17,7 +17,7 @@ IGNORED = {
     **dict.fromkeys(("final.*", "best.*", "best_step.*"), "results"),
     # what is written and where, not what is trained
     **dict.fromkeys(("wandb.*", "objective", "compilation_cache"), "outputs"),
-    **dict.fromkeys(("train.log_every_steps", "train.profile"), "outputs"),
+    **dict.fromkeys(("train.log_every_steps", "train.profile", "verify"), "outputs"),
     **dict.fromkeys(("data.data_dir", "data.manual_dir", "data.download"), "places"),
     # different in every run, or following from what is compared anyway
     **dict.fromkeys(("provenance.started", "provenance.pid"), "every run's own"),
@@ -35,17 +35,26 @@ PROBE = "provenance.optimizer_probe"
 INITIAL = "provenance.initial_parameters"
 ORDER = "provenance.data_order"
 DEVICES = "provenance.devices"
-_STEPS = ("train.steps", "train.epochs", "train.eval_every_steps", "schedule.*steps*")
+_HORIZON = (
+    "train.steps",
+    "train.epochs",
+    "train.eval_every_steps",
+    "schedule.*steps*",
+    PROBE,
+)
 
-# What changes with a factor because it follows from it.
+# What changes with a factor because it follows from it. The probe is of the optimizer
+# as it trains: with its schedule, and what `train` puts around it.
 _FOLLOWS = {
     "optimizer": (PROBE,),
+    "schedule": (PROBE,),
+    "train": (PROBE,),
     "model": (INITIAL,),
-    "data": (INITIAL, ORDER, "train.steps_per_epoch", *_STEPS),
+    "data": (INITIAL, ORDER, "train.steps_per_epoch", *_HORIZON),
     "mesh": (DEVICES,),
     "seed": (INITIAL, ORDER),
-    "train.steps": _STEPS,
-    "train.epochs": _STEPS,
+    "train.steps": _HORIZON,
+    "train.epochs": _HORIZON,
 }
 # The shipped YAML refers to these from elsewhere; an equal value is a reference.
 _SOURCES = ("optimizer.learning_rate", "train.steps", "train.steps_per_epoch")
@@ -56,13 +65,18 @@ def is_fact(name: str) -> bool:
     return name.startswith("provenance.")
 
 
+def ignored(name: str) -> bool:
+    """Whether a column can't make a difference by itself: see IGNORED."""
+    return any(fnmatchcase(name, pattern) for pattern in IGNORED)
+
+
 def varying(table: pl.DataFrame) -> list[str]:
     """The columns that differ between runs and may make a difference."""
     names = []
     same_devices = DEVICES not in table or table[DEVICES].drop_nulls().n_unique() <= 1
     for name in table.columns:
         machine = name.removeprefix("provenance.") in _MACHINE
-        if (machine and same_devices) or any(fnmatchcase(name, p) for p in IGNORED):
+        if (machine and same_devices) or ignored(name):
             continue
         values = table[name].drop_nulls() if is_fact(name) else table[name]
         if values.n_unique() > 1:
@@ -87,37 +101,47 @@ def copies(table: pl.DataFrame) -> dict[str, str]:
 def own_keys(table: pl.DataFrame, by: str) -> set[str]:
     """`by` and what follows from it: a group's section, what refers to that, facts."""
     follows = _FOLLOWS.get(by) or _FOLLOWS.get(by.split(".")[0], ())
-    patterns = [by, *follows, *([f"{by}.*"] if by in GROUPS else [])]
+    references = copies(table)
+    patterns = [by, references.get(by, by), *follows]
+    patterns += [f"{by}.*"] if by in GROUPS else []
     own = {c for c in table.columns if any(fnmatchcase(c, p) for p in patterns)}
-    return own | {name for name, source in copies(table).items() if source in own}
+    return own | {name for name, source in references.items() if source in own}
 
 
 def tuned_keys(table: pl.DataFrame, by: str) -> list[str]:
     """The keys that the groups were tuned over.
 
-    Numbers of the optimizer and the schedule, and anything in the section of `by`, that
-    take several values where all choices of groups are the same.
+    Those in the section of `by`, and numbers of the optimizer and the schedule, that
+    take several values where all choices of groups are the same. What isn't the
+    factor's own counts only if every group tried the same values: otherwise one group
+    would win by a learning rate that another never had.
     """
     choices = list(dict.fromkeys([by, *GROUPS]))
     skip = {*choices, *copies(table)}
-    return [
-        name
-        for name in varying(table)
-        if name not in skip
-        and (
-            (name.startswith(f"{by}.") and by in GROUPS)
-            or (
-                name.startswith(("optimizer.", "schedule."))
-                and table[name].dtype.is_numeric()
-            )
-        )
-        and not determined(table, name, choices)
-    ]
+    found = []
+    for name in varying(table):
+        if name in skip or determined(table, name, choices):
+            continue
+        is_number = table[name].dtype.is_numeric()
+        if (by in GROUPS and name.startswith(f"{by}.")) or (
+            name.startswith(("optimizer.", "schedule."))
+            and is_number
+            and _same_grid(table, by, name)
+        ):
+            found.append(name)
+    return found
 
 
-def cell_keys(table: pl.DataFrame, by: str) -> list[str]:
+def _same_grid(table: pl.DataFrame, by: str, name: str) -> bool:
+    """Whether all values of `by` have the same values of `name`, choice by choice."""
+    others = [group for group in GROUPS if group != by]
+    grids = table.select(by, *others, name).unique().partition_by(by)
+    return len({frozenset(grid.drop(by).rows()) for grid in grids}) == 1
+
+
+def cell_keys(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> list[str]:
     """What else was varied: as few keys as tell the cells apart, choices first."""
-    skip = {by, "seed", *own_keys(table, by), *tuned_keys(table, by), *copies(table)}
+    skip = {by, "seed", *own_keys(table, by), *tuned, *copies(table)}
     names = [n for n in varying(table) if n not in skip and not is_fact(n)]
     kept: list[str] = []
     for name in sorted(names, key=lambda name: name not in GROUPS):

@@ -39,13 +39,17 @@ def profile(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     lines = base.mark_line(interpolate="step-after", strokeWidth=2).encode(
         strokeDash=grammar.dash(shown.groups, analysis.by)
     )
-    dots = base.mark_circle(size=60).encode(
-        opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
-        tooltip=[
-            alt.Tooltip("group:N", title=analysis.by),
-            alt.Tooltip("ratio:Q", title="within a factor of"),
-            alt.Tooltip("share:Q", title="share of problems", format=".1%"),
-        ],
+    dots = (
+        base.properties(name="hover_dots")
+        .mark_circle(size=60)
+        .encode(
+            opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
+            tooltip=[
+                alt.Tooltip("group:N", title=analysis.by),
+                alt.Tooltip("ratio:Q", title="within a factor of"),
+                alt.Tooltip("share:Q", title="share of problems", format=".1%"),
+            ],
+        )
     )
     return grammar.figure([lines, dots.add_params(near)], [])
 

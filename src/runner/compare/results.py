@@ -7,8 +7,7 @@ import polars as pl
 
 from runner.compare import grammar
 from runner.compare.analysis import Analysis
-
-from runner.compare.keys import cell_keys, texts
+from runner.compare.keys import texts
 from runner.compare.load import Runs, natural
 
 # More values than this on a side of the heat map can't be read on a phone.
@@ -100,8 +99,10 @@ def _sensitivity(
     title = f"final {analysis.metric}"
     switch = grammar.log_switch([*table["low"], *table["high"]])
     is_log = (table["at"] > 0).all()
-    x = alt.X("at:Q", title=key).axis(format="~g", labelOverlap=True, tickCount=6)
-    x = x.scale(type="log" if is_log else "linear", zero=False, nice=False, padding=14)
+    tried = table["at"].unique().sort().to_list()
+    x = alt.X("at:Q", title=key).axis(format="~g", labelOverlap=True, values=tried)
+    kind = {"type": "log"} if is_log else {"type": "linear", "zero": False}
+    x = x.scale(**kind, nice=False, padding=14)
     menu, in_cell = grammar.cell_menu(shown)
     base = alt.Chart(grammar.csv(table.with_columns(pl.col("chosen").cast(pl.Int8))))
     base = base.transform_filter(f"{grammar.SHOWN} && ({in_cell})")
@@ -140,7 +141,7 @@ def heat_map(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     without one, or with too many values to read.
     """
     ended = grammar.finished(runs)
-    others = [*cell_keys(ended, analysis.by), *analysis.tuning.keys]
+    others = [*grammar.crossed(runs, analysis), *analysis.tuning.keys]
     ended = ended.filter(pl.col(f"final.{analysis.metric}").is_finite())
     groups = grammar.shown(runs, analysis).groups
     if not others or len(groups) < 2:
@@ -179,8 +180,10 @@ def _heat_map(
     place = (place - place.min()) / (place.max() - place.min())
     dark = (place > 0.5) if analysis.higher_is_better else (place < 0.5)
     base = alt.Chart(grammar.csv(table.with_columns(dark=dark.cast(pl.Int8)))).encode(
-        x=alt.X("group:N", title=analysis.by).axis(labelAngle=0, orient="top"),
-        y=alt.Y("other:N", title=other, sort=order),
+        y=alt.Y("group:N", title=analysis.by),
+        x=alt.X("other:N", title=other, sort=order).axis(
+            labelAngle=0 if len(order) <= 5 else -40
+        ),
     )
     tooltip = [
         alt.Tooltip("group:N", title=analysis.by),
@@ -196,7 +199,11 @@ def _heat_map(
     ink = (
         alt.when("datum.dark == 1").then(alt.value("#fff")).otherwise(alt.value("#111"))
     )
-    numbers = base.mark_text(fontSize=13).encode(
+    # Numbers that would run into each other on a narrow screen are left to tooltips.
+    fits = alt.ExprRef(f"width / {len(order)} < 42 ? 0 : 1")
+    numbers = base.mark_text(fontSize=13, opacity=fits).encode(
         text=alt.Text("mean:Q", format=".3~g"), color=ink, tooltip=tooltip
     )
-    return grammar.figure([tiles, numbers], [], height=60 + 44 * len(order))
+    return grammar.figure(
+        [tiles, numbers], [], height=60 + 40 * table["group"].n_unique()
+    )

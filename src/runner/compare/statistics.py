@@ -54,8 +54,8 @@ class Comparison(NamedTuple):
       difference, low, high: their mean, with a 95 % bootstrap interval.
       improvement: how often `a` was better, a tie counting half.
       p_value: of a paired t test; Holm's correction over all pairs of groups is in it.
-      verdict: "better" or "worse" (a than b), "agree" (within 1e-4 relative),
-        "not separable", "one seed" or "no pairs".
+      verdict: "better" or "worse" (a than b), "agree" (every pair of runs, within 1e-4
+        of its value), "not separable", "one seed" or "no pairs".
       more_seeds: how many more would be needed to separate them, 1001 for more than
         1000; None if none are.
     """
@@ -134,8 +134,10 @@ def compare(
       cells: within each cell rather than over all of them.
     """
     means = used.group_by("group", "cell", "seed").agg(pl.col("value").mean())
-    values = {(g, c, s): v for g, c, s, v in means.sort("cell", "seed").rows()}
-    names = sorted({cell for _, cell, _ in values})
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    for group, cell, seed, value in means.sort("seed").rows():
+        values.setdefault((group, cell), {})[seed] = value
+    names = sorted({cell for _, cell in values})
     tested = [
         (a, b, cell, _differences(values, a.name, b.name, [cell] if cells else names))
         for cell in (names if cells else [""])
@@ -144,24 +146,32 @@ def compare(
     adjusted = holm([p_value(list(d.values())) for *_, (d, _) in tested])
     few = len(tested) <= _MOST_PAIRS
     return tuple(
-        _comparison(a, b, cell, differences, scale, p, higher_is_better)
-        for (a, b, cell, (differences, scale)), p in zip(tested, adjusted, strict=True)
+        _comparison(a, b, cell, differences, relative, p, higher_is_better)
+        for (a, b, cell, (differences, relative)), p in zip(
+            tested, adjusted, strict=True
+        )
         if few or a is ranked[0]
     )
 
 
 def _differences(
-    values: Mapping[tuple[str, str, int], float], a: str, b: str, cells: list[str]
+    values: Mapping[tuple[str, str], Mapping[int, float]],
+    a: str,
+    b: str,
+    cells: Sequence[str],
 ) -> tuple[dict[int, float], float]:
-    """{seed: mean difference over the cells that both have}, and the metric's size."""
+    """{seed: mean difference over the cells that both have}; the largest relative."""
     found: dict[int, list[float]] = {}
-    scale = 0.0
-    for (group, cell, seed), value in values.items():
-        other = values.get((b, cell, seed), math.nan)
-        if group == a and cell in cells and math.isfinite(value - other):
-            found.setdefault(seed, []).append(value - other)
-            scale = max(scale, abs(value), abs(other))
-    return {seed: _mean(found[seed]) for seed in sorted(found)}, scale
+    relative = 0.0
+    for cell in cells:
+        others = values.get((b, cell), {})
+        for seed, value in values.get((a, cell), {}).items():
+            other = others.get(seed, math.nan)
+            if math.isfinite(difference := value - other):
+                found.setdefault(seed, []).append(difference)
+                size = max(abs(value), abs(other))
+                relative = max(relative, abs(difference) / size if size else 0.0)
+    return {seed: _mean(found[seed]) for seed in sorted(found)}, relative
 
 
 def _comparison(
@@ -169,7 +179,7 @@ def _comparison(
     b: Group,
     cell: str,
     differences: dict[int, float],
-    scale: float,
+    relative: float,
     p: float,
     higher_is_better: bool,
 ) -> Comparison:
@@ -179,7 +189,7 @@ def _comparison(
     verdict, more = "not separable", None
     if not values.size:
         verdict = "no pairs"
-    elif np.abs(values).max() <= AGREEMENT * scale:
+    elif relative <= AGREEMENT:
         verdict = "agree"
     elif values.size == 1:
         verdict = "one seed"

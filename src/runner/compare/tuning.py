@@ -58,7 +58,7 @@ def tune(
     evenly over its grid.
 
     Args:
-      runs: a row a run: `group`, `cell`, `setting` (texts), `seed`, `value`, and `keys`.
+      runs: a row a run: `group`, `cell`, `setting` (texts), `seed`, `value`, `keys`.
 
     Returns:
       what was tried, and warnings: unequal budgets, and bests at the edge of a grid.
@@ -111,8 +111,8 @@ def _budgets(tried: dict[str, int], budget: int | None) -> list[str]:
         ]
     if budget and any(count != budget for count in tried.values()):
         return [
-            f"the declared budget is {budget} settings each; tried are {told}: of more, "
-            f"{budget} spread over the grid count"
+            f"the declared budget is {budget} settings each, but tried are {told}: of "
+            f"more, {budget} spread over the grid count"
         ]
     return []
 

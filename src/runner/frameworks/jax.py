@@ -6,7 +6,8 @@ import optax
 from runner.frameworks.pipeline import Pipeline, State, mean_loss
 from runner.losses import Loss
 from runner.models.model import Model
-from runner.optimizers import Optimizer, extra_arguments
+from runner.optimization import extra_arguments
+from runner.optimizers import Optimizer
 
 
 def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:

@@ -7,7 +7,8 @@ from flax.training import train_state
 from runner.frameworks.pipeline import Pipeline, State, mean_loss
 from runner.losses import Loss
 from runner.models.model import Model
-from runner.optimizers import Optimizer, extra_arguments
+from runner.optimization import extra_arguments
+from runner.optimizers import Optimizer
 
 
 class TrainState(train_state.TrainState):

@@ -6,7 +6,8 @@ from flax import nnx
 from runner.frameworks.pipeline import Pipeline, State, mean_loss
 from runner.losses import Loss
 from runner.models.model import Model
-from runner.optimizers import Optimizer, extra_arguments
+from runner.optimization import extra_arguments
+from runner.optimizers import Optimizer
 
 # Whatever a forward pass may change, random number streams aside: those start anew
 # from each step's key.

@@ -69,7 +69,7 @@ def dense_init(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array
 
 def dense(params: dict[str, Array], x_BxI: Array) -> Array:
     """x_BxI @ kernel + bias."""
-    return x_BxI @ params["kernel"] + params["bias"][None]
+    return x_BxI @ params["kernel"] + params["bias"].reshape(1, -1)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array, train: bool) -> jax.Array:

@@ -1,0 +1,129 @@
+"""`python -m runner.compare`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.compare import load, wandb_files
+from runner.compare.analysis import Analysis, analyse
+from runner.compare.load import Runs
+from runner.compare.text import console, show
+from runner.errors import ConfigError
+
+_EXAMPLE = """
+example:
+  python -m runner -m optimizer=sgd,adam optimizer.learning_rate=0.001,0.01 seed=0,1,2
+  python -m runner.compare multirun --by optimizer --target 0.5
+
+Exit status: 0, or 1 after an error; with --strict, 3 if the comparison is confounded.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare run folders: print the findings and write them to a folder.
+
+    Args:
+      arguments: of the command line, sys.argv's by default.
+
+    Returns:
+      the exit status: 1 after a mistake, 3 for a confounded comparison with --strict.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        runs = (wandb_files if options.wandb else load).load(options.folders)
+        analysis = analyse(
+            runs, options.by, options.metric, options.target, options.budget
+        )
+        out = console()
+        show(analysis, out)
+        out.print()
+        for line in _write(runs, analysis, options.out, options.report):
+            out.print(line, markup=False, soft_wrap=True)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 3 if options.strict and not analysis.control.controlled else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runner.compare",
+        description="Compare runs: is the comparison controlled, and who is better? "
+        "Reads files only.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="run folders, sweep folders, or folders that hold them",
+    )
+    add(
+        "--by",
+        metavar="KEY",
+        help="the factor: a group (optimizer) or a key "
+        "(optimizer.b1); by default the group that varies",
+    )
+    add("--metric", help="by default the runs' objective, such as eval/loss")
+    add(
+        "--target",
+        type=float,
+        metavar="VALUE",
+        help="also tell after how many steps and seconds the metric got there",
+    )
+    add(
+        "--budget",
+        type=_positive,
+        metavar="N",
+        help="let each group be tuned over N settings of those it tried",
+    )
+    add("--strict", action="store_true", help="exit 3 if confounded")
+    add("--wandb", action="store_true", help="read offline .wandb files instead")
+    add(
+        "--out",
+        type=Path,
+        default=Path("compare"),
+        metavar="FOLDER",
+        help="for runs.parquet, runs.csv, report.html and figures (./compare)",
+    )
+    add(
+        "--no-report",
+        dest="report",
+        action="store_false",
+        help="write the tables only, no page and figures",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} must be at least 1")
+    return number
+
+
+def _write(runs: Runs, analysis: Analysis, out: Path, report: bool) -> list[str]:
+    """Write the tables, and with `report` the page; returns what to say of it."""
+    told = [f"wrote {out / name}" for name in ("runs.parquet", "runs.csv")]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        runs.table.write_parquet(out / "runs.parquet")
+        runs.table.write_csv(out / "runs.csv")
+        if report:
+            from runner.compare.report import write_report
+
+            write_report(runs, analysis, out)
+            told.append(f"wrote {out / 'report.html'}")
+    except ModuleNotFoundError as error:
+        told.append(f"no report: {error}")
+    except OSError as error:
+        raise ConfigError(f"--out {out} must be writable: {error}") from error
+    return told
+
+
+if __name__ == "__main__":
+    sys.exit(main())

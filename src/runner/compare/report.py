@@ -1,0 +1,128 @@
+"""One self-contained page of a comparison, and its figures as PNG files."""
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from html import escape
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import altair as alt
+import vl_convert
+
+from runner.compare import sections, theme
+from runner.compare.analysis import Analysis
+from runner.compare.figures import Figure, figures
+from runner.compare.headline import headline
+from runner.compare.load import Runs
+
+PAGE = "report.html"
+
+# Vega-Lite's version for vl-convert: the one that this Altair writes.
+_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+_PNG_WIDTH = 720  # CSS pixels, drawn at twice as many
+_VERSIONS = ("jax-experiment-runner", "polars", "altair", "vl-convert-python")
+
+
+def write_report(runs: Runs, analysis: Analysis, out: Path) -> list[Path]:
+    """Write the page, `report.html`, and `<figure>.png` for each figure into `out`.
+
+    The page holds all that it needs, the Vega libraries included (0.9 MB), and asks no
+    server for anything. Each file is replaced as a whole: a reader finds the old one
+    or the new one.
+
+    Returns:
+      The files, the page first.
+
+    Raises:
+      OSError: `out` can't be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as other:
+        vega = other.submit(_vega)  # a second and more, beside the figures
+        drawn = figures(runs, analysis)
+        images = {f"{figure.name}.png": png(figure) for figure in drawn}
+        text = page(runs, analysis, drawn, vega.result())
+    written = {PAGE: text.encode(), **images}
+    for name, data in written.items():
+        _replace(out / name, data)
+    return [out / name for name in written]
+
+
+def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> str:
+    """The page as HTML; `vega` is the JavaScript that draws the figures."""
+    configs = {mode: theme.config(mode) for mode in ("light", "dark")}
+    for config in configs.values():
+        config["legend"] = {"disable": True}  # the page has one for all figures
+    specs = {figure.name: figure.chart.to_dict() for figure in drawn}
+    title = f"Comparison by {analysis.by}"
+    parts = {
+        "title": escape(title),
+        "kicker": escape(f"{title}, {analysis.metric} of {runs.table.height} runs"),
+        "headline": escape(_sentence(headline(analysis))),
+        "sections": "\n".join(sections.sections(runs, analysis, drawn)),
+        "made": _made(),
+        "figures": _json({"figures": specs, "configs": configs}),
+        "vega": vega,
+        "css": _asset("page.css"),
+        "js": _asset("page.js"),
+    }
+    # In one pass: what is filled in may itself hold braces.
+    return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], _asset("page.html"))
+
+
+def png(figure: Figure) -> bytes:
+    """`figure` on white, with its title, as PNG."""
+    spec = figure.chart.properties(width=_PNG_WIDTH).to_dict()
+    # Paper has no mouse, and the thousands of invisible dots to point at are slow.
+    spec["layer"] = [v for v in spec["layer"] if v.get("name", "")[:5] != "hover"]
+    spec["params"] = [p for p in spec["params"] if "select" not in p]
+    spec["title"] = figure.title
+    spec["padding"] = 12
+    spec["config"] = theme.config("light") | {"background": theme.PAPER["light"]}
+    return vl_convert.vegalite_to_png(spec, vl_version=_VEGA_LITE, scale=2)
+
+
+def _vega() -> str:
+    # The HTML parser ends a script at this text, even within a string of its code.
+    bundle = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)
+    return bundle.replace("</script", r"<\/script")
+
+
+def _json(value: object) -> str:
+    """JSON that HTML can't mistake for the end of its script, whatever it holds."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", r"\u003c")
+
+
+def _made() -> str:
+    rows = {
+        "Command": shlex.join(["python", "-m", "runner.compare", *sys.argv[1:]]),
+        "Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "Versions": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
+    }
+    items = (f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in rows.items())
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "." * (not text.endswith("."))
+
+
+def _asset(name: str) -> str:
+    return files("runner.compare").joinpath(name).read_text(encoding="utf-8")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

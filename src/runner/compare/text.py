@@ -1,0 +1,199 @@
+"""What the terminal shows of an analysis."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.compare.analysis import Analysis
+from runner.compare.controlled import Key
+from runner.compare.statistics import Comparison
+
+_MOST_ROWS = 40  # the rest is in the page
+
+METHOD = (
+    "Means over seeds, first over whatever else is crossed; brackets: 95 % bootstrap "
+    "intervals (BCa from 10 seeds, percentiles below). Differences are within a seed. "
+    "Ranked only where the interval excludes 0 and so does a paired t test, corrected "
+    "by Holm for the number of pairs, as one of many pairs looks different by chance."
+)
+
+
+def show(analysis: Analysis, console: Console) -> None:
+    """Print the finding, whether it can be trusted, and the numbers behind it."""
+    for sentence in analysis.control.impostors:
+        _line(console, "NOT WHAT IT IS CALLED", sentence, "bold red")
+    _line(console, "", analysis.headline, "bold")
+    _control(analysis, console)
+    for warning in analysis.warnings:
+        _line(console, "warning", warning, "yellow")
+    for title, header, rows in (
+        (f"{analysis.metric} by {analysis.by}", *_groups(analysis)),
+        ("paired differences", *_comparisons(analysis.comparisons)),
+        ("the same in each cell", *_comparisons(analysis.cells)),
+        ("tuning", *_sensitivity(analysis)),
+        (
+            f"time to {analysis.metric} {analysis.target:g}"
+            if analysis.target is not None
+            else "",
+            *_targets(analysis),
+        ),
+        ("what explains the variance", *_attribution(analysis)),
+    ):
+        _table(console, title, header, rows)
+    _line(console, "", METHOD, "dim")
+
+
+def console(stream: Any = None) -> Console:
+    """For a person at a terminal; wide and plain for a file or a pipe."""
+    found = Console(file=stream, highlight=False)
+    return found if found.is_terminal else Console(file=stream, width=200)
+
+
+def _line(console: Console, label: str, text: str, style: str) -> None:
+    start = Text(f"{label}: " if label else "", style)
+    line = start + Text(text, "" if label else style)
+    console.print(line, soft_wrap=not console.is_terminal)
+
+
+def _control(analysis: Analysis, console: Console) -> None:
+    control, by = analysis.control, analysis.by
+    for key in control.confounders:
+        groups = "; ".join(f"{g}: {', '.join(v)}" for g, v in key.by_group.items())
+        text = f"{key.name} differs with {by} ({groups})"
+        _line(console, "CONFOUNDED", text, "bold red")
+    if control.controlled:
+        text = f"of what was recorded, only {by} and what follows from it differ"
+        _line(console, "CONTROLLED", text, "bold green")
+    if control.unknown:
+        _line(console, "unknown, so not compared", "; ".join(control.unknown), "yellow")
+    for role, told in (
+        ("crossed", "also vary, compared at equal values"),
+        ("tuned", "tuned"),
+        ("consequence", f"follows from {by}"),
+    ):
+        keys = [_values(key) for key in control.keys if key.role == role]
+        if keys:
+            _line(console, told, "; ".join(keys), "dim")
+
+
+def _values(key: Key) -> str:
+    more = ", ..." if key.distinct > len(key.values) else ""
+    return f"{key.name} ({', '.join(key.values)}{more})"
+
+
+def _table(
+    console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
+) -> None:
+    rows = list(rows)
+    if not rows:
+        return
+    table = Table(
+        *header,
+        title=Text(title, "italic"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows[:_MOST_ROWS]:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print()
+    console.print(table)
+    if len(rows) > _MOST_ROWS:
+        console.print(f"... and {len(rows) - _MOST_ROWS} more")
+
+
+def _groups(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [
+            group.name,
+            group.setting or "differs by cell" * bool(analysis.tuning.keys),
+            f"{group.runs}" + (f" ({group.diverged} diverged)" * (group.diverged > 0)),
+            str(len(group.values)),
+            f"{group.mean:.4g}",
+            _brackets(group.low, group.high),
+        ]
+        for group in analysis.groups
+    ]
+    return [analysis.by, "best setting", "runs", "seeds", "mean", "interval"], rows
+
+
+def _brackets(low: float, high: float) -> str:
+    return f"[{low:.4g}, {high:.4g}]" if low == low else "-"
+
+
+def _comparisons(found: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [
+            *([c.cell] if c.cell else []),
+            f"{c.a} - {c.b}",
+            f"{c.difference:.4g}" if c.differences else "-",
+            _brackets(c.low, c.high),
+            str(len(c.differences)),
+            f"{c.improvement:.0%}" if c.differences else "-",
+            f"{c.p_value:.2g}" if c.p_value == c.p_value else "-",
+            c.verdict + _needed(c.more_seeds),
+        ]
+        for c in found
+    ]
+    cell = ["cell"] if found and found[0].cell else []
+    header = ["pair", "difference", "interval", "seeds", "first better", "p", "verdict"]
+    return [*cell, *header], rows
+
+
+def _needed(more: int | None) -> str:
+    if more is None:
+        return ""
+    return f" (needs {'more than 1000' if more > 1000 else f'about {more}'} more seeds)"
+
+
+def _sensitivity(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    header = [analysis.by, "cell", "setting", "runs", "diverged", "mean", "lowest"]
+    if not analysis.tuning.keys:
+        return header, []
+    rows = [
+        [
+            row["group"],
+            row["cell"],
+            row["setting"],
+            str(row["runs"]),
+            str(row["diverged"]),
+            *(
+                "-" if row[k] is None else f"{row[k]:.4g}"
+                for k in ("mean", "low", "high")
+            ),
+            "chosen" if row["chosen"] else "",
+        ]
+        for row in analysis.tuning.sensitivity.iter_rows(named=True)
+    ]
+    return [*header, "highest", ""], rows
+
+
+def _targets(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [
+            target.group,
+            f"{target.reached} of {target.runs}",
+            "never" if target.steps is None else f"{target.steps:g}",
+            "-" if target.seconds is None else f"{target.seconds:.3g}",
+        ]
+        for target in analysis.targets
+    ]
+    return [analysis.by, "reached by", "median steps", "median seconds"], rows
+
+
+def _attribution(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [
+            part.factor,
+            "not balanced" if part.share is None else f"{part.share:.2%}",
+            "-" if part.relative != part.relative else f"{part.largest_difference:.3g}",
+            "agree within 1e-4" if part.agrees else "",
+        ]
+        for part in analysis.attribution
+    ]
+    return ["factor", "share", "largest difference, all else equal", ""], rows

@@ -1,0 +1,91 @@
+"""What tells runs apart by what they did, not by what they are called."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from runner.data.dataset import Dataset
+from runner.data.order import Order
+from runner.frameworks.pipeline import Pipeline
+from runner.models.mlp import mlp
+from runner.models.model import Model
+from runner.optimization import Optimization
+from runner.updates import float64_on_cpu, live_changes, start
+
+ORDERED_STEPS = 64  # whose rows the digest of the data covers
+
+
+def toy_model() -> Model:
+    """The model of the optimizer probe: two layers of two units."""
+    return mlp(
+        input_shape=(2,),
+        output_size=2,
+        hidden_sizes=[2],
+        activation="relu",
+        dropout=0.0,
+    )
+
+
+def toy_batch() -> dict[str, jax.Array]:
+    """A batch of the shapes that `toy_model` takes."""
+    return {"input": jnp.zeros((1, 2))}
+
+
+def optimizer_probe(
+    pipeline: Pipeline,
+    hyperparameters: dict[str, float],
+    wanted: Optimization,
+) -> list[float]:
+    """What the optimizer did to a small model: changes of one of its parameters.
+
+    Runs with equal probes are updated alike, whatever their configs call it. To six
+    digits, so that another machine's rounding doesn't show; no seed changes it.
+
+    Args:
+      pipeline: the run's, but of `toy_model`.
+      hyperparameters: what the run gives the pipeline.
+      wanted: for its learning rates.
+    """
+    with float64_on_cpu():
+        state, problem = start(pipeline, hyperparameters, wanted, jax.random.key(0))
+        changes = live_changes(pipeline, state, problem, hyperparameters, wanted)
+        # A weight with a gradient, and the one whose gradient is zero.
+        kernels = [np.ravel(change["output"]["kernel"])[[0, 3]] for change in changes]
+    return [float(f"{value:.6g}") for value in np.ravel(kernels)]
+
+
+def initial_parameters(
+    pipeline: Pipeline, key: Any, hyperparameters: dict[str, Any]
+) -> str:
+    """A digest of the initial parameters: equal for equal names, shapes and bits."""
+
+    def digests(key):
+        state = pipeline.init(key, 0.0, hyperparameters)
+        return jax.tree.map(_digest, (state.params, state.model_state))
+
+    leaves = jax.tree.leaves_with_path(jax.jit(digests)(key))
+    told = [(jax.tree_util.keystr(path), int(leaf)) for path, leaf in leaves]
+    return _sha(repr(told).encode())
+
+
+def data_order(dataset: Dataset, order: Order) -> str:
+    """A digest of which examples the first steps use, and of the first ones."""
+    rows = order.indices(0, min(order.steps_per_epoch, ORDERED_STEPS))
+    batches = dataset.train.rows(rows[0]), dataset.eval.rows(np.arange(1))
+    arrays = [rows, *(array for batch in batches for array in batch.values())]
+    return _sha(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+
+
+def _digest(leaf: jax.Array) -> jax.Array:
+    """uint32 that changes with any bit or place; sums wrap, so in any order."""
+    bits = jax.lax.bitcast_convert_type(leaf, jnp.uint8).ravel().astype(jnp.uint32)
+    places = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
+    mixed = (bits + 1) * places * jnp.uint32(2654435761)
+    return jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

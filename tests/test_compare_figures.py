@@ -1,0 +1,180 @@
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from runner.compare import curves, grammar, profile
+from runner.compare.analysis import analyse
+from runner.compare.figures import figures
+from runner.compare.load import Record, Runs, tables
+from runner.compare.report import png
+
+
+def run(folder, seed=0, rate=0.01, final=1.0, steps=4, status="finished", **choices):
+    """A run whose losses fall to `final`; choices are of optimizer, schedule, ..."""
+    choices = {"optimizer": "adam", "schedule": "constant", **choices}
+    optimizer = {"_target_": f"optax.{choices['optimizer']}", "learning_rate": rate}
+    return Record(
+        Path("/runs") / folder,
+        {"seed": seed, "optimizer": optimizer, "hydra": {"choices": choices}},
+        {},
+        {"status": status, "final": {"eval/loss": final}, "wall_seconds": 1.5},
+        [
+            {
+                "step": 10 * (i + 1),
+                "train/loss": final * (1 + 1 / (i + 1)),
+                "eval/loss": final * (steps - i),
+                "train/learning_rate": rate,
+            }
+            for i in range(steps)
+        ],
+    )
+
+
+def sweep(optimizers=("adam", "sgd"), schedules=("constant",), rates=(0.01,), seeds=3):
+    """Every combination. Later optimizers are worse, and rates away from 0.01."""
+    records = []
+    for place, optimizer in enumerate(optimizers):
+        for schedule in schedules:
+            for rate in rates:
+                for seed in range(seeds):
+                    final = (1 + place) * (1 + abs(math.log10(rate) + 2))
+                    final += 0.01 * seed + 0.5 * schedules.index(schedule)
+                    name = f"{optimizer}-{schedule}-{rate}-{seed}"
+                    choices = {"optimizer": optimizer, "schedule": schedule}
+                    records.append(run(name, seed, rate, final, **choices))
+    return tables(records)
+
+
+def drawn(runs: Runs, by="optimizer") -> dict:
+    return {f.name: f for f in figures(runs, analyse(runs, by, "eval/loss"))}
+
+
+def values(chart) -> list[dict]:
+    """The rows of the first layer that holds data."""
+    spec = chart.to_dict()
+    data = next(d for d in [spec, *spec["layer"]] if "data" in d)["data"]["values"]
+    return list(csv.DictReader(io.StringIO(data)))
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+
+
+CURVES = {"eval_loss", "train_loss", "learning_rate"}
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, {"final", "profile"}),
+        ({"seeds": 1}, {"final"}),
+        ({"optimizers": ("adam",)}, {"final"}),
+        ({"schedules": ("constant", "cosine")}, {"final", "heat_map", "profile"}),
+        (
+            {"rates": (0.001, 0.01, 0.1)},
+            {"final", "sensitivity", "heat_map", "profile"},
+        ),
+    ],
+)
+def test_the_figures_that_apply_and_no_others(options, expected):
+    found = drawn(sweep(**options))
+    assert set(found) == expected | CURVES
+    for figure in found.values():
+        width, height = image_size(png(figure))
+        assert width > 1400 and height > 150
+
+
+def test_a_band_spans_the_seeds_and_a_line_is_their_mean():
+    rows = values(drawn(sweep())["eval_loss"].chart)
+    (row,) = [r for r in rows if r["group"] == "adam" and r["step"] == "40"]
+    ends = [float(row[k]) for k in ("low", "mean", "high")]
+    assert ends == [1.0, 1.01, 1.02] and row["runs"] == "3"
+
+
+def test_curves_show_each_group_at_the_setting_that_it_is_compared_at():
+    rows = values(drawn(sweep(rates=(0.001, 0.01)))["learning_rate"].chart)
+    assert {float(r["mean"]) for r in rows} == {0.01}
+
+
+def test_long_curves_are_thinned_to_steps_that_were_logged_last_one_included():
+    steps = 4000
+    runs = tables([run(o, optimizer=o, steps=steps) for o in ("adam", "sgd", "lion")])
+    shown = grammar.shown(runs, analyse(runs, "optimizer", "eval/loss"))
+    table = curves.aggregate(runs, shown, "eval/loss")
+    assert curves.MAX_ROWS / 2 < table.height < curves.MAX_ROWS + 10
+    assert set(table["step"]) <= set(runs.curves["step"])
+    assert table["step"].max() == 10 * steps
+
+
+def test_a_run_that_diverged_is_left_out_where_it_is_not_finite():
+    broken = run("b", seed=1, final=math.nan, optimizer="sgd")
+    runs = tables([run("a"), run("c", optimizer="sgd"), broken])
+    found = drawn(runs)
+    assert {r["runs"] for r in values(found["eval_loss"].chart)} == {"1"}
+    assert {r["run"] for r in values(found["final"].chart)} == {"a", "c"}
+    for figure in found.values():
+        assert "NaN" not in json.dumps(figure.chart.to_dict())
+
+
+def test_of_many_groups_the_best_ten_are_drawn_in_ten_colours():
+    runs = sweep([f"o{i}" for i in range(14)], seeds=1)
+    rows = values(drawn(runs)["final"].chart)
+    assert {r["group"] for r in rows} == {f"o{i}" for i in range(10)}
+
+
+def test_a_switch_spans_its_values_and_stays_positive():
+    switch = grammar.log_switch([0.001, 10.0])
+    assert 0 < switch.low < 0.001 and switch.high > 10
+    assert switch.parameter.param.value is True
+    assert grammar.log_switch([1.0, 2.0]).parameter.param.value is False
+    for not_positive in ([0.0, 1.0], [-1.0, 1.0], []):
+        spec = grammar.log_switch(not_positive).parameter.param.to_dict()
+        assert spec == {"name": "log_scale", "value": False}
+
+
+def test_cells_have_a_menu_unless_they_are_too_many():
+    def menus(runs):
+        spec = drawn(runs)["eval_loss"].chart.to_dict()
+        return [
+            p["bind"]["options"] for p in spec["params"] if p["name"] == "only_cell"
+        ]
+
+    assert menus(sweep()) == []
+    two = sweep(schedules=("constant", "cosine"))
+    assert menus(two) == [["all", "schedule=constant", "schedule=cosine"]]
+    assert menus(sweep(schedules=[f"s{i}" for i in range(9)], seeds=1)) == []
+
+
+def test_a_profile_counts_the_problems_within_a_factor_of_the_best():
+    table = pl.DataFrame(
+        {
+            "group": ["a", "a", "b", "b", "c", "c"],
+            "cell": [""] * 6,
+            "seed": [0, 1] * 3,
+            "value": [1.0, 4.0, 2.0, 1.0, math.nan, 3.0],
+        }
+    )
+    ratios = profile.ratios(table, higher_is_better=False)
+    assert ratios["ratio"].to_list() == [1, 4, 2, 1, math.inf, 3]
+    rows = profile.profiles(ratios, 10.0).rows()
+    shares = {(group, ratio): share for group, ratio, share in rows}
+    assert shares["a", 1] == shares["b", 1] == 0.5 and shares["c", 1] == 0
+    assert shares["a", 4] == shares["b", 10] == 1 and shares["c", 10] == 0.5
+
+
+@pytest.mark.parametrize(
+    "higher, expected", [(False, []), (True, pytest.approx([1.0, 2.0, 1.0, 4.0]))]
+)
+def test_a_profile_of_errors_and_none_of_what_is_no_cost(higher, expected):
+    value = np.array([0.9, 0.8, 0.9, 0.6]) if higher else np.array([-1.0, 1, 1, 1])
+    seeds = {"group": ["a", "b"] * 2, "cell": [""] * 4, "seed": [0, 0, 1, 1]}
+    table = pl.DataFrame({**seeds, "value": value})
+    ratios = profile.ratios(table, higher)["ratio"].to_list()
+    assert ratios == expected

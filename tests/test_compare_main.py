@@ -1,0 +1,204 @@
+"""`python -m runner.compare` on written runs: what it says, writes and returns."""
+
+import json
+import math
+
+import polars as pl
+import pytest
+
+from compare_runs import write_run, write_sweep
+from runner.compare.__main__ import main
+from runner.compare.analysis import analyse
+from runner.compare.load import load
+from runner.errors import ConfigError
+
+PROBES = {"adam": [0.1, 0.2], "sgd": [1.0, 2.0]}
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Run the command on tmp_path/runs; returns its exit status, output and errors."""
+
+    def run(*arguments):
+        folder = str(tmp_path / "runs")
+        fixed = ["--out", str(tmp_path / "out"), "--no-report"]
+        status = main([folder, *fixed, *arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_a_sweep_over_optimizers(tmp_path, run):
+    write_sweep(tmp_path / "runs", range(5), {"sgd": 0.7, "adam": 0.3})
+    status, out, err = run("--target", "0.5", "--strict")
+    assert status == 0 and not err
+    first, second, *_ = out.splitlines()
+    assert first.startswith("adam is better than sgd on eval/loss by 0.40")
+    assert first.endswith("over 5 paired seeds")
+    assert second.startswith("CONTROLLED: of what was recorded, only optimizer and")
+    assert "unknown, so not compared: optimizer probe (not recorded in 10 of 10" in out
+    assert "nothing was tuned" in out
+    assert "5 of 5" in out and "never" in out
+    table = pl.read_parquet(tmp_path / "out" / "runs.parquet")
+    assert table.height == 10 and table["optimizer"].n_unique() == 2
+    assert pl.read_csv(tmp_path / "out" / "runs.csv").height == 10
+
+
+def test_frameworks_agree_and_the_optimizer_explains(tmp_path, run):
+    for framework in ("jax", "linen", "nnx"):
+        tiny = 1e-7 * (framework == "nnx")
+        for optimizer, final in (("adam", 1.0138), ("sgd", 1.8357)):
+            for seed in range(3):
+                name = f"{framework}-{optimizer}-{seed}"
+                write_run(
+                    tmp_path / "runs" / name,
+                    framework=framework,
+                    optimizer=optimizer,
+                    seed=seed,
+                    final=final + 0.01 * seed + tiny,
+                    provenance={
+                        "optimizer_probe": PROBES[optimizer],
+                        "initial_parameters": seed,
+                        "data_order": seed,
+                    },
+                )
+    status, out, _ = run("--by", "framework", "--strict")
+    assert status == 0
+    first, second, third, *_ = out.splitlines()
+    assert first == (
+        "jax, linen and nnx agree on eval/loss within 1e-4 of its value (largest "
+        "difference 1e-07); "
+        "optimizer explains over 99.9 % of the variance"
+    )
+    assert second.startswith("CONTROLLED") and "unknown" not in out
+    assert third.startswith(
+        "also vary, compared at equal values: optimizer (adam, sgd)"
+    )
+    first, *_ = run()[1].splitlines()
+    assert first == (
+        "optimizer explains the difference: adam is better than sgd on eval/loss by "
+        "0.8219 [0.8219, 0.8219] over 3 paired seeds; framework does not (largest "
+        "difference 1e-07)"
+    )
+    # flax #4087 compared these two alone.
+    folders = [str(tmp_path / "runs" / n) for n in ("jax-adam-0", "linen-sgd-0")]
+    out = str(tmp_path / "out")
+    arguments = [*folders, "--by", "framework", "--no-report", "--out", out]
+    assert main(arguments) == 0 and main([*arguments, "--strict"]) == 3
+
+
+def test_confounded_and_called_the_same_come_first(tmp_path, run):
+    runs = tmp_path / "runs"
+    write_run(runs / "a", framework="jax", provenance={"optimizer_probe": [0.1]})
+    write_run(runs / "b", framework="linen", provenance={"optimizer_probe": [1.0]})
+    status, out, _ = run("--by", "framework", "--strict")
+    assert status == 3
+    first, second, third, *_ = out.splitlines()
+    assert first.startswith("NOT WHAT IT IS CALLED: a and b are called the same")
+    assert second.startswith("no fair comparison by framework: optimizer probe differs")
+    assert third.startswith(
+        "CONFOUNDED: optimizer probe differs with framework (jax: p"
+    )
+    assert run("--by", "framework")[0] == 0
+
+
+def test_failed_runs_are_left_out_and_told(tmp_path, run):
+    write_sweep(tmp_path / "runs", range(2), {"sgd": 0.7, "adam": 0.3})
+    write_run(tmp_path / "runs" / "dead", status="failed", final=math.nan)
+    write_run(tmp_path / "runs" / "cut", status="running", seed=1)
+    broken = write_run(tmp_path / "runs" / "broken")
+    (broken / "config.json").write_text("{")
+    status, out, _ = run()
+    assert status == 0
+    assert "warning: left out, not finished: cut (running), dead (failed)" in out
+    assert "warning: not read: " in out and "config.json is no JSON" in out
+    analysis = analyse(load([tmp_path / "runs"]))
+    assert len(analysis.used) == 4 and [g.name for g in analysis.groups] == [
+        "adam",
+        "sgd",
+    ]
+
+
+def test_a_framework_does_not_win_by_a_learning_rate_that_only_it_tried(tmp_path):
+    for framework, rates in (("jax", (0.01,)), ("nnx", (0.01, 0.1))):
+        for rate in rates:
+            for seed in range(3):
+                write_run(
+                    tmp_path / f"{framework}-{rate}-{seed}",
+                    framework=framework,
+                    seed=seed,
+                    final=0.5 - rate + 0.01 * seed,
+                    config={"optimizer.learning_rate": rate},
+                )
+    analysis = analyse(load([tmp_path]), by="framework")
+    (comparison,) = analysis.comparisons
+    assert comparison.verdict == "agree" and comparison.difference == 0
+    assert analysis.control.controlled and len(analysis.control.unmatched) == 3
+
+
+def test_one_seed_and_one_group_are_not_ranked(tmp_path, run):
+    write_run(tmp_path / "runs" / "a", optimizer="adam", final=0.1)
+    _, out, _ = run()
+    assert out.startswith("nothing to compare: optimizer is adam in all finished runs")
+    write_run(tmp_path / "runs" / "b", optimizer="sgd", final=0.9)
+    _, out, _ = run()
+    assert out.startswith("no ranking by optimizer: one seed can't tell a difference")
+
+
+def test_noise_says_how_many_seeds_it_would_take(tmp_path, run):
+    write_sweep(tmp_path / "runs", range(4), {"sgd": 0.5, "adam": 0.5}, noise=0.2)
+    _, out, _ = run()
+    first = out.splitlines()[0]
+    assert first.startswith("no best optimizer on eval/loss: ")
+    assert "are not separable" in first and "more seeds would be needed" in first
+
+
+def test_mistakes_name_the_nearest(tmp_path, run):
+    write_sweep(tmp_path / "runs", range(2), {"sgd": 0.7, "adam": 0.3})
+    status, out, err = run("--by", "optimiser")
+    assert (status, out) == (1, "") and "Did you mean 'optimizer'?" in err
+    status, _, err = run("--metric", "eval/los")
+    assert status == 1 and "Did you mean 'eval/loss'?" in err
+    (tmp_path / "out").write_text("a file")
+    status, _, err = run()
+    assert status == 1 and err.startswith("error: --out ")
+    assert main([str(tmp_path / "nothing")]) == 1
+    with pytest.raises(SystemExit):
+        run("--budget", "0")
+
+
+def test_nothing_finished_is_a_mistake(tmp_path):
+    write_run(tmp_path / "a", status="failed")
+    with pytest.raises(
+        ConfigError, match=r"none of the 1 runs is finished: a \(failed"
+    ):
+        analyse(load([tmp_path]))
+
+
+@pytest.mark.parametrize("by", ["seed", "optimizer.learning_rate", "schedule.value"])
+def test_any_key_can_be_the_factor(tmp_path, by):
+    for seed in (0, 1):
+        for rate in (0.1, 0.2):
+            write_run(
+                tmp_path / f"{seed}-{rate}",
+                seed=seed,
+                final=rate,
+                config={"optimizer.learning_rate": rate},
+            )
+    analysis = analyse(load([tmp_path]), by=by)
+    assert analysis.by == by and len(analysis.groups) == 2
+    assert analysis.control.controlled
+
+
+def test_runs_of_other_programs_without_choices_and_seeds(tmp_path):
+    for i, value in enumerate((0.1, 0.2)):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"lr": value}))
+        (folder / "summary.json").write_text(
+            json.dumps({"status": "finished", "final": {"score": i}})
+        )
+    analysis = analyse(load([tmp_path]), metric="score")
+    assert analysis.by == "lr" and analysis.higher_is_better
+    assert [c.verdict for c in analysis.comparisons] == ["one seed"]
+    assert [g.name for g in analysis.groups] == ["0.2", "0.1"]

@@ -1,0 +1,130 @@
+import math
+
+import polars as pl
+import pytest
+
+from runner.compare.attribution import attribute
+from runner.compare.tuning import reach, tune
+
+RATE = "optimizer.learning_rate"
+
+
+def grid(finals, cell=""):
+    """{group: {learning rate: values by seed}} as rows."""
+    return pl.DataFrame(
+        [
+            {"run": f"{g}{lr}{s}", "group": g, "cell": cell, "setting": f"{RATE}={lr}"}
+            | {"seed": s, "value": float(v), RATE: lr}
+            for g, rates in finals.items()
+            for lr, values in rates.items()
+            for s, v in enumerate(values)
+        ]
+    )
+
+
+def chosen(tuning):
+    rows = tuning.sensitivity.filter("chosen")
+    return dict(zip(rows["group"], rows[RATE], strict=True))
+
+
+def test_each_group_gets_its_own_best_by_the_mean_over_seeds():
+    rows = grid(
+        {
+            "adam": {0.001: [3, 3], 0.01: [1, 3], 0.1: [0.5, 9]},
+            "sgd": {0.001: [9, 9], 0.01: [5, 5], 0.1: [4, 4]},
+        }
+    )
+    tuning, warnings = tune(rows, [RATE], None, False)
+    assert chosen(tuning) == {"adam": 0.01, "sgd": 0.1}
+    assert tuning.tried == {"adam": 3, "sgd": 3}
+    (edge,) = warnings
+    assert "sgd is best at the largest optimizer.learning_rate tried (0.1)" in edge
+    first = tuning.sensitivity.row(0, named=True)
+    assert (first["mean"], first["low"], first["high"], first["runs"]) == (3, 3, 3, 2)
+    tuning, warnings = tune(rows, [RATE], None, True)
+    assert chosen(tuning) == {"adam": 0.1, "sgd": 0.001}
+    assert len(warnings) == 2 and "smallest" in warnings[1]
+
+
+def test_neither_a_diverged_nor_a_less_tried_setting_is_chosen():
+    rows = grid(
+        {"a": {1.0: [2, 2], 2.0: [0, math.nan], 3.0: [0], 4.0: [1, 1], 5.0: [3, 3]}}
+    )
+    tuning, warnings = tune(rows, [RATE], None, False)
+    assert chosen(tuning) == {"a": 4.0} and not warnings
+    assert tuning.sensitivity["diverged"].to_list() == [0, 1, 0, 0, 0]
+    tuning, _ = tune(
+        grid({"a": {1.0: [math.inf], 2.0: [math.nan]}}), [RATE], None, True
+    )
+    assert chosen(tuning) == {"a": 1.0}
+
+
+def test_unequal_budgets_warn_and_a_declared_one_makes_them_equal():
+    many = {float(i): [10.0 - i] for i in range(1, 10)}
+    rows = grid({"a": many, "b": {1.0: [5], 5.0: [4], 9.0: [6]}})
+    _, warnings = tune(rows, [RATE], None, False)
+    assert "unequal tuning: settings tried are a 9, b 3" in warnings[0]
+    tuning, warnings = tune(rows, [RATE], 2, False)
+    assert "declared budget is 2" in warnings[0]
+    assert chosen(tuning) == {"a": 9.0, "b": 1.0}  # of the first and the last
+    assert tuning.budget == 2
+
+
+def test_nothing_tuned_is_one_setting():
+    rows = grid({"a": {1.0: [1, 2]}}).with_columns(setting=pl.lit(""))
+    tuning, warnings = tune(rows, [], None, False)
+    assert tuning.keys == () and warnings == ()
+    assert tuning.sensitivity["chosen"].to_list() == [True]
+
+
+def test_steps_and_seconds_to_a_target():
+    curves = pl.DataFrame(
+        {
+            "run": ["a"] * 3 + ["b"] * 3 + ["c"] * 3,
+            "step": [10, 20, 30] * 3,
+            "eval/loss": [3.0, 1, 2, 3, None, 0.9, 3, 3, math.nan],
+            "time/steps_per_second": [10.0, 5, 5] * 3,
+        }
+    )
+    used = pl.DataFrame({"run": ["a", "b", "c"], "group": ["x", "x", "y"]})
+    x, y = reach(curves, used, "eval/loss", 1.0, False)
+    assert (x.group, x.runs, x.reached, x.steps) == ("x", 2, 2, 25)
+    assert x.seconds == pytest.approx((3 + 5) / 2)
+    assert (y.reached, y.steps, y.seconds) == (0, None, None)
+    x, _ = reach(curves.drop("time/steps_per_second"), used, "eval/loss", 1.0, False)
+    assert (x.steps, x.seconds) == (25, None)
+    x, y = reach(curves, used, "eval/loss", 3.0, True)
+    assert (x.steps, y.reached) == (10, 1)
+
+
+def test_the_variance_goes_to_the_factor_that_makes_it():
+    rows = pl.DataFrame(
+        [
+            {"optimizer": o, "framework": f, "seed": s}
+            | {"value": 1.0 * (o == "sgd") + 0.1 * s + 1e-7 * (f == "nnx")}
+            for o in ("adam", "sgd")
+            for f in ("jax", "nnx")
+            for s in (1, 2)
+        ]
+    )
+    parts = attribute(rows, ["framework", "optimizer", "seed"])
+    framework, optimizer, seed, rest = parts
+    assert optimizer.share == pytest.approx(1 / 1.01, abs=1e-6)
+    assert seed.share == pytest.approx(0.01 / 1.01, abs=1e-6)
+    assert framework.share < 1e-10 and framework.agrees and not optimizer.agrees
+    assert framework.largest_difference == pytest.approx(1e-7)
+    assert optimizer.largest_difference == pytest.approx(1)
+    assert rest.share == pytest.approx(0, abs=1e-9)
+    assert sum(part.share or 0 for part in parts) == pytest.approx(1)
+
+
+def test_an_unbalanced_grid_has_no_shares():
+    rows = pl.DataFrame(
+        {"a": ["x", "x", "y"], "seed": [0, 1, 0], "value": [1.0, 2.0, 3.0]}
+    )
+    a, seed, rest = attribute(rows, ["a", "seed"])
+    assert a.share is None and seed.share is None and rest.share is None
+    assert a.largest_difference == 2
+    assert attribute(rows, []) == ()
+    same = attribute(rows.with_columns(value=pl.lit(0.0)), ["a"])
+    assert same[0].agrees
