@@ -74,25 +74,32 @@ def write_run(
         "devices": ["cpu"],
         "program_key": f"{chosen['framework']}-{chosen['optimizer']}",
     }
-    last = {k: v for k, v in lines[-1].items() if k != "step"}
+    _write(folder, status, tree, known | dict(provenance or {}), lines)
+    return folder
+
+
+def _write(
+    folder: Path, status: str, config: dict, provenance: dict, lines: list[dict]
+) -> None:
+    last = lines[-1]
+    loss, step = last["eval/loss"], last["step"]
     summary = {
         "status": status,
-        "steps": 10 * rows,
-        "final": last,
-        "best": {"eval/loss": {"value": min(2.0, final), "step": 10 * rows}},
+        "steps": step,
+        "final": {k: v for k, v in last.items() if k != "step"},
+        "best": {"eval/loss": {"value": min(2.0, loss), "step": step}},
         "wall_seconds": 1.5,
         "compile_seconds": None,
     }
     folder.mkdir(parents=True)
     for name, value in (
-        ("config", tree),
-        ("provenance", known | dict(provenance or {})),
+        ("config", config),
+        ("provenance", provenance),
         ("summary", summary),
     ):
         (folder / f"{name}.json").write_text(json.dumps(to_json(value)))
     text = "".join(json.dumps(to_json(line)) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
-    return folder
 
 
 def write_sweep(

@@ -95,6 +95,20 @@ def test_no_run_is_a_mistake_told_with_its_reason(tmp_path):
         load([tmp_path])
 
 
+def test_files_of_other_programs_do_not_break_a_comparison(tmp_path):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"hydra": "x", "seed": "a", "run": 3}')
+    (folder / "summary.json").write_text(
+        '{"final": [1], "best": {"a": 2}, "status": 1}'
+    )
+    (folder / "metrics.jsonl").write_text('{"step": "x"}\n{"step": 1, "a": [2]}\n')
+    write_run(tmp_path / "ours", seed=5)
+    runs = load([tmp_path])
+    assert runs.problems == () and runs.table["seed"].to_list() == [None, 5]
+    assert runs.table["run"].to_list() == ["other", "ours"]
+
+
 def test_columns_of_several_types_become_text(tmp_path):
     for i, value in enumerate([1, "auto", None, [1.5], True]):
         write_run(tmp_path / str(i), config={"train.steps_per_call": value})

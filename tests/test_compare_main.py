@@ -167,6 +167,12 @@ def test_mistakes_name_the_nearest(tmp_path, run):
         run("--budget", "0")
 
 
+def test_git_that_could_not_be_asked_is_no_error(tmp_path):
+    git = {"commit": "c0ffee", "dirty": None}
+    write_run(tmp_path / "a", provenance={"git": git})
+    assert analyse(load([tmp_path])).warnings == ()
+
+
 def test_nothing_finished_is_a_mistake(tmp_path):
     write_run(tmp_path / "a", status="failed")
     with pytest.raises(

@@ -22,6 +22,7 @@ NAMES = sorted(path.stem for path in (conf_dir() / "optimizer").glob("*.yaml"))
 # Of optax's functions with a learning rate, those without a YAML. CHANGELOG says why.
 LEFT_OUT = {
     "dpsgd",  # needs the gradients of single examples
+    "optimistic_adam",  # deprecated by optax; optimistic_adam_v2 is there
     "schedule_free",  # wraps another optimizer; schedule_free_{sgd,adamw} are there
 }
 # Arguments that are functions, deprecated, or fixed by the optimizer's name.
@@ -49,7 +50,7 @@ def with_learning_rate(module):
                 parameters = inspect.signature(function).parameters
             except (TypeError, ValueError):
                 continue
-            if "learning_rate" in parameters:
+            if "learning_rate" in parameters and not inspect.isclass(function):
                 yield name
 
 

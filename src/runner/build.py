@@ -13,13 +13,7 @@ from runner.data import feed
 from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
-from runner.identity import (
-    data_order,
-    initial_parameters,
-    optimizer_probe,
-    toy_batch,
-    toy_model,
-)
+from runner.identity import toy_batch, toy_model
 from runner.mesh import Mesh, data_mesh
 from runner.optimization import Optimization
 from runner.optimizers import Optimizer, optimizer
@@ -65,15 +59,7 @@ def build(cfg: DictConfig) -> Run:
     init_key, step_key = jax.random.split(jax.random.key(cfg.seed))
     if cfg.verify:
         verify(pipeline, tx.hyperparameters, wanted, init_key)
-    toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
-    identity = {
-        "optimizer_probe": optimizer_probe(toy, tx.hyperparameters, wanted),
-        "initial_parameters": initial_parameters(
-            pipeline, init_key, tx.hyperparameters
-        ),
-        "data_order": data_order(dataset, order),
-    }
-    config = recorded(cfg) | {"optimizer_probe": identity["optimizer_probe"]}
+    config = recorded(cfg)
     static = Static(
         description=_description(config, dataset, mesh, tx, wanted),
         pipeline=pipeline,
@@ -90,7 +76,10 @@ def build(cfg: DictConfig) -> Run:
         ema_decay=np.float32(settings.ema_decay or 0),
     )
     _check_objective(cfg.objective, program.check(static, values))
-    return Run(static, values, rates, init_key, order, settings, config, identity)
+    toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
+    return Run(
+        static, values, rates, init_key, order, settings, config, tx, wanted, toy
+    )
 
 
 def _number(steps_per_call: int | str) -> int | None:

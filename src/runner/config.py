@@ -101,6 +101,23 @@ def register() -> None:
     """Give Hydra the schema, and OmegaConf the resolver that the schedules use."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
+    OmegaConf.register_new_resolver("case", case, replace=True)
+
+
+def case(value: Any, *pairs: Any) -> Any:
+    """`${case:VALUE,one,1,two,2}`: what follows VALUE among the pairs.
+
+    Raises:
+      ConfigError: VALUE isn't there.
+    """
+    table = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    if value not in table:
+        names = ", ".join(map(str, table))
+        raise ConfigError(
+            f"this preset has no value for {value}; it has {names}."
+            + did_you_mean(str(value), map(str, table))
+        )
+    return table[value]
 
 
 def fraction_of(steps: int, fraction: float) -> int:

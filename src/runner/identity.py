@@ -13,9 +13,27 @@ from runner.frameworks.pipeline import Pipeline
 from runner.models.mlp import mlp
 from runner.models.model import Model
 from runner.optimization import Optimization
+from runner.train import Run
 from runner.updates import float64_on_cpu, live_changes, start
 
 ORDERED_STEPS = 64  # whose rows the digest of the data covers
+
+
+def identify(run: Run) -> dict[str, Any]:
+    """The digests of a run for its record.
+
+    Returns:
+      `optimizer_probe`, `initial_parameters` and `data_order`. Where one is equal in
+      two runs, so was what it is made from.
+    """
+    values = run.optimizer.hyperparameters
+    return {
+        "optimizer_probe": optimizer_probe(run.toy, values, run.wanted),
+        "initial_parameters": initial_parameters(
+            run.static.pipeline, run.init_key, values
+        ),
+        "data_order": data_order(run.static.dataset, run.order),
+    }
 
 
 def toy_model() -> Model:
@@ -35,9 +53,7 @@ def toy_batch() -> dict[str, jax.Array]:
 
 
 def optimizer_probe(
-    pipeline: Pipeline,
-    hyperparameters: dict[str, float],
-    wanted: Optimization,
+    toy: Pipeline, hyperparameters: dict[str, float], wanted: Optimization
 ) -> list[float]:
     """What the optimizer did to a small model: changes of one of its parameters.
 
@@ -45,13 +61,13 @@ def optimizer_probe(
     digits, so that another machine's rounding doesn't show; no seed changes it.
 
     Args:
-      pipeline: the run's, but of `toy_model`.
-      hyperparameters: what the run gives the pipeline.
+      toy: the run's pipeline, but of `toy_model`.
+      hyperparameters: what the run gives it.
       wanted: for its learning rates.
     """
     with float64_on_cpu():
-        state, problem = start(pipeline, hyperparameters, wanted, jax.random.key(0))
-        changes = live_changes(pipeline, state, problem, hyperparameters, wanted)
+        state, problem = start(toy, hyperparameters, wanted, jax.random.key(0))
+        changes = live_changes(toy, state, problem, hyperparameters, wanted)
         # A weight with a gradient, and the one whose gradient is zero.
         kernels = [np.ravel(change["output"]["kernel"])[[0, 3]] for change in changes]
     return [float(f"{value:.6g}") for value in np.ravel(kernels)]

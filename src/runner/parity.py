@@ -1,12 +1,254 @@
 """`python -m runner.parity`: the three frameworks side by side, step by step.
 
-From the same initial parameters and the same batches, so that what differs between
-them is the frameworks themselves: in practice, rounding.
+From the same initial parameters and on the same batches, so that what differs between
+them is theirs: in practice rounding, or nothing at all.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-FRAMEWORKS = ("jax", "linen", "nnx")
+import jax
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from runner import compilation_cache, config, step
+from runner.build import build
+from runner.data import feed
+from runner.errors import ConfigError
+from runner.explain import explain
+from runner.train import Run
+
+FRAMEWORKS = ("jax", "linen", "nnx")  # the first is what the others are compared with
+PLATEAU = "reduce_on_plateau"
+
+
+class Trajectory(NamedTuple):
+    """What `steps` training steps did: float32 [steps] and, for each leaf, its values.
+
+    `params` maps the path of each parameter to an array [steps, ...].
+    """
+
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    params: dict[str, np.ndarray]
+
+
+class Difference(NamedTuple):
+    """The largest relative differences of a framework from the reference, each step.
+
+    Attributes:
+      loss, grad_norm, params: float64 [steps]; a parameter's is relative to the largest
+        absolute value in it.
+      worst: at each step, the path of the parameter that differs most.
+    """
+
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    params: np.ndarray
+    worst: list[str]
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Float64 [steps]: of all three."""
+        return np.max([self.loss, self.grad_norm, self.params], axis=0)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exit status 0 when all frameworks agree, 1 when they don't or something fails."""
+    arguments = _parser().parse_args(argv)
+    config.register()
+    try:
+        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+            agree = _compare_all(arguments)
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain(error)}")
+    sys.exit(0 if agree else 1)
+
+
+def trajectory(run: Run, steps: int, train_step: Any) -> Trajectory:
+    """Take `steps` steps of `run`, one by one, with `train_step` from `jitted`."""
+    static, values = run.static, run.values
+    carry = jax.jit(step.init(static.pipeline, static.averaging))(
+        run.init_key, run.learning_rates[0], values.hyperparameters
+    )
+    columns = feed.columns(static.dataset, static.dataset.train, static.mesh)
+    batches = feed.TrainFeed(static.dataset, run.order, static.mesh, 1, start=0)
+    losses, norms, params = [], [], []
+    for k in range(steps):
+        carry, row = train_step(
+            carry, columns, batches.take(1), np.int32(k), run.learning_rates[k], values
+        )
+        losses.append(row["train/loss"])
+        norms.append(row["train/grad_norm"])
+        params.append(jax.device_get(carry.state.params))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(stacked)
+    }
+    return Trajectory(np.array(losses), np.array(norms), named)
+
+
+def jitted(run: Run) -> Any:
+    """`run`'s training step, as `trajectory` takes it."""
+    one = step.train_step(run.static.pipeline, run.static.microbatches)
+
+    def train_step(carry, columns, batches, k, learning_rate, values):
+        batch = feed.batch_at(run.static.dataset, columns, batches, 0)
+        return one(carry, batch, k, learning_rate, True, np.float32(np.inf), values)
+
+    return jax.jit(train_step)
+
+
+def compare(
+    overrides: Sequence[str], schedule_names: Iterable[str], steps: int
+) -> Iterator[tuple[str, dict[str, Difference]]]:
+    """For each schedule, how far each framework is from the first of FRAMEWORKS.
+
+    Only the learning rates change from one schedule to the next, so those without a
+    plateau share what is built and compiled.
+    """
+    shared: dict[tuple[str, bool], tuple[Run, Any]] = {}
+    for name in schedule_names:
+        chosen = [*overrides, f"schedule={name}"] if name else list(overrides)
+        plateau, rates, ran = name == PLATEAU, None, []
+        for framework in FRAMEWORKS:
+            key = framework, plateau
+            if key not in shared or framework == FRAMEWORKS[0]:
+                run = _built([*chosen, f"framework={framework}"], steps)
+                shared.setdefault(key, (run, jitted(run)))
+                rates = run.learning_rates if rates is None else rates
+            run, train_step = shared[key]
+            ran.append(
+                trajectory(run._replace(learning_rates=rates), steps, train_step)
+            )
+        others = zip(FRAMEWORKS[1:], ran[1:], strict=True)
+        yield name, {name: difference(other, ran[0]) for name, other in others}
+
+
+def difference(ours: Trajectory, reference: Trajectory) -> Difference:
+    """How far `ours` is from `reference`.
+
+    Raises:
+      ConfigError: they haven't the same parameters.
+    """
+    if set(ours.params) != set(reference.params):
+        odd = sorted(set(ours.params) ^ set(reference.params))
+        raise ConfigError(f"the frameworks' parameters differ in {', '.join(odd)}")
+    steps = len(ours.loss)
+    by_path = {
+        path: [_relative(ours.params[path][k], value[k]) for k in range(steps)]
+        for path, value in reference.params.items()
+    }
+    names = list(by_path)
+    table = np.array(list(by_path.values()))
+    return Difference(
+        np.array(list(map(_relative, ours.loss, reference.loss))),
+        np.array(list(map(_relative, ours.grad_norm, reference.grad_norm))),
+        table.max(axis=0),
+        [names[i] for i in table.argmax(axis=0)],
+    )
+
+
+def _relative(a: Any, b: Any) -> float:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if np.array_equal(a, b, equal_nan=True):
+        return 0.0
+    off = np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-30)
+    return float(off) if np.isfinite(off) else np.inf
+
+
+def _built(overrides: Sequence[str], steps: int) -> Run:
+    cfg = compose(
+        "config",
+        ["train.epochs=null", f"train.steps={steps}", "verify=false", *overrides],
+    )
+    compilation_cache.set_up(cfg.compilation_cache)
+    return build(cfg)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runner.parity",
+        description="Train in pure JAX, flax linen and flax nnx from the same initial "
+        "parameters on the same batches, and print how far they drift apart. Exit "
+        "status 1 past the tolerance.",
+        epilog="example: python -m runner.parity model=cnn optimizer=adamw",
+    )
+    parser.add_argument("overrides", nargs="*", help="as for python -m runner")
+    parser.add_argument("--steps", type=int, default=20, help="default 20")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-5,
+        help="largest relative difference of loss, gradient norm and parameters at "
+        "any step; default 1e-5",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every optimizer with every schedule"
+    )
+    return parser
+
+
+def _compare_all(arguments: argparse.Namespace) -> bool:
+    if not arguments.all:
+        results = compare(arguments.overrides, [""], arguments.steps)
+        (_, differences), *_ = results
+        _print_steps(differences)
+        return _report("", differences, arguments.tolerance)
+    agree = True
+    for optimizer in _options("optimizer"):
+        overrides = [*arguments.overrides, f"optimizer={optimizer}"]
+        largest = 0.0
+        results = compare(overrides, _options("schedule"), arguments.steps)
+        for schedule, differences in results:
+            name = f"optimizer={optimizer} schedule={schedule}: "
+            worst = max(d.largest.max() for d in differences.values())
+            largest = max(largest, worst)
+            if worst > arguments.tolerance:
+                agree = _report(name, differences, arguments.tolerance)
+        print(f"{optimizer:30} {largest:.1e}", flush=True)
+    print("All agree" if agree else "Not all agree", f"within {arguments.tolerance:g}.")
+    return agree
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (config.conf_dir() / group).glob("*.yaml"))
+
+
+def _print_steps(differences: dict[str, Difference]) -> None:
+    print(f"Largest relative difference from {FRAMEWORKS[0]}:")
+    heads = [f"{f} {what}" for f in differences for what in ("loss", "grad", "params")]
+    print("  step" + "".join(f"{head:>14}" for head in heads))
+    for k in range(len(next(iter(differences.values())).loss)):
+        values = [v[k] for d in differences.values() for v in d[:3]]
+        print(f"{k + 1:6}" + "".join(f"{value:14.1e}" for value in values))
+
+
+def _report(name: str, differences: dict[str, Difference], tolerance: float) -> bool:
+    """Say where each framework leaves the tolerance; True if none does."""
+    agree = True
+    for framework, d in differences.items():
+        past = np.flatnonzero(d.largest > tolerance)
+        if past.size:
+            agree = False
+            k = past[0]
+            starts = np.flatnonzero(d.largest > 0)[0]
+            print(
+                f"{name}{framework} differs from {FRAMEWORKS[0]} by {d.largest[k]:.1e} "
+                f"at step {k + 1}, most in {d.worst[k]}; the difference starts at step "
+                f"{starts + 1}, in {d.worst[starts]}"
+            )
+        elif not name:
+            largest = d.largest.max()
+            equal = "equal bit for bit" if not largest else f"within {largest:.1e}"
+            print(f"{framework} and {FRAMEWORKS[0]}: {equal} over {len(d.loss)} steps")
+    return agree
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ from runner import compilation_cache
 from runner.build import build
 from runner.errors import ConfigError
 from runner.explain import explain
+from runner.identity import identify
 from runner.log.files import write_json
 from runner.log.provenance import provenance
 from runner.log.recorder import Recorder
@@ -55,14 +56,16 @@ def run_job(
         jax.config.update("jax_debug_nans", cfg.train.debug_nans)
         _check_devices()
         run = build(cfg)
+        identity = identify(run)
     except Exception as error:
         _write_failure(folder, error)
         raise
     recorder = Recorder(
         folder,
         config=run.config
+        | {"optimizer_probe": identity["optimizer_probe"]}
         | {"hydra": {"choices": dict(choices), "overrides": list(overrides)}},
-        provenance=run.identity
+        provenance=identity
         | provenance(
             backend=jax.default_backend(),
             devices=[d.device_kind for d in jax.devices()[: run.static.mesh.devices]],

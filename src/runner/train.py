@@ -12,6 +12,9 @@ from runner.config import TrainConfig
 from runner.data import feed
 from runner.data.order import Order
 from runner.errors import TrainingStopped
+from runner.frameworks.pipeline import Pipeline
+from runner.optimization import Optimization
+from runner.optimizers import Optimizer
 from runner.program import Program, Static, program
 from runner.step import Values
 
@@ -32,7 +35,9 @@ class Run(NamedTuple):
       order: which examples each step uses.
       settings: the `train` section, complete and checked.
       config: the whole configuration, as it is recorded.
-      identity: what tells runs apart by what they did, for provenance.json.
+      optimizer: with the exact values of its float arguments.
+      wanted: the optimization that the config asks for.
+      toy: the run's pipeline of a toy model, for the optimizer probe.
     """
 
     static: Static
@@ -42,7 +47,9 @@ class Run(NamedTuple):
     order: Order
     settings: TrainConfig
     config: dict[str, Any]
-    identity: dict[str, Any]
+    optimizer: Optimizer
+    wanted: Optimization
+    toy: Pipeline
 
 
 class _Call(NamedTuple):

@@ -81,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="let each group be tuned over N settings of those it tried",
     )
+    _add_modes(parser)
+    return parser
+
+
+def _add_modes(parser: argparse.ArgumentParser) -> None:
+    """What is read, written and returned, rather than compared."""
+    add = parser.add_argument
     add("--strict", action="store_true", help="exit 3 if confounded")
     add("--wandb", action="store_true", help="read offline .wandb files instead")
     add(
@@ -96,7 +103,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_false",
         help="write the tables only, no page and figures",
     )
-    return parser
 
 
 def _positive(text: str) -> int:

@@ -76,8 +76,19 @@ def analyse(
         raise ConfigError(
             f"none of the {runs.table.height} runs is finished: {_listed(runs.table)}"
         )
-    metric = _metric(runs, table, metric)
-    by = _factor(table, by)
+    metric, by = _metric(runs, table, metric), _factor(table, by)
+    analysis = _analysed(runs, table, by, metric, target, budget)
+    return analysis._replace(headline=headline(analysis))
+
+
+def _analysed(
+    runs: Runs,
+    table: pl.DataFrame,
+    by: str,
+    metric: str,
+    target: float | None,
+    budget: int | None,
+) -> Analysis:
     higher = is_higher_better(metric)
     # What failed was tried as well: at too high a learning rate that is how runs end.
     tried = runs.table.filter(pl.any_horizontal(pl.col(*GROUPS, "seed").is_not_null()))
@@ -85,12 +96,9 @@ def analyse(
     cells = cell_keys(table, by, tuned)
     rows = _rows(table, by, metric, tuned, cells)
     tuning, warnings = tune(rows, tuned, budget, higher)
-    chosen = tuning.sensitivity.filter("chosen").select("group", "cell", "setting")
-    used = rows.join(chosen, on=["group", "cell", "setting"], maintain_order="left")
-    ranked = groups(used, higher)
-    order = {group.name: place for place, group in enumerate(ranked)}
-    used = used.sort(pl.col("group").replace_strict(order, return_dtype=pl.Int64))
+    used, ranked = _ranked(rows, tuning, higher)
     varied = [f for f in (by, *cells, "seed") if used[f].n_unique() > 1]
+    reached = reach(runs.curves, used, metric, target, higher)
     analysis = Analysis(
         by=by,
         metric=metric,
@@ -102,15 +110,25 @@ def analyse(
         cells=compare(used, ranked, higher, cells=True) if cells else (),
         tuning=tuning,
         target=target,
-        targets=()
-        if target is None
-        else reach(runs.curves, used, metric, target, higher),
+        targets=reached,
         attribution=attribute(used, list(dict.fromkeys(varied))),
         used=tuple(used["run"]),
         warnings=(),
     )
     warnings = (*_warnings(runs, table, used, analysis), *warnings)
-    return analysis._replace(headline=headline(analysis), warnings=warnings)
+    return analysis._replace(warnings=warnings)
+
+
+def _ranked(
+    rows: pl.DataFrame, tuning: Tuning, higher_is_better: bool
+) -> tuple[pl.DataFrame, tuple[Group, ...]]:
+    """Each group's runs at its best setting, the best group first; and the groups."""
+    chosen = tuning.sensitivity.filter("chosen").select("group", "cell", "setting")
+    used = rows.join(chosen, on=["group", "cell", "setting"], maintain_order="left")
+    ranked = groups(used, higher_is_better)
+    order = {group.name: place for place, group in enumerate(ranked)}
+    place = pl.col("group").replace_strict(order, return_dtype=pl.Int64)
+    return used.sort(place, maintain_order=True), ranked
 
 
 def is_higher_better(metric: str) -> bool:
@@ -204,17 +222,13 @@ def _warnings(
         found.append(
             f"{repeated} runs repeat others (all else equal); a mean counts once"
         )
-    if (
-        analysis.by == "optimizer"
-        and len(analysis.groups) > 1
-        and not analysis.tuning.keys
-    ):
-        found.append(
-            "nothing was tuned: the optimizers are compared at one setting each"
-        )
+    of_optimizers = analysis.by == "optimizer" and len(analysis.groups) > 1
+    if of_optimizers and not analysis.tuning.keys:
+        found.append("nothing was tuned: the optimizers have one setting each")
     if "objective" in table and table["objective"].n_unique() > 1:
         found.append("the runs have different objectives")
     dirty = [c for c in table.columns if c.endswith("git.dirty")]
+    dirty = [c for c in dirty if table[c].dtype == pl.Boolean]  # not all unknown
     count = table.filter(pl.any_horizontal(dirty)).height if dirty else 0
     if count:
         found.append(

@@ -1,6 +1,7 @@
 """Figures of what was logged while the runs went: one line a group and cell."""
 
 import math
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -60,11 +61,14 @@ def _smoothed(chart: alt.Chart) -> alt.Chart:
     """Adds `mean_s`, `low_s` and `high_s` at the slider's notch."""
     fields = ("mean", "low", "high")
     for reach in _REACHES:
+        windows: list[Any] = [
+            {"op": "mean", "field": field, "as": f"{field}{reach}"} for field in fields
+        ]
         chart = chart.transform_window(
+            windows,
             frame=[-reach, reach],
             groupby=["group", "cell"],
             sort=[alt.SortField("step")],
-            **{f"{field}{reach}": f"mean({field})" for field in fields},
         )
     for field in fields:
         notches = ", ".join(f"datum.{field}{r}" for r in ("", *_REACHES))
@@ -82,7 +86,7 @@ def _layers(
     slider = alt.binding_range(min=0, max=len(_REACHES), step=1, name="smoothing")
     smoothing = alt.param(name="smoothing", value=0, bind=slider)
     menu, in_cell = grammar.cell_menu(shown)
-    ends = [table["step"].min(), table["step"].max()]
+    ends: list[Any] = [table["step"].min(), table["step"].max()]
     x = alt.X("step:Q").axis(tickCount=6, tickMinStep=1)
     x = x.scale(domain=ends, nice=False)
     base = _smoothed(alt.Chart(grammar.csv(table)))
@@ -93,43 +97,28 @@ def _layers(
         color=grammar.colour(shown.groups, by),
         detail="cell:N",
     )
-    near = alt.selection_point(
-        name="near",
-        fields=["step"],
-        nearest=True,
-        on="pointerover",
-        clear="pointerout",
-        empty=False,
-    )
     band = base.mark_area(opacity=0.16).encode(
         y=switch.encoding(alt.Y, "low_s", metric), y2="high_s_at:Q"
     )
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round").encode(
         strokeDash=grammar.dash(shown.groups, by)
     )
-    dots = (
-        base.properties(name="hover_dots")
-        .mark_circle(size=45)
-        .encode(
-            opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
-            tooltip=[
-                alt.Tooltip("group:N", title=by),
-                *grammar.cell_tooltip(shown),
-                "step:Q",
-                alt.Tooltip("mean:Q", title=f"mean {metric}"),
-                alt.Tooltip("low:Q", title="lowest run"),
-                alt.Tooltip("high:Q", title="highest run"),
-                "runs:Q",
-            ],
-        )
+    near = grammar.nearest("step")
+    dots = grammar.dots(
+        base,
+        near,
+        {"group": by} | ({"cell": "where"} if len(shown.cells) > 1 else {}),
+        *_numbers(metric),
     )
-    rule = alt.Chart(grammar.csv(table.select("step").unique(maintain_order=True)))
-    rule = (
-        rule.properties(name="hover_rule")
-        .mark_rule()
-        .encode(x=x)
-        .transform_filter(near)
-    )
+    steps = grammar.csv(table.select("step").unique(maintain_order=True))
+    rule = alt.Chart(steps, name="hover_rule").mark_rule().encode(x=x)
+    rule = rule.transform_filter(near)
     return grammar.figure(
-        [band, rule, line, dots.add_params(near)], [switch.parameter, smoothing, *menu]
+        [band, rule, line, dots], [switch.parameter, smoothing, *menu]
     )
+
+
+def _numbers(metric: str) -> list[alt.Tooltip]:
+    titles = {"step": "step", "mean": f"mean {metric}"}
+    titles |= {"low": "lowest run", "high": "highest run", "runs": "runs"}
+    return [alt.Tooltip(f"{field}:Q", title=title) for field, title in titles.items()]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import altair as alt
 import polars as pl
@@ -181,14 +181,56 @@ def cell_menu(shown: Shown) -> tuple[list[alt.Parameter], str]:
     return [parameter], "only_cell === 'all' || datum.cell === only_cell"
 
 
-def cell_tooltip(shown: Shown) -> list[alt.Tooltip]:
-    """The cell, if there are several."""
-    return [alt.Tooltip("cell:N", title="where")] if len(shown.cells) > 1 else []
+def names(shown: Shown, by: str) -> list[alt.Tooltip]:
+    """Tooltips of the group and, if there are several, of the cell."""
+    cell = [alt.Tooltip("cell:N", title="where")] if len(shown.cells) > 1 else []
+    return [alt.Tooltip("group:N", title=by), *cell]
+
+
+def nearest(*fields: str) -> alt.Parameter:
+    """Selects the item nearest to the mouse and all that have its `fields`."""
+    return alt.selection_point(
+        name="near",
+        fields=list(fields),
+        nearest=True,
+        on="pointerover",
+        clear="pointerout",
+        empty=False,
+    )
+
+
+def dots(
+    base: alt.Chart, near: alt.Parameter, names: dict[str, str], *tooltip: Any
+) -> alt.Chart:
+    """Dots of `base` that are seen while selected by `near`.
+
+    Args:
+      names: titles of fields that hold text, {field: title}.
+      tooltip: what else it tells.
+
+    With a nearest-point selection Vega-Lite looks for names, unlike numbers, in the
+    mark's item instead of the row (https://github.com/vega/vega-lite/pull/9707). So
+    the names go through `description`, which both of them have.
+    """
+    told = " + ', ' + ".join(f"datum.{field}" for field in names)
+    title = ", ".join(names.values())
+    seen = alt.when(near).then(alt.value(1)).otherwise(alt.value(0))
+    return (
+        base.transform_calculate(description=told)
+        .properties(name="hover_dots")
+        .mark_circle(size=50)
+        .encode(
+            opacity=seen,
+            description="description:N",
+            tooltip=[alt.Tooltip("description:N", title=title), *tooltip],
+        )
+        .add_params(near)
+    )
 
 
 def figure(
     layers: Sequence[alt.Chart], parameters: Sequence[alt.Parameter], height: int = 320
 ) -> alt.LayerChart:
     """`layers` on top of each other, as wide as the page gives; `height` in pixels."""
-    chart = alt.layer(*layers).add_params(HIDDEN, *parameters)
-    return chart.properties(width="container", height=height)
+    chart = alt.layer(*layers).properties(width="container", height=height)
+    return cast(alt.LayerChart, chart.add_params(HIDDEN, *parameters))

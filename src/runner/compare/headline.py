@@ -56,7 +56,8 @@ def _ranking(analysis: Analysis) -> str:
             + (_interval(next_one))
         )
     ties = [c for c in best if c.verdict != "better"]
-    told = _join([names[0].name, *(c.b for c in ties)])
+    tied = [names[0].name, *(c.b for c in ties)]
+    told = _join(tied if len(tied) <= 4 else [*tied[:3], f"{len(tied) - 3} others"])
     worst = max(ties, key=lambda c: c.more_seeds or 0)
     return (
         f"no best {by} on {metric}: {told} are not separable "

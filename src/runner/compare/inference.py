@@ -61,14 +61,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def more_seeds(differences: np.ndarray) -> int:
+def more_seeds(differences: np.ndarray, tests: int = 1) -> int:
     """How many more seeds would separate these two with a power of 80 %.
 
-    n = ((z_0.975 + z_0.8) * s / d)**2 seeds in all, for a normal difference of mean d
-    and standard deviation s; at least one more than there are, and 1001 beyond 1000.
+    The smallest n seeds in all with n >= ((t_1 + t_2) * s / d)**2, for a difference of
+    mean d and standard deviation s; t_1 and t_2 are quantiles of Student's t with n - 1
+    degrees of freedom at 1 - 0.025 / tests and 0.8. At least one more than there are,
+    and 1001 beyond 1000.
     """
-    mean, deviation = abs(differences.mean()), differences.std(ddof=1)
-    z = scipy.stats.norm.ppf([0.5 + LEVEL / 2, 0.8]).sum()
-    if mean * math.sqrt(_MOST_SEEDS + differences.size) <= z * deviation:
-        return _MOST_SEEDS + 1
-    return max(1, math.ceil((z * deviation / mean) ** 2) - differences.size)
+    sizes = differences.size + np.arange(1, _MOST_SEEDS + 1)
+    level = 1 - (1 - LEVEL) / 2 / tests
+    t = scipy.stats.t.ppf([[level], [0.8]], sizes - 1).sum(0)
+    needed = t * differences.std(ddof=1)
+    enough = np.sqrt(sizes) * abs(differences.mean()) >= needed
+    return int(enough.argmax()) + 1 if enough.any() else _MOST_SEEDS + 1

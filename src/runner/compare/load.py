@@ -140,14 +140,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _row(record: Record) -> dict[str, Any]:
     config = dict(record.config)
-    choices = (config.pop("hydra", None) or {}).get("choices") or {}
+    choices = _mapping(_mapping(config.pop("hydra", None)).get("choices"))
     summary = record.summary
-    best = summary.get("best") or {}
+    final = _mapping(summary.get("final"))
+    best = {k: _mapping(v) for k, v in _mapping(summary.get("best")).items()}
     return {
         **flatten(config),
         **{group: choices.get(group) for group in GROUPS},
         **flatten(record.provenance, "provenance."),
-        **{f"final.{k}": _number(v) for k, v in (summary.get("final") or {}).items()},
+        **{f"final.{k}": _number(v) for k, v in final.items()},
         **{f"best.{k}": _number(v.get("value")) for k, v in best.items()},
         **{f"best_step.{k}": v.get("step") for k, v in best.items()},
         "folder": str(record.folder),
@@ -157,6 +158,11 @@ def _row(record: Record) -> dict[str, Any]:
         "wall_seconds": summary.get("wall_seconds"),
         "compile_seconds": summary.get("compile_seconds"),
     }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """`value`, or nothing where another program meant something else by the name."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _number(value: Any) -> float | None:
@@ -169,7 +175,9 @@ _FIRST = ("run", "folder", "status", "error", "seed", *GROUPS)
 _LAST = ("provenance", "final", "best", "best_step", "wall_seconds", "compile_seconds")
 _TYPES = {
     "folder": pl.String,
+    "status": pl.String,
     "error": pl.String,
+    "seed": pl.Int64,
     "best_step": pl.Int64,
     "wall_seconds": pl.Float64,
     "compile_seconds": pl.Float64,
@@ -213,7 +221,9 @@ def _curves(named: Mapping[str, Record]) -> pl.DataFrame:
     rows = [
         (name, by_step[step])
         for name, record in named.items()
-        for by_step in [{row["step"]: row for row in record.rows if "step" in row}]
+        for by_step in [
+            {row["step"]: row for row in record.rows if type(row.get("step")) is int}
+        ]
         for step in sorted(by_step)
     ]
     metrics = sorted({key for _, row in rows for key in row} - {"step"})

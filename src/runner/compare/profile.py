@@ -23,9 +23,6 @@ def profile(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     if table.is_empty() or len(shown.groups) < 2:
         return None
     end = min(_MAX_RATIO, 1.02 * max(table["ratio"].filter(table["ratio"].is_finite())))
-    near = alt.selection_point(
-        name="near", nearest=True, on="pointerover", clear="pointerout", empty=False
-    )
     x = alt.X("ratio:Q", title="within this factor of the best").scale(
         type="log", domain=[1, max(end, 1.05)], nice=False, clamp=True
     )
@@ -39,19 +36,14 @@ def profile(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     lines = base.mark_line(interpolate="step-after", strokeWidth=2).encode(
         strokeDash=grammar.dash(shown.groups, analysis.by)
     )
-    dots = (
-        base.properties(name="hover_dots")
-        .mark_circle(size=60)
-        .encode(
-            opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
-            tooltip=[
-                alt.Tooltip("group:N", title=analysis.by),
-                alt.Tooltip("ratio:Q", title="within a factor of"),
-                alt.Tooltip("share:Q", title="share of problems", format=".1%"),
-            ],
-        )
+    dots = grammar.dots(
+        base,
+        grammar.nearest("group", "ratio"),
+        {"group": analysis.by},
+        alt.Tooltip("ratio:Q", title="within a factor of"),
+        alt.Tooltip("share:Q", title="share of problems", format=".1%"),
     )
-    return grammar.figure([lines, dots.add_params(near)], [])
+    return grammar.figure([lines, dots], [])
 
 
 def ratios(table: pl.DataFrame, higher_is_better: bool) -> pl.DataFrame:

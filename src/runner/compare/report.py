@@ -91,7 +91,7 @@ def png(figure: Figure) -> bytes:
 
 def _vega() -> str:
     # The HTML parser ends a script at this text, even within a string of its code.
-    bundle = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)
+    bundle = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # pyright: ignore
     return bundle.replace("</script", r"<\/script")
 
 

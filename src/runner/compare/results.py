@@ -36,19 +36,16 @@ def strip(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
         x = switch.encoding(alt.X, fields[0], title)
         return switch.transform(chart, *fields).encode(x=x, y=y, color=hue)
 
-    group = alt.Tooltip("group:N", title=analysis.by)
-    about = grammar.cell_tooltip(shown)
+    names = grammar.names(shown, analysis.by)
     value = alt.Tooltip("value:Q", title=analysis.metric)
     offset = alt.YOffset("place:Q", scale=alt.Scale(domain=[-0.6, 1.6]))
     circles = layer(dots, "value").mark_circle(size=55, opacity=0.5)
-    circles = circles.encode(
-        yOffset=offset, tooltip=[group, *about, "run:N", "seed:N", value]
-    )
+    circles = circles.encode(yOffset=offset, tooltip=[*names, "run:N", "seed:N", value])
     interval = ["mean:Q", alt.Tooltip("low:Q", title="95 % from"), "high:Q"]
     lines = layer(means.drop_nulls(), "low", "high").mark_rule(strokeWidth=2.5)
-    lines = lines.encode(x2="high_at:Q", tooltip=[group, *interval])
+    lines = lines.encode(x2="high_at:Q", tooltip=[names[0], *interval])
     bars = layer(means.drop_nulls("mean"), "mean").mark_tick(thickness=3, size=28)
-    bars = bars.encode(tooltip=[group, *interval])
+    bars = bars.encode(tooltip=[names[0], *interval])
     return grammar.figure(
         [circles, lines, bars], [switch.parameter], height=40 + 40 * len(shown.groups)
     )
@@ -101,8 +98,7 @@ def _sensitivity(
     is_log = (table["at"] > 0).all()
     tried = table["at"].unique().sort().to_list()
     x = alt.X("at:Q", title=key).axis(format="~g", labelOverlap=True, values=tried)
-    kind = {"type": "log"} if is_log else {"type": "linear", "zero": False}
-    x = x.scale(**kind, nice=False, padding=14)
+    x = x.scale(type="log", nice=False, padding=14) if is_log else x.scale(zero=False)
     menu, in_cell = grammar.cell_menu(shown)
     base = alt.Chart(grammar.csv(table.with_columns(pl.col("chosen").cast(pl.Int8))))
     base = base.transform_filter(f"{grammar.SHOWN} && ({in_cell})")
@@ -121,8 +117,7 @@ def _sensitivity(
     dots = base.mark_circle(size=60, opacity=1).encode(
         y=y,
         tooltip=[
-            alt.Tooltip("group:N", title=analysis.by),
-            *grammar.cell_tooltip(shown),
+            *grammar.names(shown, analysis.by),
             alt.Tooltip("at:Q", title=key),
             alt.Tooltip("mean:Q", title=f"mean {title}"),
             alt.Tooltip("low:Q", title="lowest seed"),

@@ -17,13 +17,13 @@ from runner.compare.theme import DASHES, PALETTE
 
 def sections(
     runs: Runs, analysis: Analysis, figures: Sequence[Figure]
-) -> Iterator[str]:
+) -> Iterator[Html]:
     """The page from the verdict to the table of runs."""
     if len(analysis.groups) > 1 or not analysis.control.controlled:
         yield verdict(analysis)
     if analysis.warnings:
         yield section("Warnings", bullets(analysis.warnings))
-    yield section("Results", _groups(analysis))
+    yield section("Results", *_groups(analysis))
     yield section("Pair by pair", *_comparisons(analysis))
     yield section("Tuning", *_tuning(analysis))
     yield section("Time to target", *_targets(analysis))
@@ -33,7 +33,7 @@ def sections(
     yield section("Runs", _runs(runs, analysis))
 
 
-def verdict(analysis: Analysis) -> str:
+def verdict(analysis: Analysis) -> Html:
     """Whether the comparison is controlled and, if not, what is confounded."""
     control = analysis.control
     unknown = ""
@@ -45,7 +45,7 @@ def verdict(analysis: Analysis) -> str:
             f"<code>{escape(analysis.by)}</code> nothing differs between the groups "
             "that would not follow from it.</p>"
         )
-        return f'<div class="verdict controlled">{told}{unknown}</div>'
+        return Html(f'<div class="verdict controlled">{told}{unknown}</div>')
     items = [escape(sentence) for sentence in control.impostors]
     for key in control.confounders:
         values = "; ".join(
@@ -58,13 +58,13 @@ def verdict(analysis: Analysis) -> str:
         f"the groups need not come from <code>{escape(analysis.by)}</code>:</p>"
     )
     lines = "".join(f"<li>{item}</li>" for item in items)
-    return (
+    return Html(
         f'<div class="verdict confounded" role="alert">{told}<ul>{lines}</ul>'
         f"{unknown}</div>"
     )
 
 
-def _groups(analysis: Analysis) -> Html:
+def _groups(analysis: Analysis) -> Iterator[Html]:
     metric = analysis.metric
     head = [analysis.by, "setting", f"mean {metric}", "95 % from", "to"]
     rows = [
@@ -73,10 +73,11 @@ def _groups(analysis: Analysis) -> Html:
         for g in analysis.groups
     ]
     direction = "higher" if analysis.higher_is_better else "lower"
-    return Html(
+    yield Html(
         f'<p class="note">Final {escape(metric)}; {direction} is better. Mean over '
         "seeds with a bootstrap interval.</p>"
-    ) + table("Results", [*head, "seeds", "runs", "diverged"], rows)
+    )
+    yield table("Results", [*head, "seeds", "runs", "diverged"], rows)
 
 
 _PAIR_HEAD = ["pair", "verdict", "difference", "95 % from", "to"]
@@ -169,12 +170,8 @@ def _attribution(analysis: Analysis) -> Iterator[Html]:
         "What explains the differences",
         head,
         [
-            [
-                a.factor,
-                None if a.share is None else Html(f"{a.share:.1%}"),
-                a.largest_difference,
-                a.relative,
-            ]
+            [a.factor, a.share and Html(f"{a.share:.1%}")]
+            + [a.largest_difference, a.relative]
             for a in analysis.attribution
         ],
     )

@@ -17,7 +17,7 @@ import polars as pl
 from runner.compare.inference import LEVEL, holm, interval, more_seeds, p_value
 
 AGREEMENT = 1e-4  # relative: what rounding in another order of operations may do
-_MOST_PAIRS = 45  # of ten groups; with more, each is compared with the best one only
+_MOST_GROUPS = 5  # compared pair by pair; more are compared with the best only
 
 
 class Group(NamedTuple):
@@ -53,7 +53,7 @@ class Comparison(NamedTuple):
       differences: a minus b of each seed, {seed: mean over cells}.
       difference, low, high: their mean, with a 95 % bootstrap interval.
       improvement: how often `a` was better, a tie counting half.
-      p_value: of a paired t test; Holm's correction over all pairs of groups is in it.
+      p_value: of a paired t test; Holm's correction over all that are made is in it.
       verdict: "better" or "worse" (a than b), "agree" (every pair of runs, within 1e-4
         of its value), "not separable", "one seed" or "no pairs".
       more_seeds: how many more would be needed to separate them, 1001 for more than
@@ -121,12 +121,14 @@ def _per_seed(runs: pl.DataFrame) -> dict[int, float]:
 def compare(
     used: pl.DataFrame, ranked: Sequence[Group], higher_is_better: bool, cells: bool
 ) -> tuple[Comparison, ...]:
-    """Compare all pairs of groups, the better first; with many, each with the best.
+    """Compare all pairs of groups, the better first; of many, with the best.
 
     Two groups are ranked only where the bootstrap interval of their paired difference
-    excludes 0 and so does a paired t test at 5 %, corrected by Holm over all pairs: of
-    many pairs one would look different by chance, and the bootstrap alone is too sure
-    of itself with few seeds (of three alike, it excludes 0 in a quarter of all cases).
+    excludes 0 and so does a paired t test at 5 %, corrected by Holm over all that are
+    made: of many one would look different by chance, and the bootstrap alone is too
+    sure of itself with few seeds (of three alike, it excludes 0 in a quarter of all
+    cases). Only comparisons with the best can wrongly call the true best worse, so for
+    that claim their number is the one to correct for.
 
     Args:
       used: as for `groups`.
@@ -142,15 +144,12 @@ def compare(
         (a, b, cell, _differences(values, a.name, b.name, [cell] if cells else names))
         for cell in (names if cells else [""])
         for a, b in itertools.combinations(ranked, 2)
+        if len(ranked) <= _MOST_GROUPS or a is ranked[0]
     ]
     adjusted = holm([p_value(list(d.values())) for *_, (d, _) in tested])
-    few = len(tested) <= _MOST_PAIRS
     return tuple(
-        _comparison(a, b, cell, differences, relative, p, higher_is_better)
-        for (a, b, cell, (differences, relative)), p in zip(
-            tested, adjusted, strict=True
-        )
-        if few or a is ranked[0]
+        _comparison(a, b, cell, pairs, p, len(tested), higher_is_better)
+        for (a, b, cell, pairs), p in zip(tested, adjusted, strict=True)
     )
 
 
@@ -178,11 +177,12 @@ def _comparison(
     a: Group,
     b: Group,
     cell: str,
-    differences: dict[int, float],
-    relative: float,
+    pairs: tuple[dict[int, float], float],
     p: float,
+    tests: int,
     higher_is_better: bool,
 ) -> Comparison:
+    differences, relative = pairs
     values = np.array(list(differences.values()))
     sign = 1 if higher_is_better else -1
     low, high = interval(values)
@@ -200,7 +200,7 @@ def _comparison(
         if (a if a_is_better else b).diverged:
             verdict = "not separable"
     if verdict == "not separable":
-        more = more_seeds(values)
+        more = more_seeds(values, tests)
     return Comparison(
         a=a.name,
         b=b.name,

@@ -17,7 +17,7 @@ METHOD = (
     "Means over seeds, first over whatever else is crossed; brackets: 95 % bootstrap "
     "intervals (BCa from 10 seeds, percentiles below). Differences are within a seed. "
     "Ranked only where the interval excludes 0 and so does a paired t test, corrected "
-    "by Holm for the number of pairs, as one of many pairs looks different by chance."
+    "by Holm for the number of pairs, since of many one looks different by chance."
 )
 
 

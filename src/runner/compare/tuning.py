@@ -78,9 +78,11 @@ def tune(
     for grid in grids:
         group = grid["group"][0]
         tried[group] = max(tried.get(group, 0), grid.height)
+    # A budget may leave out the best one, which then is no edge.
+    free = pl.concat(_choose(grid, None, higher_is_better) for grid in grids)
     table = pl.concat(_choose(grid, budget, higher_is_better) for grid in grids)
     tried = dict(sorted(tried.items(), key=lambda item: natural(item[0])))
-    warnings = [*_budgets(tried, budget), *(w for k in keys for w in _edges(table, k))]
+    warnings = [*_budgets(tried, budget), *(w for k in keys for w in _edges(free, k))]
     return Tuning(tuple(keys), budget, tried, table.drop("seeds")), tuple(warnings)
 
 
@@ -139,10 +141,12 @@ def reach(
     curves: pl.DataFrame,
     used: pl.DataFrame,
     metric: str,
-    target: float,
+    target: float | None,
     higher_is_better: bool,
 ) -> tuple[Target, ...]:
     """How fast each group of `used` (`run`, `group`) first reached `target`."""
+    if target is None or metric not in curves:
+        return ()
     good = pl.col(metric) >= target if higher_is_better else pl.col(metric) <= target
     speed = pl.col(_SECONDS) if _SECONDS in curves else pl.lit(None, pl.Float64)
     taken = pl.col("step") - pl.col("step").shift(1, fill_value=0)

@@ -1,0 +1,1 @@
+"""`python -m runner.replay`: does a recorded run come out the same again?"""

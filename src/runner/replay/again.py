@@ -1,0 +1,197 @@
+"""One recorded run, run again."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from omegaconf import DictConfig, OmegaConf
+
+from runner import compilation_cache
+from runner.build import GROUPS, build
+from runner.errors import ConfigError
+from runner.identity import identify
+from runner.log.provenance import provenance
+from runner.log.recorder import Recorder
+from runner.log.terminal import Progress
+from runner.log.wandb import WandbSettings
+from runner.replay import configuration
+from runner.replay.conditions import BITS, Fact, changed, check_devices
+from runner.replay.record import Recorded, read
+from runner.replay.rows import Differs, RecordEnds, Rows
+from runner.train import Run, train
+
+
+class Limits(NamedTuple):
+    """What may differ.
+
+    Attributes:
+      tolerance: the largest relative difference where bits can't be compared.
+      rounding: don't compare bits even where that can be done.
+      contradiction: replay a config that contradicts itself.
+    """
+
+    tolerance: float
+    rounding: bool = False
+    contradiction: bool = False
+
+
+def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
+    """Run the run at `path` again, printing on the way what isn't as it was.
+
+    Args:
+      out: a folder to record the replay in, as a run.
+
+    Returns:
+      the verdict, one sentence, when all rows are equal.
+
+    Raises:
+      Differs: they aren't.
+      ConfigError: it can't be replayed.
+      TrainingStopped: it ended early, which the recorded run didn't.
+    """
+    if out is not None and (out / "config.json").exists():
+        raise ConfigError(f"--out {out} holds a run already; name another folder")
+    recorded = read(path)
+    cfg = _configuration(recorded, limits)
+    run = _build(recorded, cfg)
+    identity = identify(run)
+    here = identity | provenance(
+        backend=jax.default_backend(),
+        devices=[d.device_kind for d in jax.devices()[: run.static.mesh.devices]],
+        program_key=run.static.key,
+        argv=sys.argv,
+        folder=Path.cwd(),
+    )
+    facts = changed(recorded.provenance, here)
+    _show_facts(facts)
+    exact = not limits.rounding and not any(fact.decides for fact in facts)
+    _show_rule(facts, limits)
+    differing = [k for k in identity if recorded.provenance.get(k) != identity[k]]
+    if differing:
+        print(f"Not as recorded, before any training: {', '.join(differing)}.")
+    rows = Rows(recorded.rows, recorded.finished, None if exact else limits.tolerance)
+    step = _train(run, rows, _recorder(recorded, run, here, out))
+    if exact and differing:
+        raise Differs(f"All rows are equal, but not {' and '.join(differing)}")
+    return _verdict(recorded, rows, step, len(run.learning_rates), exact)
+
+
+def _configuration(recorded: Recorded, limits: Limits) -> DictConfig:
+    state = "finished" if recorded.finished else "cut short"
+    print(f"Replaying {recorded.source} ({state}, {len(recorded.rows)} logged rows)")
+    try:
+        today = configuration.recompose(recorded)
+    except ConfigError as error:
+        today = None
+        print(f"warning: not compared with conf/: {error}")
+    cfg = configuration.typed(recorded, today)
+    names = [f"{g}={OmegaConf.select(cfg, f'{g}._target_')}" for g in GROUPS]
+    print(f"  {' '.join(names)} seed={cfg.seed} train.steps={cfg.train.steps}")
+    edits = [] if today is None else configuration.differences(recorded, today)
+    if edits:
+        print(
+            "warning: config.json was edited, or conf/ has changed since: "
+            f"{configuration.listed(edits)}. Replaying config.json"
+        )
+    if not limits.contradiction:
+        configuration.check_agreement(recorded, today)
+    return cfg
+
+
+def _build(recorded: Recorded, cfg: DictConfig) -> Run:
+    count = check_devices(recorded.provenance)
+    if count is not None:
+        cfg.mesh.data = count  # -1, all devices, may be more here
+    # The recorded steps count. Data of another size would make the epochs disagree,
+    # and what tells that is the digest of the data.
+    cfg.train.epochs = None
+    try:
+        compilation_cache.set_up(cfg.compilation_cache)
+    except ConfigError as error:  # another machine's folder
+        print(f"warning: without a compilation cache: {error}")
+        compilation_cache.set_up(None)
+    jax.config.update("jax_debug_nans", cfg.train.debug_nans)
+    return build(cfg)
+
+
+def _show_facts(facts: Sequence[Fact]) -> None:
+    if not facts:
+        return
+    table = [Fact("", "recorded", "here"), *facts]
+    names, then = (max(len(fact[i]) for fact in table) for i in (0, 1))
+    for fact in table:
+        print(f"  {fact.name:<{names}}  {fact.recorded:<{then}}  {fact.here}")
+
+
+def _show_rule(facts: Sequence[Fact], limits: Limits) -> None:
+    reasons = [fact.name for fact in facts if fact.decides]
+    if reasons:
+        why = f"{', '.join(reasons)} {'is' if len(reasons) == 1 else 'are'} not as then"
+    elif limits.rounding:
+        why = "as --allow-rounding asks"
+    else:
+        print(f"Comparing bit for bit: {', '.join(BITS)} are as they were.")
+        return
+    print(f"Comparing within {limits.tolerance:g}, relative: {why}.")
+
+
+def _recorder(
+    recorded: Recorded, run: Run, here: dict[str, Any], out: Path | None
+) -> Recorder | None:
+    if out is None:
+        return None
+    os.environ["WANDB_MODE"] = "disabled"  # it wins over the setting
+    epochs = {"epochs": recorded.config["train"]["epochs"]}
+    return Recorder(
+        out,
+        config=run.config
+        | {"train": run.config["train"] | epochs}
+        | {"optimizer_probe": here["optimizer_probe"]}
+        | {"hydra": dict(recorded.hydra)},
+        provenance=here | {"replay_of": str(recorded.source)},
+        wandb=WandbSettings("disabled"),
+        total_steps=len(run.learning_rates),
+        quiet=True,
+    )
+
+
+def _train(run: Run, rows: Rows, recorder: Recorder | None) -> int:
+    """Train and compare; returns the step of the last row."""
+    progress = Progress(len(run.learning_rates))
+    last = 0
+
+    def write(row: dict[str, Any]) -> None:
+        nonlocal last
+        last = row["step"]
+        progress.row(row)
+        if recorder:
+            recorder.row(row)  # first, so that the row that differs is kept
+        rows.compare(row)
+
+    try:
+        with recorder or contextlib.nullcontext():
+            facts = train(run, write)
+            rows.end()
+            if recorder:
+                recorder.finish(facts)
+    except RecordEnds:
+        pass
+    finally:
+        progress.close()
+    return last
+
+
+def _verdict(recorded: Recorded, rows: Rows, step: int, total: int, exact: bool) -> str:
+    part = "" if step == total else f" of {total}"
+    told = f"Replayed {step}{part} steps of {recorded.source}: all {rows.count} logged "
+    if exact:
+        return told + "rows equal bit for bit."
+    where = f" ({rows.place})" if rows.place else ""
+    return (
+        told
+        + f"rows equal; the largest relative difference is {rows.largest:.3g}{where}."
+    )

@@ -1,0 +1,100 @@
+"""Code and machine, then and now, and whether the same bits can be expected."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from runner.errors import ConfigError
+
+# With these equal the same compiled program adds the same numbers in the same order.
+BITS = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "backend",
+    "devices",
+    "machine",
+    "CPUs",
+)
+
+
+class Fact(NamedTuple):
+    """One thing that isn't known to be as it was."""
+
+    name: str
+    recorded: str
+    here: str
+
+    @property
+    def decides(self) -> bool:
+        """Whether it takes away that the same bits can be expected."""
+        return self.name in BITS
+
+
+def changed(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Fact]:
+    """The differences between two provenances; uncommitted changes always are one."""
+    then, now = _facts(recorded), _facts(here)
+    facts = [Fact(k, then.get(k, "not recorded"), now.get(k, "none")) for k in now]
+    return [f for f in facts if f.recorded != f.here or "uncommitted" in f.here]
+
+
+def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
+    facts = {
+        "runner": _commit(provenance.get("runner_git")),
+        "your code": _commit(provenance.get("git")),
+        "python": provenance.get("python"),
+        **provenance.get("packages", {}),
+        "backend": provenance.get("backend"),
+        "devices": _devices(provenance.get("devices")),
+        "machine": _machine(provenance.get("platform")),
+        "CPUs": provenance.get("cpu_count"),
+        "host": provenance.get("hostname"),
+    }
+    if facts["runner"] == facts["your code"]:
+        del facts["your code"]
+    return {k: str(v) for k, v in facts.items() if v is not None}
+
+
+def _commit(git: Mapping[str, Any] | None) -> str | None:
+    if not git or not git.get("commit"):
+        return None
+    return git["commit"][:12] + (" + uncommitted changes" if git["dirty"] else "")
+
+
+def _devices(kinds: list[str] | None) -> str | None:
+    counts = Counter(kinds or []).items()
+    return ", ".join(f"{count} x {kind}" for kind, count in counts) or None
+
+
+def _machine(platform: str | None) -> str | None:
+    """System and architecture: a new kernel or libc doesn't change XLA's code."""
+    if not platform:
+        return None
+    known = re.search("x86_64|AMD64|aarch64|arm64|ppc64le|s390x|riscv64", platform)
+    return f"{platform.split('-')[0]} {known[0]}" if known else platform
+
+
+def check_devices(recorded: Mapping[str, Any]) -> int | None:
+    """How many devices the run had; None where that isn't recorded.
+
+    Raises:
+      ConfigError: there are fewer here, or none.
+    """
+    try:
+        here = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # jax's way to say: none at all
+        raise ConfigError(f"JAX has no device to run on: {error}") from error
+    count = recorded.get("device_count")
+    if count is not None and count > len(here):
+        hint = " JAX_NUM_CPU_DEVICES sets how many CPU devices there are."
+        raise ConfigError(
+            f"the run had {_devices(recorded.get('devices')) or count} devices, here "
+            f"are {len(here)} x {here[0].device_kind}: another number of devices adds "
+            "up in another order." + hint * (here[0].platform == "cpu")
+        )
+    return count

@@ -1,0 +1,168 @@
+"""The configuration to replay, and how it compares with what conf/ gives today."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner import config
+from runner.cli import _one_length
+from runner.errors import ConfigError
+from runner.explain import explain
+from runner.log.files import to_json
+from runner.log.secrets import REDACTED
+from runner.replay.record import Recorded
+
+_SHOWN = 6  # differences that are named
+_FLOATS = {text: float(text) for text in ("NaN", "Infinity", "-Infinity")}
+_REFERENCE = re.compile(r"\$\{(\w[\w.]*)\}")
+
+
+def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
+    """The recorded configuration on the schema, ready for `build`.
+
+    A key of the schema that is younger than the record is taken from `today`.
+
+    Raises:
+      ConfigError: an unknown key, a wrong type, or a value that was never recorded.
+    """
+    for key, value in flat(recorded.config).items():
+        if value == REDACTED:
+            raise ConfigError(
+                f"{recorded.source}: {key} was a secret and isn't recorded, so the run "
+                "can't be replayed. As ${oc.env:NAME} a secret is read again"
+            )
+    try:
+        plain = OmegaConf.create(_floats(recorded.config))
+        cfg = cast(
+            DictConfig, OmegaConf.merge(OmegaConf.structured(config.Config), plain)
+        )
+        for key in sorted(OmegaConf.missing_keys(cfg)):
+            value = None if today is None else OmegaConf.select(today, key)
+            if value is None and (today is None or key not in flat(_raw(today))):
+                raise ConfigError(f"{recorded.source}: config.json has no {key}")
+            OmegaConf.update(cfg, key, value)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{recorded.source}: {explain(error)}") from error
+    return cfg
+
+
+def recompose(recorded: Recorded) -> DictConfig:
+    """What the recorded command line gives with the conf/ of today.
+
+    Raises:
+      ConfigError: it can't be composed.
+    """
+    if "overrides" not in recorded.hydra:
+        raise ConfigError("no overrides are recorded")
+    overrides = list(recorded.hydra["overrides"])
+    try:
+        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+            cfg = compose("config", [*overrides, *_search_path(recorded.provenance)])
+        _one_length(cfg, overrides)
+        # What `build` fills in from the data.
+        train = cfg.train
+        train.steps_per_epoch = recorded.config["train"]["steps_per_epoch"]
+        if train.steps is None and train.epochs is not None:
+            train.steps = train.epochs * train.steps_per_epoch
+        config.recorded(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+    except (LookupError, TypeError) as error:
+        raise ConfigError("train.steps_per_epoch is not recorded") from error
+    return cfg
+
+
+def _search_path(provenance: Mapping[str, Any]) -> list[str]:
+    """The user's own --config-dir, if it is still there."""
+    command = list(map(str, provenance.get("command") or []))
+    given = re.search(r"\n(?:--config-dir|-cd)[=\n]([^\n]+)", "\n" + "\n".join(command))
+    folder = Path(provenance.get("folder") or ".", given[1]) if given else None
+    if folder is None or not folder.is_dir():
+        return []
+    return [f"hydra.searchpath=['file://{folder.resolve()}']"]
+
+
+def differences(recorded: Recorded, today: DictConfig) -> list[str]:
+    """Each key whose value isn't that of `today`, as text: "seed 0 -> 1"."""
+    there = flat(recorded.config)
+    here = flat(to_json(config.recorded(today)))
+    return [
+        f"{key} {_text(here, key)} -> {_text(there, key)}"
+        for key in sorted(here | there)
+        if _text(here, key) != _text(there, key) and here.get(key, 0) != there.get(key)
+    ]
+
+
+def listed(items: Sequence[str]) -> str:
+    """The first of `items`, and how many more there are."""
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
+
+
+def check_agreement(recorded: Recorded, today: DictConfig | None) -> None:
+    """Refuse a record whose values can't have come from one run.
+
+    A recorded schedule has its own copy of `optimizer.learning_rate`. Edited in one
+    place only, a replay would train with the old value and call itself equal.
+
+    Raises:
+      ConfigError: two values disagree that conf/ takes one from the other, or steps
+        are not epochs times steps_per_epoch.
+    """
+    there = flat(recorded.config)
+    told = []
+    for key, text in flat(_raw(today)).items() if today is not None else ():
+        reference = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
+        source = reference[1] if reference else key
+        if {key, source} <= set(there) and there[key] != there[source]:
+            told.append(f"{key} is {there[key]}, but {source}, its source in conf/, ")
+            told[-1] += f"is {there[source]}"
+    epochs, steps, per_epoch = (
+        there.get(f"train.{name}") for name in ("epochs", "steps", "steps_per_epoch")
+    )
+    if epochs is not None and epochs * per_epoch != steps:
+        told.append(
+            f"train.steps is {steps}, but train.epochs={epochs} of "
+            f"train.steps_per_epoch={per_epoch} are {epochs * per_epoch}"
+        )
+    if told:
+        raise ConfigError(
+            f"{recorded.source}: config.json contradicts itself, so it was edited or "
+            f"conf/ has changed: {listed(told)}"
+        )
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a.b": 1} of {"a": {"b": 1}}; lists stay."""
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _raw(cfg: DictConfig) -> Any:
+    return OmegaConf.to_container(cfg, resolve=False)
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "nothing"
+    return "null" if values[key] is None else str(values[key])
+
+
+def _floats(tree: Any) -> Any:
+    """`tree` with the floats back that JSON has no word for."""
+    if isinstance(tree, Mapping):
+        return {key: _floats(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_floats(value) for value in tree]
+    return _FLOATS.get(tree, tree) if isinstance(tree, str) else tree

@@ -1,0 +1,124 @@
+"""What a run recorded, from its folder or from W&B's offline file of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner.errors import ConfigError
+from runner.log.files import read_metrics
+
+_ADDED = ("hydra", "optimizer_probe", "provenance")  # by the program, to the config
+_FILES = ("config.json", "metrics.jsonl", "provenance.json")
+
+
+class Recorded(NamedTuple):
+    """One run as it was recorded.
+
+    Attributes:
+      source: the run folder or the .wandb file.
+      config: resolved, as JSON has it.
+      hydra: `choices` and `overrides` of its command line; empty if not recorded.
+      provenance: see `runner.log.provenance`, and the digests of `runner.identity`.
+      rows: in order, without `time/*`, which never repeats.
+      finished: whether the run came to its end, so that `rows` are all there are.
+    """
+
+    source: Path
+    config: Mapping[str, Any]
+    hydra: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    finished: bool
+
+
+def read(path: Path) -> Recorded:
+    """Read a run folder, a `run-*.wandb` file or a folder with one such file in it.
+
+    Raises:
+      ConfigError: it is no run, is damaged or has no row.
+    """
+    if path.is_file():
+        return _from_wandb(path)
+    if not path.is_dir():
+        raise ConfigError(f"{path} doesn't exist")
+    if any((path / name).is_file() for name in _FILES):
+        return _from_folder(path)
+    runs = sorted(str(file.parent) for file in path.glob("*/config.json"))
+    if not runs:
+        from runner.compare.wandb_files import wandb_files
+
+        runs = wandb_files(path)
+        if len(runs) == 1:
+            return _from_wandb(runs[0])
+    if runs:
+        raise ConfigError(
+            f"{path} holds {len(runs)} runs; name one of them, such as {runs[0]}"
+        )
+    raise ConfigError(
+        f"{path} is not a run: it has no config.json, and no run-*.wandb below it"
+    )
+
+
+def _from_folder(folder: Path) -> Recorded:
+    config, provenance = (_json(folder / _FILES[i]) for i in (0, 2))
+    try:
+        rows = read_metrics(folder / "metrics.jsonl")
+    except OSError as error:
+        raise _unreadable(folder / "metrics.jsonl", error.strerror) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    summary = folder / "summary.json"
+    status = _json(summary).get("status") if summary.is_file() else None
+    return _recorded(folder, config, provenance, rows, status == "finished")
+
+
+def _from_wandb(file: Path) -> Recorded:
+    from runner.compare.wandb_files import read_run
+
+    try:
+        run = read_run(file)
+    except OSError as error:
+        raise _unreadable(file, error.strerror) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    config = run["config"]
+    finished = run["exit_code"] == 0
+    provenance = config.get("provenance", {})
+    return _recorded(file, config, provenance, run["history"], finished)
+
+
+def _recorded(
+    source: Path, config: dict, provenance: dict, rows: Sequence[dict], finished: bool
+) -> Recorded:
+    if not rows:
+        raise ConfigError(f"{source} has no row of metrics to compare a replay with")
+    kept = [
+        # W&B adds names of its own, which begin with an underscore.
+        {k: v for k, v in row.items() if not k.startswith(("_", "time/"))}
+        for row in rows
+    ]
+    return Recorded(
+        source,
+        {k: v for k, v in config.items() if k not in _ADDED},
+        config.get("hydra") or {},
+        provenance,
+        kept,
+        finished,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is no JSON object")
+    return value
+
+
+def _unreadable(path: Path, why: str | None) -> ConfigError:
+    return ConfigError(f"{path} can't be read: {why}. A replay needs it")

@@ -1,0 +1,80 @@
+"""Every YAML in conf/ is composed and built."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from runner import config
+from runner.build import build
+from runner.config import conf_dir
+from runner.train import train
+
+# Prepared from files that aren't there; that they name them is held by test_tfds.py.
+ABSENT = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "tfds"}
+
+
+def options(group):
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def test_every_group_is_tested():
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    assert groups == {
+        "data", "debug", "experiment", "framework", "loss", "mesh", "model",
+        "optimizer", "schedule", "wandb",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("group", ["framework", "mesh", "model", "wandb"])
+def test_every_choice_builds(group, built):
+    for option in options(group):
+        built(f"{group}={option}", "train.epochs=1")
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_every_data_set_is_composed_and_the_small_ones_built(data, composed):
+    name = ["data.name=mnist"] if data == "tfds" else []
+    cfg = composed(f"data={data}", "train.epochs=1", *name)
+    assert cfg.data._target_.startswith("runner.data.")
+    if data not in ABSENT:
+        assert build(cfg).settings.steps > 0
+
+
+@pytest.mark.parametrize("loss", options("loss"))
+def test_every_loss_builds(loss, built):
+    built(f"loss={loss}", "train.epochs=1")
+
+
+@pytest.mark.parametrize("debug", [d for d in options("debug") if d != "find_nan"])
+def test_every_debug_preset_trains(debug, composed):
+    cfg = composed(f"debug={debug}")
+    rows = []
+    train(build(cfg), rows.append)
+    assert rows[-1]["step"] == cfg.train.steps
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_trains_each_choice_of_its_sweep(experiment, folders):
+    """Two steps of each value that the preset sweeps over, one factor at a time."""
+    config.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        chosen = [f"experiment={experiment}"]
+        cfg = compose("config", chosen, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        sweep = OmegaConf.to_container(cfg.hydra.sweeper.params, resolve=True)
+        assert sweep, "an experiment says what -m runs"
+        parser = OverridesParser.create()
+        for key, values in sweep.items():
+            override = parser.parse_override(f"{key}={values}")
+            assert override.is_sweep_override()
+            for value in override.sweep_string_iterator():
+                short = ["train.epochs=null", "train.steps=22", "mesh=single"]
+                short.append("verify=false")  # tests/test_verify.py does
+                cfg = compose("config", [*chosen, f"{key}={value}", *short])
+                if "data_dir" in cfg.data:
+                    cfg.data.data_dir = str(folders["data"])
+                build(cfg)

@@ -1,0 +1,99 @@
+"""What runs is what the config says: every sabotage is caught, and nothing else."""
+
+import numpy as np
+import pytest
+
+from runner.config import conf_dir
+from runner.errors import ConfigError
+from runner.identity import identify
+from sabotaged import CASES
+
+SHORT = ("verify=true", "train.steps=40", "train.epochs=null", "model.hidden_sizes=[8]")
+
+
+def names(group):
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("pipeline,overrides,message", CASES, ids=[c[0] for c in CASES])
+def test_sabotage_is_refused(pipeline, overrides, message, built):
+    with pytest.raises(ConfigError, match=f"(?s)verify: .*{message}"):
+        built(*SHORT, *overrides, f"framework._target_=sabotaged.{pipeline}")
+
+
+def test_verify_may_be_turned_off(trained):
+    sabotaged = "framework._target_=sabotaged.nnx_sgd"
+    rows = trained(*SHORT, sabotaged, "verify=false")
+    assert rows[-1]["step"] == 40
+
+
+@pytest.mark.parametrize("optimizer", names("optimizer"))
+def test_no_optimizer_is_refused(optimizer, built):
+    built(*SHORT, f"optimizer={optimizer}", "framework=jax", "schedule=warmup_cosine")
+
+
+@pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
+@pytest.mark.parametrize("schedule", names("schedule"))
+def test_no_schedule_is_refused_in_any_framework(schedule, framework, built):
+    built(*SHORT, f"schedule={schedule}", f"framework={framework}")
+
+
+@pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=cnn", "model.channels=[4]", "~model.hidden_sizes"],
+        ["optimizer=adamw", "train.mask_weight_decay=true"],
+        ["train.clip_global_norm=0.1", "optimizer=sgd", "optimizer.momentum=0.9"],
+        ["schedule=reduce_on_plateau", "schedule.watch=eval", "train.steps=44"],
+        ["optimizer=lbfgs"],
+        ["optimizer=sam"],
+        ["optimizer.mu_dtype=bfloat16"],
+    ],
+)
+def test_no_option_is_refused(overrides, framework, built):
+    built(*SHORT[:3], *overrides, f"framework={framework}")
+
+
+def probe(run):
+    return identify(run)["optimizer_probe"]
+
+
+def test_probe_tells_what_ran_whatever_it_is_called(built):
+    adam = probe(built(*SHORT))
+    called_adam = "framework._target_=sabotaged.nnx_sgd"
+    assert probe(built(*SHORT, called_adam, "verify=false")) != adam
+    sgd = probe(built(*SHORT, "optimizer=sgd"))
+    swapped = "framework._target_=sabotaged.linen_sgd"
+    linen = probe(built(*SHORT, swapped, "verify=false", "optimizer.learning_rate=0.1"))
+    assert linen == sgd != adam
+
+
+@pytest.mark.parametrize(
+    "same", ["framework=jax", "framework=linen", "seed=5", "model.hidden_sizes=[3]"]
+)
+def test_probe_is_of_the_optimizer_alone(same, built):
+    assert probe(built(*SHORT)) == probe(built(*SHORT, same))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "optimizer=adamw", "optimizer.b1=0.8", "optimizer.learning_rate=0.002",
+        "schedule=cosine", "train.clip_global_norm=0.01",
+    ],
+)  # fmt: skip
+def test_probe_shows_every_change_of_the_optimizer(other, built):
+    assert probe(built(*SHORT)) != probe(built(*SHORT, other))
+
+
+def test_digests_follow_seed_data_and_model(built):
+    base = identify(built(*SHORT))
+    assert identify(built(*SHORT, "framework=linen")) == base
+    seed = identify(built(*SHORT, "seed=1"))
+    assert seed["initial_parameters"] != base["initial_parameters"]
+    assert seed["data_order"] != base["data_order"]
+    model = identify(built(*SHORT, "model.hidden_sizes=[9]"))
+    assert model["initial_parameters"] != base["initial_parameters"]
+    assert model["data_order"] == base["data_order"]
+    assert np.isfinite(base["optimizer_probe"]).all()
