@@ -22,7 +22,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Prepared data and compiled programs, shared by the tests of a session."""
-    root = tmp_path_factory.getbasetemp().parent / "runner-shared"
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a folder of each worker, within ours
+        root = root.parent
+    root = root / "shared"
     compilation_cache.set_up(str(root / "xla"))
     return {"data": root / "data", "xla": root / "xla"}
 

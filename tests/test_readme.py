@@ -70,6 +70,15 @@ def test_commands_compose(command, own_parts):
     assert result.returncode == 0, result.stderr
 
 
+def test_the_quiet_optimizer_is_refused(own_parts):
+    (command,) = [command for command in COMMANDS if "my_lab.quiet" in command]
+    result = runner(own_parts, *shlex.split(command), TFDS_DATA_DIR=f"{own_parts}/data")
+    assert result.returncode == 1
+    assert "The observed updates match\noptax.sgd(0.001), not optax.adam" in README
+    assert "match optax.sgd(0.001), not optax.adam(0.001)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_table_lists_every_choice():
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE)
     named = {group: set(re.findall(r"`(\w+)`", choices)) for group, choices in rows}

@@ -76,7 +76,7 @@ def job(cfg: DictConfig) -> float:
     overrides = OmegaConf.to_container(composed.overrides.task, resolve=False)
     assert isinstance(overrides, list)
     in_sweep = composed.mode == RunMode.MULTIRUN
-    _one_length(cfg, overrides)
+    config.one_length(cfg, overrides)
     try:
         return run_job(
             cfg,
@@ -99,12 +99,3 @@ def job(cfg: DictConfig) -> float:
             print(f"job {composed.job.num} failed:", file=sys.stderr)
             traceback.print_exc()
         raise
-
-
-def _one_length(cfg: DictConfig, overrides: list[str]) -> None:
-    """A length on the command line replaces the other unit's default or preset."""
-    given = {o.split("=")[0].lstrip("+") for o in overrides}
-    for one, other in (("epochs", "steps"), ("steps", "epochs")):
-        if f"train.{one}" in given and f"train.{other}" not in given:
-            if cfg.train[one] is not None:
-                cfg.train[other] = None

@@ -1,5 +1,6 @@
 """The configuration: its folder, its schema, and the form in which it is recorded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -123,6 +124,15 @@ def case(value: Any, *pairs: Any) -> Any:
 def fraction_of(steps: int, fraction: float) -> int:
     """`fraction` of `steps`, rounded down, but at least one step."""
     return max(1, int(steps * fraction))
+
+
+def one_length(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """A length on the command line replaces the other unit's default or preset."""
+    given = {o.split("=")[0].lstrip("+") for o in overrides}
+    for one, other in (("epochs", "steps"), ("steps", "epochs")):
+        if f"train.{one}" in given and f"train.{other}" not in given:
+            if cfg.train[one] is not None:
+                cfg.train[other] = None
 
 
 def recorded(cfg: DictConfig) -> dict[str, Any]:

@@ -22,7 +22,8 @@ jaxlib, flax, optax, numpy, the backend, the kind and number of devices, the mac
 architecture and its number of CPUs are those that were recorded, else within
 --tolerance. The first difference ends the replay.
 
-Writes nothing but compiled programs into the run's compilation_cache, unless --out.
+Without --out nothing is written but compiled programs, into the run's
+compilation_cache, and data that the run would have prepared too. W&B gets nothing.
 
 Exit status: 0 if all rows are equal, 3 if not, 1 if RUN can't be replayed.
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(replay(options.run, limits, options.out), flush=True)
     except Differs as difference:
-        print(f"Not reproduced: {options.run} differs. {difference}.", flush=True)
+        print(f"Not reproduced: {options.run}: {difference}.", flush=True)
         return 3
     except MISTAKES as error:
         print(f"error: {explain(error)}", file=sys.stderr)

@@ -59,24 +59,22 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
     cfg = _configuration(recorded, limits)
     run = _build(recorded, cfg)
     identity = identify(run)
-    here = identity | provenance(
-        backend=jax.default_backend(),
-        devices=[d.device_kind for d in jax.devices()[: run.static.mesh.devices]],
-        program_key=run.static.key,
-        argv=sys.argv,
-        folder=Path.cwd(),
-    )
+    here = identity | _provenance(run)
     facts = changed(recorded.provenance, here)
     _show_facts(facts)
     exact = not limits.rounding and not any(fact.decides for fact in facts)
     _show_rule(facts, limits)
-    differing = [k for k in identity if recorded.provenance.get(k) != identity[k]]
+    differing = [
+        name
+        for name, digest in identity.items()
+        if recorded.provenance.get(name, digest) != digest
+    ]
     if differing:
         print(f"Not as recorded, before any training: {', '.join(differing)}.")
     rows = Rows(recorded.rows, recorded.finished, None if exact else limits.tolerance)
     step = _train(run, rows, _recorder(recorded, run, here, out))
     if exact and differing:
-        raise Differs(f"All rows are equal, but not {' and '.join(differing)}")
+        raise Differs(f"all rows are equal, but not {' and '.join(differing)}")
     return _verdict(recorded, rows, step, len(run.learning_rates), exact)
 
 
@@ -118,6 +116,16 @@ def _build(recorded: Recorded, cfg: DictConfig) -> Run:
     return build(cfg)
 
 
+def _provenance(run: Run) -> dict[str, Any]:
+    return provenance(
+        backend=jax.default_backend(),
+        devices=[d.device_kind for d in jax.devices()[: run.static.mesh.devices]],
+        program_key=run.static.key,
+        argv=sys.argv,
+        folder=Path.cwd(),
+    )
+
+
 def _show_facts(facts: Sequence[Fact]) -> None:
     if not facts:
         return
@@ -145,7 +153,7 @@ def _recorder(
     if out is None:
         return None
     os.environ["WANDB_MODE"] = "disabled"  # it wins over the setting
-    epochs = {"epochs": recorded.config["train"]["epochs"]}
+    epochs = {"epochs": recorded.config.get("train", {}).get("epochs")}
     return Recorder(
         out,
         config=run.config

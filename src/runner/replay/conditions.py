@@ -39,8 +39,18 @@ class Fact(NamedTuple):
 def changed(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Fact]:
     """The differences between two provenances; uncommitted changes always are one."""
     then, now = _facts(recorded), _facts(here)
-    facts = [Fact(k, then.get(k, "not recorded"), now.get(k, "none")) for k in now]
-    return [f for f in facts if f.recorded != f.here or "uncommitted" in f.here]
+    facts = [
+        Fact(name, then.get(name, "not recorded"), now.get(name, "none"))
+        for name in now | then
+    ]
+    runner = (then.get("runner", "not recorded"), now.get("runner", "none"))
+    return [
+        f
+        for f in facts
+        if (f.recorded != f.here or "uncommitted" in f.here)
+        # The same repository, where runner is developed.
+        and not (f.name == "your code" and f[1:] == runner)
+    ]
 
 
 def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -48,22 +58,20 @@ def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
         "runner": _commit(provenance.get("runner_git")),
         "your code": _commit(provenance.get("git")),
         "python": provenance.get("python"),
-        **provenance.get("packages", {}),
+        **(provenance.get("packages") or {}),
         "backend": provenance.get("backend"),
         "devices": _devices(provenance.get("devices")),
         "machine": _machine(provenance.get("platform")),
         "CPUs": provenance.get("cpu_count"),
         "host": provenance.get("hostname"),
     }
-    if facts["runner"] == facts["your code"]:
-        del facts["your code"]
     return {k: str(v) for k, v in facts.items() if v is not None}
 
 
 def _commit(git: Mapping[str, Any] | None) -> str | None:
     if not git or not git.get("commit"):
         return None
-    return git["commit"][:12] + (" + uncommitted changes" if git["dirty"] else "")
+    return git["commit"][:12] + (" + uncommitted changes" if git.get("dirty") else "")
 
 
 def _devices(kinds: list[str] | None) -> str | None:

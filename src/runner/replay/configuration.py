@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner import config
-from runner.cli import _one_length
+from runner.config import one_length
 from runner.errors import ConfigError
 from runner.explain import explain
 from runner.log.files import to_json
@@ -48,7 +48,7 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
                 raise ConfigError(f"{recorded.source}: config.json has no {key}")
             OmegaConf.update(cfg, key, value)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{recorded.source}: {explain(error)}") from error
+        raise ConfigError(f"{recorded.source}: {explain(error)}") from None
     return cfg
 
 
@@ -64,7 +64,7 @@ def recompose(recorded: Recorded) -> DictConfig:
     try:
         with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
             cfg = compose("config", [*overrides, *_search_path(recorded.provenance)])
-        _one_length(cfg, overrides)
+        one_length(cfg, overrides)
         # What `build` fills in from the data.
         train = cfg.train
         train.steps_per_epoch = recorded.config["train"]["steps_per_epoch"]
@@ -80,12 +80,13 @@ def recompose(recorded: Recorded) -> DictConfig:
 
 def _search_path(provenance: Mapping[str, Any]) -> list[str]:
     """The user's own --config-dir, if it is still there."""
-    command = list(map(str, provenance.get("command") or []))
-    given = re.search(r"\n(?:--config-dir|-cd)[=\n]([^\n]+)", "\n" + "\n".join(command))
-    folder = Path(provenance.get("folder") or ".", given[1]) if given else None
-    if folder is None or not folder.is_dir():
-        return []
-    return [f"hydra.searchpath=['file://{folder.resolve()}']"]
+    command = provenance.get("command") or []
+    for argument, following in zip(command, [*command[1:], ""], strict=True):
+        flag, _, value = argument.partition("=")
+        folder = Path(provenance.get("folder") or ".", value or following)
+        if flag in ("--config-dir", "-cd") and folder.is_dir():
+            return [f"hydra.searchpath=['file://{folder.resolve()}']"]
+    return []
 
 
 def differences(recorded: Recorded, today: DictConfig) -> list[str]:
@@ -95,7 +96,7 @@ def differences(recorded: Recorded, today: DictConfig) -> list[str]:
     return [
         f"{key} {_text(here, key)} -> {_text(there, key)}"
         for key in sorted(here | there)
-        if _text(here, key) != _text(there, key) and here.get(key, 0) != there.get(key)
+        if (key in here) != (key in there) or here[key] != there[key]
     ]
 
 
@@ -126,11 +127,12 @@ def check_agreement(recorded: Recorded, today: DictConfig | None) -> None:
     epochs, steps, per_epoch = (
         there.get(f"train.{name}") for name in ("epochs", "steps", "steps_per_epoch")
     )
-    if epochs is not None and epochs * per_epoch != steps:
-        told.append(
-            f"train.steps is {steps}, but train.epochs={epochs} of "
-            f"train.steps_per_epoch={per_epoch} are {epochs * per_epoch}"
-        )
+    if isinstance(epochs, int) and isinstance(per_epoch, int):
+        if steps != epochs * per_epoch:
+            told.append(
+                f"train.steps is {steps}, but train.epochs={epochs} of "
+                f"train.steps_per_epoch={per_epoch} are {epochs * per_epoch}"
+            )
     if told:
         raise ConfigError(
             f"{recorded.source}: config.json contradicts itself, so it was edited or "

@@ -53,7 +53,7 @@ def read(path: Path) -> Recorded:
             return _from_wandb(runs[0])
     if runs:
         raise ConfigError(
-            f"{path} holds {len(runs)} runs; name one of them, such as {runs[0]}"
+            f"{path} is not a run but holds some; name one, such as {runs[0]}"
         )
     raise ConfigError(
         f"{path} is not a run: it has no config.json, and no run-*.wandb below it"

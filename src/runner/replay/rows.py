@@ -96,6 +96,8 @@ def relative(a: float, b: float) -> float:
 
 def _told(old: Mapping[str, Any], new: Mapping[str, Any], keys: Sequence[str]) -> str:
     first, *others = keys
-    told = f"step {new['step']}: {first} was {old.get(first, 'not recorded')}, "
-    told += f"is {new.get(first, 'not logged')}"
-    return told + (f" (and {', '.join(others)} differ)" if others else "")
+    told = (
+        f"at step {new['step']}, {first} was {old.get(first, 'not recorded')} and is "
+    )
+    told += str(new.get(first, "not logged"))
+    return told + (f". Also different: {', '.join(others)}" if others else "")
