@@ -60,7 +60,7 @@ def test_dropout_changes_with_the_step_and_is_off_in_evaluation(
     from runner.data.dataset import normalize
 
     batch = normalize(dataset, dataset.train.rows(np.arange(64)))
-    state = pipeline.init(run.init_key, 0.1, run.values.hyperparameters)
+    state = jax.jit(pipeline.init)(run.init_key, 0.1, run.values.hyperparameters)
     gradients = jax.jit(pipeline.gradients)
     keys = jax.random.split(jax.random.key(1), 2)
     one, again, other = (
@@ -78,7 +78,7 @@ def test_batch_norm_statistics_follow_training(framework, built):
 
     dataset, pipeline = run.static.dataset, run.static.pipeline
     batch = normalize(dataset, dataset.train.rows(np.arange(64)))
-    state = pipeline.init(run.init_key, 0.1, run.values.hyperparameters)
+    state = jax.jit(pipeline.init)(run.init_key, 0.1, run.values.hyperparameters)
     model_state = jax.jit(pipeline.gradients)(state, batch, jax.random.key(0))[3]
     assert np.all(np.asarray(model_state["norm_0"]["mean"]) != 0)
     assert np.all(np.asarray(model_state["norm_0"]["var"]) != 1)

@@ -1,6 +1,5 @@
 """Every optimizer YAML: what it builds, that it trains, and what it compiles."""
 
-import functools
 import inspect
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from runner import program, train
@@ -40,6 +39,11 @@ UNWRITTEN = {
 
 def node(name):
     return OmegaConf.to_container(OmegaConf.load(conf_dir() / f"optimizer/{name}.yaml"))
+
+
+def factory(name):
+    """The optimizer's function with the arguments of its YAML."""
+    return instantiate(node(name), _convert_="all", _partial_=True)
 
 
 def with_learning_rate(module):
@@ -94,12 +98,10 @@ def test_trains_and_lowers_the_loss_without_recompiling(name, built, caplog):
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_optax_used_the_textbook_way(name):
     """Float arguments as arguments of a compiled step change nothing but rounding."""
-    arguments = node(name)
-    target = get_object(arguments.pop("_target_"))
-    arguments = {k: _instantiated(v) for k, v in arguments.items()}
+    made = factory(name)
+    target, arguments = made.func, dict(made.keywords)
     rates = np.linspace(arguments["learning_rate"], 0, 8, dtype=np.float32)
-    factory = functools.partial(target, **arguments)
-    ours = optimizer(Optimization(factory, lambda step: 0.0, 8, None, False))
+    ours = optimizer(Optimization(made, lambda step: 0.0, 8, None, False))
     params = {"w": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.ones(3)}
 
     def loss_fn(p):
@@ -130,21 +132,13 @@ def test_equals_optax_used_the_textbook_way(name):
         np.testing.assert_allclose(our_params[key], textbook[key], rtol=2e-4, atol=2e-6)
 
 
-def _instantiated(value):
-    from hydra.utils import instantiate
-
-    if isinstance(value, dict):
-        return instantiate(value, _convert_="all")
-    return value
-
-
-def test_which_float_arguments_are_part_of_the_program(built):
-    """All but these are arguments of the compiled step, so a sweep shares it."""
+def test_which_float_arguments_are_part_of_the_program():
+    """None: all are arguments of the compiled step, so a sweep shares it."""
     static = {}
     for name in NAMES:
-        run = built(f"optimizer={name}", "framework=jax", "train.epochs=1")
         floats = {k for k, v in node(name).items() if isinstance(v, float)}
-        rest = floats - {"learning_rate"} - set(run.values.hyperparameters)
+        ours = optimizer(Optimization(factory(name), lambda step: 0.0, 8, None, False))
+        rest = floats - {"learning_rate"} - set(ours.hyperparameters)
         if rest:
             static[name] = rest
     assert static == {}
@@ -170,9 +164,14 @@ def test_masked_weight_decay_spares_biases_and_norm_scales(built):
         state = jax.jit(pipeline.init)(run.init_key, 1.0, values.hyperparameters)
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         ones = state._replace(params=jax.tree.map(jnp.ones_like, state.params))
-        after = pipeline.apply_gradients(
-            ones, zeros, 0.0, 1.0, values.hyperparameters, lambda p: 0.0, jnp.inf
-        )
+
+        @jax.jit
+        def apply_gradients(state, grads, hyperparameters, pipeline=pipeline):
+            return pipeline.apply_gradients(
+                state, grads, 0.0, 1.0, hyperparameters, lambda p: 0.0, jnp.inf
+            )
+
+        after = apply_gradients(ones, zeros, values.hyperparameters)
         decayed = jax.tree.map(lambda p: bool(jnp.all(p == 0)), after.params)
         expected = decayed_parameters(state.params)
         if not masked:

@@ -42,7 +42,7 @@ def test_no_schedule_is_refused_in_any_framework(schedule, framework, built):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["model=cnn", "model.channels=[4]", "~model.hidden_sizes"],
+        ["model=cnn", "model.channels=[4]"],
         ["optimizer=adamw", "train.mask_weight_decay=true"],
         ["train.clip_global_norm=0.1", "optimizer=sgd", "optimizer.momentum=0.9"],
         ["schedule=reduce_on_plateau", "schedule.watch=eval", "train.steps=44"],

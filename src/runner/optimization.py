@@ -70,12 +70,17 @@ class Optimization(NamedTuple):
 
 def _scheduled(function: Callable, arguments: dict) -> optax.GradientTransformation:
     """`function` with a schedule; where it takes none, with each step's value of it."""
-    try:
-        jax.eval_shape(lambda: toy_update(function(**arguments)))
-    except (TypeError, ValueError):
-        others = set(arguments) - {"learning_rate"}
-        return optax.inject_hyperparams(function, static_args=others)(**arguments)
-    return function(**arguments)
+    annotation = inspect.signature(function).parameters["learning_rate"].annotation
+    takes_schedule = annotation not in (jax.typing.ArrayLike, float, Any)
+    if takes_schedule:
+        try:
+            jax.eval_shape(lambda: toy_update(function(**arguments)))
+        except (TypeError, ValueError):
+            takes_schedule = False
+    if takes_schedule:
+        return function(**arguments)
+    others = set(arguments) - {"learning_rate"}
+    return optax.inject_hyperparams(function, static_args=others)(**arguments)
 
 
 def decayed_parameters(params: Any) -> Any:
