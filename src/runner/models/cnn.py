@@ -99,6 +99,9 @@ def cnn(
       dropout: fraction of the hidden units zeroed in training.
       norm_momentum: decay a step of BatchNorm's running statistics.
     """
+    layers.check_sizes(
+        channels=channels, kernel_size=kernel_size, hidden_size=hidden_size
+    )
     _check_shapes(input_shape, channels)
     layers.check_rate(dropout)
     act = layers.activation(activation)

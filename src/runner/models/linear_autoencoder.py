@@ -5,8 +5,7 @@ import math
 import jax
 from flax import linen, nnx
 
-from runner.errors import ConfigError
-from runner.models.model import Model
+from runner.models.model import Model, check_sizes
 
 _init = jax.nn.initializers.lecun_normal()
 
@@ -39,8 +38,7 @@ def linear_autoencoder(*, input_shape: tuple[int, ...], latent_size: int) -> Mod
       latent_size: width of the code.
     """
     size = math.prod(input_shape)
-    if latent_size < 1:
-        raise ConfigError(f"model.latent_size={latent_size} must be at least 1")
+    check_sizes(latent_size=latent_size)
 
     def init(key):
         encoder_key, decoder_key = jax.random.split(key)

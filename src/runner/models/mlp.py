@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import linen, nnx
 
-from runner.errors import ConfigError
 from runner.models import model as layers
 from runner.models.model import Model
 
@@ -60,8 +59,7 @@ def mlp(
       activation: a function of `jax.nn`, by name.
       dropout: fraction of the hidden units zeroed in training.
     """
-    if any(size < 1 for size in hidden_sizes):
-        raise ConfigError(f"model.hidden_sizes={list(hidden_sizes)} must be positive")
+    layers.check_sizes(hidden_sizes=hidden_sizes)
     layers.check_rate(dropout)
     act = layers.activation(activation)
     sizes = (*hidden_sizes, output_size)

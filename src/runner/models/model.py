@@ -1,6 +1,6 @@
 """What a model is to the runner: one architecture in up to three frameworks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -53,12 +53,19 @@ class Model(NamedTuple):
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The function of `jax.nn` called `name`."""
     names = [n for n in dir(jax.nn) if callable(getattr(jax.nn, n))]
-    if name not in names:
+    if name not in names or not _is_elementwise(getattr(jax.nn, name)):
         raise ConfigError(
-            f"model.activation={name} is not a function of jax.nn."
-            + did_you_mean(name, names)
+            f"model.activation={name} is not an activation function of jax.nn."
+            + did_you_mean(name, [n for n in names if n != name])
         )
     return getattr(jax.nn, name)
+
+
+def _is_elementwise(function: Callable) -> bool:
+    try:
+        return jax.eval_shape(function, jax.numpy.ones((2, 3))).shape == (2, 3)
+    except Exception:  # it wants other arguments, so it is none
+        return False
 
 
 def dense_init(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
@@ -78,6 +85,13 @@ def dropout(x: jax.Array, rate: float, key: jax.Array, train: bool) -> jax.Array
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     return jax.numpy.where(keep, x / (1 - rate), 0)
+
+
+def check_sizes(**sizes: int | Sequence[int]) -> None:
+    """ConfigError unless all of a model's `sizes` are at least 1."""
+    for name, size in sizes.items():
+        if min([size] if isinstance(size, int) else size, default=1) < 1:
+            raise ConfigError(f"model.{name}={size} must be at least 1")
 
 
 def check_rate(rate: float) -> None:
