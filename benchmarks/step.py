@@ -1,6 +1,6 @@
 """Training speed beside loops written by hand: the same model, batches and optimizer.
 
-    python benchmarks/step.py --steps 20000 --cnn-steps 100 --repeats 5
+    python benchmarks/step.py --steps 20000 --cnn-steps 200 --repeats 5
 
 Loops take turns, so that what else the machine does falls on all of them. A ratio is
 the speed of the runner's slowest framework over that of the other loop (in the rows of
@@ -237,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--steps", type=int, default=20_000, help="of the MLP")
-    parser.add_argument("--cnn-steps", type=int, default=100)
+    parser.add_argument("--cnn-steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     config.register()

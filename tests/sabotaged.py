@@ -154,6 +154,34 @@ def forgets_the_loss(model, loss, optimizer):
     return _with_loss(model, loss, optimizer, jnp.zeros_like)
 
 
+def watches_the_wrong_loss(model, loss, optimizer):
+    """The training loss where the evaluation's is to be watched."""
+    honest = plain.pipeline(model, loss, optimizer)
+
+    def apply_gradients(state, grads, loss, rate, hyperparameters, loss_fn, eval_loss):
+        return honest.apply_gradients(
+            state, grads, loss, rate, hyperparameters, loss_fn, loss
+        )
+
+    return honest._replace(apply_gradients=apply_gradients)
+
+
+def knows_its_arguments(model, loss, optimizer):
+    """The config's values, but not as arguments: the next run would get them too."""
+
+    def change(rate, h):
+        return optimizer.transformation(rate, optimizer.hyperparameters)
+
+    return _changed(model, loss, optimizer, change)
+
+
+def drops_the_clipping(model, loss, optimizer):
+    def change(rate, h):
+        return optax.sgd(rate)
+
+    return _changed(model, loss, optimizer, change)
+
+
 def forgets_value(model, loss, optimizer):
     """The stock TrainState's mistake (flax #4471): no `value` at all."""
     honest = plain.pipeline(model, loss, optimizer)
@@ -242,6 +270,17 @@ CASES = [
         "forgets_the_loss",
         ["schedule=reduce_on_plateau"],
         r"match optax\.adam\(0\.001\) without reduce_on_plateau",
+    ),
+    (
+        "watches_the_wrong_loss",
+        ["schedule=reduce_on_plateau", "schedule.watch=eval", "train.steps=44"],
+        r"match optax\.adam\(0\.001\) without reduce_on_plateau",
+    ),
+    ("knows_its_arguments", [], r"doesn't use the hyperparameters that it is handed"),
+    (
+        "drops_the_clipping",
+        ["optimizer=sgd", "train.clip_global_norm=50"],
+        r"match optax\.sgd\(0\.1\) without clipping",
     ),
     ("forgets_value", ["schedule=reduce_on_plateau"], r"TypeError.*value"),
     (

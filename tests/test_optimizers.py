@@ -181,6 +181,17 @@ def test_masked_weight_decay_spares_biases_and_norm_scales(built):
     assert expected["dense"] == {"kernel": True, "bias": False}
 
 
+def test_a_plateau_does_not_go_with_iterates_of_the_optimizers_own(built):
+    with pytest.raises(ConfigError, match="keeps iterates of its own"):
+        built("optimizer=schedule_free_sgd", "schedule=reduce_on_plateau")
+
+
+def test_a_decay_that_cannot_be_masked_is_refused(built):
+    with pytest.raises(ConfigError, match=r"adam_weight_decay=0\.1"):
+        decay = "optimizer.adam_weight_decay=0.1"
+        built("optimizer=muon", decay, "train.mask_weight_decay=true")
+
+
 def test_masking_needs_weight_decay(built):
     with pytest.raises(ConfigError, match="no weight decay to mask"):
         built("optimizer=sgd", "train.mask_weight_decay=true")

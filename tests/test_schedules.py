@@ -165,9 +165,16 @@ def test_plateau_patience_must_be_whole_evaluations(built):
         )  # fmt: skip
 
 
-def test_untraceable_schedule_is_evaluated_step_by_step():
-    table = schedules.table(lambda step: 0.1 if step < 2 else 0.01, 4)
-    np.testing.assert_allclose(table, [0.1, 0.1, 0.01, 0.01])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda step: 0.1 if step < 2 else 0.01,
+        lambda step: np.where(np.less(step, 2), 0.1, 0.01),
+        lambda step: [0.1, 0.1, 0.01, 0.01][step],
+    ],
+)
+def test_untraceable_schedule_is_evaluated_step_by_step(schedule):
+    np.testing.assert_allclose(schedules.table(schedule, 4), [0.1, 0.1, 0.01, 0.01])
 
 
 def test_negative_learning_rate_is_refused():

@@ -91,6 +91,23 @@ def test_nan_may_be_told_to_go_on(trained):
     assert rows[-1]["step"] == 50 and math.isnan(rows[-1]["train/loss"])
 
 
+def test_an_evaluation_that_is_not_finite_stops_too(built):
+    """The last update makes the parameters infinite: only the evaluation shows it."""
+    run = built("train.steps=1", "train.epochs=null", "optimizer=sgd",
+                "optimizer.learning_rate=1e38")  # fmt: skip
+    rows = []
+    with pytest.raises(TrainingStopped, match=r"eval/loss is (nan|inf) at step 1"):
+        train(run, rows.append)
+    assert math.isfinite(rows[-1]["train/loss"])
+
+
+def test_find_nan_names_the_operation(built):
+    """With a model whose activation takes the logarithm of a negative number."""
+    asked = ("model.activation=log_sigmoid", "debug=find_nan", "optimizer=sgd")
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
+        train(built(*asked, "optimizer.learning_rate=1e30"), lambda row: None)
+
+
 def test_one_batch_is_overfit(trained):
     rows = trained("debug=overfit")
     assert rows[-1]["train/loss"] < 0.05 < rows[0]["train/loss"]

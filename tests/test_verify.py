@@ -79,12 +79,13 @@ def test_probe_is_of_the_optimizer_alone(same, built):
 @pytest.mark.parametrize(
     "other",
     [
-        "optimizer=adamw", "optimizer.b1=0.8", "optimizer.learning_rate=0.002",
-        "schedule=cosine", "train.clip_global_norm=0.01",
+        "optimizer.b1=0.8", "optimizer.weight_decay=0.02", "optimizer.learning_rate=0.002",
+        "schedule=cosine", "train.clip_global_norm=5.0", "train.mask_weight_decay=true",
     ],
 )  # fmt: skip
 def test_probe_shows_every_change_of_the_optimizer(other, built):
-    assert probe(built(*SHORT)) != probe(built(*SHORT, other))
+    base = (*SHORT, "optimizer=adamw")
+    assert probe(built(*base)) != probe(built(*base, other))
 
 
 def test_digests_follow_seed_data_and_model(built):

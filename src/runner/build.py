@@ -95,6 +95,11 @@ def _order(cfg: DictConfig, dataset: Dataset) -> Order:
 def _settings(cfg: DictConfig, order: Order) -> TrainConfig:
     """The `train` section, complete and within its ranges."""
     train = cfg.train
+    if train.steps_per_epoch not in (None, order.steps_per_epoch):
+        raise ConfigError(
+            f"train.steps_per_epoch={train.steps_per_epoch} is not for you to set: the "
+            f"data give {order.steps_per_epoch}; leave it null"
+        )
     train.steps_per_epoch = order.steps_per_epoch
     if train.epochs is None and train.steps is None:
         raise ConfigError(

@@ -23,8 +23,8 @@ def identify(run: Run) -> dict[str, Any]:
     """The digests of a run for its record.
 
     Returns:
-      `optimizer_probe`, `initial_parameters` and `data_order`. Where one is equal in
-      two runs, so was what it is made from.
+      `optimizer_probe`, `initial_parameters` and `data_order`. Where one differs
+      between two runs, so did what it is made from.
     """
     values = run.optimizer.hyperparameters
     return {
@@ -57,8 +57,8 @@ def optimizer_probe(
 ) -> list[float]:
     """What the optimizer did to a small model: changes of one of its parameters.
 
-    Runs with equal probes are updated alike, whatever their configs call it. To six
-    digits, so that another machine's rounding doesn't show; no seed changes it.
+    Runs with other probes are updated in other ways, whatever their configs call it.
+    To six digits, so that another machine's rounding doesn't show; no seed changes it.
 
     Args:
       toy: the run's pipeline, but of `toy_model`.
@@ -68,9 +68,10 @@ def optimizer_probe(
     with float64_on_cpu():
         state, problem = start(toy, hyperparameters, wanted, jax.random.key(0))
         changes = live_changes(toy, state, problem, hyperparameters, wanted)
-        # A weight with a gradient, and the one whose gradient is zero.
-        kernels = [np.ravel(change["output"]["kernel"])[[0, 3]] for change in changes]
-    return [float(f"{value:.6g}") for value in np.ravel(kernels)]
+        # A weight with a gradient, the one whose gradient is zero, and a bias.
+        layers = [change["output"] for change in changes]
+        told = [[*np.ravel(x["kernel"])[[0, 3]], x["bias"][0]] for x in layers]
+    return [float(f"{value:.6g}") for value in np.ravel(told)]
 
 
 def initial_parameters(
@@ -88,10 +89,11 @@ def initial_parameters(
 
 
 def data_order(dataset: Dataset, order: Order) -> str:
-    """A digest of which examples the first steps use, and of the first ones."""
+    """A digest of the order of the first examples, and of the first batch itself."""
     rows = order.indices(0, min(order.steps_per_epoch, ORDERED_STEPS))
     batches = dataset.train.rows(rows[0]), dataset.eval.rows(np.arange(1))
-    arrays = [rows, *(array for batch in batches for array in batch.values())]
+    sizes = np.array([len(dataset.train), len(dataset.eval)])
+    arrays = [rows, sizes, *(a for batch in batches for a in batch.values())]
     return _sha(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
 
 

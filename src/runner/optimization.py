@@ -49,6 +49,13 @@ class Optimization(NamedTuple):
         at = np.linspace(0, self.steps - 1, count).astype(int)
         return np.array([float(base(int(step))) for step in at])
 
+    def with_values(self, hyperparameters: dict[str, float]) -> "Optimization":
+        """The same with other values of the float arguments."""
+        values = dict(hyperparameters)
+        clip = values.pop("clip_global_norm", None)
+        factory = functools.partial(self.factory, **values)
+        return self._replace(factory=factory, clip_global_norm=clip)
+
     def textbook(self, rates: np.ndarray) -> optax.GradientTransformationExtraArgs:
         """Clipping, the optimizer with a schedule, the plateau: optax, plainly chained.
 

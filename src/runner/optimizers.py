@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from runner.errors import ConfigError
@@ -37,11 +38,23 @@ def optimizer(wanted: Optimization) -> Optimizer:
     factory, schedule = wanted.factory, wanted.schedule
     arguments = {k: v for k, v in factory.keywords.items() if k != "learning_rate"}
     if wanted.mask_weight_decay:
+        if arguments.get("adam_weight_decay"):
+            raise ConfigError(
+                "train.mask_weight_decay=true can't spare anything from "
+                f"optimizer.adam_weight_decay={arguments['adam_weight_decay']}, which "
+                "optax doesn't mask; set it to 0"
+            )
         arguments[mask_argument(factory.func)] = decayed_parameters
     floats = {k: v for k, v in arguments.items() if isinstance(v, float)}
     static = {k: v for k, v in arguments.items() if k not in floats}
     for name in _refused_as_traced(factory.func, static, floats):
         static[name] = floats.pop(name)
+    if isinstance(schedule, ReduceOnPlateau) and _is_schedule_free(factory):
+        raise ConfigError(
+            f"schedule=reduce_on_plateau scales updates, but {factory.func.__name__} "
+            "keeps iterates of its own that they must agree with; choose another "
+            "schedule or optimizer"
+        )
     if wanted.clip_global_norm is not None:
         floats["clip_global_norm"] = wanted.clip_global_norm
 
@@ -95,6 +108,12 @@ def evaluation_params(opt_state: Any, params: Any) -> Any:
         if is_state(node):
             return optax.contrib.schedule_free_eval_params(node, params)
     return params
+
+
+def _is_schedule_free(factory: Callable) -> bool:
+    state = jax.eval_shape(lambda: factory().init({"w": jnp.ones(1)}))
+    is_state = lambda node: isinstance(node, optax.contrib.ScheduleFreeState)  # noqa: E731
+    return any(map(is_state, jax.tree.leaves(state, is_leaf=is_state)))
 
 
 def _refused_as_traced(func: Callable, static: dict, floats: dict) -> list[str]:

@@ -23,6 +23,7 @@ from runner.explain import explain
 from runner.train import Run
 
 FRAMEWORKS = ("jax", "linen", "nnx")  # the first is what the others are compared with
+MEASURES = ("loss", "grad", "params")
 PLATEAU = "reduce_on_plateau"
 
 
@@ -201,17 +202,19 @@ def _compare_all(arguments: argparse.Namespace) -> bool:
         _print_steps(differences)
         return _report("", differences, arguments.tolerance)
     agree = True
+    heads = [f"{f} {what}" for f in FRAMEWORKS[1:] for what in MEASURES]
+    print(f"{'':56}" + "".join(f"{head:>14}" for head in heads))
     for optimizer in _options("optimizer"):
         overrides = [*arguments.overrides, f"optimizer={optimizer}"]
-        largest = 0.0
-        results = compare(overrides, _options("schedule"), arguments.steps)
-        for schedule, differences in results:
-            name = f"optimizer={optimizer} schedule={schedule}: "
-            worst = max(d.largest.max() for d in differences.values())
-            largest = max(largest, worst)
-            if worst > arguments.tolerance:
-                agree = _report(name, differences, arguments.tolerance)
-        print(f"{optimizer:30} {largest:.1e}", flush=True)
+        names = [s for s in _options("schedule") if s != PLATEAU]
+        for schedules in (names, [PLATEAU]):
+            try:
+                for schedule, found in compare(overrides, schedules, arguments.steps):
+                    name = f"optimizer={optimizer} schedule={schedule}"
+                    _print_row(name, found)
+                    agree &= _report(f"{name}: ", found, arguments.tolerance)
+            except ConfigError as error:  # the two don't go together
+                print(f"optimizer={optimizer} schedule={schedules[0]}: {error}")
     print("All agree" if agree else "Not all agree", f"within {arguments.tolerance:g}.")
     return agree
 
@@ -222,11 +225,16 @@ def _options(group: str) -> list[str]:
 
 def _print_steps(differences: dict[str, Difference]) -> None:
     print(f"Largest relative difference from {FRAMEWORKS[0]}:")
-    heads = [f"{f} {what}" for f in differences for what in ("loss", "grad", "params")]
+    heads = [f"{f} {what}" for f in differences for what in MEASURES]
     print("  step" + "".join(f"{head:>14}" for head in heads))
     for k in range(len(next(iter(differences.values())).loss)):
         values = [v[k] for d in differences.values() for v in d[:3]]
         print(f"{k + 1:6}" + "".join(f"{value:14.1e}" for value in values))
+
+
+def _print_row(name: str, differences: dict[str, Difference]) -> None:
+    values = [max(v) for d in differences.values() for v in d[:3]]
+    print(f"{name:56}" + "".join(f"{value:14.1e}" for value in values), flush=True)
 
 
 def _report(name: str, differences: dict[str, Difference], tolerance: float) -> bool:

@@ -21,7 +21,7 @@ from runner.log.provenance import provenance
 from runner.log.recorder import Recorder
 from runner.log.secrets import scrub
 from runner.log.wandb import WandbSettings
-from runner.train import train
+from runner.train import compilation, train
 
 # What tells the runs of a sweep apart at a glance.
 TAGGED = ("model", "framework", "optimizer", "schedule", "data")
@@ -85,7 +85,8 @@ def run_job(
 
     profile = jax.profiler.trace(str(folder / "profile")) if cfg.train.profile else None
     with recorder, profile or contextlib.nullcontext():
-        recorder.finish(train(run, write))
+        recorder.finish(compilation(run))
+        train(run, write)
     return final[cfg.objective]
 
 

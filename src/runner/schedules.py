@@ -32,13 +32,18 @@ class ReduceOnPlateau(NamedTuple):
     transformation: optax.GradientTransformationExtraArgs
     patience: int
     accumulation_size: int
+    watch: Literal["train", "eval"]
 
 
 def table(schedule: Schedule, steps: int) -> np.ndarray:
     """The learning rates of steps 0 to `steps` - 1: float32 [steps]."""
     try:
         rates = jax.jit(jax.vmap(schedule))(jnp.arange(steps))
-    except jax.errors.ConcretizationTypeError:  # a schedule of plain Python `if`s
+    except (  # a schedule of plain Python `if`s, of NumPy, or of a list
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ):
         rates = [schedule(step) for step in range(steps)]
     rates = np.asarray(rates, np.float32)
     bad = np.flatnonzero(~np.isfinite(rates) | (rates < 0))
@@ -197,6 +202,7 @@ def reduce_on_plateau(
         rule if watch == "train" else _on_new_eval_loss(rule),
         windows[0],
         accumulation_size,
+        watch,
     )
 
 

@@ -74,9 +74,8 @@ def train_step(pipeline: Pipeline, microbatches: int) -> Callable:
         new = _same_dtypes(new._replace(model_state=model_state), state)
         average = carry.average
         if average is not None:
-            average = optax.incremental_update(
-                new.params, average, 1 - values.ema_decay
-            )
+            evaluated = evaluation_params(new.opt_state, new.params)
+            average = optax.incremental_update(evaluated, average, 1 - values.ema_decay)
         grad_norm, update_norm = _norms(
             logged | ~jnp.isfinite(loss), grads, state.params, new.params
         )

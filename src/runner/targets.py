@@ -42,7 +42,9 @@ def target(cfg: DictConfig, group: str) -> functools.partial:
         raise ConfigError(explain(error)) from error
     _check(node, group)
     try:
-        return instantiate(node, _convert_="all", _partial_=True)
+        made = instantiate(node, _convert_="all", _partial_=True)
+        # Hydra's own subclass doesn't merge when it is made a partial of again.
+        return functools.partial(made.func, *made.args, **made.keywords)
     except InstantiationException as error:  # of a node within this one
         cause = error.__cause__
         if isinstance(cause, ConfigError) or cause is None:

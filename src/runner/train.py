@@ -1,5 +1,6 @@
 """The training loop. It keeps the device busy and reads what it did one call late."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -61,27 +62,30 @@ class _Call(NamedTuple):
     evaluation: dict[str, jax.Array] | None
 
 
-def train(run: Run, write: Callable[[dict], None]) -> dict[str, Any]:
+def compilation(run: Run) -> dict[str, Any]:
+    """Compile `run`'s program, if need be, and say what that took, for the summary."""
+    compiled = program(run.static, run.values)
+    return {
+        "compile_seconds": compiled.compile_seconds,
+        "steps_per_call": compiled.capacity,
+    }
+
+
+def train(run: Run, write: Callable[[dict], None]) -> None:
     """Train to the end; `write` gets each row of metrics.jsonl as it is read.
 
     Row `step` s belongs to the s-th optimizer step, counted from 1: its training loss
     is that of the step's batch before the update, its learning rate the schedule's at
     s - 1 times a plateau's scale, its evaluation that of the parameters after it.
 
-    Returns:
-      facts for the summary: `compile_seconds`, `steps_per_call` (at most).
-
     Raises:
-      TrainingStopped: a loss is not finite and `train.on_nan` is `stop`.
+      TrainingStopped: a training or evaluation loss is not finite and `train.on_nan` is
+        `stop`.
     """
     compiled = program(run.static, run.values)
     reader = _Reader(run, write)
     for call in _calls(run, compiled, reader):
         reader.read(call)
-    return {
-        "compile_seconds": compiled.compile_seconds,
-        "steps_per_call": compiled.capacity,
-    }
 
 
 def _calls(run: Run, compiled: Program, reader: "_Reader") -> Iterator[_Call]:
@@ -144,16 +148,17 @@ class _Reader:
         evaluation = call.evaluation or {}
         evaluation = {f"eval/{k}": float(v) for k, v in evaluation.items()}
         steps_per_second = self._measure(call)
-        losses = rows["train/loss"][: call.stop - call.start]
-        stopped = ~np.isfinite(losses) & (self._on_nan == "stop")
-        for i in np.flatnonzero(self.logged[call.start : call.stop] | stopped):
+        bad = ~np.isfinite(rows["train/loss"][: call.stop - call.start])
+        for i in np.flatnonzero(self.logged[call.start : call.stop] | bad):
             step = call.start + 1 + int(i)
             row = {"step": step} | {name: float(v[i]) for name, v in rows.items()}
             row |= evaluation if step == call.stop else {}
-            self._write(row | {"time/steps_per_second": steps_per_second})
-            if stopped[i]:
+            stops = self._on_nan == "stop" and _not_finite(row)
+            if stops or self.logged[step - 1]:
+                self._write(row | {"time/steps_per_second": steps_per_second})
+            if stops:
                 raise TrainingStopped(
-                    f"train/loss is {losses[i]} at step {step}. The rows "
+                    f"{stops} is {row[stops]} at step {step}. The rows "
                     "up to it are kept. Try a lower optimizer.learning_rate, or "
                     "train.on_nan=continue; debug=find_nan names the operation"
                 )
@@ -171,6 +176,14 @@ class _Reader:
             self._reads.popleft()
         then, done = self._reads[0]
         return (call.stop - done) / (now - then)
+
+
+def _not_finite(row: dict[str, float]) -> str | None:
+    """The name of a loss in `row` that is not finite."""
+    for name in ("train/loss", "eval/loss"):
+        if not math.isfinite(row.get(name, 0.0)):
+            return name
+    return None
 
 
 def _logged(steps: int, settings: TrainConfig) -> np.ndarray:

@@ -24,6 +24,7 @@ class Problem(NamedTuple):
     params: Any
     gradients: list[Any]
     losses: np.ndarray
+    eval_losses: np.ndarray
     learning_rates: np.ndarray
 
 
@@ -52,19 +53,25 @@ def start(
     structure = jax.tree.structure(state.params)
 
     def gradient(step):
+        # The last ones are large, so that a clipping bites.
+        size = 1000.0 if step == STEPS - 1 else 0.1 + 0.1 * (step % 3)
         leaves = []
         for i, shape in enumerate(shapes):
             at = np.arange(np.prod(shape, dtype=int)).reshape(shape)
             # Every fourth is zero: there only a decay or a momentum moves a parameter.
-            leaf = np.sin(0.7 * at + 1.3 * step + i) * (0.1 + 0.1 * (step % 3))
+            leaf = np.sin(0.7 * at + 1.3 * step + i) * size
             leaves.append(np.where(at % 4 == 3, 0, leaf))
         return jax.tree.unflatten(structure, leaves)
 
     gradients = [gradient(step) for step in range(STEPS)]
-    losses = 2.0 - 0.1 * np.arange(STEPS)
+    # A plateau that is fed the first of these falls, and stays if fed the second: see
+    # _about_to_fall.
+    losses, eval_losses = 2.0 - 0.1 * np.arange(STEPS), 0.5 - 0.01 * np.arange(STEPS)
     if isinstance(wanted.schedule, ReduceOnPlateau):
-        losses *= wanted.schedule.accumulation_size  # see _about_to_fall
-    return state, Problem(state.params, gradients, losses, rates)
+        losses *= wanted.schedule.accumulation_size
+        if wanted.schedule.watch == "eval":
+            losses, eval_losses = eval_losses, losses
+    return state, Problem(state.params, gradients, losses, eval_losses, rates)
 
 
 def live_changes(
@@ -77,17 +84,17 @@ def live_changes(
     """The changes that the pipeline makes, step by step."""
 
     @jax.jit
-    def step(state, gradients, loss, rate):
+    def step(state, gradients, loss, eval_loss, rate, hyperparameters):
         loss_fn = _loss_at(state.params, gradients, loss)
         return pipeline.apply_gradients(
-            state, gradients, loss, rate, hyperparameters, loss_fn, loss
+            state, gradients, loss, rate, hyperparameters, loss_fn, eval_loss
         )
 
     state = state._replace(opt_state=_about_to_fall(state.opt_state, wanted))
     changed = []
-    for gradients, loss, rate in _steps(problem):
+    for gradients, loss, eval_loss, rate in _steps(problem):
         try:
-            after = step(state, gradients, loss, rate)
+            after = step(state, gradients, loss, eval_loss, rate, hyperparameters)
         except Exception as error:
             raise ConfigError(
                 "verify: the pipeline's apply_gradients raised "
@@ -106,24 +113,24 @@ def changes_of(tx: Any, *, problem: Problem, wanted: Optimization) -> list[Any]:
     """The changes that `tx` makes on `problem`, step by step."""
 
     @jax.jit
-    def step(params, opt_state, gradients, loss):
+    def step(params, opt_state, gradients, loss, eval_loss):
         loss_fn = _loss_at(params, gradients, loss)
-        extra = extra_arguments(gradients, loss, loss_fn, loss)
+        extra = extra_arguments(gradients, loss, loss_fn, eval_loss)
         updates, opt_state = tx.update(gradients, opt_state, params, **extra)
         return optax.apply_updates(params, updates), opt_state
 
     params = problem.params
     opt_state = _about_to_fall(jax.tree.map(_float64, tx.init(params)), wanted)
     changed = []
-    for gradients, loss, _ in _steps(problem):
-        after, opt_state = step(params, opt_state, gradients, loss)
+    for gradients, loss, eval_loss, _ in _steps(problem):
+        after, opt_state = step(params, opt_state, gradients, loss, eval_loss)
         changed.append(jax.tree.map(np.subtract, after, params))
         params = after
     return changed
 
 
-def _steps(problem: Problem) -> Iterator[tuple[Any, float, float]]:
-    return zip(problem.gradients, problem.losses, problem.learning_rates, strict=True)
+def _steps(problem: Problem) -> Iterator[tuple[Any, float, float, float]]:
+    return zip(*problem[1:], strict=True)
 
 
 def _loss_at(params: Any, gradients: Any, loss: Any) -> Callable[[Any], jax.Array]:
@@ -141,7 +148,7 @@ def _about_to_fall(opt_state: Any, wanted: Optimization) -> Any:
     """`opt_state` with its plateau, if any, one loss away from scaling.
 
     The window's mean is so far 0 and the best one 1, so it falls only if it is fed the
-    first loss, which makes the mean 2.
+    loss that makes the mean 2.
     """
     schedule = wanted.schedule
     if not isinstance(schedule, ReduceOnPlateau):

@@ -43,18 +43,38 @@ def verify(
         the optimizer that the changes look like.
     """
     with float64_on_cpu():
-        hyperparameters = {k: float(v) for k, v in hyperparameters.items()}
-        state, problem = start(pipeline, hyperparameters, wanted, key)
-        observed = live_changes(pipeline, state, problem, hyperparameters, wanted)
-        replay = functools.partial(changes_of, problem=problem, wanted=wanted)
-        expected = replay(wanted.textbook(problem.learning_rates))
-        difference = _first_difference(observed, expected, problem.params)
-        if difference:
-            likeness = looks_like(observed, wanted, problem.learning_rates, replay)
-            raise ConfigError(
-                f"verify: the pipeline doesn't do what the config says. {difference}. "
-                f"{likeness}. (verify=false trains all the same)"
-            )
+        _check(pipeline, hyperparameters, wanted, key)
+        if hyperparameters:
+            # Runs that differ in these share a compiled program, so they must be read
+            # from the arguments: a pipeline that knows them in another way is caught
+            # when they change.
+            changed = {k: 0.9 * v for k, v in hyperparameters.items()}
+            try:
+                _check(pipeline, changed, wanted.with_values(changed), key)
+            except ConfigError as error:
+                raise ConfigError(
+                    "verify: the pipeline doesn't use the hyperparameters that it is "
+                    f"handed. With {changed}: {error}"
+                ) from error
+
+
+def _check(
+    pipeline: Pipeline,
+    hyperparameters: dict[str, float],
+    wanted: Optimization,
+    key: Any,
+) -> None:
+    state, problem = start(pipeline, hyperparameters, wanted, key)
+    observed = live_changes(pipeline, state, problem, hyperparameters, wanted)
+    replay = functools.partial(changes_of, problem=problem, wanted=wanted)
+    expected = replay(wanted.textbook(problem.learning_rates))
+    difference = _first_difference(observed, expected, problem.params)
+    if difference:
+        likeness = looks_like(observed, wanted, problem.learning_rates, replay)
+        raise ConfigError(
+            f"verify: the pipeline doesn't do what the config says. {difference}. "
+            f"{likeness}. (verify=false trains all the same)"
+        )
 
 
 def _first_difference(observed: list, expected: list, params: Any) -> str | None:

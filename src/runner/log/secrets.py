@@ -1,4 +1,7 @@
-"""Keeps passwords and API keys out of everything that a run records."""
+"""Keeps passwords and API keys out of the run's JSON files and of W&B.
+
+Hydra's own record of the command line, and a traceback, are what they are.
+"""
 
 import re
 from collections.abc import Mapping

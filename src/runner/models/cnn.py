@@ -97,7 +97,7 @@ def cnn(
       hidden_size: width of the dense layer before the output.
       activation: a function of `jax.nn`, by name.
       dropout: fraction of the hidden units zeroed in training.
-      norm_momentum: decay a step of BatchNorm's running statistics.
+      norm_momentum: decay of BatchNorm's running statistics, each microbatch.
     """
     layers.check_sizes(
         channels=channels, kernel_size=kernel_size, hidden_size=hidden_size

@@ -22,7 +22,7 @@ from runner.replay import configuration
 from runner.replay.conditions import BITS, Fact, changed, check_devices
 from runner.replay.record import Recorded, read
 from runner.replay.rows import Differs, RecordEnds, Rows
-from runner.train import Run, train
+from runner.train import Run, compilation, train
 
 
 class Limits(NamedTuple):
@@ -182,10 +182,10 @@ def _train(run: Run, rows: Rows, recorder: Recorder | None) -> int:
 
     try:
         with recorder or contextlib.nullcontext():
-            facts = train(run, write)
-            rows.end()
             if recorder:
-                recorder.finish(facts)
+                recorder.finish(compilation(run))
+            train(run, write)
+            rows.end()
     except RecordEnds:
         pass
     finally:
