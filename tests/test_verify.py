@@ -79,10 +79,14 @@ def test_probe_is_of_the_optimizer_alone(same, built):
 @pytest.mark.parametrize(
     "other",
     [
-        "optimizer.b1=0.8", "optimizer.weight_decay=0.02", "schedule=cosine",
-        "optimizer.learning_rate=0.002", "train.clip_global_norm=5.0", "train.mask_weight_decay=true",
+        "optimizer.b1=0.8",
+        "optimizer.weight_decay=0.02",
+        "schedule=cosine",
+        "optimizer.learning_rate=0.002",
+        "train.clip_global_norm=5.0",
+        "train.mask_weight_decay=true",
     ],
-)  # fmt: skip
+)
 def test_probe_shows_every_change_of_the_optimizer(other, built):
     base = (*SHORT, "optimizer=adamw")
     assert probe(built(*base)) != probe(built(*base, other))
