@@ -87,6 +87,17 @@ def test_batch_norm_statistics_follow_training(framework, built):
     assert np.any(np.asarray(before) != np.asarray(after))
 
 
+@pytest.mark.parametrize("optimizer", ["sm3", "muon", "lbfgs", "schedule_free_sgd"])
+def test_odd_optimizer_states_train_alike(optimizer, trained):
+    """sm3 keeps a list for each parameter, muon masks, lbfgs a history."""
+    asked = ("train.steps=10", "train.epochs=null", "train.log_every_steps=1")
+    runs = [
+        trained(f"framework={f}", f"optimizer={optimizer}", SMALL["mlp"], *asked)
+        for f in FRAMEWORKS
+    ]
+    assert runs[0] == runs[1] == runs[2]
+
+
 def test_linen_forwards_the_loss_to_the_optimizer():
     """The stock TrainState drops it (flax #4471): then a plateau can't be seen."""
     import optax

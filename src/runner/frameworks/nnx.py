@@ -63,7 +63,8 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
             grads, loss, lambda params: loss_fn(_dicts(params)), eval_loss
         )
         updater.update(made, grads, **extra)
-        opt_state = _dicts(nnx.as_pure(updater.opt_state))
+        # nnx makes a State of every list in it, such as sm3's: back to what came in.
+        opt_state = _like(state.opt_state, nnx.as_pure(updater.opt_state))
         return State(_values(made)[0], state.model_state, opt_state)
 
     def predict(state, batch):
@@ -78,7 +79,7 @@ def _values(made):
 
 
 def _like(variables, values):
-    """`variables`, a tree of nnx Variables, with `values` in the same order."""
+    """`values`, in the structure of `variables`: they have the same order of leaves."""
     return jax.tree.unflatten(jax.tree.structure(variables), jax.tree.leaves(values))
 
 
