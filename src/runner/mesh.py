@@ -13,12 +13,11 @@ class Mesh(NamedTuple):
 
     Attributes:
       replicated: whole on every device.
-      batch: split along the first dimension, the examples of a batch.
-      batches: the same behind a leading dimension of steps.
+      batches: split along the second dimension, the examples of a batch; the first is
+        the steps.
     """
 
     replicated: NamedSharding
-    batch: NamedSharding
     batches: NamedSharding
     devices: int
 
@@ -42,7 +41,6 @@ def data_mesh(data: int, batch_size: int, microbatches: int) -> Mesh:
     )
     return Mesh(
         replicated=NamedSharding(mesh, PartitionSpec()),
-        batch=NamedSharding(mesh, PartitionSpec("data")),
         batches=NamedSharding(mesh, PartitionSpec(None, "data")),
         devices=count,
     )

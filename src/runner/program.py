@@ -175,8 +175,10 @@ def _compile(static: Static, values: Values) -> Program:
         out_shardings=mesh.replicated,
     )
     carry = _placed(_carry(static, values), mesh.replicated)
-    columns = feed.columns(dataset, dataset.train, mesh)
-    eval_columns = feed.columns(dataset, dataset.eval, mesh)
+    columns, eval_columns = (
+        _placed(feed.column_shapes(dataset, split), mesh.replicated)
+        for split in (dataset.train, dataset.eval)
+    )
     batches = _placed(feed.train_shapes(dataset, capacity), mesh.batches)
     eval_batches = _placed(feed.eval_shapes(dataset, eval_capacity), mesh.batches)
     totals = _totals(static, carry, eval_columns, eval_batches)

@@ -37,6 +37,14 @@ def columns(dataset: Dataset, split: Split, mesh: Mesh) -> dict[str, jax.Array]:
     return jax.device_put(split.columns, mesh.replicated)
 
 
+def column_shapes(dataset: Dataset, split: Split) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `columns` gives, without copying anything."""
+    if dataset.mode != "device":
+        return {}
+    assert isinstance(split, MemorySplit)
+    return jax.eval_shape(lambda columns: columns, split.columns)
+
+
 def batch_at(dataset: Dataset, columns: dict, batches: dict, i) -> dict[str, jax.Array]:
     """Batch `i` of `batches`, normalized. Meant for the inside of a compiled step."""
     batch = {name: value[i] for name, value in batches.items()}
