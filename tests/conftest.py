@@ -10,6 +10,7 @@ import jax
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
 from runner import compilation_cache, config
@@ -17,6 +18,8 @@ from runner.build import build
 from runner.train import Run, train
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Hydra runs the modules of plugins anew when it looks for them. Now, not later.
+Plugins.instance()
 
 
 @pytest.fixture(scope="session")

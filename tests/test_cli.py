@@ -161,8 +161,8 @@ def test_a_sweep_leaves_a_folder_and_a_wandb_run_that_say_what_ran(run, tmp_path
     )
     assert done.returncode == 0, done.stderr
     expected = [(o, f) for o in ("sgd", "adam") for f in ("jax", "linen", "nnx")]
-    for number, (optimizer, framework) in enumerate(expected):
-        folder = tmp_path / "sweep" / str(number)
+    for optimizer, framework in expected:
+        folder = tmp_path / "sweep" / f"optimizer={optimizer},framework={framework}"
         recorded = json.loads((folder / "config.json").read_text())
         (file,) = wandb_files(folder)
         stored = read_run(file)
@@ -190,12 +190,16 @@ def test_the_other_jobs_of_a_sweep_run_when_one_fails(run, tmp_path):
         *(*SHORT, "wandb=disabled", "hydra.sweep.dir=sweep"),
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    statuses = [summary(tmp_path / "sweep" / str(i))["status"] for i in range(3)]
+    folders = [
+        tmp_path / "sweep" / f"optimizer.learning_rate={rate}"
+        for rate in ("0.1", "nonsense", "0.2")
+    ]
+    statuses = [summary(folder)["status"] for folder in folders]
     assert statuses == ["finished", "failed", "finished"]
     lines = done.stderr.splitlines()
     rule = "optimizer.learning_rate=nonsense must be a number"
-    told = lines.index(f"job 1 failed: {rule}")
-    assert any(line.startswith("step 4/4") for line in lines[told:])  # of job 2
+    told = lines.index(f"job optimizer.learning_rate=nonsense failed: {rule}")
+    assert any(line.startswith("sweep 2/3 done, 1 failed") for line in lines[told:])
     assert lines[-1] == f"error: {rule}"
 
 

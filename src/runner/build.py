@@ -1,7 +1,7 @@
 """From a composed configuration to a run of plain values, checked on the way."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,25 +13,39 @@ from runner.data import feed
 from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
+from runner.frameworks.pipeline import Pipeline
 from runner.identity import toy_batch, toy_model
 from runner.mesh import Mesh, data_mesh
 from runner.optimization import Optimization
 from runner.optimizers import Optimizer, optimizer
 from runner.program import Static
 from runner.schedules import ReduceOnPlateau
-from runner.step import Values
-from runner.targets import call, check_targets, target
+from runner.step import Values, train_step
+from runner.targets import call, check_targets, made_once, target
 from runner.train import Run
 from runner.verify import verify
 
 GROUPS = ("data", "loss", "model", "framework", "optimizer", "schedule")
 
 
+class _Shared(NamedTuple):
+    """What runs of one program have in common, made and verified for the first."""
+
+    static: Static
+    toy: Pipeline
+    metrics: list[str]
+
+
+_shared: dict[str, _Shared] = {}
+
+
 def build(cfg: DictConfig) -> Run:
     """Build everything that `cfg` names, short of compiling it.
 
     `train.steps` and `train.steps_per_epoch` are filled in on the way, before anything
-    that depends on them is read.
+    that depends on them is read. Runs of one process that differ in nothing but numbers
+    share the pipeline, which is verified when the first of them is built: with the
+    numbers of that one and with others.
 
     Raises:
       ConfigError: anything in `cfg` that can't run.
@@ -39,47 +53,54 @@ def build(cfg: DictConfig) -> Run:
     # Before the data, which may take an hour to download and prepare.
     _check_values(cfg)
     check_targets(cfg, GROUPS)
-    dataset = call(cfg, "data")
+    dataset = made_once(cfg, "data")
     order = _order(cfg, dataset)
     settings = _settings(cfg, order)
     mesh = data_mesh(cfg.mesh.data, dataset.batch_size, settings.gradient_accumulation)
-    loss = call(cfg, "loss")
+    loss = made_once(cfg, "loss")
     sizes = {
         "input_shape": dataset.input_shape,
         "output_size": loss.output_size(dataset),
     }
-    model = call(cfg, "model", **sizes)
+    model = made_once(cfg, "model", **sizes)
     wanted = _optimization(cfg)
     rates = schedules.table(wanted.base_schedule, wanted.steps)
     tx = optimizer(wanted)
-    parts = {"loss": loss, "optimizer": tx}
-    pipeline = call(
-        cfg, "framework", model=model, example=feed.example(dataset), **parts
-    )
     init_key, step_key = jax.random.split(jax.random.key(cfg.seed))
-    if cfg.verify:
-        verify(pipeline, tx.hyperparameters, wanted, init_key)
-    config = recorded(cfg)
-    static = Static(
-        description=_description(config, dataset, mesh, tx, wanted),
-        pipeline=pipeline,
-        loss=loss,
-        dataset=dataset,
-        mesh=mesh,
-        averaging=settings.ema_decay is not None,
-        microbatches=settings.gradient_accumulation,
-        steps_per_call=_number(settings.steps_per_call),
-    )
     values = Values(
         key=step_key,
         hyperparameters={k: np.float32(v) for k, v in tx.hyperparameters.items()},
         ema_decay=np.float32(settings.ema_decay or 0),
     )
-    _check_objective(cfg.objective, program.check(static, values))
-    toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
+    config = recorded(cfg)
+    description = _description(config, dataset, mesh, tx, wanted)
+    key = program.key(description)
+    if key not in _shared:
+        parts = {"loss": loss, "optimizer": tx}
+        pipeline = call(
+            cfg, "framework", model=model, example=feed.example(dataset), **parts
+        )
+        static = Static(
+            description=description,
+            pipeline=pipeline,
+            train_step=jax.jit(train_step(pipeline, settings.gradient_accumulation)),
+            loss=loss,
+            dataset=dataset,
+            mesh=mesh,
+            averaging=settings.ema_decay is not None,
+            microbatches=settings.gradient_accumulation,
+            steps_per_call=_number(settings.steps_per_call),
+        )
+        if cfg.verify:
+            verify(pipeline, tx.hyperparameters, wanted, init_key)
+        toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
+        _shared[key] = _Shared(static, toy, program.check(static, values))
+    shared = _shared[key]
+    _check_objective(cfg.objective, shared.metrics)
     return Run(
-        static, values, rates, init_key, order, settings, config, tx, wanted, toy
-    )
+        shared.static, values, rates, init_key, order, settings, config, tx, wanted,
+        shared.toy,
+    )  # fmt: skip
 
 
 def _number(steps_per_call: int | str) -> int | None:
@@ -219,4 +240,5 @@ def _description(
         },
         "devices": [mesh.devices, jax.devices()[0].device_kind],
         "versions": [jax.__version__],
+        "verify": config["verify"],
     }  # fmt: skip

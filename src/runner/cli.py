@@ -7,20 +7,16 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from runner import config
-from runner.errors import ConfigError, TrainingStopped
 from runner.explain import explain
-
-# Told in one message. Everything else is a bug, ours or a user's, with its traceback.
-MISTAKES = (ConfigError, TrainingStopped, HydraException, OmegaConfBaseException)
+from runner.failures import MISTAKES, told
 
 
 def main() -> None:
@@ -44,13 +40,13 @@ def main() -> None:
         mistake = error.__cause__ if isinstance(error, SystemExit) else error
         if wants_traceback and mistake:
             traceback.print_exception(mistake)
-        told = _told(error)
-        if told is None:
+        message = _message(error)
+        if message is None:
             raise
-        sys.exit(f"error: {told}")
+        sys.exit(f"error: {message}")
 
 
-def _told(error: BaseException) -> str | None:
+def _message(error: BaseException) -> str | None:
     """What to say of a mistake; None of anything else."""
     if isinstance(error, MISTAKES):
         return explain(error)
@@ -71,31 +67,37 @@ def job(cfg: DictConfig) -> float:
     """Run one composed job in its folder; returns the final value of `objective`."""
     from runner.run import run_job
 
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        return run_job(cfg, **job_arguments(cfg))
+    except Exception as error:
+        if in_sweep:  # Hydra tells only the first error, after the last job
+            print(told(HydraConfig.get().job.num, error), file=sys.stderr)
+        elif isinstance(error, MISTAKES):
+            # As an Exception, Hydra would write lines of its own.
+            raise SystemExit(f"error: {explain(error)}") from error
+        raise
+
+
+def job_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """What `runner.run` wants to know of the job that Hydra has just composed.
+
+    Of two lengths in `cfg`, the one that the command line doesn't give is taken out.
+    """
     composed = HydraConfig.get()
     # As they were typed: an interpolation in one may name a secret.
     overrides = OmegaConf.to_container(composed.overrides.task, resolve=False)
     assert isinstance(overrides, list)
-    in_sweep = composed.mode == RunMode.MULTIRUN
     config.one_length(cfg, overrides)
-    try:
-        return run_job(
-            cfg,
-            folder=Path(composed.runtime.output_dir),
-            choices={
-                group: choice
-                for group, choice in composed.runtime.choices.items()
-                if not group.startswith("hydra/")
-            },
-            overrides=overrides,
-            sweep=Path(composed.sweep.dir).name if in_sweep else None,
-        )
-    except MISTAKES as error:
-        if not in_sweep:  # as an Exception, Hydra would write lines of its own
-            raise SystemExit(f"error: {explain(error)}") from error
-        print(f"job {composed.job.num} failed: {explain(error)}", file=sys.stderr)
-        raise  # Hydra tells only the first error, after the last job
-    except Exception:
-        if in_sweep:
-            print(f"job {composed.job.num} failed:", file=sys.stderr)
-            traceback.print_exc()
-        raise
+    in_sweep = composed.mode == RunMode.MULTIRUN
+    return {
+        "folder": Path(composed.runtime.output_dir),
+        "choices": {
+            group: choice
+            for group, choice in composed.runtime.choices.items()
+            # Hydra's own, and what a preset puts into Hydra's section.
+            if not group.startswith("hydra/") and "@hydra." not in group
+        },
+        "overrides": overrides,
+        "sweep": Path(composed.sweep.dir).name if in_sweep else None,
+    }

@@ -1,6 +1,6 @@
 """The configuration: its folder, its schema, and the form in which it is recorded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import ConfigError, did_you_mean
+from runner.sweep.names import folder_name
 
 
 @dataclass
@@ -103,6 +104,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
     OmegaConf.register_new_resolver("case", case, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def case(value: Any, *pairs: Any) -> Any:
@@ -143,9 +145,28 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     """
     raw = OmegaConf.to_container(cfg, resolve=False)
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    # Evaluating everything again in another environment is exact, but takes longer than
+    # all the rest. Mostly nothing refers to what the environment gives.
+    leaves = list(_leaves(raw, ()))
+    names = {name for path, text in leaves if "${oc.env:" in text for name in path}
+    others = [text for _, text in leaves if "${" in text and "${oc.env:" not in text]
+    if not any(name in text or "${${" in text for name in names for text in others):
+        return cast(dict[str, Any], _recorded(raw, plain, plain, None))
     here = OmegaConf.create(raw)  # untyped, like the other
     elsewhere = OmegaConf.create(_without_environment(raw))
     return cast(dict[str, Any], _recorded(raw, plain, here, elsewhere))
+
+
+def _leaves(raw: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The texts in `raw`, each with the names on the way to it."""
+    if isinstance(raw, dict):
+        for key, value in raw.items():
+            yield from _leaves(value, (*path, str(key)))
+    elif isinstance(raw, list):
+        for value in raw:
+            yield from _leaves(value, path)
+    elif isinstance(raw, str):
+        yield path, raw
 
 
 def _without_environment(raw: Any) -> Any:
@@ -159,16 +180,25 @@ def _without_environment(raw: Any) -> Any:
 
 
 def _recorded(raw: Any, plain: Any, here: Any, elsewhere: Any) -> Any:
-    """`plain`, but the text of `raw` where `here` and `elsewhere` differ."""
+    """`plain`, but the text of `raw` where `here` and `elsewhere` differ.
+
+    `elsewhere` is None if only what reads the environment itself can differ.
+    """
 
     def value(key: Any) -> Any:
-        if isinstance(raw[key], dict | list):
-            return _recorded(raw[key], plain[key], here[key], elsewhere[key])
+        text = raw[key]
+        if isinstance(text, dict | list):
+            there = elsewhere and elsewhere[key]
+            return _recorded(text, plain[key], here[key], there)
+        if not isinstance(text, str) or "${" not in text:
+            return plain[key]
+        if elsewhere is None:
+            return text if "${oc.env:" in text else plain[key]
         try:
             same = here[key] == elsewhere[key]
         except OmegaConfBaseException:  # a resolver that refuses the other value
             same = False
-        return plain[key] if same else raw[key]
+        return plain[key] if same else text
 
     if isinstance(raw, dict):
         return {key: value(key) for key in raw}

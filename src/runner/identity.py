@@ -1,6 +1,8 @@
 """What tells runs apart by what they did, not by what they are called."""
 
+import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -78,14 +80,19 @@ def initial_parameters(
     pipeline: Pipeline, key: Any, hyperparameters: dict[str, Any]
 ) -> str:
     """A digest of the initial parameters: equal for equal names, shapes and bits."""
+    leaves = jax.tree.leaves_with_path(_digests(pipeline)(key, hyperparameters))
+    told = [(jax.tree_util.keystr(path), int(leaf)) for path, leaf in leaves]
+    return _sha(repr(told).encode())
 
-    def digests(key):
+
+@functools.lru_cache(maxsize=8)  # for the runs of a sweep, which share pipelines
+def _digests(pipeline: Pipeline) -> Callable:
+    @jax.jit
+    def digests(key, hyperparameters):
         state = pipeline.init(key, 0.0, hyperparameters)
         return jax.tree.map(_digest, (state.params, state.model_state))
 
-    leaves = jax.tree.leaves_with_path(jax.jit(digests)(key))
-    told = [(jax.tree_util.keystr(path), int(leaf)) for path, leaf in leaves]
-    return _sha(repr(told).encode())
+    return digests
 
 
 def data_order(dataset: Dataset, order: Order) -> str:

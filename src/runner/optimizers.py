@@ -116,8 +116,15 @@ def _is_schedule_free(factory: Callable) -> bool:
     return any(map(is_state, jax.tree.leaves(state, is_leaf=is_state)))
 
 
+# Functions, with their other arguments, that took all of their floats as traced values.
+_all_traced: set[tuple[Callable, str]] = set()
+
+
 def _refused_as_traced(func: Callable, static: dict, floats: dict) -> list[str]:
     """The names of `floats` on whose values `func` decides in Python."""
+    name = func, f"{static} {sorted(floats)}"
+    if name in _all_traced:
+        return []
 
     def accepts(names):
         fixed = {k: v for k, v in floats.items() if k not in names}
@@ -141,4 +148,7 @@ def _refused_as_traced(func: Callable, static: dict, floats: dict) -> list[str]:
             ) from error
         return True
 
-    return [] if accepts(list(floats)) else [k for k in floats if not accepts([k])]
+    if not accepts(list(floats)):
+        return [k for k in floats if not accepts([k])]
+    _all_traced.add(name)
+    return []

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 from omegaconf import DictConfig
@@ -21,10 +21,29 @@ from runner.log.provenance import provenance
 from runner.log.recorder import Recorder
 from runner.log.secrets import scrub
 from runner.log.wandb import WandbSettings
-from runner.train import compilation, train
+from runner.train import Run, compilation, train
 
 # What tells the runs of a sweep apart at a glance.
 TAGGED = ("model", "framework", "optimizer", "schedule", "data")
+
+
+class Prepared(NamedTuple):
+    """A job that is ready to train.
+
+    Attributes:
+      run: what is trained.
+      recorder: of its folder; not entered yet.
+      objective: the metric whose final value is the job's result.
+    """
+
+    run: Run
+    recorder: Recorder
+    objective: str
+
+    @property
+    def result(self) -> float:
+        """The final value of `objective`."""
+        return self.recorder.final[self.objective]
 
 
 def run_job(
@@ -35,14 +54,7 @@ def run_job(
     overrides: Sequence[str],
     sweep: str | None,
 ) -> float:
-    """Build, train and record one job.
-
-    Args:
-      cfg: the composed configuration.
-      folder: the run folder.
-      choices: the name chosen in each config group.
-      overrides: the job's command line, as recorded.
-      sweep: the name of the sweep that the job belongs to, if any.
+    """Build, train and record one job. The arguments are those of `prepare`.
 
     Returns:
       the final value of the metric that `cfg.objective` names.
@@ -50,10 +62,47 @@ def run_job(
     Raises:
       ConfigError, TrainingStopped: in summary.json too.
     """
+    jax.config.update("jax_debug_nans", cfg.train.debug_nans)
+    job = prepare(
+        cfg,
+        folder=folder,
+        choices=choices,
+        overrides=overrides,
+        sweep=sweep,
+        quiet=False,
+    )
+    profile = jax.profiler.trace(str(folder / "profile")) if cfg.train.profile else None
+    with job.recorder, profile or contextlib.nullcontext():
+        job.recorder.finish(compilation(job.run))
+        train(job.run, job.recorder.row)
+    return job.result
+
+
+def prepare(
+    cfg: DictConfig,
+    *,
+    folder: Path,
+    choices: Mapping[str, str],
+    overrides: Sequence[str],
+    sweep: str | None,
+    quiet: bool,
+) -> Prepared:
+    """Build one job, short of compiling anything.
+
+    Args:
+      cfg: the composed configuration.
+      folder: the run folder.
+      choices: the name chosen in each config group.
+      overrides: the job's command line, as recorded.
+      sweep: the name of the sweep that the job belongs to, if any.
+      quiet: show neither its progress nor its summary.
+
+    Raises:
+      ConfigError: in the folder's summary.json too, like any other error.
+    """
     try:
         wandb = wandb_settings(cfg, choices, overrides, sweep)
         compilation_cache.set_up(cfg.compilation_cache)
-        jax.config.update("jax_debug_nans", cfg.train.debug_nans)
         _check_devices()
         run = build(cfg)
         identity = identify(run)
@@ -75,19 +124,9 @@ def run_job(
         ),
         wandb=wandb,
         total_steps=len(run.learning_rates),
-        quiet=False,
+        quiet=quiet,
     )
-    final: dict[str, Any] = {}
-
-    def write(row):
-        final.update(row)
-        recorder.row(row)
-
-    profile = jax.profiler.trace(str(folder / "profile")) if cfg.train.profile else None
-    with recorder, profile or contextlib.nullcontext():
-        recorder.finish(compilation(run))
-        train(run, write)
-    return final[cfg.objective]
+    return Prepared(run, recorder, cfg.objective)
 
 
 def _check_devices() -> None:

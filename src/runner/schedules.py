@@ -38,7 +38,8 @@ class ReduceOnPlateau(NamedTuple):
 def table(schedule: Schedule, steps: int) -> np.ndarray:
     """The learning rates of steps 0 to `steps` - 1: float32 [steps]."""
     try:
-        rates = jax.jit(jax.vmap(schedule))(jnp.arange(steps))
+        # Not jitted: compiling takes ten times as long as these few operations.
+        rates = jax.vmap(schedule)(jnp.arange(steps))
     except (  # a schedule of plain Python `if`s, of NumPy, or of a list
         jax.errors.ConcretizationTypeError,
         jax.errors.TracerArrayConversionError,

@@ -45,12 +45,16 @@ def init(pipeline: Pipeline, averaging: bool) -> Callable:
     return init
 
 
-def train_step(pipeline: Pipeline, microbatches: int) -> Callable:
+def train_step(
+    pipeline: Pipeline, microbatches: int, axis: str | None = None
+) -> Callable:
     """(carry, batch, step, learning_rate, logged, eval_loss, values) -> (carry, row).
 
     A row is what metrics.jsonl records of the step, `train/loss` and so on, as scalars;
-    its norms are 0 unless the step is `logged` or its loss isn't finite. `eval_loss` is
-    the latest evaluation's, inf if none came since the step before.
+    its norms are 0 unless the step is `logged` or a loss isn't finite. `eval_loss` is
+    the latest evaluation's, inf if none came since the step before. `axis` names that
+    of `jax.vmap`, whose members then compute their norms at the same steps: where a
+    condition differs between members, `vmap` computes both of its branches, always.
     """
     gradients = _accumulated(pipeline.gradients, microbatches)
 
@@ -76,9 +80,10 @@ def train_step(pipeline: Pipeline, microbatches: int) -> Callable:
         if average is not None:
             evaluated = evaluation_params(new.opt_state, new.params)
             average = optax.incremental_update(evaluated, average, 1 - values.ema_decay)
-        grad_norm, update_norm = _norms(
-            logged | ~jnp.isfinite(loss), grads, state.params, new.params
-        )
+        bad = ~jnp.isfinite(loss)
+        if axis:
+            bad = jax.lax.pmax(bad.astype(jnp.int32), axis) > 0
+        grad_norm, update_norm = _norms(logged | bad, grads, state.params, new.params)
         row = {
             "loss": loss,
             "learning_rate": learning_rate * plateau_scale(new.opt_state),

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -77,6 +78,24 @@ def call(cfg: DictConfig, group: str, **given) -> Any:
         if _is_known(name):
             raise ConfigError(f"{group}: {error}") from error
         raise
+
+
+_made: dict[str, Any] = {}
+
+
+def made_once(cfg: DictConfig, group: str, **given) -> Any:
+    """`call`, or what it made when this process last asked for the same.
+
+    A sweep changes numbers, so its jobs mostly have one data set and one model. Only
+    the last few are kept, since a data set may be large.
+    """
+    node = OmegaConf.to_container(cfg[group], resolve=True)
+    name = json.dumps([group, node, given], sort_keys=True, default=str)
+    if name not in _made:
+        while len(_made) >= 16:
+            del _made[next(iter(_made))]
+        _made[name] = call(cfg, group, **given)
+    return _made[name]
 
 
 def _check(node: Any, key: str) -> None:

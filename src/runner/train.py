@@ -3,10 +3,11 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from runner.config import TrainConfig
@@ -52,19 +53,42 @@ class Run(NamedTuple):
     wanted: Optimization
     toy: Pipeline
 
+    @property
+    def timetable(self) -> tuple[int, int, int]:
+        """When it evaluates and logs: equal in runs that can train side by side."""
+        settings = self.settings
+        every = settings.eval_every_steps, settings.log_every_steps
+        return len(self.learning_rates), *every
+
 
 class _Call(NamedTuple):
-    """Results on their way: rows of the steps after `start`, maybe an evaluation."""
+    """Results on their way: rows of the steps after `start`, maybe an evaluation.
+
+    `logged`, bool [stop - start], says which steps metrics.jsonl has a row of.
+    """
 
     start: int
     stop: int
-    rows: dict[str, jax.Array]
-    evaluation: dict[str, jax.Array] | None
+    logged: np.ndarray
+    rows: dict[str, Any]
+    evaluation: dict[str, Any] | None
+
+    def member(self, index: int) -> "_Call":
+        """One run's part of a population's results."""
+        evaluation = self.evaluation and {
+            name: value[index] for name, value in self.evaluation.items()
+        }
+        rows = {name: value[index] for name, value in self.rows.items()}
+        return self._replace(rows=rows, evaluation=evaluation)
 
 
 def compilation(run: Run) -> dict[str, Any]:
     """Compile `run`'s program, if need be, and say what that took, for the summary."""
-    compiled = program(run.static, run.values)
+    return compiled_facts(program(run.static, run.values))
+
+
+def compiled_facts(compiled: Program) -> dict[str, Any]:
+    """What the summary of a run tells of its program."""
     return {
         "compile_seconds": compiled.compile_seconds,
         "steps_per_call": compiled.capacity,
@@ -83,36 +107,91 @@ def train(run: Run, write: Callable[[dict], None]) -> None:
         `stop`.
     """
     compiled = program(run.static, run.values)
-    reader = _Reader(run, write)
-    for call in _calls(run, compiled, reader):
-        reader.read(call)
+    feeder = feed.TrainFeed(
+        run.static.dataset, run.order, compiled.mesh, compiled.capacity, start=0
+    )
+    pace = _Pace()
+    for call in _calls(run, compiled, feeder, pace):
+        _write_rows(run, call, pace.measure(call), write)
 
 
-def _calls(run: Run, compiled: Program, reader: "_Reader") -> Iterator[_Call]:
-    """Dispatch all calls, handing on each one only when the next is under way."""
-    settings, dataset, mesh = run.settings, run.static.dataset, run.static.mesh
-    steps, every = len(run.learning_rates), settings.eval_every_steps
+def train_population(
+    runs: Sequence[Run],
+    writers: Sequence[Callable[[dict], None]],
+    compiled: Program,
+) -> Iterator[tuple[int, Exception]]:
+    """`train` for runs of one program and timetable, side by side.
+
+    Args:
+      runs: as many as `compiled` has members, or fewer: copies of the last fill it up.
+      writers: what `write` is for one run.
+      compiled: the program of a population.
+
+    Yields:
+      the index of a run that is over before its time and why: TrainingStopped, or what
+      its writer raised. It gets no further rows; the others go on.
+    """
+    members = len(compiled.totals["count"])
+    filled = [*runs, *[runs[-1]] * (members - len(runs))]
+    orders = [run.order for run in filled]
+    feeder = feed.PopulationFeed(orders, compiled.mesh, compiled.capacity)
+    together = runs[0]._replace(
+        learning_rates=np.stack([run.learning_rates for run in filled]),
+        init_key=_stacked([run.init_key for run in filled]),
+        values=_stacked([run.values for run in filled]),
+    )
+    pace, going = _Pace(), set(range(len(runs)))
+    for call in _calls(together, compiled, feeder, pace):
+        call = jax.device_get(call)
+        speed = pace.measure(call)
+        for index in sorted(going):
+            try:
+                _write_rows(runs[index], call.member(index), speed, writers[index])
+            except Exception as error:
+                going.remove(index)
+                yield index, error
+        if not going:
+            return
+
+
+def _stacked(trees: list[Any]) -> Any:
+    # A typed PRNG key is no NumPy array.
+    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(
+        lambda *x: jnp.stack(x) if is_key(x[0]) else np.stack(x), *trees
+    )
+
+
+def _calls(run: Run, compiled: Program, feeder: Any, pace: "_Pace") -> Iterator[_Call]:
+    """Dispatch all calls, handing on each one only when the next is under way.
+
+    The learning rates of a population, [members, steps], have a dimension more than
+    those of a run, and so has all that comes of them.
+    """
+    settings, dataset, mesh = run.settings, run.static.dataset, compiled.mesh
+    *lead, steps = run.learning_rates.shape
+    every = settings.eval_every_steps
+    wanted = _logged(steps, settings)
     columns = feed.columns(dataset, dataset.train, mesh)
     eval_columns = feed.columns(dataset, dataset.eval, mesh)
-    feeder = feed.TrainFeed(dataset, run.order, mesh, compiled.capacity, start=0)
     carry = compiled.init(
-        run.init_key, run.learning_rates[0], run.values.hyperparameters
+        run.init_key, run.learning_rates[..., 0], run.values.hyperparameters
     )
-    eval_loss: Any = np.float32(np.inf)
+    eval_loss: Any = np.full(lead, np.inf, np.float32)
     start, waiting = 0, None
     while start < steps:
         next_stop = min(steps, (start // every + 1) * every)
-        count = min(next_stop - start, compiled.capacity, reader.steps_a_call)
+        count = min(next_stop - start, compiled.capacity, pace.steps_a_call)
         stop = start + count
-        rates = np.zeros(compiled.capacity, np.float32)
-        rates[:count] = run.learning_rates[start:stop]
+        rates = np.zeros((*lead, compiled.capacity), np.float32)
+        rates[..., :count] = run.learning_rates[..., start:stop]
         logged = np.zeros(compiled.capacity, bool)
-        logged[:count] = reader.logged[start:stop]
+        logged[:count] = wanted[start:stop]
         carry, rows = compiled.train(
             carry, columns, feeder.take(count), rates, logged, np.int32(start),
             np.int32(count), eval_loss, run.values,
         )  # fmt: skip
-        evaluation, eval_loss = None, np.float32(np.inf)
+        evaluation, eval_loss = None, np.full(lead, np.inf, np.float32)
         if stop == next_stop:
             totals = compiled.totals
             for batches in feed.eval_feed(dataset, mesh, compiled.eval_capacity):
@@ -122,49 +201,26 @@ def _calls(run: Run, compiled: Program, reader: "_Reader") -> Iterator[_Call]:
                 eval_loss = evaluation["loss"]
         if waiting is not None:
             yield waiting
-        waiting = _Call(start, stop, rows, evaluation)
+        waiting = _Call(start, stop, wanted[start:stop], rows, evaluation)
         start = stop
     if waiting is not None:
         yield waiting
 
 
-class _Reader:
-    """Turns finished calls into rows, and learns how long a call should be.
+class _Pace:
+    """How fast calls come back, and so how many steps the next one may take.
 
     Attributes:
-      logged: bool [steps], those that get a row.
-      steps_a_call: how many the next call may take.
+      steps_a_call: how many that is.
     """
 
-    def __init__(self, run: Run, write: Callable[[dict], None]):
-        self._on_nan = run.settings.on_nan
-        self._write = write
-        self.logged = _logged(len(run.learning_rates), run.settings)
+    def __init__(self):
         self._reads = deque([(time.perf_counter(), 0)])  # when so many steps were done
         self.steps_a_call = 16
 
-    def read(self, call: _Call) -> None:
-        rows = {name: np.asarray(value) for name, value in call.rows.items()}
-        evaluation = call.evaluation or {}
-        evaluation = {f"eval/{k}": float(v) for k, v in evaluation.items()}
-        steps_per_second = self._measure(call)
-        bad = ~np.isfinite(rows["train/loss"][: call.stop - call.start])
-        for i in np.flatnonzero(self.logged[call.start : call.stop] | bad):
-            step = call.start + 1 + int(i)
-            row = {"step": step} | {name: float(v[i]) for name, v in rows.items()}
-            row |= evaluation if step == call.stop else {}
-            stops = self._on_nan == "stop" and _not_finite(row)
-            if stops or self.logged[step - 1]:
-                self._write(row | {"time/steps_per_second": steps_per_second})
-            if stops:
-                raise TrainingStopped(
-                    f"{stops} is {row[stops]} at step {step}. The rows "
-                    "up to it are kept. Try a lower optimizer.learning_rate, or "
-                    "train.on_nan=continue; debug=find_nan names the operation"
-                )
-
-    def _measure(self, call: _Call) -> float:
-        """Steps per second over the last second or so; adapts `steps_a_call`."""
+    def measure(self, call: _Call) -> float:
+        """Wait for `call`; steps per second over the last second or so."""
+        jax.block_until_ready(call.rows)
         now = time.perf_counter()
         seconds, count = now - self._reads[-1][0], call.stop - call.start
         if count == self.steps_a_call and seconds < CALL_SECONDS / 2:
@@ -176,6 +232,33 @@ class _Reader:
             self._reads.popleft()
         then, done = self._reads[0]
         return (call.stop - done) / (now - then)
+
+
+def _write_rows(
+    run: Run, call: _Call, steps_per_second: float, write: Callable[[dict], None]
+) -> None:
+    """Turn a finished call into rows.
+
+    Raises:
+      TrainingStopped: see `train`.
+    """
+    rows = {name: np.asarray(value) for name, value in call.rows.items()}
+    evaluation = call.evaluation or {}
+    evaluation = {f"eval/{k}": float(v) for k, v in evaluation.items()}
+    bad = ~np.isfinite(rows["train/loss"][: call.stop - call.start])
+    for i in np.flatnonzero(call.logged | bad):
+        step = call.start + 1 + int(i)
+        row = {"step": step} | {name: float(v[i]) for name, v in rows.items()}
+        row |= evaluation if step == call.stop else {}
+        stops = run.settings.on_nan == "stop" and _not_finite(row)
+        if stops or call.logged[i]:
+            write(row | {"time/steps_per_second": steps_per_second})
+        if stops:
+            raise TrainingStopped(
+                f"{stops} is {row[stops]} at step {step}. The rows "
+                "up to it are kept. Try a lower optimizer.learning_rate, or "
+                "train.on_nan=continue; debug=find_nan names the operation"
+            )
 
 
 def _not_finite(row: dict[str, float]) -> str | None:

@@ -1,6 +1,7 @@
 """Fixed gradients, losses and learning rates, and what an optimizer makes of them."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -82,14 +83,7 @@ def live_changes(
     wanted: Optimization,
 ) -> list[Any]:
     """The changes that the pipeline makes, step by step."""
-
-    @jax.jit
-    def step(state, gradients, loss, eval_loss, rate, hyperparameters):
-        loss_fn = _loss_at(state.params, gradients, loss)
-        return pipeline.apply_gradients(
-            state, gradients, loss, rate, hyperparameters, loss_fn, eval_loss
-        )
-
+    step = _live_step(pipeline)
     state = state._replace(opt_state=_about_to_fall(state.opt_state, wanted))
     changed = []
     for gradients, loss, eval_loss, rate in _steps(problem):
@@ -107,6 +101,18 @@ def live_changes(
         changed.append(jax.tree.map(np.subtract, after.params, state.params))
         state = after
     return changed
+
+
+@functools.lru_cache(maxsize=8)  # for the runs of a sweep, which share pipelines
+def _live_step(pipeline: Pipeline) -> Callable:
+    @jax.jit
+    def step(state, gradients, loss, eval_loss, rate, hyperparameters):
+        loss_fn = _loss_at(state.params, gradients, loss)
+        return pipeline.apply_gradients(
+            state, gradients, loss, rate, hyperparameters, loss_fn, eval_loss
+        )
+
+    return step
 
 
 def changes_of(tx: Any, *, problem: Problem, wanted: Optimization) -> list[Any]:

@@ -24,6 +24,7 @@ IGNORED = {
     **dict.fromkeys(("provenance.command", "provenance.folder"), "every run's own"),
     "provenance.program_key": "follows from config, versions and devices",
     "provenance.device_count": "follows from devices",
+    "provenance.members": "changes rounding, no more",
     "optimizer_probe": "the same as in provenance",
     "provenance.git": "null outside a repository; its parts are compared",
     "provenance.runner_git": "null if installed; its parts are compared",

@@ -33,7 +33,7 @@ class Split(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class MemorySplit:
     """A split held in host memory: `columns["input"]`, and `["label"]` if labelled."""
 
@@ -46,7 +46,7 @@ class MemorySplit:
         return {name: column[indices] for name, column in self.columns.items()}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A training and an evaluation split, and what a step must know about them.
 

@@ -1,6 +1,7 @@
 """How batches reach the devices: as rows of columns there, or by themselves."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ def steps_that_fit(dataset: Dataset, most: int) -> int:
     return max(1, min(most, SENT_BYTES // sum(v.nbytes for v in rows.values())))
 
 
+@functools.lru_cache(maxsize=4)  # the two splits of a sweep's jobs, mostly
 def columns(dataset: Dataset, split: Split, mesh: Mesh) -> dict[str, jax.Array]:
     """In device mode, all of `split` on every device; otherwise nothing."""
     if dataset.mode != "device":
@@ -84,18 +86,50 @@ class TrainFeed:
         return jax.device_put(_padded(taken, self._capacity), self._mesh.batches)
 
 
-def eval_feed(dataset: Dataset, mesh: Mesh, capacity: int) -> Iterator[dict]:
+class PopulationFeed:
+    """`TrainFeed` for several runs at once, whose data are on the devices."""
+
+    def __init__(self, orders: Sequence[Order], mesh: Mesh, capacity: int):
+        self._orders = orders
+        self._mesh = mesh
+        self._capacity = capacity
+        self._step = 0
+
+    def take(self, count: int) -> dict[str, jax.Array]:
+        """The rows of the next `count` steps [members, capacity, batch_size]."""
+        # Runs of one seed have one order.
+        rows = {o: o.indices(self._step, count) for o in dict.fromkeys(self._orders)}
+        size = self._orders[0].batch_size
+        shape = len(self._orders), self._capacity, size
+        padded = np.zeros(shape, np.int32)
+        padded[:, :count] = [rows[order] for order in self._orders]
+        self._step += count
+        return jax.device_put({"rows": padded}, self._mesh.batches)
+
+
+def eval_feed(dataset: Dataset, mesh: Mesh, capacity: int) -> Iterable[dict]:
     """One pass over the evaluation split: batches [capacity, batch_size, ...].
 
     Batches that only fill the last call have an all-zero `mask`.
     """
+    if dataset.mode == "device":  # rows of what is there already
+        return _eval_rows(dataset, mesh, capacity)
+    return _eval_batches(dataset, mesh, capacity)
+
+
+@functools.lru_cache(maxsize=4)
+def _eval_rows(dataset: Dataset, mesh: Mesh, capacity: int) -> tuple[dict, ...]:
+    return tuple(_eval_batches(dataset, mesh, capacity))
+
+
+def _eval_batches(dataset: Dataset, mesh: Mesh, capacity: int) -> Iterator[dict]:
     rows, mask = eval_indices(dataset)
     for start in range(0, len(rows), capacity):
         taken = {"rows": rows[start : start + capacity]}
         if dataset.mode != "device":
             taken = _stack([dataset.eval.rows(r) for r in taken["rows"]])
         taken["mask"] = mask[start : start + capacity]
-        yield jax.device_put(_padded(taken, capacity), mesh.batches)
+        yield jax.device_put(_padded(taken, capacity), mesh.eval_batches)
 
 
 def train_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,5 +1,6 @@
 """Where a run comes from: code, versions, machine and command."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -53,7 +54,7 @@ def provenance(
         "command": scrub_command(argv),
         "folder": str(folder),
         "pid": os.getpid(),
-        "git": git_state(folder),
+        "git": _git_state_once(folder),
         "runner_git": _runner_git(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -64,6 +65,7 @@ def provenance(
         "devices": devices,
         "device_count": len(devices),
         "program_key": program_key,
+        "members": 1,  # of its population; a sweep may make it more
         "executable": sys.executable,
     }
 
@@ -81,6 +83,10 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 
+# Once a process: what is loaded stays as it is, and a sweep has many runs.
+_git_state_once = functools.cache(git_state)
+
+
 def _runner_git() -> dict[str, Any] | None:
     """runner's own repository, if it is a checkout.
 
@@ -89,7 +95,7 @@ def _runner_git() -> dict[str, Any] | None:
     """
     root = Path(__file__).parents[3]
     is_checkout = (root / "src" / "runner").is_dir() and (root / ".git").exists()
-    return git_state(root) if is_checkout else None
+    return _git_state_once(root) if is_checkout else None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -109,6 +115,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

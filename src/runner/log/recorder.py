@@ -10,9 +10,10 @@ from typing import Any, Self
 
 from runner.errors import ConfigError, TrainingStopped
 from runner.log.files import MetricsFile, write_json
+from runner.log.mirror import WandbMirror
 from runner.log.secrets import scrub
 from runner.log.terminal import Progress, summary_table
-from runner.log.wandb import WandbRun, WandbSettings
+from runner.log.wandb import WandbSettings
 
 
 class Recorder:
@@ -30,6 +31,10 @@ class Recorder:
       total_steps: the length of the run in optimizer steps.
       quiet: show neither progress nor table.
       resume: append to the rows of an earlier process instead of refusing them.
+
+    Attributes:
+      provenance: written when the recorder is entered.
+      final: the last value of each metric so far.
     """
 
     def __init__(
@@ -45,15 +50,15 @@ class Recorder:
     ):
         self.folder = folder
         self._config = scrub(config)
-        self._provenance = scrub(provenance)
-        self._wandb = WandbRun(wandb._replace(dir=wandb.dir or folder))
+        self.provenance = scrub(provenance)
+        self._wandb = WandbMirror(wandb._replace(dir=wandb.dir or folder))
         self._total_steps = total_steps
         self._quiet = quiet
         self._resume = resume
         self._progress: Progress | None = None
-        self._final: dict[str, Any] = {}
+        self.final: dict[str, Any] = {}
         self._best: dict[str, dict[str, Any]] = {}
-        self._signs: dict[str, int] = {}  # of each metric: see `_sign`
+        self._signs: dict[str, int] = {}  # of each metric: see `better`
         self._extra: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -73,7 +78,7 @@ class Recorder:
                     "hydra.run.dir (hydra.sweep.dir with -m) to another folder."
                 )
             write_json(self.folder / "config.json", self._config)
-            write_json(self.folder / "provenance.json", self._provenance)
+            write_json(self.folder / "provenance.json", self.provenance)
             self._write_summary("running")
             self._metrics = MetricsFile(path)
         except OSError as error:
@@ -83,7 +88,7 @@ class Recorder:
             ) from error
         if not self._quiet:
             self._progress = Progress(self._total_steps)
-        self._wandb.start({**self._config, "provenance": self._provenance})
+        self._wandb.start({**self._config, "provenance": self.provenance})
         return self
 
     def row(self, row: dict[str, Any]) -> None:
@@ -142,11 +147,11 @@ class Recorder:
             (self.folder / "error.txt").write_text(text, encoding="utf-8")
 
     def _track(self, row: dict[str, Any]) -> None:
-        self._final.update(row)
+        self.final.update(row)
         for key, value in row.items():
             sign = self._signs.get(key)
             if sign is None:
-                sign = self._signs[key] = _sign(key)
+                sign = self._signs[key] = better(key)
             if not sign or math.isnan(value):
                 continue
             best = self._best.get(key)
@@ -154,7 +159,7 @@ class Recorder:
                 self._best[key] = {"value": value, "step": row["step"]}
 
     def _write_summary(self, status: str) -> dict[str, Any]:
-        final = dict(self._final)
+        final = dict(self.final)
         summary = {
             "status": status,
             "steps": final.pop("step", 0),
@@ -186,7 +191,7 @@ def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
     return facts | best
 
 
-def _sign(key: str) -> int:
+def better(key: str) -> int:
     """Which values of a metric are better: 1 higher, -1 lower, 0 neither."""
     return key.endswith("accuracy") - key.endswith("loss")
 

@@ -109,12 +109,13 @@ _ON_TERMINAL = (  # the order in which a narrow one gives up, from the last
 
 def _shown(key: str, value: Any) -> str:
     if key == "time/steps_per_second":
-        return f"{_number(key, value)} steps/s"
+        return f"{number(key, value)} steps/s"
     name = "learning_rate" if key == "train/learning_rate" else key
-    return f"{name} {_number(key, value)}"
+    return f"{name} {number(key, value)}"
 
 
-def _number(key: str, value: Any) -> str:
+def number(key: str, value: Any) -> str:
+    """`value` of the metric `key`, as a person reads it."""
     if key == "time/steps_per_second":
         return f"{value:.0f}"
     if key == "train/learning_rate":
@@ -142,8 +143,8 @@ def summary_table(
     metrics = [
         (
             key,
-            _number(key, value),
-            _number(key, best[key]["value"]) if key in best else "",
+            number(key, value),
+            number(key, best[key]["value"]) if key in best else "",
             str(best[key]["step"]) if key in best else "",
         )
         for key, value in final.items()

@@ -10,7 +10,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ class WandbRun:
 
     def __init__(self, settings: WandbSettings):
         self._settings = settings
-        self._wanted = os.environ.get("WANDB_MODE") or settings.mode
+        self._wanted = wanted_mode(settings)
         self._rows: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._run: Any = None
@@ -87,14 +87,19 @@ class WandbRun:
         self.folder: Path | None = None
         self.url: str | None = None
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Begin the run in the background. `config` is logged without its secrets."""
+    def start(
+        self, config: Mapping[str, Any], started: Callable[[], None] = lambda: None
+    ) -> None:
+        """Begin the run in the background. `config` is logged without its secrets.
+
+        `started` is called, in the background, when the run has started or failed to.
+        """
         if self._wanted == "disabled":
             return
         # A daemon: a server that hangs must never keep the process from its exit.
         self._thread = threading.Thread(
             target=self._work,
-            args=(to_json(scrub(config)),),
+            args=(to_json(scrub(config)), started),
             name="runner-wandb",
             daemon=True,
         )
@@ -113,16 +118,15 @@ class WandbRun:
         if not self._thread:
             return
         self._rows.put((exit_code, to_json(summary)))
-        finish_seconds = _timeout("finish_timeout")
-        # 0 is W&B's way to say: as long as it takes.
-        limit = finish_seconds and _timeout("init_timeout") + finish_seconds + 10
-        self._thread.join(limit or None)
-        if self._thread.is_alive():
+        limit = finish_limit()
+        self._thread.join(limit)
+        if limit and self._thread.is_alive():
             self._tell(f"not finished after {limit:.0f} s; going on without it")
 
-    def _work(self, config: dict[str, Any]) -> None:
+    def _work(self, config: dict[str, Any], started: Callable[[], None]) -> None:
         with _starting:
             self._run = self._start_one(config)
+        started()
         while True:
             item = self._rows.get()
             if isinstance(item, tuple):
@@ -197,6 +201,17 @@ class WandbRun:
         if not self._told:
             self._told = True
             print(f"W&B {what} (the run folder has everything)", file=sys.stderr)
+
+
+def wanted_mode(settings: WandbSettings) -> str:
+    """offline, online or disabled; the user's own variable wins."""
+    return os.environ.get("WANDB_MODE") or settings.mode
+
+
+def finish_limit() -> float | None:
+    """How many seconds to wait for the end of a run; None: as long as it takes."""
+    seconds = _timeout("finish_timeout")  # 0 is W&B's way to say the same
+    return _timeout("init_timeout") + seconds + 10 if seconds else None
 
 
 def _teardown() -> None:

@@ -20,6 +20,7 @@ BITS = (
     "devices",
     "machine",
     "CPUs",
+    "runs side by side",
 )
 
 
@@ -64,6 +65,7 @@ def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
         "machine": _machine(provenance.get("platform")),
         "CPUs": provenance.get("cpu_count"),
         "host": provenance.get("hostname"),
+        "runs side by side": provenance.get("members") or 1,
     }
     return {k: str(v) for k, v in facts.items() if v is not None}
 

@@ -1,0 +1,295 @@
+"""A sweep of a hundred jobs: packed, as peers run it, and written by hand.
+
+    python benchmarks/sweep.py --repeats 3
+    python benchmarks/sweep.py --repeats 1 --jobs 1 10 100 1000
+    python benchmarks/sweep.py --repeats 3 --strategies
+
+The digits MLP for 20 epochs, schedule x learning rate x seed, every job with its W&B
+offline run and files; wall clock of whole commands, which take turns. Nothing is
+compiled beforehand, and the data set is prepared.
+
+packed    `python -m runner -m ...`
+peers     Hydra's basic launcher, where each job compiles its own program, without this
+          project's checks; ten jobs spread over the grid, scaled
+by hand   a program that vmaps the same jobs and logs nothing
+"""
+
+import argparse
+import gzip
+import itertools
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import resources
+from pathlib import Path
+
+SCHEDULES = ("constant", "cosine", "linear", "exponential", "warmup_cosine")
+EPOCHS, BATCH, EXAMPLES = 20, 64, 1437
+# learning rates and seeds by the number of jobs
+GRIDS = {1: (1, 1), 10: (2, 1), 100: (5, 4), 1000: (10, 20)}
+
+
+def grid(jobs: int) -> tuple[list[str], list[float], list[int]]:
+    rates, seeds = GRIDS[jobs]
+    schedules = list(SCHEDULES[: 1 if jobs == 1 else 5])
+    return schedules, [1e-4 * 1.8**i for i in range(rates)], list(range(seeds))
+
+
+def overrides(jobs: int) -> list[str]:
+    schedules, rates, seeds = grid(jobs)
+    return [
+        f"schedule={','.join(schedules)}",
+        f"optimizer.learning_rate={','.join(f'{rate:.6f}' for rate in rates)}",
+        f"seed={','.join(map(str, seeds))}",
+        f"train.epochs={EPOCHS}",
+        "framework=jax",
+    ]
+
+
+def packed(jobs: int, folder: Path, *more: str) -> float:
+    command = [sys.executable, "-m", "runner", "-m", *overrides(jobs)]
+    command += [f"compilation_cache={folder}/xla", f"hydra.sweep.dir={folder}/sweep"]
+    return wall(command + list(more))
+
+
+def peers(jobs: int, folder: Path) -> float:
+    """The seconds of ten jobs, less those of none, scaled, and the start-up once."""
+    schedules, rates, seeds = grid(jobs)
+    every = list(itertools.product(schedules, rates, seeds))
+    some = every[:: max(len(every) // 10, 1)][:10]
+    started = wall([sys.executable, "-m", "runner", "--cfg", "job"])
+    seconds = 0.0
+    for number, (schedule, rate, seed) in enumerate(some):
+        seconds += wall(
+            [sys.executable, __file__, "--one-by-peers", "-m",
+             f"schedule={schedule}", f"optimizer.learning_rate={rate:.6f}",
+             f"seed={seed}", f"train.epochs={EPOCHS}", "framework=jax",
+             "hydra/launcher=basic", "verify=false", "compilation_cache=null",
+             f"hydra.sweep.dir={folder}/peers{number}"]
+        )  # fmt: skip
+    # In one process, imports are paid for once.
+    imports = wall([sys.executable, "-c", "import runner.run, wandb"]) + started
+    return imports + (seconds / len(some) - imports) * jobs
+
+
+def one_by_peers() -> None:
+    """One job without what peers don't have: probes and digests."""
+    from runner import cli, run
+
+    run.identify = lambda _: {"optimizer_probe": []}
+    cli.main()
+
+
+def by_hand(jobs: int) -> None:
+    """The same jobs in one vmapped `lax.scan`, evaluated at the end."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    packed = resources.files("runner.data").joinpath("digits.csv.gz").read_bytes()
+    lines = gzip.decompress(packed).decode().splitlines()
+    table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
+    table = table[np.random.default_rng(0).permutation(len(table))]
+    inputs, labels = jnp.asarray(table[:, :64] / 16, jnp.float32), table[:, 64]
+    labels = jnp.asarray(labels, jnp.int32)
+    per_epoch = EXAMPLES // BATCH
+    steps = EPOCHS * per_epoch
+    make = {
+        "constant": optax.constant_schedule,
+        "cosine": lambda rate: optax.cosine_decay_schedule(rate, steps),
+        "linear": lambda rate: optax.linear_schedule(rate, 0.0, steps),
+        "exponential": lambda rate: optax.exponential_decay(rate, steps, 0.01),
+        "warmup_cosine": lambda rate: optax.warmup_cosine_decay_schedule(
+            0.0, rate, steps // 10, steps
+        ),
+    }
+    every = list(itertools.product(*grid(jobs)))
+    rates = jnp.stack([jax.vmap(make[s](r))(jnp.arange(steps)) for s, r, _ in every])
+    orders = {
+        seed: np.concatenate(
+            [
+                np.random.default_rng([seed, epoch]).permutation(EXAMPLES)
+                for epoch in range(EPOCHS)
+            ]
+        )
+        .reshape(EPOCHS, -1)[:, : per_epoch * BATCH]
+        .reshape(steps, BATCH)
+        for seed in range(max(seed for *_, seed in every) + 1)
+    }
+    rows = jnp.asarray(np.stack([orders[seed] for *_, seed in every]))
+    keys = jax.vmap(jax.random.key)(jnp.array([seed for *_, seed in every]))
+    sizes = (64, 128, 64, 10)
+
+    def init(key):
+        layers = zip(jax.random.split(key, 3), sizes, sizes[1:], strict=False)
+        return [
+            (jax.nn.initializers.lecun_normal()(k, (i, o)), jnp.zeros(o))
+            for k, i, o in layers
+        ]
+
+    def loss_fn(params, x, y):
+        for kernel, bias in params[:-1]:
+            x = jax.nn.relu(x @ kernel + bias)
+        logits = x @ params[-1][0] + params[-1][1]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    def job(key, rates, rows):
+        params = init(key)
+
+        def step(carry, now):
+            params, state = carry
+            rate, rows = now
+            grads = jax.grad(loss_fn)(params, inputs[rows], labels[rows])
+            tx = optax.adam(rate)
+            updates, state = tx.update(grads, state)
+            return (optax.apply_updates(params, updates), state), None
+
+        state = optax.adam(0.0).init(params)
+        (params, _), _ = jax.lax.scan(step, (params, state), (rates, rows))
+        return loss_fn(params, inputs[EXAMPLES:], labels[EXAMPLES:])
+
+    losses = np.asarray(jax.jit(jax.vmap(job))(keys, rates, rows))
+    print(f"best evaluation loss {losses.min():.4f}")
+
+
+def wall(command: list[str]) -> float:
+    started = time.perf_counter()
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{' '.join(command)}\n{result.stdout}{result.stderr}")
+    return time.perf_counter() - started
+
+
+def compare(jobs: int, repeats: int) -> None:
+    ways = {
+        "packed": packed,
+        "by hand": lambda jobs, _: wall(
+            [sys.executable, __file__, "--by-hand", str(jobs)]
+        ),
+        "peers": peers,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory() as folder:
+                seconds[name].append(way(jobs, Path(folder)))
+    print(f"\n{jobs} jobs, {repeats} rounds\n{'':<10}seconds  packed against it")
+    for name, times in seconds.items():
+        pairs = zip(times, seconds["packed"], strict=True)
+        ratio = statistics.median(other / ours for other, ours in pairs)
+        print(f"{name:<10}{statistics.median(times):7.1f}{ratio:10.2f}")
+
+
+def growth(numbers: list[int], repeats: int) -> None:
+    print(f"\npacked, {repeats} rounds\njobs   seconds  peak MiB of a process so far")
+    seconds: dict[int, list[float]] = {jobs: [] for jobs in numbers}
+    for _ in range(repeats):
+        for jobs in numbers:
+            with tempfile.TemporaryDirectory() as folder:
+                seconds[jobs].append(packed(jobs, Path(folder)))
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+            print(f"{jobs:<7}{seconds[jobs][-1]:7.1f}{peak:9}", flush=True)
+    smallest = statistics.median(seconds[numbers[0]])
+    for jobs in numbers[1:]:
+        ratio = statistics.median(seconds[jobs]) / smallest
+        print(f"{jobs} jobs take {ratio:.1f} times as long as {numbers[0]}")
+
+
+# name: model, members and epochs, so that each takes some seconds.
+MODELS = {
+    "mlp [16]": ("model.hidden_sizes=[16]", 32, 20),
+    "mlp [128, 64]": ("model.hidden_sizes=[128,64]", 16, 20),
+    "mlp [512, 256]": ("model.hidden_sizes=[512,256]", 8, 10),
+    "mlp [1024, 1024]": ("model.hidden_sizes=[1024,1024]", 4, 4),
+    "cnn": ("model=cnn", 4, 2),
+}
+
+
+def strategies(repeats: int) -> None:
+    """How good the launcher's choice is: training alone, in one process."""
+    import hydra
+    import jax
+
+    from runner import config
+    from runner.build import build
+    from runner.program import Population, program, step_jaxpr
+    from runner.strategy import vmaps
+    from runner.train import train, train_population
+
+    config.register()
+    print(f"\nseconds of training, {repeats} rounds\n{'':<20}loop    vmap   auto takes")
+    for name, (model, members, epochs) in MODELS.items():
+        with hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+            fixed = [model, f"train.epochs={epochs}", "framework=jax", "verify=false"]
+            runs = [
+                build(hydra.compose("config", [*fixed, f"seed={seed}"]))
+                for seed in range(members)
+            ]
+        run = runs[0]
+        program(run.static, run.values)
+        together = Population(members, run.timetable[1])
+        compiled = program(run.static, run.values, together)
+
+        def loop(runs=runs):
+            for run in runs:
+                train(run, lambda row: None)
+
+        def vmap(runs=runs, compiled=compiled):
+            nowhere = [lambda row: None] * len(runs)
+            for _, error in train_population(runs, nowhere, compiled):
+                raise error
+
+        times: dict[str, list[float]] = {"loop": [], "vmap": []}
+        for _ in range(repeats):
+            for way in (loop, vmap):
+                started = time.perf_counter()
+                way()
+                times[way.__name__].append(time.perf_counter() - started)
+        medians = {way: statistics.median(t) for way, t in times.items()}
+        jaxpr = step_jaxpr(run.static, run.values)
+        auto = "vmap" if vmaps(jaxpr, jax.default_backend()) else "loop"
+        of_best = medians[auto] / min(medians.values())
+        print(
+            f"{name:<18}{medians['loop']:6.2f}{medians['vmap']:8.2f}   {auto}, "
+            f"{of_best:.2f} of the best",
+            flush=True,
+        )
+
+
+def load() -> str:
+    return "load     " + " ".join(f"{average:.2f}" for average in os.getloadavg())
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one-by-peers"]:
+        del sys.argv[1]
+        return one_by_peers()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--jobs", type=int, nargs="+", choices=GRIDS, help="growth")
+    parser.add_argument("--strategies", action="store_true")
+    parser.add_argument("--by-hand", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.by_hand:
+        return by_hand(args.by_hand)
+    print("command  python", *sys.argv)
+    print(f"machine  {platform.machine()}, {os.cpu_count()} CPUs")
+    print(load())
+    if args.strategies:
+        strategies(args.repeats)
+    elif args.jobs:
+        growth(args.jobs, args.repeats)
+    else:
+        wall([sys.executable, "-m", "runner", "debug=tiny"])  # prepares the data
+        compare(100, args.repeats)
+    print(f"\n{load()}")
+
+
+if __name__ == "__main__":
+    main()

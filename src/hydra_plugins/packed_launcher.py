@@ -1,0 +1,59 @@
+"""`hydra/launcher=packed`: the jobs of a sweep as few compiled programs.
+
+Hydra imports this at every start, so it imports nothing heavy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+
+
+@dataclass
+class PackedLauncherConf:
+    """`hydra.launcher`.
+
+    strategy: vmap trains the members of a population side by side, loop one after the
+      other through one compiled program, auto as `runner.strategy` has it.
+    max_members: of a population; auto is what the memory allows.
+    resume: continue the unfinished sweep of the same command in another folder, unless
+      hydra.sweep.dir names one.
+    """
+
+    _target_: str = "hydra_plugins.packed_launcher.PackedLauncher"
+    strategy: str = "auto"
+    max_members: Any = "auto"
+    resume: bool = True
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="packed", node=PackedLauncherConf, provider="runner"
+)
+
+
+class PackedLauncher(BasicLauncher):
+    """Hydra's own launcher, but for runner's jobs: those it hands to `runner.sweep`."""
+
+    # So that a sweeper need not do it to see whether all jobs can be composed.
+    composes_before_it_runs = True
+
+    def __init__(self, strategy: str, max_members: Any, resume: bool) -> None:
+        super().__init__()
+        self.strategy = strategy
+        self.max_members = max_members
+        self.resume = resume
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs; each has its own folder and its own fate."""
+        from runner.cli import job
+
+        if self.task_function is not job:
+            return super().launch(job_overrides, initial_job_idx)
+        from runner.sweep.launch import launch
+
+        return launch(self, job_overrides, initial_job_idx)

@@ -1,0 +1,19 @@
+"""How a job that failed is told of: in one message, or with its traceback."""
+
+import traceback
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.errors import ConfigError, TrainingStopped
+from runner.explain import explain
+
+# Told in one message. Everything else is a bug, ours or a user's, with its traceback.
+MISTAKES = (ConfigError, TrainingStopped, HydraException, OmegaConfBaseException)
+
+
+def told(name: object, error: BaseException) -> str:
+    """What to print of the job `name` of a sweep when it fails."""
+    if isinstance(error, MISTAKES):
+        return f"job {name} failed: {explain(error)}"
+    return f"job {name} failed:\n" + "".join(traceback.format_exception(error))

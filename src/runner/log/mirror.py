@@ -1,0 +1,197 @@
+"""The W&B mirror of a run, kept by a process of its own.
+
+W&B's client takes a second to import and as much of Python's time as training a small
+model does, so neither happens in the process that trains. `python -m runner.log.mirror`
+is the other one: it does what this one says, for as many runs as this one has.
+"""
+
+import atexit
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from runner.log.wandb import WandbRun, WandbSettings, finish_limit, wanted_mode
+
+
+class WandbMirror:
+    """One W&B run. Nothing here waits but `finish`, and nothing raises.
+
+    Attributes:
+      mode: what it really runs in; "disabled" until it has started.
+      folder: W&B's own folder of the run.
+      url: its page, if it is online.
+    """
+
+    def __init__(self, settings: WandbSettings):
+        self._settings = settings
+        self._limit: float | None = None
+        self._client: _Client | None = None
+        self._finished = threading.Event()
+        self.mode = "disabled"
+        self.folder: Path | None = None
+        self.url: str | None = None
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Begin the run in the background. `config` is logged without its secrets."""
+        if wanted_mode(self._settings) == "disabled":
+            return
+        folder = self._settings.dir
+        settings = self._settings._replace(dir=folder and folder.absolute())
+        variables = {k: v for k, v in os.environ.items() if k.startswith("WANDB")}
+        self._limit = finish_limit()
+        self._client = _client()
+        self._client.send(self, "start", settings, dict(config), variables)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Hand a row on. The caller must not change it afterwards."""
+        if self._client:
+            self._client.send(self, "log", row)
+
+    def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
+        """End the run; `exit_code` 0 means it went well.
+
+        Waits as long as the timeouts of W&B itself allow, and a few seconds.
+        """
+        if not self._client:
+            return
+        self._client.send(self, "finish", exit_code, dict(summary))
+        limit = self._limit and self._limit + 5  # the process tells of its own first
+        if not self._finished.wait(limit):
+            print(f"W&B: no answer after {limit:.0f} s; going on", file=sys.stderr)
+        self._client.forget(self)
+
+    def _told(
+        self, mode: str, folder: Path | None, url: str | None, over: bool
+    ) -> None:
+        self.mode, self.folder, self.url = mode, folder, url
+        if over:
+            self._finished.set()
+
+
+class _Client:
+    """This end of the pipes to the process that keeps the mirrors."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "runner.log.mirror"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Ctrl-C is for the process that trains, which tells this one what follows.
+            start_new_session=True,
+        )
+        assert self.process.stdin and self.process.stdout
+        self._out, self._in = self.process.stdin, self.process.stdout
+        self._lock = threading.Lock()
+        self._mirrors: dict[int, WandbMirror] = {}
+        self.is_alive = True
+        threading.Thread(target=self._listen, name="runner-mirror", daemon=True).start()
+        atexit.register(self._close)
+
+    def send(self, mirror: WandbMirror, *message: Any) -> None:
+        data = pickle.dumps((id(mirror), *message))
+        with self._lock:
+            self._mirrors[id(mirror)] = mirror
+            if not self.is_alive:
+                mirror._finished.set()
+                return
+            try:
+                self._out.write(data)
+                self._out.flush()
+            except OSError:  # `_listen` tells
+                mirror._finished.set()
+
+    def forget(self, mirror: WandbMirror) -> None:
+        with self._lock:
+            self._mirrors.pop(id(mirror), None)
+
+    def _listen(self) -> None:
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+            while True:
+                name, *told = pickle.load(self._in)
+                if name in self._mirrors:
+                    self._mirrors[name]._told(*told)
+        with self._lock:
+            self.is_alive = False
+            left = list(self._mirrors.values())
+        if left:
+            print(
+                "W&B: its process has ended (the run folder has everything)",
+                file=sys.stderr,
+            )
+        for mirror in left:
+            mirror._finished.set()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._out.close()
+
+
+_starting = threading.Lock()
+_clients: list[_Client] = []
+
+
+def _client() -> _Client:
+    """The living one, or a new one."""
+    with _starting:
+        if not _clients or not _clients[-1].is_alive:
+            _clients.append(_Client())
+        return _clients[-1]
+
+
+def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
+    """Do what `messages` say until they end, as they do with the other process."""
+    runs: dict[int, WandbRun] = {}
+    lock = threading.Lock()
+
+    def tell(name: int, over: bool) -> None:
+        run = runs[name]
+        with lock, contextlib.suppress(OSError):
+            pickle.dump((name, run.mode, run.folder, run.url, over), answers)
+            answers.flush()
+
+    def finish(name: int, arguments: list[Any]) -> None:
+        runs[name].finish(*arguments)
+        tell(name, over=True)
+        del runs[name]
+
+    while True:
+        try:
+            name, what, *arguments = pickle.load(messages)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            return
+        if what == "start":
+            settings, config, variables = arguments
+            os.environ.update(variables)
+            runs[name] = WandbRun(settings)
+            runs[name].start(config, lambda name=name: tell(name, over=False))
+        elif what == "log":
+            runs[name].log(*arguments)
+        else:  # it waits, and others go on meanwhile
+            threading.Thread(target=finish, args=(name, arguments), daemon=True).start()
+
+
+def main() -> None:
+    # W&B and what it starts may print; the pipe is for answers alone.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_import, daemon=True).start()
+    serve(sys.stdin.buffer, answers)
+    os._exit(0)  # whatever a thread of W&B may still wait for
+
+
+def _import() -> None:
+    """Before the first run asks for it. What fails there is told there."""
+    with contextlib.suppress(Exception):
+        import wandb  # noqa: F401
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sweeps: many jobs as few compiled programs, with a ledger of what is done."""

@@ -1,0 +1,65 @@
+"""Composes the jobs of a sweep, each in a few milliseconds."""
+
+import pickle
+from collections.abc import Sequence
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+
+class Composer:
+    """What Hydra's `load_sweep_config` does, for many jobs of one sweep.
+
+    Hydra reads and merges all files anew for each job, which takes some 70 ms. Here
+    jobs that choose the same files share that, and their other overrides, values of
+    keys that are there, are set on a copy.
+
+    Args:
+      loader: Hydra's.
+      master: the configuration of the sweep as a whole.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig):
+        self._loader = loader
+        self._master = master
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._bases: dict[tuple[str, ...], bytes] = {}
+        self._is_group: dict[str, bool] = {}
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of the job with these overrides, `hydra` in it.
+
+        Raises:
+          HydraException: as Hydra itself does.
+        """
+        parsed = self._parser.parse_overrides(list(overrides))
+        values = [o for o in parsed if self._sets_a_value(o)]
+        files = tuple(o.input_line or "" for o in parsed if o not in values)
+        keys = [o.key_or_group for o in parsed]
+        if len(set(keys)) < len(keys):  # their order may matter
+            return self._loader.load_sweep_config(self._master, list(overrides))
+        if files not in self._bases:
+            base = self._loader.load_sweep_config(self._master, list(files))
+            self._bases[files] = pickle.dumps(base)
+        config = pickle.loads(self._bases[files])  # six times as fast as a deep copy
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        except HydraException:  # in Hydra's own words
+            return self._loader.load_sweep_config(self._master, list(overrides))
+        with read_write(config.hydra), open_dict(config.hydra):
+            task = [o.input_line for o in parsed if not o.is_hydra_override()]
+            config.hydra.overrides.task = task
+        OmegaConf.copy_cache(from_config=self._master, to_config=config)
+        return config
+
+    def _sets_a_value(self, override: Override) -> bool:
+        key = override.key_or_group
+        if key not in self._is_group:
+            options = self._loader.get_group_options(key)
+            self._is_group[key] = bool(options) or override.is_hydra_override()
+        is_change = override.type is OverrideType.CHANGE and override.package is None
+        return is_change and not self._is_group[key]

@@ -1,0 +1,208 @@
+"""Jobs of one program and timetable, trained side by side or one after the other."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import jax
+
+from runner.errors import ConfigError
+from runner.mesh import population_size
+from runner.program import Population, Program, program, step_jaxpr
+from runner.run import Prepared
+from runner.strategy import vmaps
+from runner.sweep.job import Job
+from runner.train import Run, compilation, compiled_facts, train, train_population
+
+STRATEGIES = ("auto", "vmap", "loop")
+# Each member has an open run of W&B, with a thread, a queue and a file.
+MOST_MEMBERS = 256
+# Of the memory that is free, for the state of a population and what its step needs.
+MEMORY_SHARE = 0.5
+
+
+@dataclass
+class Member:
+    """A job on its way, and whom it tells.
+
+    Attributes:
+      prepared: what is trained and recorded.
+      started: called when the job starts.
+      advanced: called with the fraction of its steps that is done.
+      ended: called when all of it, W&B too, is over; its error is in the job.
+    """
+
+    job: Job
+    prepared: Prepared
+    started: Callable[[Job], None]
+    advanced: Callable[[Job, float], None]
+    ended: Callable[[Job], None]
+
+    @property
+    def run(self) -> Run:
+        return self.prepared.run
+
+    def open(self) -> bool:
+        """Enter the recorder; False if that fails, and with it the job."""
+        try:
+            self.prepared.recorder.__enter__()
+        except Exception as error:
+            self.job.error = error
+            self.ended(self.job)
+            return False
+        self.started(self.job)
+        return True
+
+    def row(self, row: dict) -> None:
+        self.prepared.recorder.row(row)
+        self.advanced(self.job, row["step"] / len(self.run.learning_rates))
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave the recorder, and wait for W&B."""
+        if isinstance(error, Exception):
+            self.job.error = error
+        kind, trace = (
+            type(error) if error else None,
+            getattr(error, "__traceback__", None),
+        )
+        try:
+            self.prepared.recorder.__exit__(kind, error, trace)
+        except Exception as closing:
+            self.job.error = self.job.error or closing
+        if error is None and self.job.error is None:
+            self.job.result = self.prepared.result
+        if error is None or self.job.error:  # not if the sweep is interrupted
+            self.ended(self.job)
+
+
+def group_key(run: Run) -> Any:
+    """Equal in runs that can be members of one population."""
+    return run.static.key, run.timetable
+
+
+class Closing:
+    """Ends jobs in the background, where they wait for W&B. A context manager."""
+
+    def __init__(self):
+        self._pool = ThreadPoolExecutor(8, "runner-close")
+        self._ends: list[Future] = []
+
+    def submit(self, close: Callable, *arguments: Any) -> None:
+        self._ends.append(self._pool.submit(close, *arguments))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+        for end in self._ends:
+            end.result()  # raises what it raised
+
+
+def side_by_side(run: Run, strategy: str) -> bool:
+    """Whether runs like `run` train under `vmap`. `auto`: where that is faster.
+
+    Raises:
+      ConfigError: `strategy` is `vmap` but each batch comes from the host, which would
+        have to make one for every member.
+    """
+    static = run.static
+    on_device = static.dataset.mode == "device"
+    if strategy == "vmap" and not on_device:
+        raise ConfigError(
+            f"hydra.launcher.strategy=vmap needs data on the devices, but data.mode is "
+            f"{static.dataset.mode}; use data.mode=device or strategy=auto"
+        )
+    if strategy != "auto":
+        return strategy == "vmap"
+    if not on_device or static.steps_per_call == 1:
+        return False
+    return vmaps(step_jaxpr(static, run.values), jax.default_backend())
+
+
+def train_alone(member: Member, closing: Closing) -> None:
+    """Train one job to its end, through the program that it may share with others."""
+    if not member.open():
+        return
+    try:
+        member.prepared.recorder.finish(compilation(member.run))
+        train(member.run, member.row)
+    except Exception as error:
+        closing.submit(member.close, error)
+    except BaseException as error:
+        member.close(error)
+        raise
+    else:
+        closing.submit(member.close)
+
+
+def train_together(
+    members: Sequence[Member], most: int | Literal["auto"], closing: Closing
+) -> None:
+    """Train the members of one group side by side, each to its own end.
+
+    Args:
+      members: at least one.
+      most: how many at a time; `auto` is what the memory allows.
+      closing: ends the jobs.
+    """
+    if len(members) == 1:
+        train_alone(members[0], closing)
+        return
+    for part, compiled in _parts(members, most):
+        _together(part, compiled, closing)
+
+
+def _together(members: Sequence[Member], compiled: Program, closing: Closing) -> None:
+    for member in members:
+        # XLA adds up in another order than for one run alone.
+        member.prepared.recorder.provenance["members"] = len(members)
+    going = [member for member in members if member.open()]
+    if not going:
+        return
+    left = set(range(len(going)))
+    try:
+        for member in going:
+            member.prepared.recorder.finish(compiled_facts(compiled))
+        runs, rows = [m.run for m in going], [m.row for m in going]
+        for index, error in train_population(runs, rows, compiled):
+            left.remove(index)
+            closing.submit(going[index].close, error)
+    except BaseException as error:
+        for index in sorted(left):
+            closing.submit(going[index].close, error)
+        if not isinstance(error, Exception):
+            raise
+    else:
+        for index in sorted(left):
+            closing.submit(going[index].close)
+
+
+def _parts(
+    members: Sequence[Member], most: int | Literal["auto"]
+) -> Iterator[tuple[Sequence[Member], Program]]:
+    """`members` in equal parts that fit into the memory, with their one program."""
+    run = members[0].run
+    limit = MOST_MEMBERS if most == "auto" else most
+    longest = min(run.timetable[:2])
+    while True:
+        parts = -(-len(members) // limit)
+        size = -(-len(members) // parts)
+        size = population_size(run.static.mesh.devices, size)
+        compiled = program(run.static, run.values, Population(size, longest))
+        if most != "auto" or size == 1 or compiled.bytes <= _memory():
+            break
+        limit = size // 2
+    for start in range(0, len(members), size):
+        yield members[start : start + size], compiled
+        compiled = compiled._replace(compile_seconds=0.0)
+
+
+def _memory() -> float:
+    """The bytes that a population may take on each device."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return MEMORY_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"])
+    return MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

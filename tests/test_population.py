@@ -1,0 +1,185 @@
+"""A population trains as its members would alone, and each has its own fate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from runner import program
+from runner.data.dataset import normalize
+from runner.errors import TrainingStopped
+from runner.mesh import population_mesh, population_size
+from runner.program import Population
+from runner.step import init as init_step
+from runner.step import train_step
+from runner.train import train, train_population
+from test_optimizers import NAMES
+
+SMALL = (
+    "framework=jax", "model.hidden_sizes=[16]", "train.epochs=null", "train.steps=20",
+    "train.log_every_steps=1", "train.eval_every_steps=40",
+)  # fmt: skip
+# Of a value, or of 1 if it is smaller. XLA orders the sums of a batched product in its
+# own way, and optimizers make more or less of that.
+TOLERANCE = 1e-4
+
+
+def together(runs, members=None):
+    """Rows of each run, and the errors by its index."""
+    size = population_size(runs[0].static.mesh.devices, members or len(runs))
+    most = min(runs[0].timetable[:2])
+    run = runs[0]
+    compiled = program.program(run.static, run.values, Population(size, most))
+    rows = [[] for _ in runs]
+    writers = [each.append for each in rows]
+    errors = dict(train_population(runs, writers, compiled))
+    return rows, errors
+
+
+def alone(run):
+    rows = []
+    train(run, rows.append)
+    return rows
+
+
+def assert_close(rows, wanted, tolerance=TOLERANCE):
+    assert [r["step"] for r in rows] == [r["step"] for r in wanted]
+    for row, other in zip(rows, wanted, strict=True):
+        assert row.keys() == other.keys()
+        for key in row.keys() - {"time/steps_per_second"}:
+            scale = max(abs(other[key]), 1)
+            off = abs(row[key] - other[key]) / scale
+            assert off <= tolerance, f"{key} at step {row['step']} is off by {off:.1e}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_packed_equals_plain(built, name):
+    """The step; the tests below have all that is around it."""
+    runs = [built(f"optimizer={name}", f"seed={seed}", *SMALL) for seed in (0, 1)]
+    static = runs[0].static
+    plain = static.train_step
+    step = train_step(static.pipeline, 1, "members")
+    packed = jax.jit(
+        jax.vmap(step, (0, 0, None, 0, None, None, 0), axis_name="members")
+    )
+    init = init_step(static.pipeline, averaging=False)
+    alone = [
+        init(run.init_key, run.learning_rates[0], run.values.hyperparameters)
+        for run in runs
+    ]
+    together = stacked(*alone)
+    values = stacked(*(run.values for run in runs))
+    for i in range(12):
+        batches = [
+            normalize(static.dataset, static.dataset.train.rows(order.indices_at(i)))
+            for order in (run.order for run in runs)
+        ]
+        rates = jnp.stack([run.learning_rates[i] for run in runs])
+        shared = jnp.bool(True), jnp.float32(jnp.inf)
+        together, rows = packed(
+            together, stacked(*batches), jnp.int32(i), rates, *shared, values
+        )
+        for member, run in enumerate(runs):
+            alone[member], row = plain(
+                alone[member], batches[member], jnp.int32(i), rates[member], *shared,
+                run.values,
+            )  # fmt: skip
+            own = {k: float(v[member]) for k, v in rows.items()}
+            assert_close([own | {"step": i}], [row | {"step": i}])
+
+
+def stacked(*trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
+def test_members_differ_in_every_number_that_is_an_argument(built, framework):
+    different = (
+        ["schedule=cosine", "optimizer.learning_rate=0.01", "seed=1"],
+        ["schedule=constant", "optimizer.b1=0.5", "seed=2"],
+        ["schedule=warmup_cosine", "optimizer.eps=1e-3", "seed=1"],
+    )
+    runs = [
+        built(*SMALL, f"framework={framework}", "model.dropout=0.1", *overrides)
+        for overrides in different
+    ]
+    assert len({run.static.key for run in runs}) == 1
+    rows, _ = together(runs)
+    for run, own in zip(runs, rows, strict=True):
+        assert_close(own, alone(run))
+
+
+def test_a_plateau_and_an_average_are_each_members_own(built):
+    fixed = (
+        "schedule=reduce_on_plateau", "schedule.unit=steps", "schedule.patience=5",
+        "schedule.watch=eval", "schedule.rtol=0.5", "train.ema_decay=0.9",
+    )  # fmt: skip
+    runs = [
+        built(
+            *SMALL,
+            *fixed,
+            "train.eval_every_steps=5",
+            f"optimizer.learning_rate={rate}",
+        )
+        for rate in (0.3, 1e-6)
+    ]
+    rows, _ = together(runs)
+    for run, own in zip(runs, rows, strict=True):
+        assert_close(own, alone(run))
+    assert rows[1][-1]["train/learning_rate"] < 1e-6  # it fell
+    assert rows[0][0]["train/learning_rate"] == pytest.approx(0.3)
+
+
+def test_a_nan_stops_its_member_alone_and_with_the_same_row(built):
+    runs = [
+        built("optimizer=sgd", f"optimizer.learning_rate={rate}", *SMALL)
+        for rate in (0.1, 1e30, 0.2)
+    ]
+    rows, errors = together(runs)
+    assert [type(error) for error in errors.values()] == [TrainingStopped]
+    assert list(errors) == [1]
+    with pytest.raises(TrainingStopped, match="Try a lower") as told:
+        alone(runs[1])
+    assert str(errors[1]) == str(told.value)
+    assert len(rows[0]) == len(rows[2]) == 20 and len(rows[1]) < 12
+    assert_close(rows[0], alone(runs[0]))
+
+
+def test_on_nan_continue_goes_on(built):
+    fixed = (*SMALL, "optimizer=sgd", "train.on_nan=continue")
+    runs = [built(*fixed, f"optimizer.learning_rate={rate}") for rate in (1e30, 0.1)]
+    rows, errors = together(runs)
+    assert not errors and len(rows[0]) == 20
+
+
+def test_a_writer_that_fails_ends_its_run_alone(built):
+    runs = [built(*SMALL, f"seed={seed}") for seed in (0, 1)]
+    compiled = program.program(runs[0].static, runs[0].values, Population(2, 20))
+    rows = []
+
+    def full(row):
+        raise OSError(28, "No space left on device")
+
+    errors = dict(train_population(runs, [full, rows.append], compiled))
+    assert list(errors) == [0] and isinstance(errors[0], OSError)
+    assert len(rows) == 20
+
+
+def test_a_population_is_filled_up_and_spread_over_devices(built):
+    fixed = (*SMALL, "mesh=auto")
+    runs = [built(*fixed, f"seed={seed}") for seed in range(3)]
+    assert runs[0].static.mesh.devices == 8
+    rows, _ = together(runs)  # 2 devices a member's batch, 4 members
+    for run, own in zip(runs, rows, strict=True):
+        assert_close(own, alone(built(*SMALL, f"seed={run.config['seed']}")))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 6, 8])
+@pytest.mark.parametrize("members", [1, 2, 3, 5, 8, 9])
+def test_population_size(devices, members):
+    size = population_size(devices, members)
+    assert members <= size < members + devices
+    if devices <= len(jax.devices()):
+        mesh = population_mesh(devices, size).carry.mesh
+        assert np.prod(list(mesh.shape.values())) == devices
+        assert size % mesh.shape["members"] == 0

@@ -1,0 +1,321 @@
+"""`python -m runner -m`, as a person runs it: folders, fates, kills and the ledger."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runner import cli, program
+from runner.log.files import read_metrics
+
+TINY = (
+    "debug=tiny", "framework=jax", "model.hidden_sizes=[8]", "mesh=single",
+    "verify=false",
+)  # fmt: skip
+
+
+@pytest.fixture
+def start(tmp_path, folders):
+    """Start the program in a folder of its own."""
+
+    def start(*arguments: str, folder: str | None = "sweep") -> subprocess.Popen:
+        into = [f"hydra.sweep.dir={folder}"] if folder else []
+        return subprocess.Popen(
+            [sys.executable, "-m", "runner", "-m",
+             *(o for o in TINY if o[:6] != "model." or "model=broken" not in arguments),
+             *into,
+             f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}",
+             *arguments],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    return start
+
+
+@pytest.fixture
+def run(start):
+    """Run the program to its end: exit status and what it said."""
+
+    def run(*arguments: str, **options) -> tuple[int, str]:
+        process = start(*arguments, **options)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out + err
+
+    return run
+
+
+def ledger(folder: Path) -> dict[str, dict]:
+    """The jobs of a sweep.json, by name."""
+    jobs = json.loads((folder / "sweep.json").read_text())["jobs"].values()
+    return {job["name"]: job for job in jobs}
+
+
+def states(folder: Path) -> dict[str, int]:
+    found = [job["state"] for job in ledger(folder).values()]
+    return {state: found.count(state) for state in set(found)}
+
+
+def rows(folder: Path) -> dict[str, list[dict]]:
+    """The metrics of every job, without the timings."""
+    found = {}
+    for path in folder.glob("*/metrics.jsonl"):
+        found[path.parent.name] = read_metrics(path)
+        for row in found[path.parent.name]:
+            del row["time/steps_per_second"]
+    return found
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_each_job_has_its_own_folder_and_fate(run, tmp_path):
+    # A negative rate is refused when the job is built, a NaN comes while it trains.
+    status, said = run("optimizer=sgd,adam", "optimizer.learning_rate=0.1,1e30,-1")
+    sweep = tmp_path / "sweep"
+    assert status == 1
+    assert states(sweep) == {"failed": 4, "done": 2}, said
+    name = "optimizer=sgd,optimizer.learning_rate=-1"
+    assert f"job {name} failed: the schedule's learning rate is -1.0" in said
+    assert (
+        "job optimizer=sgd,optimizer.learning_rate=1e+30 failed: train/loss is" in said
+    )
+    good = sweep / "optimizer=adam,optimizer.learning_rate=0.1"
+    for file in ("config.json", "provenance.json", "runner.log", ".hydra/config.yaml",
+                 ".hydra/hydra.yaml", ".hydra/overrides.yaml"):  # fmt: skip
+        assert (good / file).is_file(), file
+    assert summary(good)["status"] == "finished"
+    assert summary(sweep / name)["status"] == "failed"
+    config = json.loads((good / "config.json").read_text())
+    assert config["optimizer"]["_target_"] == "optax.adam"
+    assert config["hydra"]["choices"]["optimizer"] == "adam"
+    assert ledger(sweep)[good.name]["result"] == summary(good)["final"]["eval/loss"]
+    # At the end, the best settings, what failed, and where to go on.
+    assert "4 of 6 jobs failed" in said
+    assert "python -m runner.compare sweep --by optimizer" in said
+
+
+def test_packed_equals_one_after_the_other(run, tmp_path):
+    different = ("seed=0,1", "schedule=constant,cosine", "optimizer=adam,sgd")
+    for strategy, folder in (("vmap", "packed"), ("loop", "turns")):
+        status, said = run(
+            *different, f"hydra.launcher.strategy={strategy}", folder=folder
+        )
+        assert status == 0, said
+    status, said = run(*different, "hydra/launcher=basic", folder="basic")
+    assert status == 0, said
+    basic = {name: r for name, r in zip(
+        sorted(rows(tmp_path / "turns")), rows_of_basic(tmp_path / "basic"), strict=True
+    )}  # fmt: skip
+    turns, packed = rows(tmp_path / "turns"), rows(tmp_path / "packed")
+    assert len(turns) == 8 and turns == basic  # bit for bit
+    for name, own in packed.items():
+        for row, other in zip(own, turns[name], strict=True):
+            assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
+    provenance = [
+        json.loads(path.read_text())["members"]
+        for path in (tmp_path / "packed").glob("*/provenance.json")
+    ]
+    assert provenance == [4] * 8
+
+
+def rows_of_basic(folder: Path) -> list[list[dict]]:
+    """In the order of the names that a packed sweep gives its jobs."""
+
+    def name(path):
+        overrides = json.loads((path / "config.json").read_text())["hydra"]["overrides"]
+        keys = ("seed", "schedule", "optimizer")
+        return ",".join(o for key in keys for o in overrides if o.startswith(f"{key}="))
+
+    found = {
+        name(path.parent): path.parent.name for path in folder.glob("*/config.json")
+    }
+    every = rows(folder)
+    return [every[found[key]] for key in sorted(found)]
+
+
+def test_the_same_command_skips_what_is_done_and_retries_what_failed(run, tmp_path):
+    assert run("optimizer=sgd", "seed=0,1,2")[0] == 0
+    before = {
+        path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/*/metrics.jsonl")
+    }
+    status, said = run("optimizer=sgd", "seed=0,1,2")
+    assert status == 0, said
+    status, said = run("optimizer=sgd", "seed=1,2,3")  # a grid that grew
+    assert status == 0, said
+    after = {
+        path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/*/metrics.jsonl")
+    }
+    assert len(after) == 4 and before.items() <= after.items()
+    # A failed one is tried again.
+    failed = tmp_path / "sweep" / "seed=0" / "summary.json"
+    text = failed.read_text().replace('"finished"', '"failed"')
+    failed.write_text(text)
+    status, said = run("optimizer=sgd", "seed=0,1,2")
+    assert status == 0 and summary(failed.parent)["status"] == "finished"
+    assert states(tmp_path / "sweep") == {"done": 4}
+
+
+def test_another_base_is_refused_and_named(run, tmp_path):
+    assert run("seed=0,1")[0] == 0
+    status, said = run("seed=0,1", "data.batch_size=8")
+    assert status == 1 and "data.batch_size=16, now 8" in said
+    assert "hydra.sweep.dir" in said
+    # W&B changes no result.
+    assert run("seed=0,1", "wandb.tags=[again]")[0] == 0
+
+
+def test_what_cant_be_composed_starts_nothing(run, tmp_path):
+    status, said = run("seed=0,1", "optimizer.lerning_rate=0.1")
+    assert status == 1 and "Did you mean 'learning_rate'?" in said
+    assert not list(tmp_path.glob("sweep/*/"))
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("hydra.launcher.strategy=vmpa", "Did you mean 'vmap'?"),
+        ("hydra.launcher.max_members=0", "at least 1"),
+    ],
+)
+def test_mistakes_in_the_launchers_own_keys(run, override, told):
+    status, said = run("seed=0,1", override)
+    assert status == 1 and told in said and "Traceback" not in said
+
+
+def test_a_bug_in_a_job_shows_its_traceback_when_it_happens(run, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from runner.models.mlp import mlp\n"
+        "def broken(*, input_shape, output_size, width):\n"
+        "    return mlp(input_shape=input_shape, output_size=output_size,\n"
+        "               hidden_sizes=[width // (width - 4)], activation='relu',\n"
+        "               dropout=0.0)\n"
+    )
+    model = tmp_path / "conf" / "model"
+    model.mkdir(parents=True)
+    (model / "broken.yaml").write_text("_target_: mine.broken\nwidth: 8\n")
+    status, said = run("--config-dir", "conf", "model=broken", "model.width=4,8")
+    assert status == 1 and "ZeroDivisionError" in said and "in broken" in said
+    assert states(tmp_path / "sweep") == {"failed": 1, "done": 1}
+    error = (tmp_path / "sweep" / "model.width=4" / "error.txt").read_text()
+    assert "ZeroDivisionError" in error
+
+
+@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+def test_killed_at_random_moments_the_sweep_ends_with_the_same_results(
+    strategy, run, start, tmp_path
+):
+    arguments = (
+        "seed=0,1,2,3,4,5", "optimizer=sgd,adam", "train.steps=200",
+        f"hydra.launcher.strategy={strategy}",
+    )  # fmt: skip
+    status, said = run(*arguments, folder="undisturbed")
+    assert status == 0, said
+    rng = random.Random(0)
+    finished: dict[str, int] = {}
+    for _ in range(5):
+        process = start(*arguments)
+        # From before anything is there to when some jobs are done.
+        deadline = time.monotonic() + rng.uniform(2, 9)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        for path in tmp_path.glob("sweep/*/summary.json"):
+            if summary(path.parent)["status"] == "finished":
+                finished.setdefault(path.parent.name, path.stat().st_mtime_ns)
+    status, said = run(*arguments)
+    assert status == 0, said
+    assert states(tmp_path / "sweep") == {"done": 12}
+    for name, when in finished.items():  # none ran twice to its end
+        assert (tmp_path / "sweep" / name / "summary.json").stat().st_mtime_ns == when
+    wanted, found = rows(tmp_path / "undisturbed"), rows(tmp_path / "sweep")
+    if strategy == "loop":
+        assert found == wanted
+    for name, own in found.items():
+        for row, other in zip(own, wanted[name], strict=True):
+            assert row == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+def test_ctrl_c_leaves_a_sweep_that_goes_on(start, run, tmp_path):
+    arguments = ("seed=0,1,2", "train.steps=200000", "hydra.launcher.strategy=loop")
+    process = start(*arguments)
+    metrics = tmp_path / "sweep" / "seed=0" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues sweep" in said
+    assert summary(metrics.parent)["status"] == "interrupted"
+    assert states(tmp_path / "sweep") == {"pending": 3}
+
+
+def test_the_same_command_without_a_folder_continues_the_unfinished_sweep(
+    run, tmp_path
+):
+    assert run("seed=0,1", folder=None)[0] == 0
+    (path,) = tmp_path.glob("multirun/*/*/sweep.json")
+    found = json.loads(path.read_text())
+    key = next(iter(found["jobs"]))
+    found["jobs"][key]["state"] = "running"  # as a kill leaves it
+    folder = path.parent / found["jobs"][key]["folder"]
+    text = (folder / "summary.json").read_text()
+    (folder / "summary.json").write_text(text.replace('"finished"', '"running"'))
+    path.write_text(json.dumps(found))
+    status, said = run("seed=0,1", "data.batch_size=8", folder=None)
+    assert status == 0 and "continuing" not in said  # another one
+    status, said = run("seed=0,1", folder=None)
+    assert status == 0 and "continuing the unfinished sweep in" in said
+    assert summary(folder)["status"] == "finished"
+    assert len(list(tmp_path.glob("multirun/*/*"))) == 2
+    status, said = run("seed=0,1", folder=None)  # nothing is unfinished any more
+    assert status == 0 and "continuing" not in said
+    assert len(list(tmp_path.glob("multirun/*/*"))) == 3
+
+
+def test_two_processes_dont_work_on_one_sweep(start, run, tmp_path):
+    first = start("seed=0,1", "train.steps=100000000", "hydra.launcher.strategy=loop")
+    while not (tmp_path / "sweep" / "sweep.json").exists():
+        time.sleep(0.05)
+        assert first.poll() is None, first.communicate()
+    status, said = run("seed=0,1", "train.steps=100000000")
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert status == 1 and "another process is running the sweep" in said
+
+
+def test_two_optimizers_three_frameworks_five_schedules_ten_seeds_are_six_programs(
+    folders, tmp_path, monkeypatch
+):
+    """The jobs differ in numbers, but for the optimizer and the framework."""
+    made = []
+
+    def counted(static, values, population):
+        made.append(population)
+        return compile_program(static, values, population)
+
+    compile_program = program._compile
+    monkeypatch.setattr(program, "_compile", counted)
+    monkeypatch.setattr(program, "_programs", {})
+    arguments = (
+        "optimizer=sgd,adam", "framework=jax,linen,nnx",
+        "schedule=constant,cosine,linear,exponential,warmup_cosine",
+        "seed=0,1,2,3,4,5,6,7,8,9",
+    )  # fmt: skip
+    monkeypatch.setattr(
+        "sys.argv",
+        ["runner", "-m", *TINY, f"hydra.sweep.dir={tmp_path}", *arguments,
+         f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}"],
+    )  # fmt: skip
+    cli.main()
+    assert made == [program.Population(50, 10)] * 6
+    assert len(rows(tmp_path)) == 300
+    assert states(tmp_path) == {"done": 300}
