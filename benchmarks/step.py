@@ -55,13 +55,13 @@ def images(batch_size: int) -> Dataset:
     )  # fmt: skip
 
 
-def make_run(framework: str, model: str, steps: int) -> Run:
+def make_run(framework: str, model: str, steps: int, log_every_steps: int = 100) -> Run:
     overrides = [
         f"framework={framework}",
         f"model={model}",
         f"train.steps={steps}",
         "train.epochs=null",
-        "train.log_every_steps=100",
+        f"train.log_every_steps={log_every_steps}",
         f"train.eval_every_steps={steps}",
         "data.batch_size=64",
     ]

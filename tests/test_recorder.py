@@ -1,15 +1,15 @@
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from runner.errors import ConfigError, TrainingStopped
+from runner.log import mirror
 from runner.log.files import read_metrics
 from runner.log.recorder import Recorder
-from runner.log.wandb import WandbRun, WandbSettings
+from runner.log.wandb import WandbSettings
 
 
 @pytest.fixture(autouse=True)
@@ -129,27 +129,61 @@ def test_full_disk_ends_the_run(tmp_path):
     assert summary(tmp_path)["status"] == "failed"
 
 
-def test_broken_wandb_is_told_once_and_costs_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
+@pytest.fixture
+def wandb_is(tmp_path, monkeypatch):
+    """Let the process that mirrors import another `wandb`."""
+
+    def wandb_is(code: str) -> None:
+        (tmp_path / "lib").mkdir()
+        (tmp_path / "lib" / "wandb.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))
+        monkeypatch.setattr(mirror, "_clients", [])
+
+    return wandb_is
+
+
+def test_broken_wandb_is_told_once_and_costs_nothing(tmp_path, wandb_is, capfd):
+    wandb_is("raise ImportError('broken')")
     with recorder(tmp_path, wandb=WandbSettings("offline")) as run:
         for row in ROWS:
             run.row(row)
     assert summary(tmp_path)["status"] == "finished"
     assert read_metrics(tmp_path / "metrics.jsonl") == ROWS
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "W&B offline start failed: ModuleNotFound" in err
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "W&B offline start failed: ImportError" in err
 
 
-def test_wandb_that_hangs_holds_up_neither_rows_nor_exit(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(WandbRun, "_start_one", lambda *_: time.sleep(60))
-    monkeypatch.setattr("runner.log.wandb._starting", __import__("threading").Lock())
-    monkeypatch.setattr("runner.log.wandb._timeout", lambda _: -4.9)
+def test_wandb_that_hangs_holds_up_neither_rows_nor_exit(
+    tmp_path, wandb_is, monkeypatch, capsys
+):
+    wandb_is("import time\nSettings = dict\ndef init(**_): time.sleep(60)")
+    monkeypatch.setattr(mirror, "finish_limit", lambda: -4.8)
     start = time.monotonic()
     with recorder(tmp_path, wandb=WandbSettings("offline")) as run:
         for row in ROWS:
             run.row(row)
     assert time.monotonic() - start < 5
-    assert "going on without it" in capsys.readouterr().err
+    assert "no answer" in capsys.readouterr().err
+    mirror._clients[-1].process.kill()
+
+
+def test_a_mirror_that_dies_is_told_once_and_the_next_run_gets_another(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(mirror, "_clients", [])
+    with recorder(tmp_path / "a", wandb=WandbSettings("offline")) as run:
+        run.row(ROWS[0])
+        mirror._clients[-1].process.kill()
+        mirror._clients[-1].process.wait()
+        for row in ROWS[1:]:
+            run.row(row)
+    assert read_metrics(tmp_path / "a" / "metrics.jsonl") == ROWS
+    assert summary(tmp_path / "a")["status"] == "finished"
+    assert capsys.readouterr().err.count("its process has ended") == 1
+    with recorder(tmp_path / "b", wandb=WandbSettings("offline")) as run:
+        run.row(ROWS[0])
+    assert run._wandb.mode == "offline" and run._wandb.folder.is_dir()
+    assert len(mirror._clients) == 2
 
 
 def test_quiet_is_quiet_and_its_opposite_says_where_everything_is(tmp_path, capsys):

@@ -192,14 +192,16 @@ def test_mistakes_in_the_launchers_own_keys(run, override, told):
 def test_a_bug_in_a_job_shows_its_traceback_when_it_happens(run, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from runner.models.mlp import mlp\n"
-        "def broken(*, input_shape, output_size, width):\n"
+        "def broken(*, input_shape, output_size, hidden_sizes, width):\n"
         "    return mlp(input_shape=input_shape, output_size=output_size,\n"
         "               hidden_sizes=[width // (width - 4)], activation='relu',\n"
         "               dropout=0.0)\n"
     )
     model = tmp_path / "conf" / "model"
     model.mkdir(parents=True)
-    (model / "broken.yaml").write_text("_target_: mine.broken\nwidth: 8\n")
+    (model / "broken.yaml").write_text(
+        "_target_: mine.broken\nwidth: 8\nhidden_sizes: []\n"
+    )
     status, said = run("--config-dir", "conf", "model=broken", "model.width=4,8")
     assert status == 1 and "ZeroDivisionError" in said and "in broken" in said
     assert states(tmp_path / "sweep") == {"failed": 1, "done": 1}

@@ -19,6 +19,7 @@ from runner.log.files import read_metrics
 RUN = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
+from runner.log import mirror
 from runner.log.recorder import Recorder
 from runner.log.wandb import WandbSettings
 
@@ -43,7 +44,8 @@ def core_pids():
             stats.append(path.read_text().split())
         except OSError:  # that process has just ended
             pass
-    ours = [s for s in stats if s[1] == "(wandb-core)" and s[3] == str(os.getpid())]
+    mirrors = {str(client.process.pid) for client in mirror._clients}
+    ours = [s for s in stats if s[1] == "(wandb-core)" and s[3] in mirrors]
     return [int(stat[0]) for stat in ours]
 
 def wait_for_start():

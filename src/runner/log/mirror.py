@@ -14,10 +14,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 from runner.log.wandb import WandbRun, WandbSettings, finish_limit, wanted_mode
+
+KILLED = 137  # as a shell reports it
 
 
 class WandbMirror:
@@ -101,11 +104,9 @@ class _Client:
             if not self.is_alive:
                 mirror._finished.set()
                 return
-            try:
+            with contextlib.suppress(OSError):  # that it is gone, `_listen` tells
                 self._out.write(data)
                 self._out.flush()
-            except OSError:  # `_listen` tells
-                mirror._finished.set()
 
     def forget(self, mirror: WandbMirror) -> None:
         with self._lock:
@@ -146,7 +147,10 @@ def _client() -> _Client:
 
 
 def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
-    """Do what `messages` say until they end, as they do with the other process."""
+    """Do what `messages` say until they end, as they do with the other process.
+
+    Runs that are open then, because it was killed, end as failed ones.
+    """
     runs: dict[int, WandbRun] = {}
     lock = threading.Lock()
 
@@ -165,7 +169,7 @@ def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
         try:
             name, what, *arguments = pickle.load(messages)
         except (EOFError, OSError, pickle.UnpicklingError):
-            return
+            break
         if what == "start":
             settings, config, variables = arguments
             os.environ.update(variables)
@@ -175,6 +179,9 @@ def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
             runs[name].log(*arguments)
         else:  # it waits, and others go on meanwhile
             threading.Thread(target=finish, args=(name, arguments), daemon=True).start()
+    with ThreadPoolExecutor(32) as pool:
+        for run in list(runs.values()):
+            pool.submit(run.finish, KILLED, {})
 
 
 def main() -> None:

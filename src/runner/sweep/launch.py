@@ -151,7 +151,8 @@ def _is_done(job: Job, ledger: Ledger) -> bool:
         return False
     found = json.loads(summary.read_text(encoding="utf-8"))
     if found["status"] != "finished":
-        shutil.rmtree(job.folder)  # half a run; the folder is the job's alone
+        # Half a run; the folder is the job's alone, but W&B may still write there.
+        shutil.rmtree(job.folder, ignore_errors=True)
         return False
     job.result = float(found["final"][job.config.objective])
     entry.update(state="done", result=job.result)

@@ -9,15 +9,9 @@ LONGEST = 120  # a file name has at most 255 bytes, and people read it
 
 def varying(jobs: Sequence[Sequence[str]]) -> list[str]:
     """The keys of the overrides in which `jobs` differ, in the order of the first."""
-    values: dict[str, set[str]] = {}
-    for job in jobs:
-        for override in job:
-            key, _, value = override.partition("=")
-            values.setdefault(key, set()).add(value)
-        for key in values:
-            if not any(override.partition("=")[0] == key for override in job):
-                values[key].add("")
-    return [key for key, different in values.items() if len(different) > 1]
+    given = [dict(override.partition("=")[::2] for override in job) for job in jobs]
+    keys = dict.fromkeys(key for job in given for key in job)
+    return [key for key in keys if len({job.get(key) for job in given}) > 1]
 
 
 def job_name(overrides: Sequence[str], keys: Sequence[str]) -> str:

@@ -1,0 +1,82 @@
+"""Jobs composed the quick way are what Hydra composes."""
+
+import pytest
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
+
+from runner import config
+from runner.sweep.compose import Composer
+from runner.sweep.job import _write_yaml
+
+JOBS = [
+    ["seed=1"],
+    ["seed=2", "optimizer=sgd", "optimizer.momentum=0.9"],
+    ["optimizer=adam", "optimizer.b1=0.5", "schedule=cosine", "train.epochs=3"],
+    ["+optimizer.mask=null", "optimizer.b1=0.5"],
+    ["~optimizer.b1", "seed=3"],
+    [
+        "schedule=reduce_on_plateau",
+        "schedule@schedule.base=cosine",
+        "schedule.factor=0.1",
+    ],
+    ["experiment=adam_vs_sgd", "framework=jax", "model.latent_size=4"],
+    ["seed=1", "seed=2"],
+    ["hydra.job.name=other", "seed=4"],
+    ["wandb.tags=[a,b]", "wandb.name='a, b'", "model.hidden_sizes=[3]"],
+    [],
+]
+
+
+@pytest.fixture
+def loader():
+    GlobalHydra.instance().clear()
+    config.register()
+    hydra = Hydra.create_main_hydra2(
+        "runner", create_config_search_path(str(config.conf_dir()))
+    )
+    yield hydra
+    GlobalHydra.instance().clear()
+
+
+def master(hydra):
+    return hydra.compose_config("config", ["train.epochs=5"], run_mode=RunMode.MULTIRUN)
+
+
+def test_each_job_is_as_hydra_has_it(loader):
+    whole = master(loader)
+    composer = Composer(loader.config_loader, whole)
+    for overrides in [*JOBS, *JOBS]:
+        found = composer.compose(overrides)
+        wanted = loader.config_loader.load_sweep_config(whole, overrides)
+        for each in (found, wanted):
+            # The launcher says what the job is called.
+            with open_dict(each.hydra.job):
+                each.hydra.job.override_dirname = ""
+        assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(wanted), overrides
+
+
+@pytest.mark.parametrize(
+    "wrong", ["optimizer.lerning_rate=1", "seed=x", "optimizer=no_such", "+seed=1,2"]
+)
+def test_mistakes_are_told_as_hydra_tells_them(loader, wrong):
+    whole = master(loader)
+    composer = Composer(loader.config_loader, whole)
+    with pytest.raises(HydraException) as ours:
+        composer.compose(["seed=1", wrong] if "seed" not in wrong else [wrong])
+    with pytest.raises(HydraException) as theirs:
+        loader.config_loader.load_sweep_config(
+            whole, ["seed=1", wrong] if "seed" not in wrong else [wrong]
+        )
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_the_files_in_dot_hydra_hold_what_hydra_writes(loader, tmp_path):
+    found = Composer(loader.config_loader, master(loader)).compose(["seed=1"])
+    for node in (found, found.hydra, found.optimizer, found.hydra.overrides.task):
+        _write_yaml(tmp_path / "x.yaml", node)
+        again = OmegaConf.load(tmp_path / "x.yaml")
+        assert OmegaConf.to_yaml(again) == OmegaConf.to_yaml(node)
