@@ -307,6 +307,7 @@ def test_two_optimizers_three_frameworks_five_schedules_ten_seeds_are_six_progra
     compile_program = program._compile
     monkeypatch.setattr(program, "_compile", counted)
     monkeypatch.setattr(program, "_programs", {})
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which main changes
     arguments = (
         "optimizer=sgd,adam", "framework=jax,linen,nnx",
         "schedule=constant,cosine,linear,exponential,warmup_cosine",

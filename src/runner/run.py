@@ -16,6 +16,7 @@ from runner.build import build
 from runner.errors import ConfigError
 from runner.explain import explain
 from runner.identity import identify
+from runner.log import mirror
 from runner.log.files import write_json
 from runner.log.provenance import provenance
 from runner.log.recorder import Recorder
@@ -102,6 +103,7 @@ def prepare(
     """
     try:
         wandb = wandb_settings(cfg, choices, overrides, sweep)
+        mirror.prepare(wandb)
         compilation_cache.set_up(cfg.compilation_cache)
         _check_devices()
         run = build(cfg)

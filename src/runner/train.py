@@ -112,7 +112,8 @@ def train(run: Run, write: Callable[[dict], None]) -> None:
     )
     pace = _Pace()
     for call in _calls(run, compiled, feeder, pace):
-        _write_rows(run, call, pace.measure(call), write)
+        speed = pace.measure(call)
+        _write_rows(run, jax.device_get(call), speed, write)
 
 
 def train_population(
@@ -142,8 +143,8 @@ def train_population(
     )
     pace, going = _Pace(), set(range(len(runs)))
     for call in _calls(together, compiled, feeder, pace):
-        call = jax.device_get(call)
         speed = pace.measure(call)
+        call = jax.device_get(call)
         for index in sorted(going):
             try:
                 _write_rows(runs[index], call.member(index), speed, writers[index])
@@ -242,8 +243,7 @@ def _write_rows(
     Raises:
       TrainingStopped: see `train`.
     """
-    rows = {name: np.asarray(value) for name, value in call.rows.items()}
-    evaluation = call.evaluation or {}
+    rows, evaluation = call.rows, call.evaluation or {}
     evaluation = {f"eval/{k}": float(v) for k, v in evaluation.items()}
     bad = ~np.isfinite(rows["train/loss"][: call.stop - call.start])
     for i in np.flatnonzero(call.logged | bad):

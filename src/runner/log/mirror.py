@@ -7,8 +7,10 @@ is the other one: it does what this one says, for as many runs as this one has.
 
 import atexit
 import contextlib
+import itertools
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -21,18 +23,21 @@ from typing import IO, Any
 from runner.log.wandb import WandbRun, WandbSettings, finish_limit, wanted_mode
 
 KILLED = 137  # as a shell reports it
+_names = itertools.count()
 
 
 class WandbMirror:
     """One W&B run. Nothing here waits but `finish`, and nothing raises.
 
     Attributes:
+      name: tells the mirrors of a process apart.
       mode: what it really runs in; "disabled" until it has started.
       folder: W&B's own folder of the run.
       url: its page, if it is online.
     """
 
     def __init__(self, settings: WandbSettings):
+        self.name = next(_names)
         self._settings = settings
         self._limit: float | None = None
         self._client: _Client | None = None
@@ -78,6 +83,12 @@ class WandbMirror:
             self._finished.set()
 
 
+def prepare(settings: WandbSettings) -> None:
+    """Start the process that a run with `settings` will want: it has much to import."""
+    if wanted_mode(settings) != "disabled":
+        _client()
+
+
 class _Client:
     """This end of the pipes to the process that keeps the mirrors."""
 
@@ -93,24 +104,30 @@ class _Client:
         self._out, self._in = self.process.stdin, self.process.stdout
         self._lock = threading.Lock()
         self._mirrors: dict[int, WandbMirror] = {}
+        self._messages: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         self.is_alive = True
-        threading.Thread(target=self._listen, name="runner-mirror", daemon=True).start()
+        for work in (self._listen, self._deliver):
+            threading.Thread(target=work, name="runner-mirror", daemon=True).start()
         atexit.register(self._close)
 
     def send(self, mirror: WandbMirror, *message: Any) -> None:
-        data = pickle.dumps((id(mirror), *message))
         with self._lock:
-            self._mirrors[id(mirror)] = mirror
+            self._mirrors[mirror.name] = mirror
             if not self.is_alive:
                 mirror._finished.set()
-                return
-            with contextlib.suppress(OSError):  # that it is gone, `_listen` tells
-                self._out.write(data)
-                self._out.flush()
+        self._messages.put((mirror.name, *message))
+
+    def _deliver(self) -> None:
+        # In a thread: a pipe that is full must not hold up training.
+        with contextlib.suppress(OSError, ValueError):  # gone, or closed at exit
+            while True:
+                pickle.dump(self._messages.get(), self._out)
+                if self._messages.empty():
+                    self._out.flush()
 
     def forget(self, mirror: WandbMirror) -> None:
         with self._lock:
-            self._mirrors.pop(id(mirror), None)
+            self._mirrors.pop(mirror.name, None)
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):

@@ -9,7 +9,7 @@ LONGEST = 120  # a file name has at most 255 bytes, and people read it
 
 def varying(jobs: Sequence[Sequence[str]]) -> list[str]:
     """The keys of the overrides in which `jobs` differ, in the order of the first."""
-    given = [dict(override.partition("=")[::2] for override in job) for job in jobs]
+    given = [{k: v for k, _, v in (o.partition("=") for o in job)} for job in jobs]
     keys = dict.fromkeys(key for job in given for key in job)
     return [key for key in keys if len({job.get(key) for job in given}) > 1]
 
