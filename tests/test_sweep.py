@@ -27,11 +27,8 @@ def start(tmp_path, folders):
     def start(*arguments: str, folder: str | None = "sweep") -> subprocess.Popen:
         into = [f"hydra.sweep.dir={folder}"] if folder else []
         return subprocess.Popen(
-            [sys.executable, "-m", "runner", "-m",
-             *(o for o in TINY if o[:6] != "model." or "model=broken" not in arguments),
-             *into,
-             f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}",
-             *arguments],
+            [sys.executable, "-m", "runner", "-m", *arguments, *TINY, *into,
+             f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}"],
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

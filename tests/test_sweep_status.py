@@ -11,7 +11,7 @@ from runner.sweep.table import print_table
 
 def job(*overrides, result=None, error=None):
     name = ",".join(overrides)
-    return Job(0, list(overrides), name, Path(name), "x", None, result, error)
+    return Job(0, list(overrides), name, Path(name), "x", 0, None, result, error)
 
 
 def table(jobs, keys, objective="eval/loss"):

@@ -29,6 +29,7 @@ class Job:
       name: what tells it from the others.
       folder: its run folder.
       fingerprint: its name in the ledger.
+      likeness: equal in jobs that may differ in numbers alone.
       config: as composed, `hydra` in it. Emptied once the job is built.
       result: the final value of its objective.
       error: why it failed.
@@ -39,6 +40,7 @@ class Job:
     name: str
     folder: Path
     fingerprint: str
+    likeness: int
     config: DictConfig = field(repr=False)
     result: float | None = None
     error: Exception | None = None

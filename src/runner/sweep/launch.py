@@ -100,7 +100,20 @@ def _job(config: DictConfig, overrides: list[str], number: int, keys: list[str])
         config.hydra.job.id = config.hydra.job.num = number
         config.hydra.job.override_dirname = name
     folder = Path(config.hydra.sweep.subdir)
-    return Job(number, overrides, name, folder, ledgers.fingerprint(config), config)
+    base = ledgers.base_of(config)
+    likeness = hash(json.dumps(_without_numbers(base), sort_keys=True))
+    fingerprint = ledgers.fingerprint(base)
+    return Job(number, overrides, name, folder, fingerprint, likeness, config)
+
+
+def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
+    """`base` without what is mostly an argument of a program: see `build`."""
+    optimizer, schedule = base["optimizer"], base["schedule"]
+    if isinstance(optimizer, dict):
+        optimizer = {k: v for k, v in optimizer.items() if not isinstance(v, float)}
+    if "plateau" not in str(schedule):  # which is part of its program
+        schedule = None
+    return base | {"seed": None, "optimizer": optimizer, "schedule": schedule}
 
 
 def _is_given(master: DictConfig, key: str) -> bool:

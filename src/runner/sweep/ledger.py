@@ -165,9 +165,9 @@ def base_of(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in plain.items() if k not in ("hydra", *_FREE)}
 
 
-def fingerprint(config: DictConfig) -> str:
+def fingerprint(base: Mapping[str, Any]) -> str:
     """Names a job by everything in its configuration that may change its result."""
-    text = json.dumps(base_of(config), sort_keys=True)
+    text = json.dumps(base, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

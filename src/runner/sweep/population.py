@@ -184,20 +184,25 @@ def _parts(
     members: Sequence[Member], most: int | Literal["auto"]
 ) -> Iterator[tuple[Sequence[Member], Program]]:
     """`members` in equal parts that fit into the memory, with their one program."""
-    run = members[0].run
-    limit = MOST_MEMBERS if most == "auto" else most
-    longest = min(run.timetable[:2])
-    while True:
-        parts = -(-len(members) // limit)
-        size = -(-len(members) // parts)
-        size = population_size(run.static.mesh.devices, size)
-        compiled = program(run.static, run.values, Population(size, longest))
-        if most != "auto" or size == 1 or compiled.bytes <= _memory():
-            break
-        limit = size // 2
+    size, compiled = compile_for(members[0].run, len(members), most)
     for start in range(0, len(members), size):
         yield members[start : start + size], compiled
         compiled = compiled._replace(compile_seconds=0.0)
+
+
+def compile_for(
+    run: Run, count: int, most: int | Literal["auto"]
+) -> tuple[int, Program]:
+    """The size of the populations that train `count` runs like `run`; their program."""
+    limit = MOST_MEMBERS if most == "auto" else most
+    longest = min(run.timetable[:2])
+    while True:
+        size = -(-count // -(-count // limit))
+        size = population_size(run.static.mesh.devices, size)
+        compiled = program(run.static, run.values, Population(size, longest))
+        if most != "auto" or size == 1 or compiled.bytes <= _memory():
+            return size, compiled
+        limit = size // 2
 
 
 def _memory() -> float:

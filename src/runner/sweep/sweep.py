@@ -2,7 +2,9 @@
 
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobStatus, run_job
@@ -55,18 +57,27 @@ class Sweep:
 
         strategy, most = self._launcher.strategy, self._launcher.max_members
         groups: dict[Any, list[Member]] = {}
-        # Python builds jobs while XLA trains others.
+        alike = Counter(job.likeness for job in jobs)
+        # Python builds jobs while XLA compiles or trains others.
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
-            with population.Closing() as closing:
+            with population.Closing() as closing, ThreadPoolExecutor(1) as compiling:
                 for member in ahead(self._members(jobs), BUILT_AHEAD):
-                    if population.side_by_side(member.run, strategy):
-                        key = population.group_key(member.run)
-                        groups.setdefault(key, []).append(member)
-                    else:
+                    if not population.side_by_side(member.run, strategy):
                         population.train_alone(member, closing)
+                        continue
+                    key = population.group_key(member.run)
+                    group = groups.setdefault(key, [])
+                    group.append(member)
+                    count = alike[member.job.likeness]
+                    if len(group) == 1 and count > 1:
+                        # A guess at the group's size. What raises does so again below.
+                        compiling.submit(
+                            population.compile_for, member.run, count, most
+                        )
                 self._status.phase = "compiling"
+                compiling.shutdown()
                 for members in groups.values():
                     population.train_together(members, most, closing)
         finally:
