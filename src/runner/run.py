@@ -63,7 +63,6 @@ def run_job(
     Raises:
       ConfigError, TrainingStopped: in summary.json too.
     """
-    jax.config.update("jax_debug_nans", cfg.train.debug_nans)
     job = prepare(
         cfg,
         folder=folder,
@@ -104,6 +103,7 @@ def prepare(
     try:
         wandb = wandb_settings(cfg, choices, overrides, sweep)
         mirror.prepare(wandb)
+        jax.config.update("jax_debug_nans", cfg.train.debug_nans)
         compilation_cache.set_up(cfg.compilation_cache)
         _check_devices()
         run = build(cfg)

@@ -1,7 +1,7 @@
 """Jobs of one program and timetable, trained side by side or one after the other."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -151,8 +151,16 @@ def train_together(
     if len(members) == 1:
         train_alone(members[0], closing)
         return
-    for part, compiled in _parts(members, most):
-        _together(part, compiled, closing)
+    try:
+        size, compiled = compile_for(members[0].run, len(members), most)
+    except Exception as error:  # the group's, not the sweep's
+        for member in members:
+            if member.open():
+                closing.submit(member.close, error)
+        return
+    for start in range(0, len(members), size):
+        _together(members[start : start + size], compiled, closing)
+        compiled = compiled._replace(compile_seconds=0.0)
 
 
 def _together(members: Sequence[Member], compiled: Program, closing: Closing) -> None:
@@ -178,16 +186,6 @@ def _together(members: Sequence[Member], compiled: Program, closing: Closing) ->
     else:
         for index in sorted(left):
             closing.submit(going[index].close)
-
-
-def _parts(
-    members: Sequence[Member], most: int | Literal["auto"]
-) -> Iterator[tuple[Sequence[Member], Program]]:
-    """`members` in equal parts that fit into the memory, with their one program."""
-    size, compiled = compile_for(members[0].run, len(members), most)
-    for start in range(0, len(members), size):
-        yield members[start : start + size], compiled
-        compiled = compiled._replace(compile_seconds=0.0)
 
 
 def compile_for(

@@ -112,6 +112,7 @@ class Sweep:
     def _started(self, job: Job) -> None:
         with self._lock:
             self._status.running += 1
+            self._status.progress[job.number] = 0.0
             self._ledger.set(job.fingerprint, "running")
 
     def _advanced(self, job: Job, fraction: float) -> None:
