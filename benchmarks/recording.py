@@ -2,7 +2,7 @@
 
     python benchmarks/recording.py --repeats 5
 
-The training time of one process, the three ways in turn. The digits MLP is the hard case:
+The training time of one process, three ways in turn. The digits MLP is the hard case:
 its step takes a tenth of a millisecond.
 """
 
