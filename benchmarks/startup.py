@@ -3,7 +3,7 @@
     python benchmarks/startup.py --repeats 5
 
 From the start of the process to the end of the first call of the compiled program, with
-a warm and with a cold compilation cache. By hand: import jax, flax, optax and hydra, and
+a warm and with a cold compilation cache. By hand: import jax, flax, optax, hydra, and
 compile (or load) one nnx training step of the default MLP in a loop of 256.
 """
 
