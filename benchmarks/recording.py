@@ -14,31 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from step import load, make_run
+from step import load, make_run, runner_loop
 
 from runner import config
-from runner.log.recorder import Recorder
-from runner.log.wandb import WandbSettings
 from runner.train import Run, train
-
-
-def recorded(run: Run, mode: str) -> Callable[[], float]:
-    def loop():
-        with tempfile.TemporaryDirectory() as folder:
-            recorder = Recorder(
-                Path(folder) / "run",
-                config=run.config,
-                provenance={},
-                wandb=WandbSettings(mode),
-                total_steps=len(run.learning_rates),
-                quiet=True,
-            )
-            with recorder:
-                started = time.perf_counter()
-                train(run, recorder.row)
-                return time.perf_counter() - started
-
-    return loop
 
 
 def unrecorded(run: Run) -> Callable[[], float]:
@@ -50,32 +29,37 @@ def unrecorded(run: Run) -> Callable[[], float]:
     return loop
 
 
+def compare(model: str, steps: int, repeats: int, folder: Path) -> None:
+    run = make_run("nnx", model, steps, log_every_steps=10)
+    quiet = make_run("nnx", model, steps, log_every_steps=steps)
+    ways = {
+        "none": unrecorded(quiet),
+        "JSONL": runner_loop(run, folder / model / "files", "disabled"),
+        "JSONL and W&B": runner_loop(run, folder / model / "wandb", "offline"),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for loop in ways.values():
+        loop()
+    for _ in range(repeats):
+        for name, loop in ways.items():
+            seconds[name].append(loop())
+    print(f"\n{model}, {steps} steps\n{'':<16}us/step   against none")
+    for name, times in seconds.items():
+        pairs = zip(times, seconds["none"], strict=True)
+        ratio = statistics.median(ours / none for ours, none in pairs)
+        micros = statistics.median(times) / steps * 1e6
+        print(f"{name:<16}{micros:7.0f}{ratio:10.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     config.register()
     print("command  python", *sys.argv, f"\n{load()}")
-    for model, steps in (("mlp", 40_000), ("cnn", 200)):
-        run = make_run("nnx", model, steps, log_every_steps=10)
-        quiet = make_run("nnx", model, steps, log_every_steps=steps)
-        ways = {
-            "none": unrecorded(quiet),
-            "JSONL": recorded(run, "disabled"),
-            "JSONL and W&B": recorded(run, "offline"),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for loop in ways.values():
-            loop()
-        for _ in range(args.repeats):
-            for name, loop in ways.items():
-                seconds[name].append(loop())
-        print(f"\n{model}, {steps} steps\n{'':<16}us/step   against none")
-        for name, times in seconds.items():
-            pairs = zip(times, seconds["none"], strict=True)
-            ratio = statistics.median(ours / none for ours, none in pairs)
-            micros = statistics.median(times) / steps * 1e6
-            print(f"{name:<16}{micros:7.0f}{ratio:10.3f}")
+    with tempfile.TemporaryDirectory() as folder:
+        for model, steps in (("mlp", 40_000), ("cnn", 200)):
+            compare(model, steps, args.repeats, Path(folder))
     print(f"\n{load()}")
 
 

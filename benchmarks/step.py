@@ -74,7 +74,7 @@ def make_run(framework: str, model: str, steps: int, log_every_steps: int = 100)
     return build(cfg)
 
 
-def runner_loop(run: Run, folder: Path) -> Callable[[], float]:
+def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], float]:
     """What `python -m runner` does after `build`; times the training in it."""
     numbers = iter(range(10**6))
 
@@ -83,7 +83,7 @@ def runner_loop(run: Run, folder: Path) -> Callable[[], float]:
             folder / str(next(numbers)),
             config=run.config,
             provenance={},
-            wandb=WandbSettings("offline", dir=folder),
+            wandb=WandbSettings(wandb, dir=folder),
             total_steps=len(run.learning_rates),
             quiet=True,
         )

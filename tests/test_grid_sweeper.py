@@ -1,9 +1,6 @@
 """`hydra/sweeper=grid`: the jobs that it makes, and what it refuses."""
 
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
@@ -12,6 +9,8 @@ from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from omegaconf import OmegaConf
+
+import command_line
 
 # As modules: Hydra's own tests make it run them anew.
 from hydra_plugins import grid_sweeper
@@ -180,19 +179,8 @@ def test_jobs_are_composed_first_unless_the_launcher_does_it(monkeypatch):
     ]
 
 
-def command_line(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "runner", "-m", *arguments, "hydra.sweep.dir=sweep"],
-        cwd=folder,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 def test_zip_on_the_command_line(folders, tmp_path):
-    done = command_line(
+    done = command_line.sweep(
         tmp_path,
         *("optimizer=sgd,adam", f"{RATE}=0.1,0.001"),
         f"hydra.sweeper.zip=[optimizer,{RATE}]",
@@ -207,7 +195,7 @@ def test_zip_on_the_command_line(folders, tmp_path):
 
 
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path):
-    done = command_line(tmp_path, "seed=0,0")
+    done = command_line.sweep(tmp_path, "seed=0,0")
     assert done.returncode == 1 and done.stdout == ""
     assert (
         done.stderr

@@ -1,10 +1,7 @@
-"""Which runs share a compiled program, and when steps go into one call."""
+"""Which runs share a compiled program, and that the rules of strategy.py are used."""
 
 import jax
-import jax.numpy as jnp
 import pytest
-
-from runner.program import loops
 
 
 @pytest.mark.parametrize(
@@ -32,17 +29,6 @@ def test_numbers_share_a_program(override, built):
 )  # fmt: skip
 def test_structure_does_not(override, built):
     assert built().static.key != built(override).static.key
-
-
-def test_convolutions_do_not_loop_on_cpu():
-    def convolve(x):
-        return jax.lax.conv(x, x, (1, 1), "SAME")
-
-    image = jnp.ones((1, 1, 4, 4))
-    nested = jax.make_jaxpr(jax.jit(lambda x: jax.grad(lambda y: convolve(y).sum())(x)))
-    assert not loops(nested(image).jaxpr, "cpu")
-    assert loops(nested(image).jaxpr, "gpu")
-    assert loops(jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2))).jaxpr, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`python -m runner -m`, as a person runs it: folders, fates, kills and the ledger."""
 
 import json
+import logging
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from runner import cli, program
 from runner.log.files import read_metrics
+from runner.sweep.status import Status
 
 TINY = (
     "debug=tiny", "framework=jax", "model.hidden_sizes=[8]", "mesh=single",
@@ -291,8 +293,50 @@ def test_two_processes_dont_work_on_one_sweep(start, run, tmp_path):
     assert status == 1 and "another process is running the sweep" in said
 
 
+@pytest.fixture
+def main(folders, tmp_path, monkeypatch):
+    """The program in this process, with no program compiled so far."""
+    monkeypatch.setattr(program, "_programs", {})
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which main changes
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def main(*arguments: str) -> None:
+        monkeypatch.setattr(
+            "sys.argv",
+            ["runner", "-m", *TINY, f"hydra.sweep.dir={tmp_path}", *arguments,
+             f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}"],
+        )  # fmt: skip
+        cli.main()
+
+    yield main
+    root.handlers[:], root.level = handlers, level
+
+
+def test_a_program_that_cant_be_compiled_fails_its_own_jobs_alone(
+    main, tmp_path, monkeypatch
+):
+    def compile_one(static, values, population):
+        if "sgd" in str(static.description["optimizer"]):
+            raise RuntimeError("XLA: out of memory")
+        return compile_program(static, values, population)
+
+    compile_program = program._compile
+    monkeypatch.setattr(program, "_compile", compile_one)
+    said: list[str] = []  # each with its traceback, when it happens
+    monkeypatch.setattr(Status, "say", lambda _, text: said.append(text))
+    with pytest.raises(SystemExit) as ended:
+        main("optimizer=sgd,adam", "seed=0,1")
+    assert ended.value.code == "error: RuntimeError: XLA: out of memory"
+    assert states(tmp_path) == {"failed": 2, "done": 2}
+    folder = tmp_path / "optimizer=sgd,seed=1"
+    assert summary(folder)["error"] == "RuntimeError: XLA: out of memory"
+    assert "in compile_one" in (folder / "error.txt").read_text()
+    assert len(said) == 2 and all("in compile_one" in text for text in said)
+
+
 def test_two_optimizers_three_frameworks_five_schedules_ten_seeds_are_six_programs(
-    folders, tmp_path, monkeypatch
+    main, tmp_path, monkeypatch
 ):
     """The jobs differ in numbers, but for the optimizer and the framework."""
     made = []
@@ -303,19 +347,11 @@ def test_two_optimizers_three_frameworks_five_schedules_ten_seeds_are_six_progra
 
     compile_program = program._compile
     monkeypatch.setattr(program, "_compile", counted)
-    monkeypatch.setattr(program, "_programs", {})
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which main changes
-    arguments = (
+    main(
         "optimizer=sgd,adam", "framework=jax,linen,nnx",
         "schedule=constant,cosine,linear,exponential,warmup_cosine",
         "seed=0,1,2,3,4,5,6,7,8,9",
     )  # fmt: skip
-    monkeypatch.setattr(
-        "sys.argv",
-        ["runner", "-m", *TINY, f"hydra.sweep.dir={tmp_path}", *arguments,
-         f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}"],
-    )  # fmt: skip
-    cli.main()
     assert made == [program.Population(50, 10)] * 6
     assert len(rows(tmp_path)) == 300
     assert states(tmp_path) == {"done": 300}

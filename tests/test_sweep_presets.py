@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -13,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import command_line
 from runner import config
 from runner.config import conf_dir
 
@@ -119,21 +117,9 @@ def test_the_tuned_optimizers_can_be_searched():
     assert set(SEARCHES) == set(best_rates())
 
 
-def command_line(folder, *arguments):
-    """A process, because optuna warns when it is imported."""
-    return subprocess.run(
-        [sys.executable, "-m", "runner", "-m", *arguments, "hydra.sweep.dir=sweep"],
-        cwd=folder,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 @needs_optuna
 def test_optuna_searches_the_space_of_the_optimizer(folders, tmp_path):
-    done = command_line(
+    done = command_line.sweep(
         tmp_path,
         *("sweep=optuna", "optimizer=sgd", "hydra.sweeper.n_trials=4"),
         *("hydra.sweeper.n_jobs=2", "debug=tiny", "verify=false"),
@@ -163,7 +149,7 @@ def test_optuna_searches_the_space_of_the_optimizer(folders, tmp_path):
     ],
 )
 def test_optuna_refuses_what_has_no_space_of_its_own(tmp_path, optimizer, said):
-    done = command_line(tmp_path, "sweep=optuna", f"optimizer={optimizer}")
+    done = command_line.sweep(tmp_path, "sweep=optuna", f"optimizer={optimizer}")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ") and said in done.stderr
     assert not list(tmp_path.rglob("summary.json"))

@@ -103,9 +103,7 @@ class GridSweeper(BasicSweeper):
     ) -> list[list[Job]]:
         """What to combine: for each key its values, for zipped keys those together."""
         swept = {_name(key): key for key in given if overrides[key].is_sweep_override()}
-        first: dict[
-            str, list[str]
-        ] = {}  # a group of keys, by that which was given first
+        first: dict[str, list[str]] = {}  # a group, by its key that was given first
         zipped: set[str] = set()
         for names in self._groups():
             group = sorted((_swept(n, swept) for n in names), key=list(given).index)

@@ -19,6 +19,7 @@ from runner.mesh import Mesh, data_mesh
 from runner.optimization import Optimization
 from runner.optimizers import Optimizer, optimizer
 from runner.program import Static
+from runner.recent import Recent
 from runner.schedules import ReduceOnPlateau
 from runner.step import Values, train_step
 from runner.targets import call, check_targets, made_once, target
@@ -36,7 +37,7 @@ class _Shared(NamedTuple):
     metrics: list[str]
 
 
-_shared: dict[str, _Shared] = {}
+_shared: Recent[_Shared] = Recent(16)
 
 
 def build(cfg: DictConfig) -> Run:
@@ -74,8 +75,8 @@ def build(cfg: DictConfig) -> Run:
     )
     config = recorded(cfg)
     description = _description(config, dataset, mesh, tx, wanted)
-    key = program.key(description)
-    if key not in _shared:
+
+    def share() -> _Shared:
         parts = {"loss": loss, "optimizer": tx}
         pipeline = call(
             cfg, "framework", model=model, example=feed.example(dataset), **parts
@@ -94,8 +95,9 @@ def build(cfg: DictConfig) -> Run:
         if cfg.verify:
             verify(pipeline, tx.hyperparameters, wanted, init_key)
         toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
-        _shared[key] = _Shared(static, toy, program.check(static, values))
-    shared = _shared[key]
+        return _Shared(static, toy, program.check(static, values))
+
+    shared = _shared.get(program.key(description), share)
     _check_objective(cfg.objective, shared.metrics)
     return Run(
         shared.static, values, rates, init_key, order, settings, config, tx, wanted,
@@ -240,5 +242,6 @@ def _description(
         },
         "devices": [mesh.devices, jax.devices()[0].device_kind],
         "versions": [jax.__version__],
+        # What was not verified must not pass for what was.
         "verify": config["verify"],
     }  # fmt: skip

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner import config
 from runner.explain import explain
-from runner.failures import MISTAKES, told
+from runner.failures import MISTAKES, told, was_told
 
 
 def main() -> None:
@@ -53,6 +53,8 @@ def _message(error: BaseException) -> str | None:
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     if job.__code__ in frames:
         return None
+    if was_told(error):  # with its traceback, when a job of a packed sweep failed
+        return f"{type(error).__name__}: {error}"
     # From here on it happened in Hydra, before any job of ours.
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError):  # in its log file's handler it has a ValueError

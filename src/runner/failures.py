@@ -12,8 +12,17 @@ from runner.explain import explain
 MISTAKES = (ConfigError, TrainingStopped, HydraException, OmegaConfBaseException)
 
 
+_told: set[int] = set()  # by id: who keeps the error keeps all that its frames hold
+
+
+def was_told(error: BaseException) -> bool:
+    """Whether `told` has said all of it."""
+    return id(error) in _told
+
+
 def told(name: object, error: BaseException) -> str:
     """What to print of the job `name` of a sweep when it fails."""
+    _told.add(id(error))
     if isinstance(error, MISTAKES):
         return f"job {name} failed: {explain(error)}"
     return f"job {name} failed:\n" + "".join(traceback.format_exception(error))

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import ConfigError, did_you_mean
 from runner.explain import explain
+from runner.recent import Recent
 from runner.signature import described, fits, hints
 
 _HYDRA_KEYS = {"_target_", "_convert_", "_partial_", "_recursive_", "_args_"}
@@ -80,22 +81,14 @@ def call(cfg: DictConfig, group: str, **given) -> Any:
         raise
 
 
-_made: dict[str, Any] = {}
+_made: Recent[Any] = Recent(16)
 
 
 def made_once(cfg: DictConfig, group: str, **given) -> Any:
-    """`call`, or what it made when this process last asked for the same.
-
-    A sweep changes numbers, so its jobs mostly have one data set and one model. Only
-    the last few are kept, since a data set may be large.
-    """
+    """`call`, or what it made when this process last asked for the same."""
     node = OmegaConf.to_container(cfg[group], resolve=True)
     name = json.dumps([group, node, given], sort_keys=True, default=str)
-    if name not in _made:
-        while len(_made) >= 16:
-            del _made[next(iter(_made))]
-        _made[name] = call(cfg, group, **given)
-    return _made[name]
+    return _made.get(name, lambda: call(cfg, group, **given))
 
 
 def _check(node: Any, key: str) -> None:

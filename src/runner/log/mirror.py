@@ -113,8 +113,9 @@ class _Client:
     def send(self, mirror: WandbMirror, *message: Any) -> None:
         with self._lock:
             self._mirrors[mirror.name] = mirror
-            if not self.is_alive:
+            if not self.is_alive:  # nobody would take it out of the queue
                 mirror._finished.set()
+                return
         self._messages.put((mirror.name, *message))
 
     def _deliver(self) -> None:
@@ -133,8 +134,9 @@ class _Client:
         with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
             while True:
                 name, *told = pickle.load(self._in)
-                if name in self._mirrors:
-                    self._mirrors[name]._told(*told)
+                mirror = self._mirrors.get(name)
+                if mirror:  # it may have given up waiting
+                    mirror._told(*told)
         with self._lock:
             self.is_alive = False
             left = list(self._mirrors.values())

@@ -40,7 +40,7 @@ class Job:
     name: str
     folder: Path
     fingerprint: str
-    likeness: int
+    likeness: str
     config: DictConfig = field(repr=False)
     result: float | None = None
     error: Exception | None = None

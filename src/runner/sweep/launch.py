@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.utils import (
-    JobReturn,
-    configure_log,
-    setup_globals,
-)
+from hydra.core.utils import JobReturn, configure_log, setup_globals
 from omegaconf import DictConfig, open_dict
 
 from runner.errors import ConfigError, did_you_mean
@@ -101,8 +97,8 @@ def _job(config: DictConfig, overrides: list[str], number: int, keys: list[str])
         config.hydra.job.override_dirname = name
     folder = Path(config.hydra.sweep.subdir)
     base = ledgers.base_of(config)
-    likeness = hash(json.dumps(_without_numbers(base), sort_keys=True))
     fingerprint = ledgers.fingerprint(base)
+    likeness = ledgers.fingerprint(_without_numbers(base))
     return Job(number, overrides, name, folder, fingerprint, likeness, config)
 
 

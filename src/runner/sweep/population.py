@@ -1,7 +1,7 @@
 """Jobs of one program and timetable, trained side by side or one after the other."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -63,10 +63,8 @@ class Member:
         """Leave the recorder, and wait for W&B."""
         if isinstance(error, Exception):
             self.job.error = error
-        kind, trace = (
-            type(error) if error else None,
-            getattr(error, "__traceback__", None),
-        )
+        kind = type(error) if error else None
+        trace = error.__traceback__ if error else None
         try:
             self.prepared.recorder.__exit__(kind, error, trace)
         except Exception as closing:
@@ -126,16 +124,13 @@ def train_alone(member: Member, closing: Closing) -> None:
     """Train one job to its end, through the program that it may share with others."""
     if not member.open():
         return
+    error: BaseException | None = None
     try:
         member.prepared.recorder.finish(compilation(member.run))
         train(member.run, member.row)
-    except Exception as error:
-        closing.submit(member.close, error)
-    except BaseException as error:
-        member.close(error)
-        raise
-    else:
-        closing.submit(member.close)
+    except BaseException as raised:
+        error = raised
+    _end([member], error, closing)
 
 
 def train_together(
@@ -170,22 +165,27 @@ def _together(members: Sequence[Member], compiled: Program, closing: Closing) ->
     going = [member for member in members if member.open()]
     if not going:
         return
-    left = set(range(len(going)))
+    left = dict(enumerate(going))
+    error: BaseException | None = None
     try:
         for member in going:
             member.prepared.recorder.finish(compiled_facts(compiled))
         runs, rows = [m.run for m in going], [m.row for m in going]
-        for index, error in train_population(runs, rows, compiled):
-            left.remove(index)
-            closing.submit(going[index].close, error)
-    except BaseException as error:
-        for index in sorted(left):
-            closing.submit(going[index].close, error)
-        if not isinstance(error, Exception):
-            raise
-    else:
-        for index in sorted(left):
-            closing.submit(going[index].close)
+        for index, stopped in train_population(runs, rows, compiled):
+            closing.submit(left.pop(index).close, stopped)
+    except BaseException as raised:
+        error = raised
+    _end(left.values(), error, closing)
+
+
+def _end(
+    members: Iterable[Member], error: BaseException | None, closing: Closing
+) -> None:
+    """Close `members`; Ctrl-C and the like go on after that."""
+    for member in members:
+        closing.submit(member.close, error)
+    if error and not isinstance(error, Exception):
+        raise error
 
 
 def compile_for(

@@ -65,12 +65,9 @@ def _rows(
     """Name, mean, standard deviation and number of the jobs of each setting."""
     results: dict[str, list[float]] = {}
     for job in jobs:
-        if settings:
-            told = [o for o in job.overrides if o.partition("=")[0] in settings]
-        else:
-            told = [job.name.partition("seed=")[0].strip(",") or "all seeds"]
+        told = [o for o in job.overrides if o.partition("=")[0] in settings]
         assert job.result is not None
-        results.setdefault(" ".join(told), []).append(job.result)
+        results.setdefault(" ".join(told) or "all seeds", []).append(job.result)
     return [
         (
             name,
