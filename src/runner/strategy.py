@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 # On CPU the members of a population share what a step costs besides its arithmetic, but
 # their parameters push each other out of the caches. Below so many operations of matrix
 # products in a step the first wins.
-CPU_VMAP_FLOPS = 30e6
+CPU_VMAP_FLOPS = 100e6
 
 
 def loops(jaxpr: Jaxpr, backend: str) -> bool:
