@@ -54,7 +54,7 @@ def test_another_seed_is_another_run(trained):
 def test_losses_do_not_depend_on_the_number_of_devices(model, trained):
     asked = (*LENGTH, f"model={model}", "train.log_every_steps=1")
     one = trained(*asked, "mesh=single")
-    eight = trained(*asked, "mesh=auto")
+    eight = trained(*asked, "mesh=data")
     for key in ("train/loss", "eval/loss"):
         np.testing.assert_allclose(
             [row[key] for row in eight if key in row],
@@ -66,7 +66,7 @@ def test_losses_do_not_depend_on_the_number_of_devices(model, trained):
 def test_batches_are_sharded_over_the_devices(built):
     from runner.data import feed
 
-    run = built(*LENGTH, "mesh=auto", "data.mode=memory")
+    run = built(*LENGTH, "mesh=data", "data.mode=memory")
     static = run.static
     batches = feed.TrainFeed(static.dataset, run.order, static.mesh, 4, 0).take(2)
     shards = batches["input"].addressable_shards

@@ -12,6 +12,7 @@ import numpy as np
 from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.frameworks.pipeline import Pipeline
+from runner.frameworks.sharded import sharded
 from runner.models.mlp import mlp
 from runner.models.model import Model
 from runner.optimization import Optimization
@@ -32,7 +33,7 @@ def identify(run: Run) -> dict[str, Any]:
     return {
         "optimizer_probe": optimizer_probe(run.toy, values, run.wanted),
         "initial_parameters": initial_parameters(
-            run.static.pipeline, run.init_key, values
+            sharded(run.static.pipeline, run.static.mesh), run.init_key, values
         ),
         "data_order": data_order(run.static.dataset, run.order),
     }

@@ -16,6 +16,7 @@ from runner.data import feed
 from runner.data.dataset import Dataset, eval_indices
 from runner.errors import ConfigError
 from runner.frameworks.pipeline import Pipeline
+from runner.frameworks.sharded import sharded
 from runner.losses import Loss
 from runner.mesh import Mesh, population_mesh
 from runner.step import Values
@@ -142,6 +143,12 @@ def check(static: Static, values: Values) -> list[str]:
     return [*row, *means, "time/steps_per_second"]
 
 
+def carry_shapes(static: Static, values: Values) -> Any:
+    """The shapes of what a run hands from step to step, each with its sharding."""
+    shapes = _carry(static, values)
+    return _placed(shapes, static.mesh.state(shapes))
+
+
 def _carry(static: Static, values: Values) -> Any:
     init = step.init(static.pipeline, static.averaging)
     return jax.eval_shape(init, values.key, np.float32(0), values.hyperparameters)
@@ -179,13 +186,14 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
         mesh = population_mesh(static.mesh.devices, *lead)
 
     def own(tree):  # of each member
-        return _placed(tree, mesh.carry, lead)
+        return _placed(tree, mesh.own, lead)
 
-    def ready(function, *arguments, **options):
-        options["out_shardings"] = mesh.carry
-        return _ready(jax.jit(function, **options), *arguments)
+    def ready(function, places, *arguments, **options):
+        return _ready(jax.jit(function, out_shardings=places, **options), *arguments)
 
-    carry = own(_carry(static, values))
+    shapes = _carry(static, values)
+    state = mesh.state(shapes)
+    carry = _placed(shapes, state, lead)
     columns, eval_columns = (
         _placed(feed.column_shapes(dataset, split), mesh.replicated)
         for split in (dataset.train, dataset.eval)
@@ -193,18 +201,18 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
     batches = _placed(feed.train_shapes(dataset, capacity), mesh.batches, lead)
     eval_shapes = feed.eval_shapes(dataset, eval_capacity)
     eval_batches = _placed(eval_shapes, mesh.eval_batches)
-    totals = _totals(static, _carry(static, values), eval_columns, eval_batches)
+    totals = _totals(static, shapes, eval_columns, eval_batches)
     numbers = jax.eval_shape(lambda: values)
     number, rates = (jax.ShapeDtypeStruct(n, jnp.float32) for n in ((), (capacity,)))
     logged, one = np.zeros(capacity, bool), np.int32(0)
     trained = ready(
-        train, carry, columns, batches, own(rates), logged, one, one, own(number),
-        own(numbers), donate_argnums=0,
+        train, (state, mesh.own), carry, columns, batches, own(rates), logged, one, one,
+        own(number), own(numbers), donate_argnums=0,
     )  # fmt: skip
     return Program(
-        ready(init, own(numbers.key), own(number), own(numbers.hyperparameters)),
+        ready(init, state, own(numbers.key), own(number), own(numbers.hyperparameters)),
         trained,
-        ready(evaluate, carry, eval_columns, eval_batches, own(totals)),
+        ready(evaluate, mesh.own, carry, eval_columns, eval_batches, own(totals)),
         capacity,
         eval_capacity,
         {k: np.zeros((*lead, *s.shape), s.dtype) for k, s in totals.items()},
@@ -219,13 +227,14 @@ def _functions(
 ) -> tuple[Callable, Callable, Callable]:
     """`init`, `train` and `evaluate`, not yet compiled."""
     train_step, axis = static.train_step, None
-    if population:
-        axis = "members"
-        train_step = step.train_step(static.pipeline, static.microbatches, axis)
-    init = step.init(static.pipeline, static.averaging)
+    pipeline = sharded(static.pipeline, static.mesh)
+    if population:  # which has a mesh of its own
+        axis, pipeline = "members", static.pipeline
+        train_step = step.train_step(pipeline, static.microbatches, axis)
+    init = step.init(pipeline, static.averaging)
     train = call.train_call(train_step, static.dataset, capacity)
     evaluate = call.eval_call(
-        step.eval_step(static.pipeline, static.loss), static.dataset, eval_capacity
+        step.eval_step(pipeline, static.loss), static.dataset, eval_capacity
     )
     if population:
         # In the order of their arguments: 0 what each member has of its own, None what
@@ -251,12 +260,14 @@ def _ready(jitted: Any, *arguments: Any) -> Callable:
     return jitted.lower(*arguments).compile()
 
 
-def _placed(shapes: Any, sharding: Any, lead: tuple[int, ...] = ()) -> Any:
-    def placed(x):
+def _placed(shapes: Any, shardings: Any, lead: tuple[int, ...] = ()) -> Any:
+    """`shapes` after `lead`, where `shardings`, one or one for each, puts them."""
+
+    def placed(x, sharding):
         shape = (*lead, *x.shape)
         return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
 
-    return jax.tree.map(placed, shapes)
+    return jax.tree.map(placed, shapes, jax.tree.broadcast(shardings, shapes))
 
 
 def _totals(static: Static, carry, columns, batches) -> dict[str, Any]:
