@@ -20,7 +20,7 @@ CHOICES = {
     "schedule": "constant",
     "data": "digits",
     "loss": "classification",
-    "mesh": "auto",
+    "mesh": "data",
 }
 
 

@@ -166,7 +166,7 @@ def test_a_writer_that_fails_ends_its_run_alone(built):
 
 
 def test_a_population_is_filled_up_and_spread_over_devices(built):
-    fixed = (*SMALL, "mesh=auto")
+    fixed = (*SMALL, "mesh=data")
     runs = [built(*fixed, f"seed={seed}") for seed in range(3)]
     assert runs[0].static.mesh.devices == 8
     rows, _ = together(runs)  # 2 devices a member's batch, 4 members
@@ -180,6 +180,6 @@ def test_population_size(devices, members):
     size = population_size(devices, members)
     assert members <= size < members + devices
     if devices <= len(jax.devices()):
-        mesh = population_mesh(devices, size).carry.mesh
+        mesh = population_mesh(devices, size).own.mesh
         assert np.prod(list(mesh.shape.values())) == devices
         assert size % mesh.shape["members"] == 0

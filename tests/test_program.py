@@ -21,7 +21,7 @@ def test_numbers_share_a_program(override, built):
     [
         "framework=jax", "model=cnn", "model.hidden_sizes=[8]", "optimizer=sgd",
         "optimizer.nesterov=true", "loss.label_smoothing=0.1", "data.batch_size=32",
-        "schedule=reduce_on_plateau", "mesh=auto", "train.ema_decay=0.9",
+        "schedule=reduce_on_plateau", "mesh=data", "train.ema_decay=0.9",
         "train.clip_global_norm=1.0", "train.gradient_accumulation=2",
         "train.steps_per_call=5", "data.mode=memory", "data.std=1.0",
         "model.dropout=0.5",

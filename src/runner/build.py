@@ -14,8 +14,9 @@ from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
 from runner.frameworks.pipeline import Pipeline, State
+from runner.frameworks.sharded import sharded
 from runner.identity import toy_batch, toy_model
-from runner.mesh import Mesh, data_mesh
+from runner.mesh import Mesh, device_mesh
 from runner.optimization import Optimization
 from runner.optimizers import Optimizer, optimizer
 from runner.program import Static
@@ -58,7 +59,7 @@ def build(cfg: DictConfig) -> Run:
     dataset = made_once(cfg, "data")
     order = _order(cfg, dataset)
     settings = _settings(cfg, order)
-    mesh = data_mesh(cfg.mesh.data, dataset.batch_size, settings.gradient_accumulation)
+    mesh = device_mesh(cfg.mesh, dataset.batch_size, settings.gradient_accumulation)
     loss = made_once(cfg, "loss")
     sizes = {
         "input_shape": dataset.input_shape,
@@ -84,18 +85,20 @@ def build(cfg: DictConfig) -> Run:
             cfg, "framework", model=model, example=feed.example(dataset), **parts
         )
         pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
+        placed = sharded(pipeline, mesh)
+        averaging = settings.ema_decay is not None
+        microbatches = settings.gradient_accumulation
         static = Static(
             description=description,
             pipeline=pipeline,
-            init=jax.jit(step.init(pipeline, settings.ema_decay is not None)),
-            train_step=jax.jit(
-                step.train_step(pipeline, settings.gradient_accumulation)
-            ),
-            eval_step=jax.jit(step.eval_step(pipeline, loss)),
+            init=jax.jit(step.init(placed, averaging)),
+            train_step=jax.jit(step.train_step(placed, microbatches)),
+            eval_step=jax.jit(step.eval_step(placed, loss)),
             loss=loss,
             dataset=dataset,
             mesh=mesh,
-            microbatches=settings.gradient_accumulation,
+            averaging=averaging,
+            microbatches=microbatches,
             steps_per_call=_number(settings.steps_per_call),
             entry=entry,
         )
@@ -184,6 +187,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "train.clip_global_norm": (lambda x: 0 < x < np.inf, "greater than 0, or null"),
     "train.ema_decay": (lambda x: 0 < x < 1, "between 0 and 1, or null"),
+    "print": (lambda x: x == "sharding", "sharding, or null"),
     "wandb.mode": (
         lambda x: x in ("offline", "online", "disabled"),
         "offline, online or disabled",
@@ -266,7 +270,8 @@ def _description(
             "scale": [dataset.mean, dataset.std],
             "mode": dataset.mode,
         },
-        "devices": [mesh.devices, jax.devices()[0].device_kind],
+        "mesh": [mesh.devices, mesh.fsdp, mesh.fsdp > 1 and mesh.min_shard_elements],
+        "device_kind": jax.devices()[0].device_kind,
         "versions": [jax.__version__],
         # What was not verified must not pass for what was.
         "verify": config["verify"],

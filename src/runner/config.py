@@ -38,6 +38,8 @@ class MeshConfig:
     """`mesh`: the named axes of the device mesh and how many devices each takes."""
 
     data: int = MISSING
+    fsdp: int = MISSING
+    min_shard_elements: int = MISSING
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Config:
     seed: int = MISSING
     objective: str = MISSING
     verify: bool = MISSING
+    print: str | None = MISSING
     compilation_cache: str | None = MISSING
     train: TrainConfig = MISSING
     mesh: MeshConfig = MISSING

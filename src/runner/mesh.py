@@ -1,11 +1,12 @@
 """The device mesh, and where arrays live on it."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from runner.config import MeshConfig
 from runner.errors import ConfigError
 
 
@@ -14,42 +15,114 @@ class Mesh(NamedTuple):
 
     Attributes:
       replicated: whole on every device.
-      carry: of parameters, rows and whatever else a run has of its own.
-      batches: of training batches, whose examples are split over the axis `data`.
+      own: of rows and of what a run has of its own besides its state.
+      batches: of training batches, whose examples are split over all devices; those of
+        a population over the devices of each member.
       eval_batches: of evaluation batches, likewise; a population shares them.
       devices: how many there are.
+      fsdp: over how many of them an array of the state may be split.
+      min_shard_elements: the least size of an array that is.
     """
 
     replicated: NamedSharding
-    carry: NamedSharding
+    own: NamedSharding
     batches: NamedSharding
     eval_batches: NamedSharding
     devices: int
+    fsdp: int
+    min_shard_elements: int
+
+    def state(self, shapes: Any) -> Any:
+        """The sharding of each array of a state, or of anything shaped like its parts.
+
+        By shape alone, so that an optimizer's moments lie where their parameters do.
+        """
+        if self.fsdp == 1:
+            return jax.tree.map(lambda _: self.own, shapes)
+
+        def sharding(x):
+            spec = split(x.shape, self.fsdp, self.min_shard_elements)
+            return NamedSharding(self.own.mesh, spec)
+
+        return jax.tree.map(sharding, shapes)
 
 
-def data_mesh(data: int, batch_size: int, microbatches: int) -> Mesh:
-    """A mesh of `data` devices, or of all of them for -1, that splits each batch."""
-    available = len(jax.devices())
-    count = available if data == -1 else data
-    if not 1 <= count <= available:
+def split(shape: tuple[int, ...], fsdp: int, least: int) -> PartitionSpec:
+    """How an array lies on the axis `fsdp` of that many devices.
+
+    One of at least `least` elements is split along its largest dimension that `fsdp`
+    divides, the first of equals. Any other is whole on every device.
+    """
+    divisible = [i for i, size in enumerate(shape) if size % fsdp == 0]
+    if fsdp == 1 or math.prod(shape) < least or not divisible:
+        return PartitionSpec()
+    largest = max(divisible, key=lambda i: shape[i])
+    return PartitionSpec(*[None] * largest, "fsdp")
+
+
+def device_mesh(config: MeshConfig, batch_size: int, microbatches: int) -> Mesh:
+    """The mesh of one run: axes `data` and `fsdp`, which split each batch together.
+
+    Args:
+      config: the `mesh` section.
+      batch_size: the examples of a step over all devices.
+      microbatches: that each batch is cut into.
+
+    Raises:
+      ConfigError: there aren't so many devices, or they don't divide the batch.
+    """
+    data, fsdp = _sizes(config.data, config.fsdp, len(jax.devices()))
+    count = data * fsdp
+    if config.min_shard_elements < 1:
         raise ConfigError(
-            f"mesh.data={data} must be -1 or between 1 and the {available} devices here"
+            f"mesh.min_shard_elements={config.min_shard_elements} must be at least 1"
         )
     if microbatches < 1 or batch_size % (count * microbatches):
         raise ConfigError(
             f"data.batch_size={batch_size} must be divisible by the {count} devices of "
-            f"mesh.data={data} times train.gradient_accumulation={microbatches}"
+            f"mesh.data={config.data} and mesh.fsdp={config.fsdp} times "
+            f"train.gradient_accumulation={microbatches}"
         )
-    mesh = _mesh({"data": count})
+    mesh = _mesh({"data": data, "fsdp": fsdp})
     replicated = NamedSharding(mesh, PartitionSpec())
-    batches = NamedSharding(mesh, PartitionSpec(None, "data"))
-    return Mesh(replicated, replicated, batches, batches, count)
+    batches = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+    least = config.min_shard_elements
+    return Mesh(replicated, replicated, batches, batches, count, fsdp, least)
+
+
+def _sizes(data: int, fsdp: int, available: int) -> tuple[int, int]:
+    """`data` and `fsdp` with a -1 replaced by the devices that the other one leaves."""
+    for name, size in (("data", data), ("fsdp", fsdp)):
+        if size != -1 and not 1 <= size <= available:
+            raise ConfigError(
+                f"mesh.{name}={size} must be -1 or between 1 and the {available} "
+                "devices here"
+            )
+    if data == fsdp == -1:
+        raise ConfigError(
+            "mesh.data=-1 and mesh.fsdp=-1: only one can take what the other leaves"
+        )
+    if -1 in (data, fsdp):
+        name, given = ("fsdp", fsdp) if data == -1 else ("data", data)
+        if available % given:
+            raise ConfigError(
+                f"mesh.{name}={given} must divide the {available} devices here, since "
+                "the other axis is -1"
+            )
+        return (available // fsdp, fsdp) if data == -1 else (data, available // data)
+    if data * fsdp > available:
+        raise ConfigError(
+            f"mesh.data={data} times mesh.fsdp={fsdp} is more than the {available} "
+            "devices here"
+        )
+    return data, fsdp
 
 
 def population_mesh(devices: int, members: int) -> Mesh:
     """The same devices for a population, whose members are spread over them.
 
-    What devices are left over split the batches of each member.
+    What devices are left over split the batches of each member, whose state they all
+    hold: `fsdp` is for models too large for that.
     """
     spread = math.gcd(devices, members)
     mesh = _mesh({"members": spread, "data": devices // spread})
@@ -59,10 +132,12 @@ def population_mesh(devices: int, members: int) -> Mesh:
 
     return Mesh(
         replicated=sharding(),
-        carry=sharding("members"),
+        own=sharding("members"),
         batches=sharding("members", None, "data"),
         eval_batches=sharding(None, "data"),
         devices=devices,
+        fsdp=1,
+        min_shard_elements=1,
     )
 
 

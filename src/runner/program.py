@@ -46,6 +46,7 @@ class Static(NamedTuple):
     loss: Loss
     dataset: Dataset
     mesh: Mesh
+    averaging: bool
     microbatches: int
     steps_per_call: int | None
     entry: Entry
@@ -148,9 +149,12 @@ def init(static: Static, values: Values) -> Callable:
       static: what it is made from.
       values: of one run; only their shapes and types matter.
     """
+    if not static.entry.is_new:
+        return static.entry.found("init")
     mesh = static.mesh
     arguments = jax.eval_shape(lambda: _init_arguments(values))
-    jitted = jax.jit(static.init, out_shardings=mesh.carry)
+    places = mesh.state(_carry(static, values))
+    jitted = jax.jit(static.init, out_shardings=places)
     return static.entry.function("init", jitted, *_placed(arguments, mesh.replicated))
 
 
@@ -183,6 +187,12 @@ def check(static: Static, values: Values) -> list[str]:
     evaluation = jax.eval_shape(static.eval_step, carry, masked)
     means = [f"eval/{name}" for name in evaluation if name != "count"]
     return [*row, *means, "time/steps_per_second"]
+
+
+def carry_shapes(static: Static, values: Values) -> Any:
+    """The shapes of what a run hands from step to step, each with its sharding."""
+    shapes = _carry(static, values)
+    return _placed(shapes, static.mesh.state(shapes))
 
 
 def _carry(static: Static, values: Values) -> Any:
@@ -227,15 +237,17 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
         mesh = population_mesh(static.mesh.devices, *lead)
 
     def own(tree):  # of each member
-        return _placed(tree, mesh.carry, lead)
+        return _placed(tree, mesh.own, lead)
 
-    def ready(name, function, *arguments, **options):
-        jitted = jax.jit(function, out_shardings=mesh.carry, **options)
+    def ready(name, function, places, *arguments, **options):
+        jitted = jax.jit(function, out_shardings=places, **options)
         if population:
             return _ready(jitted, *arguments)
         return static.entry.function(name, jitted, *arguments)
 
-    carry = own(_carry(static, values))
+    shapes = _carry(static, values)
+    state = mesh.state(shapes)
+    carry = _placed(shapes, state, lead)
     columns, eval_columns = (
         _placed(feed.column_shapes(dataset, split), mesh.replicated)
         for split in (dataset.train, dataset.eval)
@@ -243,22 +255,25 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
     batches = _placed(feed.train_shapes(dataset, capacity), mesh.batches, lead)
     eval_shapes = feed.eval_shapes(dataset, eval_capacity)
     eval_batches = _placed(eval_shapes, mesh.eval_batches)
-    totals = _totals(static, _carry(static, values), eval_columns, eval_batches)
+    totals = _totals(static, shapes, eval_columns, eval_batches)
     numbers = jax.eval_shape(lambda: values)
     number, rates = (jax.ShapeDtypeStruct(n, jnp.float32) for n in ((), (capacity,)))
     logged, one = np.zeros(capacity, bool), np.int32(0)
     trained = ready(
-        "train", train, carry, columns, batches, own(rates), logged, one, one,
-        own(number), own(numbers), donate_argnums=0,
+        "train", train, (state, mesh.own), carry, columns, batches, own(rates), logged,
+        one, one, own(number), own(numbers), donate_argnums=0,
     )  # fmt: skip
+    arguments = carry, eval_columns, eval_batches, own(totals)
+    evaluated = ready("evaluate", evaluate, mesh.own, *arguments)
     initial = init(static, values)
     if population:
+        one = step.init(static.pipeline, static.averaging)
         arguments = own(numbers.key), own(number), own(numbers.hyperparameters)
-        initial = ready("init", jax.vmap(static.init), *arguments)
+        initial = ready("init", jax.vmap(one), state, *arguments)
     return Program(
         initial,
         trained,
-        ready("evaluate", evaluate, carry, eval_columns, eval_batches, own(totals)),
+        evaluated,
         capacity,
         eval_capacity,
         {k: np.zeros((*lead, *s.shape), s.dtype) for k, s in totals.items()},
@@ -272,12 +287,13 @@ def _functions(
     static: Static, capacity: int, eval_capacity: int, population: Population | None
 ) -> tuple[Callable, Callable]:
     """`train` and `evaluate`, not yet compiled."""
-    train_step, axis = static.train_step, None
-    if population:
+    train_step, eval_step, axis = static.train_step, static.eval_step, None
+    if population:  # which has a mesh of its own
         axis = "members"
         train_step = step.train_step(static.pipeline, static.microbatches, axis)
+        eval_step = step.eval_step(static.pipeline, static.loss)
     train = call.train_call(train_step, static.dataset, capacity)
-    evaluate = call.eval_call(static.eval_step, static.dataset, eval_capacity)
+    evaluate = call.eval_call(eval_step, static.dataset, eval_capacity)
     if population:
         # In the order of their arguments: 0 what each member has of its own, None what
         # they share.
@@ -301,12 +317,14 @@ def _ready(jitted: Any, *arguments: Any) -> Callable:
     return jitted.lower(*arguments).compile()
 
 
-def _placed(shapes: Any, sharding: Any, lead: tuple[int, ...] = ()) -> Any:
-    def placed(x):
+def _placed(shapes: Any, shardings: Any, lead: tuple[int, ...] = ()) -> Any:
+    """`shapes` after `lead`, where `shardings`, one or one for each, puts them."""
+
+    def placed(x, sharding):
         shape = (*lead, *x.shape)
         return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
 
-    return jax.tree.map(placed, shapes)
+    return jax.tree.map(placed, shapes, jax.tree.broadcast(shardings, shapes))
 
 
 def _totals(static: Static, carry, columns, batches) -> dict[str, Any]:

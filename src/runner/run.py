@@ -1,6 +1,7 @@
 """One job from its composed configuration to its finished folder."""
 
 import contextlib
+import math
 import os
 import sys
 import traceback
@@ -22,6 +23,7 @@ from runner.log.provenance import provenance
 from runner.log.recorder import Recorder
 from runner.log.secrets import scrub
 from runner.log.wandb import WandbSettings
+from runner.sharding import print_sharding
 from runner.train import Run, compilation, train
 
 # What tells the runs of a sweep apart at a glance.
@@ -58,11 +60,15 @@ def run_job(
     """Build, train and record one job. The arguments are those of `prepare`.
 
     Returns:
-      the final value of the metric that `cfg.objective` names.
+      the final value of the metric that `cfg.objective` names; NaN if nothing is
+      trained, because `cfg.print` asks for something else.
 
     Raises:
       ConfigError, TrainingStopped: in summary.json too.
     """
+    if cfg.print is not None:
+        print_sharding(_built(cfg))
+        return math.nan
     job = prepare(
         cfg,
         folder=folder,
@@ -101,12 +107,11 @@ def prepare(
       ConfigError: in the folder's summary.json too, like any other error.
     """
     try:
+        if cfg.print is not None:
+            raise ConfigError(f"print={cfg.print} is for a single run, not for a sweep")
         wandb = wandb_settings(cfg, choices, overrides, sweep)
         mirror.prepare(wandb)
-        jax.config.update("jax_debug_nans", cfg.train.debug_nans)
-        compilation_cache.set_up(cfg.compilation_cache)
-        _check_devices()
-        run = build(cfg)
+        run = _built(cfg)
         identity = identify(run)
     except Exception as error:
         _write_failure(folder, error)
@@ -129,6 +134,13 @@ def prepare(
         quiet=quiet,
     )
     return Prepared(run, recorder, cfg.objective)
+
+
+def _built(cfg: DictConfig) -> Run:
+    jax.config.update("jax_debug_nans", cfg.train.debug_nans)
+    compilation_cache.set_up(cfg.compilation_cache)
+    _check_devices()
+    return build(cfg)
 
 
 def _check_devices() -> None:

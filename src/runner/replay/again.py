@@ -103,7 +103,11 @@ def _configuration(recorded: Recorded, limits: Limits) -> DictConfig:
 def _build(recorded: Recorded, cfg: DictConfig) -> Run:
     count = check_devices(recorded.provenance)
     if count is not None:
-        cfg.mesh.data = count  # -1, all devices, may be more here
+        mesh = cfg.mesh  # -1, all that the other axis leaves, may be more here
+        if mesh.fsdp == -1:
+            mesh.fsdp = count // mesh.data
+        elif mesh.data == -1:
+            mesh.data = count // mesh.fsdp
     # The recorded steps count. Data of another size would make the epochs disagree,
     # and what tells that is the digest of the data.
     cfg.train.epochs = None

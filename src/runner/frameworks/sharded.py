@@ -1,0 +1,46 @@
+"""Fully sharded data parallelism around any framework's pipeline."""
+
+import functools
+from typing import Any
+
+import jax
+
+from runner.frameworks.pipeline import Pipeline, State
+from runner.mesh import Mesh
+
+
+@functools.lru_cache(maxsize=16)  # so that what is traced with it is traced once
+def sharded(pipeline: Pipeline, mesh: Mesh) -> Pipeline:
+    """`pipeline` with its state split over the axis `fsdp` of `mesh`, as ZeRO-3 has it.
+
+    Parameters are gathered where a forward pass reads them; each device gets its part
+    of the summed gradients and updates its part of everything. The pipeline itself if
+    nothing is to be split.
+
+    Source: Rajbhandari et al., https://arxiv.org/abs/1910.02054
+    """
+    if mesh.fsdp == 1:
+        return pipeline
+
+    def gathered(state: State) -> State:
+        read = state.params, state.model_state
+        params, model_state = jax.lax.with_sharding_constraint(read, mesh.replicated)
+        return State(params, model_state, state.opt_state)
+
+    def scattered(tree: Any) -> Any:
+        return jax.lax.with_sharding_constraint(tree, mesh.state(tree))
+
+    def init(key, learning_rate, hyperparameters):
+        return scattered(pipeline.init(key, learning_rate, hyperparameters))
+
+    def gradients(state, batch, key):
+        loss, metrics, *rest = pipeline.gradients(gathered(state), batch, key)
+        return loss, metrics, *scattered(rest)
+
+    def apply_gradients(*arguments):
+        return scattered(pipeline.apply_gradients(*arguments))
+
+    def predict(state, batch):
+        return pipeline.predict(gathered(state), batch)
+
+    return Pipeline(init, gradients, apply_gradients, predict)

@@ -1,0 +1,173 @@
+"""Meshes: the same losses on each, a state split by one rule, and what crosses them."""
+
+import io
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
+
+from runner.data.dataset import normalize
+from runner.frameworks.sharded import sharded
+from runner.mesh import device_mesh, split
+from runner.program import program
+from runner.sharding import crossings, placed, print_sharding
+from runner.step import init as init_step
+from runner.step import train_step
+from test_optimizers import NAMES
+from test_population import SMALL
+
+# Relative. galore projects gradients onto singular vectors, which amplify rounding: six
+# steps are 3e-5 apart with all of these.
+TOLERANCE = 1e-5
+AMPLIFIES = {"galore": 1e-4}
+
+
+@given(st.lists(st.integers(0, 70), max_size=4), st.integers(1, 8), st.integers(1, 99))
+def test_the_rule(sizes, fsdp, least):
+    spec = split(tuple(sizes), fsdp, least)
+    whole = spec == PartitionSpec()
+    can_be = any(size % fsdp == 0 for size in sizes)
+    assert whole == (fsdp == 1 or math.prod(sizes) < least or not can_be)
+    if not whole:
+        assert spec[-1] == "fsdp" and not any(spec[:-1])
+        chosen = len(spec) - 1
+        others = [size for size in sizes if size % fsdp == 0]
+        assert sizes[chosen] == max(others)
+        assert sizes.index(sizes[chosen]) == chosen  # the first of equals
+
+
+def losses(run, mesh, steps=6):
+    """Of the first steps on `mesh`, straight from the step; the program is elsewhere.
+
+    With XLA's optimizations off, which take longer than all the steps.
+    """
+    static, values = run.static, run.values
+    pipeline = sharded(static.pipeline, mesh)
+    init = init_step(pipeline, averaging=False)
+    rates, hyperparameters = run.learning_rates, values.hyperparameters
+    places = mesh.state(jax.eval_shape(init, run.init_key, rates[0], hyperparameters))
+    carry = jax.jit(init, out_shardings=places)(run.init_key, rates[0], hyperparameters)
+    step = jax.jit(
+        train_step(pipeline, 1),
+        out_shardings=(places, mesh.own),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    examples = NamedSharding(mesh.own.mesh, PartitionSpec(("data", "fsdp")))
+    shared, found = (jnp.bool(True), jnp.float32(jnp.inf), values), []
+    for i in range(steps):
+        batch = static.dataset.train.rows(run.order.indices_at(i))
+        batch = jax.device_put(normalize(static.dataset, batch), examples)
+        carry, row = step(carry, batch, jnp.int32(i), jnp.float32(rates[i]), *shared)
+        found.append(row["train/loss"])
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_on_two_axes(name, composed, built):
+    """benchmarks/meshes.py has the other meshes."""
+    run = built(f"optimizer={name}", *SMALL)
+    cfg = composed("mesh=data_fsdp", "mesh.min_shard_elements=64").mesh
+    two = losses(run, device_mesh(cfg, run.static.dataset.batch_size, 1))
+    tolerance = AMPLIFIES.get(name, TOLERANCE)
+    np.testing.assert_allclose(two, losses(run, run.static.mesh), rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("meshes", "overrides"),
+    [
+        (
+            ("data", "fsdp", "data_fsdp"),
+            ("model=cnn", "model.channels=[8,16]", "model.hidden_size=32"),
+        ),
+        (("data", "fsdp"), ("optimizer=adamw", "train.ema_decay=0.9")),
+        (
+            ("data_fsdp",),
+            ("framework=linen", "optimizer=sam", "train.gradient_accumulation=2",
+             "train.clip_global_norm=0.1", "data.mode=memory"),
+        ),
+    ],
+)  # fmt: skip
+def test_losses_are_those_of_one_device(meshes, overrides, trained):
+    """BatchNorm's statistics among what they depend on."""
+    asked = (
+        *overrides, "train.epochs=null", "train.steps=8", "train.eval_every_steps=4",
+        "train.log_every_steps=1",
+    )  # fmt: skip
+    one = trained(*asked, "mesh=single")
+    for mesh in meshes:
+        for row, wanted in zip(trained(*asked, f"mesh={mesh}"), one, strict=True):
+            assert row == pytest.approx(wanted, rel=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Overrides of a model whose arrays are mostly large enough to be split."""
+    return "model.hidden_sizes=[256,256]", "train.ema_decay=0.9", "mesh=fsdp"
+
+
+def test_each_of_8_devices_has_an_8th_of_the_state(built, wide):
+    run = built(*wide)
+    compiled = program(run.static, run.values)
+    values = run.values.hyperparameters
+    carry = compiled.init(run.init_key, run.learning_rates[0], values)
+    for part in (carry.state.params, carry.state.opt_state, carry.average):
+        leaves = jax.tree.leaves(part)
+        whole = sum(leaf.nbytes for leaf in leaves)
+        on_device = {device: 0 for device in jax.devices()}
+        for leaf in leaves:
+            for shard in leaf.addressable_shards:
+                on_device[shard.device] += shard.data.nbytes
+        assert max(on_device.values()) <= (1 / 8 + 0.02) * whole
+    told = [array.device_bytes for arrays in placed(run).values() for array in arrays]
+    shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(carry)]
+    assert told == [shard.nbytes for shard in shards]
+
+
+def test_initial_values_are_made_where_they_stay(built, wide):
+    """No device makes a whole parameter first: XLA's buffers for it are too small."""
+    run = built(*wide)
+    memory = program(run.static, run.values).init.memory_analysis()
+    largest = 256 * 256 * 4
+    assert memory.temp_size_in_bytes < largest < 2 * 8 * memory.output_size_in_bytes
+
+
+def test_a_data_parallel_step_has_one_fused_all_reduce(built):
+    """Of all gradients, and of the means of loss and accuracy with them."""
+    run = built("mesh=data")
+    (only,) = crossings(program(run.static, run.values))
+    parameters = sum(array.bytes for array in placed(run)["params"])
+    assert only[:4] == ("all-reduce", "each step", 1, parameters + 2 * 4)
+
+
+def test_one_device_moves_nothing(built):
+    run = built()
+    assert crossings(program(run.static, run.values)) == []
+
+
+def test_fsdp_gathers_each_parameter_once(built):
+    run = built("mesh=fsdp")
+    crossed = {(c.kind, c.when): c for c in crossings(program(run.static, run.values))}
+    parameters = placed(run)["params"]
+    large = [array for array in parameters if array.spec != "replicated"]
+    gathered = crossed["all-gather", "each step"]
+    assert gathered.number == len(large) == 3
+    assert gathered.bytes == sum(array.bytes for array in large)
+    # XLA has no pass for CPUs that makes a reduce-scatter of it.
+    summed = crossed["all-reduce", "each step"]
+    assert summed.number == 1
+    assert summed.bytes == sum(array.bytes for array in parameters) + 2 * 4
+
+
+def test_what_is_printed(built):
+    stream = io.StringIO()
+    print_sharding(built("mesh=fsdp"), stream)
+    told = stream.getvalue()
+    assert "mesh: data 1 x fsdp 8, 8 x cpu" in told
+    line = next(line for line in told.splitlines() if "dense_0/kernel" in line)
+    assert all(s in line for s in ("(64, 128)", "split over -,fsdp", "32,768", "4,096"))
+    assert "parameters" in told and "opt state" in told and "all-gather" in told
