@@ -15,6 +15,7 @@ from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
 from runner.frameworks.pipeline import Pipeline
 from runner.identity import toy_batch, toy_model
+from runner.log.recorder import better
 from runner.mesh import Mesh, data_mesh
 from runner.optimization import Optimization
 from runner.optimizers import Optimizer, optimizer
@@ -98,7 +99,7 @@ def build(cfg: DictConfig) -> Run:
         return _Shared(static, toy, program.check(static, values))
 
     shared = _shared.get(program.key(description), share)
-    _check_objective(cfg.objective, shared.metrics)
+    _check_objective(cfg, shared.metrics)
     return Run(
         shared.static, values, rates, init_key, order, settings, config, tx, wanted,
         shared.toy,
@@ -158,6 +159,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "train.clip_global_norm": (lambda x: 0 < x < np.inf, "greater than 0, or null"),
     "train.ema_decay": (lambda x: 0 < x < 1, "between 0 and 1, or null"),
+    "checkpoint.every_steps": (lambda x: x >= 1, "at least 1, or null"),
+    "checkpoint.every_minutes": (lambda x: x > 0, "greater than 0, or null"),
+    "checkpoint.keep": (lambda x: x >= 1, "at least 1"),
     "wandb.mode": (
         lambda x: x in ("offline", "online", "disabled"),
         "offline, online or disabled",
@@ -180,11 +184,17 @@ def _check_values(cfg: DictConfig) -> None:
             raise ConfigError(f"{key}={value} must be {rule}")
 
 
-def _check_objective(objective: str, metrics: list[str]) -> None:
+def _check_objective(cfg: DictConfig, metrics: list[str]) -> None:
+    objective = cfg.objective
     if objective not in metrics:
         raise ConfigError(
             f"objective={objective} is not a metric of this run, which has "
             f"{', '.join(metrics)}.{did_you_mean(objective, metrics)}"
+        )
+    if cfg.checkpoint.best and not (better(objective) and objective.startswith("eval")):
+        raise ConfigError(
+            f"checkpoint.best=true keeps the state whose evaluation is best by "
+            f"objective={objective}, which must be an eval/ loss or accuracy"
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from runner import call, step
+from runner.checkpoint import Snapshot
 from runner.data import feed
 from runner.data.dataset import Dataset, eval_indices
 from runner.errors import ConfigError
@@ -142,6 +143,24 @@ def check(static: Static, values: Values) -> list[str]:
     return [*row, *means, "time/steps_per_second"]
 
 
+def start_shapes(
+    static: Static, values: Values, population: Population | None = None
+) -> Snapshot:
+    """What a call of the program takes of those before it: shapes and shardings."""
+    mesh, lead = _mesh(static, population)
+    news = jax.ShapeDtypeStruct((), jnp.float32)
+    return _placed(Snapshot(_carry(static, values), news), mesh.carry, lead)
+
+
+def _mesh(static: Static, population: Population | None) -> tuple[Mesh, tuple]:
+    """Where a program's arrays are, and the dimension that members add to them."""
+    if population is None:
+        return static.mesh, ()
+    return population_mesh(static.mesh.devices, population.members), (
+        population.members,
+    )
+
+
 def _carry(static: Static, values: Values) -> Any:
     init = step.init(static.pipeline, static.averaging)
     return jax.eval_shape(init, values.key, np.float32(0), values.hyperparameters)
@@ -173,10 +192,7 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
     capacity, eval_capacity = _capacities(static, values, population)
     functions = _functions(static, capacity, eval_capacity, population)
     init, train, evaluate = functions
-    mesh, lead = static.mesh, ()
-    if population:
-        lead = (population.members,)
-        mesh = population_mesh(static.mesh.devices, *lead)
+    mesh, lead = _mesh(static, population)
 
     def own(tree):  # of each member
         return _placed(tree, mesh.carry, lead)
@@ -185,7 +201,7 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
         options["out_shardings"] = mesh.carry
         return _ready(jax.jit(function, **options), *arguments)
 
-    carry = own(_carry(static, values))
+    carry = start_shapes(static, values, population).carry
     columns, eval_columns = (
         _placed(feed.column_shapes(dataset, split), mesh.replicated)
         for split in (dataset.train, dataset.eval)

@@ -11,10 +11,10 @@ import jax
 from runner.errors import ConfigError
 from runner.mesh import population_size
 from runner.program import Population, Program, program, step_jaxpr
-from runner.run import Prepared
+from runner.run import Prepared, train_recorded
 from runner.strategy import vmaps
 from runner.sweep.job import Job
-from runner.train import Run, compilation, compiled_facts, train, train_population
+from runner.train import Run, compiled_facts, train_population
 
 STRATEGIES = ("auto", "vmap", "loop")
 # Each member has an open run of W&B, with a thread, a queue and a file.
@@ -126,8 +126,7 @@ def train_alone(member: Member, closing: Closing) -> None:
         return
     error: BaseException | None = None
     try:
-        member.prepared.recorder.finish(compilation(member.run))
-        train(member.run, member.row)
+        train_recorded(member.prepared, member.row)
     except BaseException as raised:
         error = raised
     _end([member], error, closing)
