@@ -1,7 +1,6 @@
 """A run that is saved and taken up is the run that was never interrupted."""
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -12,21 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resuming import SMALL, arrays_of, record, rows_of
 from runner import checkpoint
 from runner.checkpoint import Checkpoints, Snapshot
 from runner.config import CheckpointConfig
 from runner.errors import ConfigError
-from runner.log.files import read_metrics
 from runner.program import start_shapes
 from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
-from runner.run import run_job
 
-SMALL = (
-    "model.hidden_sizes=[16]", "train.epochs=null", "train.steps=40",
-    "train.log_every_steps=1", "train.eval_every_steps=15", "checkpoint.last=true",
-    "train.steps_per_call=4",
-)  # fmt: skip
 CASES = {
     "a plateau of the evaluation, nnx, an average": (
         "schedule=reduce_on_plateau", "schedule.watch=eval", "schedule.unit=steps",
@@ -44,65 +37,6 @@ CASES = {
         "model.dropout=0.1",
     ),
 }  # fmt: skip
-
-
-@pytest.fixture
-def ran(composed, folders):
-    """Run a job in a folder; `stop` is a step whose row kills it."""
-
-    def ran(folder: Path, *overrides: str, stop: int | None = None) -> list[dict]:
-        cfg = composed(
-            *[o for o in SMALL if f"~{o.split('=')[0]}" not in overrides],
-            *[o for o in overrides if o[0] != "~"],
-            f"compilation_cache={folders['xla']}",
-            "wandb=disabled",
-        )
-        folder.mkdir(exist_ok=True)  # as Hydra does
-        given = {"choices": {}, "overrides": [], "sweep": None}
-        if stop is None:
-            run_job(cfg, folder=folder, **given)
-        else:
-            with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-                patch.setattr("runner.log.recorder.Recorder.row", killed_at(stop))
-                run_job(cfg, folder=folder, **given)
-        return rows_of(folder)
-
-    return ran
-
-
-class Killed(BaseException):
-    pass
-
-
-def killed_at(step):
-    from runner.log.recorder import Recorder
-
-    original = Recorder.row
-
-    def row(self, row):
-        if row["step"] == step:
-            raise Killed
-        original(self, row)
-
-    return row
-
-
-def rows_of(folder: Path) -> list[dict]:
-    rows = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in rows]
-
-
-def arrays_of(folder: Path, step: int) -> dict[str, bytes]:
-    import orbax.checkpoint as ocp
-
-    with ocp.StandardCheckpointer() as reader:
-        tree = reader.restore(folder / "checkpoints" / str(step) / "state")
-    leaves = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(p): np.asarray(x).tobytes() for p, x in leaves}
-
-
-def record(folder: Path, name: str) -> dict:
-    return json.loads((folder / f"{name}.json").read_text())
 
 
 @pytest.mark.parametrize("name", CASES)

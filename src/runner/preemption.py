@@ -32,9 +32,9 @@ class Preempted(SystemExit):
 
         To be done when all is saved: it may end the process.
         """
-        ours = signal.default_int_handler
-        if callable(self._handler) and self._handler is not ours:
-            self._handler(self._number, None)
+        handler, self._handler = self._handler, None
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(self._number, None)
 
 
 class Interruption:

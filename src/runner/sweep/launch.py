@@ -11,6 +11,7 @@ from hydra.core.utils import JobReturn, configure_log, setup_globals
 from omegaconf import DictConfig, open_dict
 
 from runner.errors import ConfigError, did_you_mean
+from runner.preemption import Preempted
 from runner.sweep import ledger as ledgers
 from runner.sweep.compose import Composer
 from runner.sweep.job import Job
@@ -61,8 +62,12 @@ def launch(
         ledger.write()
         try:
             Sweep(launcher, ledger).run(list(reversed(todo.values())), len(jobs))
-        except KeyboardInterrupt:
-            print(f"interrupted; the same command continues {folder}", file=sys.stderr)
+        except (KeyboardInterrupt, Preempted) as stopped:
+            why = stopped if isinstance(stopped, Preempted) else "interrupted"
+            print(f"{why}; the same command continues {folder}", file=sys.stderr)
+            if isinstance(stopped, Preempted):
+                ledger.close()  # which its successor will open
+                stopped.forward()
             raise
     for job in jobs:
         if job.fingerprint in todo:

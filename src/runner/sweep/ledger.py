@@ -79,6 +79,12 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Note that nothing runs any more, and let others in."""
+        if self._lock.closed:
+            return
         for entry in self.jobs.values():
             if entry["state"] == "running":
                 entry["state"] = "pending"
