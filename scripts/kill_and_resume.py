@@ -104,7 +104,7 @@ def check(
             wait_for_rows(killed, process, before)
             time.sleep(chance.uniform(0, 2 * training / (kills + 1)))
         process.send_signal(number)
-        if finish(process, number):
+        if finish(process, number) and status(killed) != "finished":
             steps.append(last_step(killed))
         else:  # too late: it had finished
             differences += compare(whole, killed)
@@ -136,9 +136,14 @@ def last_step(folder: Path) -> int:
     return read_metrics(metrics)[-1]["step"] if size(folder) else 0
 
 
+def status(folder: Path) -> str | None:
+    summary = folder / "summary.json"
+    return json.loads(summary.read_text())["status"] if summary.exists() else None
+
+
 def wait_for_rows(folder: Path, process: subprocess.Popen, before: int) -> None:
-    """Until the rows have another size than before, or the process has ended."""
-    while process.poll() is None and size(folder) == before:
+    """Until there are more rows than before, or the process has ended."""
+    while process.poll() is None and size(folder) <= before:
         time.sleep(0.001)
 
 
@@ -165,8 +170,8 @@ def compare(whole: Path, killed: Path) -> list[str]:
             found.append(f"{name} is in one of them only")
         elif arrays[name].tobytes() != theirs[name].tobytes():
             found.append(f"{name} differs")
-    status = json.loads((killed / "summary.json").read_text())["status"]
-    return found if status == "finished" else [*found, f"status {status}"]
+    ended = status(killed)
+    return found if ended == "finished" else [*found, f"status {ended}"]
 
 
 def arrays_of(folder: Path) -> dict[str, np.ndarray]:

@@ -72,7 +72,7 @@ class Checkpoints:
     ):
         self.start = start
         self._folder = folder
-        self._settings = settings
+        self.settings = settings
         self._objective = objective
         self._describe = describe
         self._manager: Any = None
@@ -112,12 +112,12 @@ class Checkpoints:
     @property
     def can_save(self) -> bool:
         """Whether the settings ask for any checkpoint at all."""
-        periods = self._settings.every_steps, self._settings.every_minutes
-        return any(periods) or self._settings.best or self._settings.last
+        periods = self.settings.every_steps, self.settings.every_minutes
+        return any(periods) or self.settings.best or self.settings.last
 
     def next_stop(self, step: int) -> int:
         """The next step after `step` at which a call has to end."""
-        every = self._settings.every_steps
+        every = self.settings.every_steps
         return sys.maxsize if every is None else (step // every + 1) * every
 
     def wants(
@@ -130,18 +130,19 @@ class Checkpoints:
           ends: it is the last step of the run.
           interrupted: the process is about to end before that.
         """
-        if (ends and (self._settings.last or self._has_saved)) or (
-            interrupted and self.can_save
-        ):
+        has_saved = self._has_saved or not self._handed
+        if ends and (self.settings.last or has_saved):
+            return "always"
+        if interrupted and self.can_save:
             return "always"
         if self._is_due(step) and self._is_free():
             self._last = time.monotonic()
             self._handed = False
             return "always"
-        return "if best" if evaluated and self._settings.best else "no"
+        return "if best" if evaluated and self.settings.best else "no"
 
     def _is_due(self, step: int) -> bool:
-        steps, minutes = self._settings.every_steps, self._settings.every_minutes
+        steps, minutes = self.settings.every_steps, self.settings.every_minutes
         if steps is not None and step % steps == 0:
             return True
         return minutes is not None and time.monotonic() - self._last >= 60 * minutes
@@ -161,7 +162,7 @@ class Checkpoints:
         record = self._describe(step)
         self._handed = True
         best = record.get("best", {}).get(self._objective, {}).get("step")
-        if self._settings.best:
+        if self.settings.best:
             self._best_step = best
         if wanted == "if best" and best != step:
             return
@@ -186,7 +187,7 @@ class Checkpoints:
         self, checkpoints: Sequence[Any], *, context: Any
     ) -> list[bool]:
         """Orbax's question: the newest are kept, and the best that was saved."""
-        newest = {c.step for c in checkpoints[-self._settings.keep :]}
+        newest = {c.step for c in checkpoints[-self.settings.keep :]}
         return [c.step in newest | {self._best_step} for c in checkpoints]
 
 

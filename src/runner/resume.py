@@ -13,7 +13,7 @@ from runner.checkpoint import Start
 from runner.config import recorded
 from runner.errors import ConfigError
 from runner.log.files import to_json
-from runner.log.recorder import Kept
+from runner.log.recorder import Kept, Recorder
 from runner.log.secrets import scrub
 from runner.program import start_shapes
 from runner.replay.conditions import changed
@@ -178,11 +178,7 @@ def changes(
       run: which goes on.
       here: the provenance of this process.
     """
-    found = [
-        f"{fact.name}: {fact.recorded} up to step {start.step}, then {fact.here}"
-        for fact in changed(earlier, here)
-        if fact.decides and fact.name != "changes on the way"
-    ]
+    found = _disturbed(start, earlier, here)
     before = start.record["timetable"]
     rates = run.learning_rates[: start.step]
     if checkpoint.digest(rates) != start.record["learning_rates"]:
@@ -192,7 +188,33 @@ def changes(
     was_last = start.step == before[0] < len(run.learning_rates)
     if was_last and start.step % before[1]:
         found.append(f"step {start.step}, the last of a shorter run, was evaluated")
-    return [*(earlier.get("changes") or []), *found]
+    return found
+
+
+def _disturbed(
+    start: Start, earlier: Mapping[str, Any], here: Mapping[str, Any]
+) -> list[str]:
+    """The changes before, and those of code and machine."""
+    facts = [
+        f"{fact.name}: {fact.recorded} up to step {start.step}, then {fact.here}"
+        for fact in changed(earlier, here)
+        if fact.decides and fact.name != "changes on the way"
+    ]
+    return [*(earlier.get("changes") or []), *facts]
+
+
+def continued(recorder: Recorder, start: Start) -> None:
+    """Let `recorder` go on after `start`, which its whole population was saved in.
+
+    It must be of a folder with rows, and not entered yet.
+    """
+    earlier = _earlier(recorder.folder)
+    assert earlier is not None and recorder.kept is not None
+    seconds = start.record["wall_seconds"]
+    recorder.kept = recorder.kept._replace(step=start.step, seconds=seconds)
+    here = recorder.provenance
+    here["restarts"][-1]["step"] = start.step
+    here["changes"] = _disturbed(start, earlier.provenance, here)
 
 
 def _restarts(

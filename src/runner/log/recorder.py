@@ -45,7 +45,8 @@ class Recorder:
       wandb: `dir` is `folder` unless given.
       total_steps: the length of the run in optimizer steps.
       quiet: show neither progress nor table.
-      kept: go on after these rows; None refuses a folder that has any.
+      kept: go on after these rows, which may be changed until the recorder is entered;
+        None refuses a folder that has any.
 
     Attributes:
       provenance: written when the recorder is entered.

@@ -144,7 +144,7 @@ def _unfinished(new: Path, base: dict[str, Any], jobs: list[Job]) -> Path | None
 
 
 def _is_done(job: Job, ledger: Ledger) -> bool:
-    """Whether an earlier process has done `job`; what it left undone is removed."""
+    """Whether an earlier process has done `job`. Half of it is left to be taken up."""
     is_known = job.fingerprint in ledger.jobs
     entry = ledger.add(
         job.fingerprint,
@@ -165,8 +165,9 @@ def _is_done(job: Job, ledger: Ledger) -> bool:
         return False
     found = json.loads(summary.read_text(encoding="utf-8"))
     if found["status"] != "finished":
-        # Half a run; the folder is the job's alone, but W&B may still write there.
-        shutil.rmtree(job.folder, ignore_errors=True)
+        if job.config.checkpoint.resume == "never":
+            # In a folder that is its own; but W&B may still write there.
+            shutil.rmtree(job.folder, ignore_errors=True)
         return False
     job.result = float(found["final"][job.config.objective])
     entry.update(state="done", result=job.result)
