@@ -1,6 +1,7 @@
 """A strict session: several virtual devices, shapes and dtypes that must be meant."""
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -13,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
+from resuming import SMALL, run
 from runner import compilation_cache, config, program_cache
 from runner.build import build
 from runner.train import Run, train
@@ -81,3 +83,17 @@ def trained(built):
         return rows
 
     return trained
+
+
+@pytest.fixture
+def ran(composed, folders):
+    """Run a job in a folder of its own; `stop` is a step whose row kills it."""
+
+    def ran(folder: Path, *overrides: str, stop: int | None = None) -> list[dict]:
+        small = [o for o in SMALL if f"~{o.split('=')[0]}" not in overrides]
+        given = [o for o in overrides if o[0] != "~"]
+        cache = f"compilation_cache={folders['xla']}"
+        cfg = composed(*small, *given, cache, "wandb=disabled")
+        return run(cfg, folder, stop)
+
+    return ran

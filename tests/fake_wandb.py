@@ -74,7 +74,7 @@ class FakeWandb:
         answers = {
             "UpsertBucket": self._upsert,
             "CreateRunFiles": self._create_files,
-            "RunResumeStatus": lambda _: {"model": None},
+            "RunResumeStatus": self._resume_status,
             "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
             "OrganizationCoreWeaveOrganizationID": lambda _: {"entity": None},
             "Viewer": lambda _: {
@@ -104,6 +104,31 @@ class FakeWandb:
             "historyLineCount": 0,
         }
         return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+
+    def _resume_status(self, variables: dict) -> dict:
+        run = self.runs.get(variables["name"])
+        if run is None:
+            return {"model": None}
+        lines = {
+            name: run.files.get(f"wandb-{name}.jsonl", [])
+            for name in ("history", "events")
+        }
+        summary = run.files.get("wandb-summary.json", ["{}"])[-1]
+        bucket = {
+            "id": run.name,
+            "name": run.name,
+            "summaryMetrics": summary,
+            "displayName": run.last("displayName"),
+            "logLineCount": 0,
+            "historyLineCount": len(lines["history"]),
+            "eventsLineCount": len(lines["events"]),
+            "historyTail": json.dumps(lines["history"][-1:]),
+            "eventsTail": json.dumps(lines["events"][-1:]),
+            "config": run.last("config"),
+            "tags": [],
+            "wandbConfig": "{}",
+        }
+        return {"model": {"bucket": bucket}}
 
     def _create_files(self, variables: dict) -> dict:
         files = [

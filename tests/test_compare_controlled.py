@@ -229,3 +229,16 @@ def test_what_is_every_runs_own_is_ignored(table):
     found = control(runs, "framework")
     assert found.controlled
     assert set(roles(found)) == {"framework", "framework._target_"}
+
+
+@pytest.mark.parametrize("change", [[], ["devices: 1 x cpu up to step 10, ..."]])
+def test_a_run_that_was_changed_on_its_way_is_another(table, change):
+    """Resumed bit for bit it isn't."""
+    resumed = {"restarts": [{"step": 10, "after": "killed"}], "changes": change}
+    runs = table(
+        {"optimizer": "adam", "provenance": facts(changes=[], restarts=[])},
+        {"optimizer": "sgd", "provenance": facts(SGD, **resumed)},
+    )
+    found = control(runs, "optimizer")
+    assert found.controlled == (not change)
+    assert names(found) == (["changes"] if change else [])

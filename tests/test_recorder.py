@@ -8,7 +8,7 @@ import pytest
 from runner.errors import ConfigError, TrainingStopped
 from runner.log import mirror
 from runner.log.files import read_metrics
-from runner.log.recorder import Recorder
+from runner.log.recorder import Kept, Recorder
 from runner.log.wandb import WandbSettings
 
 
@@ -115,7 +115,7 @@ def test_rows_of_another_run_are_kept(tmp_path):
         run.row(ROWS[0])
     with pytest.raises(ConfigError, match="rows of an earlier run"):
         recorder(tmp_path).__enter__()
-    with recorder(tmp_path, resume=True) as run:
+    with recorder(tmp_path, kept=Kept(tmp_path / "metrics.jsonl", 3, 0.0)) as run:
         run.row(ROWS[1])
     assert read_metrics(tmp_path / "metrics.jsonl") == ROWS[:2]
 

@@ -314,3 +314,45 @@ record(".", 100_000, each=told)
     assert [row["step"] for row in rows] == [*range(1, len(rows) + 1)]
     assert len(rows) >= told
     assert summary(tmp_path)["status"] == "running"
+
+
+RESUMED = """
+def part(first, last, kept=None, rest="", **given):
+    recorder = Recorder(Path("."), config={}, provenance={}, total_steps=20, quiet=True,
+                        wandb=settings._replace(id="abc", **given), kept=kept)
+    with recorder:
+        for step in range(first, last + 1):
+            recorder.row({"step": step, "train/loss": 1 / step})
+        exec(rest)
+
+from runner.log.recorder import Kept
+from runner.preemption import Preempted
+kept = Kept(Path("metrics.jsonl"), 8, 0.0)
+"""
+KILLED = "time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize("ending, code", [(KILLED, -9), ("raise Preempted(15)", 75)])
+def test_resumed_offline_each_row_is_there_once(tmp_path, ending, code):
+    run(tmp_path, RESUMED + f"part(1, 12, rest={ending!r})", expect=code)
+    run(tmp_path, RESUMED + "part(9, 20, kept)")
+    runs = [read_run(path) for path in wandb_files(tmp_path)]
+    assert [run["id"] for run in runs] == ["abc", "abc"]
+    history = sorted(
+        (row["step"], row["train/loss"]) for r in runs for row in r["history"]
+    )
+    assert history == [(step, 1 / step) for step in range(1, 21)]
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 20
+    assert summary(tmp_path)["status"] == "finished"
+
+
+@pytest.mark.parametrize("ending, code", [(KILLED, -9), ("raise Preempted(15)", 75)])
+def test_resumed_online_it_is_one_run_with_each_row_once(tmp_path, ending, code):
+    begun = RESUMED + f"part(1, 12, rest={ending!r}, mode='online')"
+    with FakeWandb() as server:
+        run(tmp_path, begun, expect=code, **server.env())
+        run(tmp_path, RESUMED + "part(9, 20, kept, mode='online')", **server.env())
+    assert not server.unknown
+    (only,) = server.runs.values()
+    assert [row["step"] for row in only.history] == [*range(1, 21)]
+    assert only.exit_code == 0

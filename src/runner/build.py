@@ -16,6 +16,7 @@ from runner.errors import ConfigError, did_you_mean
 from runner.frameworks.pipeline import Pipeline, State
 from runner.frameworks.sharded import sharded
 from runner.identity import toy_batch, toy_model
+from runner.log.recorder import better
 from runner.mesh import Mesh, device_mesh
 from runner.optimization import Optimization
 from runner.optimizers import Optimizer, optimizer
@@ -115,7 +116,7 @@ def build(cfg: DictConfig) -> Run:
         return _Shared(static, toy, entry.facts["metrics"])
 
     shared = _shared.get(program.key(description), share)
-    _check_objective(cfg.objective, shared.metrics)
+    _check_objective(cfg, shared.metrics)
     return Run(
         shared.static, values, rates, init_key, order, settings, config, tx, wanted,
         shared.toy,
@@ -188,6 +189,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.clip_global_norm": (lambda x: 0 < x < np.inf, "greater than 0, or null"),
     "train.ema_decay": (lambda x: 0 < x < 1, "between 0 and 1, or null"),
     "print": (lambda x: x == "sharding", "sharding, or null"),
+    "checkpoint.every_steps": (lambda x: x >= 1, "at least 1, or null"),
+    "checkpoint.every_minutes": (lambda x: x > 0, "greater than 0, or null"),
+    "checkpoint.keep": (lambda x: x >= 1, "at least 1"),
     "wandb.mode": (
         lambda x: x in ("offline", "online", "disabled"),
         "offline, online or disabled",
@@ -210,11 +214,17 @@ def _check_values(cfg: DictConfig) -> None:
             raise ConfigError(f"{key}={value} must be {rule}")
 
 
-def _check_objective(objective: str, metrics: list[str]) -> None:
+def _check_objective(cfg: DictConfig, metrics: list[str]) -> None:
+    objective = cfg.objective
     if objective not in metrics:
         raise ConfigError(
             f"objective={objective} is not a metric of this run, which has "
             f"{', '.join(metrics)}.{did_you_mean(objective, metrics)}"
+        )
+    if cfg.checkpoint.best and not (better(objective) and objective.startswith("eval")):
+        raise ConfigError(
+            f"checkpoint.best=true keeps the state whose evaluation is best by "
+            f"objective={objective}, which must be an eval/ loss or accuracy"
         )
 
 

@@ -17,12 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from runner import config
 from runner.explain import explain
 from runner.failures import MISTAKES, told, was_told
+from runner.preemption import Preempted
 
 
 def main() -> None:
     """`python -m runner`: one job, or with `-m` one per combination.
 
-    Exit status 0 when every job finished, 1 when one didn't, 130 after Ctrl-C.
+    Exit status 0 when every job finished, 1 when one didn't, 130 after Ctrl-C, 75 (try
+    again later) when a signal ended it and the same command can go on: see
+    `runner.preemption`.
     HYDRA_FULL_ERROR=1 shows the traceback of a mistake too.
     """
     # Hydra hides the traceback of every error, ours too, unless told otherwise.
@@ -70,8 +73,15 @@ def job(cfg: DictConfig) -> float:
     from runner.run import run_job
 
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    arguments = job_arguments(cfg)
     try:
-        return run_job(cfg, **job_arguments(cfg))
+        return run_job(cfg, **arguments)
+    except Preempted as stopped:
+        if not in_sweep:
+            print(f"{stopped}; the same command with hydra.run.dir="
+                  f"{arguments['folder']} goes on", file=sys.stderr)  # fmt: skip
+        stopped.forward()
+        raise
     except Exception as error:
         if in_sweep:  # Hydra tells only the first error, after the last job
             print(told(HydraConfig.get().job.num, error), file=sys.stderr)

@@ -34,6 +34,18 @@ class TrainConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """`checkpoint`: when a run is saved and taken up; conf/config.yaml explains it."""
+
+    every_steps: int | None = MISSING
+    every_minutes: float | None = MISSING
+    keep: int = MISSING
+    best: bool = MISSING
+    last: bool = MISSING
+    resume: str = MISSING
+
+
+@dataclass
 class MeshConfig:
     """`mesh`: the named axes of the device mesh and how many devices each takes."""
 
@@ -66,6 +78,7 @@ class Config:
     print: str | None = MISSING
     compilation_cache: str | None = MISSING
     train: TrainConfig = MISSING
+    checkpoint: CheckpointConfig = MISSING
     mesh: MeshConfig = MISSING
     wandb: WandbConfig = MISSING
     loss: Any = MISSING
@@ -84,7 +97,12 @@ def check_keys(cfg: DictConfig) -> None:
     Raises:
       ConfigError: a key that the schema doesn't have.
     """
-    ours = {"train": TrainConfig, "mesh": MeshConfig, "wandb": WandbConfig}
+    ours = {
+        "train": TrainConfig,
+        "checkpoint": CheckpointConfig,
+        "mesh": MeshConfig,
+        "wandb": WandbConfig,
+    }
     for section, schema in {"": Config, **ours}.items():
         names = [field.name for field in fields(schema)]
         for key in cfg[section] if section else cfg:

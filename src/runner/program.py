@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from runner import call, step
+from runner.checkpoint import Snapshot
 from runner.data import feed
 from runner.data.dataset import Dataset, eval_indices
 from runner.errors import ConfigError
@@ -189,10 +190,24 @@ def check(static: Static, values: Values) -> list[str]:
     return [*row, *means, "time/steps_per_second"]
 
 
-def carry_shapes(static: Static, values: Values) -> Any:
-    """The shapes of what a run hands from step to step, each with its sharding."""
+def start_shapes(
+    static: Static, values: Values, population: Population | None = None
+) -> Snapshot:
+    """What a call of the program takes of those before it: shapes and shardings."""
+    mesh, lead = _mesh(static, population)
     shapes = _carry(static, values)
-    return _placed(shapes, static.mesh.state(shapes))
+    news = jax.ShapeDtypeStruct((), jnp.float32)
+    return Snapshot(
+        _placed(shapes, mesh.state(shapes), lead), _placed(news, mesh.own, lead)
+    )
+
+
+def _mesh(static: Static, population: Population | None) -> tuple[Mesh, tuple]:
+    """Where a program's arrays are, and the dimension that members add to them."""
+    if population is None:
+        return static.mesh, ()
+    lead = (population.members,)
+    return population_mesh(static.mesh.devices, *lead), lead
 
 
 def _carry(static: Static, values: Values) -> Any:
@@ -231,10 +246,7 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
     dataset = static.dataset
     capacity, eval_capacity = _capacities(static, values, population)
     train, evaluate = _functions(static, capacity, eval_capacity, population)
-    mesh, lead = static.mesh, ()
-    if population:
-        lead = (population.members,)
-        mesh = population_mesh(static.mesh.devices, *lead)
+    mesh, lead = _mesh(static, population)
 
     def own(tree):  # of each member
         return _placed(tree, mesh.own, lead)
@@ -247,7 +259,7 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
 
     shapes = _carry(static, values)
     state = mesh.state(shapes)
-    carry = _placed(shapes, state, lead)
+    carry = start_shapes(static, values, population).carry
     columns, eval_columns = (
         _placed(feed.column_shapes(dataset, split), mesh.replicated)
         for split in (dataset.train, dataset.eval)

@@ -3,26 +3,31 @@
 import contextlib
 import math
 import os
+import secrets
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from runner import compilation_cache
+from runner import checkpoint, compilation_cache
 from runner.build import build
+from runner.checkpoint import Checkpoints
+from runner.config import CheckpointConfig
 from runner.errors import ConfigError
 from runner.explain import explain
 from runner.identity import identify
 from runner.log import mirror
-from runner.log.files import write_json
+from runner.log.files import to_json, write_json
 from runner.log.provenance import provenance
 from runner.log.recorder import Recorder
 from runner.log.secrets import scrub
 from runner.log.wandb import WandbSettings
+from runner.preemption import Interruption
+from runner.resume import Resumed, resume
 from runner.sharding import print_sharding
 from runner.train import Run, compilation, train
 
@@ -36,11 +41,13 @@ class Prepared(NamedTuple):
     Attributes:
       run: what is trained.
       recorder: of its folder; not entered yet.
+      checkpoints: in its folder, and the one that it starts from.
       objective: the metric whose final value is the job's result.
     """
 
     run: Run
     recorder: Recorder
+    checkpoints: Checkpoints
     objective: str
 
     @property
@@ -79,9 +86,19 @@ def run_job(
     )
     profile = jax.profiler.trace(str(folder / "profile")) if cfg.train.profile else None
     with job.recorder, profile or contextlib.nullcontext():
-        job.recorder.finish(compilation(job.run))
-        train(job.run, job.recorder.row)
+        train_recorded(job, job.recorder.row)
     return job.result
+
+
+def train_recorded(job: Prepared, write: Callable[[dict], None]) -> None:
+    """Train `job`, whose recorder is entered; `write` gets its rows.
+
+    Raises:
+      TrainingStopped, Preempted: see `runner.train.train`.
+    """
+    job.recorder.finish(compilation(job.run))
+    with Interruption() as interruption:
+        train(job.run, write, job.checkpoints, interruption)
 
 
 def prepare(
@@ -113,27 +130,60 @@ def prepare(
         mirror.prepare(wandb)
         run = _built(cfg)
         identity = identify(run)
-    except Exception as error:
-        _write_failure(folder, error)
-        raise
-    recorder = Recorder(
-        folder,
-        config=run.config
-        | {"optimizer_probe": identity["optimizer_probe"]}
-        | {"hydra": {"choices": dict(choices), "overrides": list(overrides)}},
-        provenance=identity
-        | provenance(
+        record = identity | provenance(
             backend=jax.default_backend(),
             devices=[d.device_kind for d in jax.devices()[: run.static.mesh.devices]],
             program_key=run.static.key,
             argv=sys.argv,
             folder=Path.cwd(),
-        ),
+        )
+        resumed = resume(cfg, run, folder, record)
+    except Exception as error:
+        _write_failure(folder, error)
+        raise
+    wandb_id = os.environ.get("WANDB_RUN_ID") or (resumed and resumed.wandb_id)
+    wandb = wandb._replace(id=wandb_id or secrets.token_hex(4))
+    recorder = Recorder(
+        folder,
+        config=run.config
+        | {"optimizer_probe": identity["optimizer_probe"]}
+        | {"hydra": {"choices": dict(choices), "overrides": list(overrides)}},
+        provenance=record
+        | {"wandb_id": wandb.id}
+        | {"restarts": resumed.restarts if resumed else []}
+        | {"changes": resumed.changes if resumed else []},
         wandb=wandb,
         total_steps=len(run.learning_rates),
         quiet=quiet,
+        kept=resumed.kept if resumed else None,
     )
-    return Prepared(run, recorder, cfg.objective)
+    if resumed:
+        recorder.finish({"restarts": len(resumed.restarts)})
+    checkpoints = _checkpoints(cfg, run, recorder, resumed)
+    return Prepared(run, recorder, checkpoints, cfg.objective)
+
+
+def _checkpoints(
+    cfg: DictConfig, run: Run, recorder: Recorder, resumed: Resumed | None
+) -> Checkpoints:
+    settings = OmegaConf.to_object(cfg.checkpoint)
+    assert isinstance(settings, CheckpointConfig)
+    return Checkpoints(
+        recorder.folder / checkpoint.FOLDER,
+        settings,
+        cfg.objective,
+        lambda step: to_json(checkpoint_record(run, step) | recorder.state()),
+        resumed.start if resumed else None,
+    )
+
+
+def checkpoint_record(run: Run, step: int) -> dict[str, Any]:
+    """What tells whether a run can go on from a checkpoint after `step` of this one."""
+    return {
+        "program": scrub(run.static.description),
+        "timetable": run.timetable,
+        "learning_rates": checkpoint.digest(run.learning_rates[:step]),
+    }
 
 
 def _built(cfg: DictConfig) -> Run:

@@ -9,7 +9,7 @@ import jax
 
 from runner.collectives import Collective, collectives
 from runner.errors import ConfigError
-from runner.program import Program, carry_shapes, program
+from runner.program import Program, program, start_shapes
 from runner.train import Run
 
 
@@ -36,7 +36,7 @@ class Crossing(NamedTuple):
 
 def placed(run: Run) -> dict[str, list[Placed]]:
     """The arrays of each part of `run`'s state, by the part's name."""
-    carry = carry_shapes(run.static, run.values)
+    carry = start_shapes(run.static, run.values).carry
     parts = carry.state._asdict() | {"average": carry.average}
     return {name: list(map(_placed, *_leaves(tree))) for name, tree in parts.items()}
 

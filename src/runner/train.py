@@ -3,13 +3,14 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner.checkpoint import Checkpoints, Snapshot, copied
 from runner.config import TrainConfig
 from runner.data import feed
 from runner.data.order import Order
@@ -17,6 +18,7 @@ from runner.errors import TrainingStopped
 from runner.frameworks.pipeline import Pipeline
 from runner.optimization import Optimization
 from runner.optimizers import Optimizer
+from runner.preemption import Interruption
 from runner.program import Program, Static, program
 from runner.step import Values
 
@@ -65,6 +67,7 @@ class _Call(NamedTuple):
     """Results on their way: rows of the steps after `start`, maybe an evaluation.
 
     `logged`, bool [stop - start], says which steps metrics.jsonl has a row of.
+    `snapshot` is what a checkpoint after `stop` is made of, if one is `wanted`.
     """
 
     start: int
@@ -72,6 +75,12 @@ class _Call(NamedTuple):
     logged: np.ndarray
     rows: dict[str, Any]
     evaluation: dict[str, Any] | None
+    snapshot: Snapshot | None
+    wanted: str
+
+    def read(self) -> "_Call":
+        """On the host, all but the snapshot."""
+        return jax.device_get(self._replace(snapshot=None))
 
     def member(self, index: int) -> "_Call":
         """One run's part of a population's results."""
@@ -100,31 +109,52 @@ def compiled_facts(compiled: Program) -> dict[str, Any]:
     }
 
 
-def train(run: Run, write: Callable[[dict], None]) -> None:
+def train(
+    run: Run,
+    write: Callable[[dict], None],
+    checkpoints: Checkpoints | None = None,
+    interruption: Interruption | None = None,
+) -> None:
     """Train to the end; `write` gets each row of metrics.jsonl as it is read.
 
     Row `step` s belongs to the s-th optimizer step, counted from 1: its training loss
     is that of the step's batch before the update, its learning rate the schedule's at
     s - 1 times a plateau's scale, its evaluation that of the parameters after it.
 
+    Args:
+      run: what is trained.
+      write: called in the order of the steps.
+      checkpoints: where it starts and when it is saved; by default the beginning and
+        never.
+      interruption: may end it after any call; by default nothing does.
+
     Raises:
+      Preempted: `interruption` did.
       TrainingStopped: a training or evaluation loss is not finite and `train.on_nan` is
         `stop`.
     """
     compiled = program(run.static, run.values)
+    saver = checkpoints or Checkpoints.none()
     feeder = feed.TrainFeed(
-        run.static.dataset, run.order, compiled.mesh, compiled.capacity, start=0
+        run.static.dataset, run.order, compiled.mesh, compiled.capacity, saver.step
     )
-    pace = _Pace()
-    for call in _calls(run, compiled, feeder, pace):
-        speed = pace.measure(call)
-        _write_rows(run, jax.device_get(call), speed, write)
+    pace = _Pace(saver.step)
+    interruption = interruption or Interruption()
+    with saver:
+        for call in _calls(run, compiled, feeder, pace, saver, interruption):
+            speed = pace.measure(call)
+            _write_rows(run, call.read(), speed, write)
+            if call.snapshot is not None:
+                saver.save(call.stop, call.snapshot, call.wanted)
 
 
 def train_population(
     runs: Sequence[Run],
     writers: Sequence[Callable[[dict], None]],
     compiled: Program,
+    checkpoints: Checkpoints | None = None,
+    interruption: Interruption | None = None,
+    going: Iterable[int] | None = None,
 ) -> Iterator[tuple[int, Exception]]:
     """`train` for runs of one program and timetable, side by side.
 
@@ -132,6 +162,8 @@ def train_population(
       runs: as many as `compiled` has members, or fewer: copies of the last fill it up.
       writers: what `write` is for one run.
       compiled: the program of a population.
+      checkpoints, interruption: as in `train`, of all of them together.
+      going: the indices of those that aren't over already; by default all.
 
     Yields:
       the index of a run that is over before its time and why: TrainingStopped, or what
@@ -140,24 +172,30 @@ def train_population(
     members = len(compiled.totals["count"])
     filled = [*runs, *[runs[-1]] * (members - len(runs))]
     orders = [run.order for run in filled]
-    feeder = feed.PopulationFeed(orders, compiled.mesh, compiled.capacity)
+    saver = checkpoints or Checkpoints.none()
+    feeder = feed.PopulationFeed(orders, compiled.mesh, compiled.capacity, saver.step)
     together = runs[0]._replace(
         learning_rates=np.stack([run.learning_rates for run in filled]),
         init_key=_stacked([run.init_key for run in filled]),
         values=_stacked([run.values for run in filled]),
     )
-    pace, going = _Pace(), set(range(len(runs)))
-    for call in _calls(together, compiled, feeder, pace):
-        speed = pace.measure(call)
-        call = jax.device_get(call)
-        for index in sorted(going):
-            try:
-                _write_rows(runs[index], call.member(index), speed, writers[index])
-            except Exception as error:
-                going.remove(index)
-                yield index, error
-        if not going:
-            return
+    pace = _Pace(saver.step)
+    left = set(range(len(runs)) if going is None else going)
+    interruption = interruption or Interruption()
+    with saver:
+        for call in _calls(together, compiled, feeder, pace, saver, interruption):
+            speed = pace.measure(call)
+            read = call.read()
+            for index in sorted(left):
+                try:
+                    _write_rows(runs[index], read.member(index), speed, writers[index])
+                except Exception as error:
+                    left.remove(index)
+                    yield index, error
+            if not left:
+                return
+            if call.snapshot is not None:
+                saver.save(call.stop, call.snapshot, call.wanted)
 
 
 def _stacked(trees: list[Any]) -> Any:
@@ -168,11 +206,21 @@ def _stacked(trees: list[Any]) -> Any:
     )
 
 
-def _calls(run: Run, compiled: Program, feeder: Any, pace: "_Pace") -> Iterator[_Call]:
+def _calls(
+    run: Run,
+    compiled: Program,
+    feeder: Any,
+    pace: "_Pace",
+    saver: Checkpoints,
+    interruption: Interruption,
+) -> Iterator[_Call]:
     """Dispatch all calls, handing on each one only when the next is under way.
 
     The learning rates of a population, [members, steps], have a dimension more than
     those of a run, and so has all that comes of them.
+
+    Raises:
+      Preempted: when all that was dispatched is handed on.
     """
     settings, dataset, mesh = run.settings, run.static.dataset, compiled.mesh
     *lead, steps = run.learning_rates.shape
@@ -180,13 +228,20 @@ def _calls(run: Run, compiled: Program, feeder: Any, pace: "_Pace") -> Iterator[
     wanted = _logged(steps, settings)
     columns = feed.columns(dataset, dataset.train, mesh)
     eval_columns = feed.columns(dataset, dataset.eval, mesh)
-    carry = compiled.init(
-        run.init_key, run.learning_rates[..., 0], run.values.hyperparameters
-    )
-    eval_loss: Any = np.full(lead, np.inf, np.float32)
-    start, waiting = 0, None
-    while start < steps:
-        next_stop = min(steps, (start // every + 1) * every)
+    no_news: Any = np.full(lead, np.inf, np.float32)
+    if saver.start is None:
+        carry, eval_loss = (
+            compiled.init(
+                run.init_key, run.learning_rates[..., 0], run.values.hyperparameters
+            ),
+            no_news,
+        )
+    else:
+        carry, eval_loss = saver.start.snapshot
+    start, waiting, stops = saver.step, None, False
+    while start < steps and not stops:
+        evaluated = min(steps, (start // every + 1) * every)
+        next_stop = min(evaluated, saver.next_stop(start))
         count = min(next_stop - start, compiled.capacity, pace.steps_a_call)
         stop = start + count
         rates = np.zeros((*lead, compiled.capacity), np.float32)
@@ -197,20 +252,33 @@ def _calls(run: Run, compiled: Program, feeder: Any, pace: "_Pace") -> Iterator[
             carry, columns, feeder.take(count), rates, logged, np.int32(start),
             np.int32(count), eval_loss, run.values,
         )  # fmt: skip
-        evaluation, eval_loss = None, np.full(lead, np.inf, np.float32)
-        if stop == next_stop:
+        evaluation, eval_loss = None, no_news
+        if stop == evaluated:
             totals = compiled.totals
             for batches in feed.eval_feed(dataset, mesh, compiled.eval_capacity):
                 totals, evaluation = compiled.evaluate(
                     carry, eval_columns, batches, totals
                 )
                 eval_loss = evaluation["loss"]
+        stops = stop < steps and interruption.must_stop(stop)
+        save = saver.wants(
+            stop, evaluated=stop == evaluated, ends=stop == steps, interrupted=stops
+        )
+        # Now, since the next call is given the carry to write over.
+        snapshot = None
+        if save != "no":
+            news = jax.device_put(eval_loss, mesh.own)
+            snapshot = copied(Snapshot(carry, news))
         if waiting is not None:
             yield waiting
-        waiting = _Call(start, stop, wanted[start:stop], rows, evaluation)
+        waiting = _Call(
+            start, stop, wanted[start:stop], rows, evaluation, snapshot, save
+        )
         start = stop
     if waiting is not None:
         yield waiting
+    if stops:
+        raise interruption.preempted()
 
 
 class _Pace:
@@ -220,8 +288,8 @@ class _Pace:
       steps_a_call: how many that is.
     """
 
-    def __init__(self):
-        self._reads = deque([(time.perf_counter(), 0)])  # when so many steps were done
+    def __init__(self, start: int):
+        self._reads = deque([(time.perf_counter(), start)])  # when so many were done
         self.steps_a_call = 16
 
     def measure(self, call: _Call) -> float:

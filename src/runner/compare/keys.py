@@ -16,12 +16,14 @@ IGNORED = {
     **dict.fromkeys(("status", "error", "wall_seconds", "compile_seconds"), "results"),
     **dict.fromkeys(("final.*", "best.*", "best_step.*"), "results"),
     # what is written and where, not what is trained
-    **dict.fromkeys(("wandb.*", "objective", "compilation_cache"), "outputs"),
+    **dict.fromkeys(("wandb.*", "checkpoint.*", "objective"), "outputs"),
+    "compilation_cache": "outputs",
     **dict.fromkeys(("train.log_every_steps", "train.profile", "verify"), "outputs"),
     **dict.fromkeys(("data.data_dir", "data.manual_dir", "data.download"), "places"),
     # different in every run, or following from what is compared anyway
     **dict.fromkeys(("provenance.started", "provenance.pid"), "every run's own"),
     **dict.fromkeys(("provenance.command", "provenance.folder"), "every run's own"),
+    **dict.fromkeys(("provenance.wandb_id", "provenance.restarts"), "every run's own"),
     "provenance.program_key": "follows from config, versions and devices",
     "provenance.device_count": "follows from devices",
     "provenance.members": "changes rounding, no more",

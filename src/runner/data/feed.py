@@ -89,11 +89,11 @@ class TrainFeed:
 class PopulationFeed:
     """`TrainFeed` for several runs at once, whose data are on the devices."""
 
-    def __init__(self, orders: Sequence[Order], mesh: Mesh, capacity: int):
+    def __init__(self, orders: Sequence[Order], mesh: Mesh, capacity: int, start: int):
         self._orders = orders
         self._mesh = mesh
         self._capacity = capacity
-        self._step = 0
+        self._step = start
 
     def take(self, count: int) -> dict[str, jax.Array]:
         """The rows of the next `count` steps [members, capacity, batch_size]."""

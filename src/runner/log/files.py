@@ -1,5 +1,6 @@
 """Files of a run folder: JSON values written at once, metrics row by row."""
 
+import fcntl
 import json
 import math
 import os
@@ -68,15 +69,29 @@ class MetricsFile:
     A killed process loses no row that `write` returned from. A torn last line that an
     earlier process left is cut off first.
 
+    Args:
+      rows: of those that are there, keep the first so many; None keeps all.
+
     Raises:
+      BlockingIOError: another process has the file open as one of these.
       OSError: from any method, when the file can't be written.
     """
 
-    def __init__(self, path: Path):
-        if path.is_file():
-            data = path.read_bytes()
-            os.truncate(path, data.rfind(b"\n") + 1)
+    def __init__(self, path: Path, rows: int | None = None):
         self._file = path.open("a", buffering=1, encoding="utf-8")
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                pass  # a file system without locks
+            if path.is_file():
+                lines = path.read_bytes().split(b"\n")[:-1]
+                self._file.truncate(sum(len(line) + 1 for line in lines[:rows]))
+        except BaseException:
+            self._file.close()
+            raise
 
     def write(self, row: Mapping[str, Any]) -> None:
         try:

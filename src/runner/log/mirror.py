@@ -207,7 +207,9 @@ def main() -> None:
     # W&B and what it starts may print; the pipe is for answers alone.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A scheduler tells all processes at once; this one ends when its pipe does.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_import, daemon=True).start()
     serve(sys.stdin.buffer, answers)
     os._exit(0)  # whatever a thread of W&B may still wait for

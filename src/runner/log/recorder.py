@@ -6,14 +6,29 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from runner.errors import ConfigError, TrainingStopped
-from runner.log.files import MetricsFile, write_json
+from runner.log.files import MetricsFile, read_metrics, write_json
 from runner.log.mirror import WandbMirror
 from runner.log.secrets import scrub
 from runner.log.terminal import Progress, summary_table
 from runner.log.wandb import WandbSettings
+from runner.preemption import Preempted
+
+
+class Kept(NamedTuple):
+    """The rows that a run has of an earlier process.
+
+    Attributes:
+      path: the metrics file with them; if it isn't the run's own, they are copied.
+      step: those after it are not the run's.
+      seconds: how long the earlier process took for them.
+    """
+
+    path: Path
+    step: int
+    seconds: float
 
 
 class Recorder:
@@ -30,7 +45,8 @@ class Recorder:
       wandb: `dir` is `folder` unless given.
       total_steps: the length of the run in optimizer steps.
       quiet: show neither progress nor table.
-      resume: append to the rows of an earlier process instead of refusing them.
+      kept: go on after these rows, which may be changed until the recorder is entered;
+        None refuses a folder that has any.
 
     Attributes:
       provenance: written when the recorder is entered.
@@ -46,15 +62,15 @@ class Recorder:
         wandb: WandbSettings,
         total_steps: int,
         quiet: bool,
-        resume: bool = False,
+        kept: Kept | None = None,
     ):
         self.folder = folder
         self._config = scrub(config)
         self.provenance = scrub(provenance)
-        self._wandb = WandbMirror(wandb._replace(dir=wandb.dir or folder))
+        self.wandb_settings = wandb._replace(dir=wandb.dir or folder)
         self._total_steps = total_steps
         self._quiet = quiet
-        self._resume = resume
+        self.kept = kept
         self._progress: Progress | None = None
         self.final: dict[str, Any] = {}
         self._best: dict[str, dict[str, Any]] = {}
@@ -65,22 +81,39 @@ class Recorder:
         """Open the folder and start W&B.
 
         Raises:
-          ConfigError: the folder can't be written, or holds the rows of another run.
+          ConfigError: the folder can't be written, or holds the rows of another run,
+            or another process writes there.
         """
+        kept: list[dict[str, Any]] = []
         self._started = time.monotonic()
         path = self.folder / "metrics.jsonl"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._resume and path.exists() and path.stat().st_size:
+            if self.kept:
+                kept = _rows(self.kept)
+                self._started -= self.kept.seconds
+            elif path.exists() and path.stat().st_size:
                 raise ConfigError(
                     f"run folder {self.folder}: {path.name} there holds the rows of "
                     "an earlier run, and two runs in one file can't be told apart. Set "
                     "hydra.run.dir (hydra.sweep.dir with -m) to another folder."
                 )
+            # First, since it is locked: two processes in one folder spoil it.
+            is_own = self.kept is None or self.kept.path.resolve() == path.resolve()
+            self._metrics = MetricsFile(path, len(kept) if is_own else 0)
+            for row in kept:
+                self._track(row)
+                if not is_own:
+                    self._metrics.write(row)
+            (self.folder / "error.txt").unlink(missing_ok=True)
             write_json(self.folder / "config.json", self._config)
             write_json(self.folder / "provenance.json", self.provenance)
             self._write_summary("running")
-            self._metrics = MetricsFile(path)
+        except BlockingIOError:
+            raise ConfigError(
+                f"run folder {self.folder}: another process is writing there. Wait for "
+                "it, or set hydra.run.dir (hydra.sweep.dir with -m) to another folder"
+            ) from None
         except OSError as error:
             raise ConfigError(
                 f"run folder {self.folder}: it must be writable, but: "
@@ -88,7 +121,11 @@ class Recorder:
             ) from error
         if not self._quiet:
             self._progress = Progress(self._total_steps)
+        resumed = self.kept is not None
+        self._wandb = WandbMirror(self.wandb_settings._replace(resumed=resumed))
         self._wandb.start({**self._config, "provenance": self.provenance})
+        for row in kept:  # it leaves out those that W&B has
+            self._wandb.log(row)
         return self
 
     def row(self, row: dict[str, Any]) -> None:
@@ -102,6 +139,15 @@ class Recorder:
         self._track(row)
         if self._progress:
             self._progress.row(row)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint tells of the rows so far."""
+        return {
+            "final": dict(self.final),
+            "best": {key: dict(best) for key, best in self._best.items()},
+            "wall_seconds": self._wall_seconds(),
+            "wandb_id": self.wandb_settings.id,
+        }
 
     def finish(self, extra: Mapping[str, Any]) -> None:
         """Add facts to summary.json, such as `compile_seconds`, when the block ends."""
@@ -165,12 +211,15 @@ class Recorder:
             "steps": final.pop("step", 0),
             "final": final,
             "best": self._best,
-            "wall_seconds": round(time.monotonic() - self._started, 3),
+            "wall_seconds": self._wall_seconds(),
             "compile_seconds": None,
             **self._extra,
         }
         write_json(self.folder / "summary.json", summary)
         return summary
+
+    def _wall_seconds(self) -> float:
+        return round(time.monotonic() - self._started, 3)
 
     def _places(self) -> dict[str, str]:
         places = {
@@ -182,6 +231,14 @@ class Recorder:
         elif self._wandb.folder:
             places["W&B"] = f"wandb sync {self._wandb.folder}"
         return places
+
+
+def _rows(kept: Kept) -> list[dict[str, Any]]:
+    try:
+        rows = read_metrics(kept.path) if kept.path.exists() else []
+    except ValueError as error:
+        raise ConfigError(f"the rows to go on after can't be read: {error}") from error
+    return [row for row in rows if row["step"] <= kept.step]
 
 
 def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
@@ -202,6 +259,8 @@ def _ending(error: BaseException | None) -> tuple[str, int]:
         return "finished", 0
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130  # as a shell reports it
+    if isinstance(error, Preempted):
+        return "preempted", int(str(error.code))
     if isinstance(error, SystemExit):  # also how a handler of SIGTERM ends a run
         code = error.code if isinstance(error.code, int) else 1
         return "interrupted", code or 1  # 0 in mid training isn't a finished run

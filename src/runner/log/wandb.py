@@ -5,6 +5,7 @@ run folder before they come here. What is set below and why was measured with wa
 0.31 and is held by tests/test_wandb.py.
 """
 
+import fcntl
 import os
 import queue
 import sys
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from runner.log.files import to_json
 from runner.log.secrets import scrub
@@ -22,7 +23,9 @@ class WandbSettings(NamedTuple):
     """What W&B is told about a run. WANDB_* environment variables win over each field.
 
     `mode` is offline, online or disabled. Null leaves a field to W&B, except `dir`:
-    the folder that gets W&B's `wandb` folder, by default the run's own.
+    the folder that gets W&B's `wandb` folder, by default the run's own. `resumed`: go
+    on with the run `id`. The rows that W&B has of it are then handed on again, up to
+    the last one before those that are new.
     """
 
     mode: str
@@ -35,6 +38,7 @@ class WandbSettings(NamedTuple):
     notes: str | None = None
     dir: Path | None = None
     id: str | None = None
+    resumed: bool = False
 
 
 _VARIABLES = {
@@ -83,6 +87,8 @@ class WandbRun:
         self._thread: threading.Thread | None = None
         self._run: Any = None
         self._told = False
+        self._has = -1  # W&B has the rows up to this step
+        self._lock: IO[str] | None = None
         self.mode = "disabled"
         self.folder: Path | None = None
         self.url: str | None = None
@@ -131,8 +137,12 @@ class WandbRun:
             item = self._rows.get()
             if isinstance(item, tuple):
                 break
+            if item.get("step", 0) <= self._has:
+                continue
             self._try("logging failed", lambda row=item: self._run.log(row))
         self._try("finishing failed", lambda: self._finish_one(*item))
+        if self._lock:
+            self._lock.close()
 
     def _start_one(self, config: dict[str, Any]) -> Any:
         first = "offline" if _server_failed.is_set() else self._wanted
@@ -159,23 +169,34 @@ class WandbRun:
 
         fields = scrub(self._settings._asdict())
         del fields["mode"]
+        resumed = fields.pop("resumed")
         for field, variable in _VARIABLES.items():
             # An argument would win over the variable, so it isn't given.
             if os.environ.get(variable) or not fields[field]:
                 fields[field] = None
-        has_id = fields["id"] or os.environ.get("WANDB_RUN_ID")
+        identity = os.environ.get("WANDB_RUN_ID") or fields["id"]
+        allow = resumed or "WANDB_RUN_ID" in os.environ
         client = {k: v for k, v in _CLIENT.items() if _variable(k) not in os.environ}
+        root = Path(os.environ.get("WANDB_DIR") or fields["dir"] or ".")
         if "WANDB_DIR" not in os.environ:
             # W&B warns of a root that doesn't exist yet.
-            Path(fields["dir"] or ".").mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True)
+        if identity and not self._lock:
+            # A killed trainer's mirror may still be writing what it was told.
+            self._lock = _locked(root / "wandb" / f".{identity}.lock", finish_limit())
+        if resumed:
+            self._has = _last_step(root, identity)
         run = wandb.init(
             mode=mode,  # pyright: ignore[reportArgumentType]
             config=config,
             reinit="create_new",
-            resume="allow" if has_id and "WANDB_RESUME" not in os.environ else None,
+            resume="allow" if allow and "WANDB_RESUME" not in os.environ else None,
             settings=wandb.Settings(**client),
             **fields,
         )
+        if resumed and not run.offline:
+            # Of the server, which may have more or fewer rows than are here.
+            self._has = run.summary.get("step", -1) if run.resumed else -1
         run.define_metric("*", step_metric="step")
         if not run.offline:
             print(f"W&B: {run.url}", file=sys.stderr)
@@ -183,6 +204,8 @@ class WandbRun:
 
     def _finish_one(self, exit_code: int, summary: dict[str, Any]) -> None:
         self._run.summary.update(summary)
+        if summary.get("status") == "preempted":
+            self._run.mark_preempting()
         self._run.finish(exit_code=exit_code)
         _wait_for_exit_record(Path(self._run.settings.sync_file))
 
@@ -201,6 +224,33 @@ class WandbRun:
         if not self._told:
             self._told = True
             print(f"W&B {what} (the run folder has everything)", file=sys.stderr)
+
+
+def _locked(path: Path, seconds: float | None) -> IO[str] | None:
+    """The file, locked by this process alone; None after `seconds` of waiting."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("w")
+    begun = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if seconds is not None and time.monotonic() - begun > seconds:
+                file.close()
+                return None
+            time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return file
+
+
+def _last_step(root: Path, identity: str | None) -> int:
+    """The last step in the files that W&B has of a run here; -1 if there is none."""
+    from runner.log.wandb_files import read_run
+
+    files = root.glob(f"wandb/*run-*-{identity}/run-{identity}.wandb")
+    rows = [row for file in files for row in read_run(file)["history"]]
+    return max((int(row["step"]) for row in rows), default=-1)
 
 
 def wanted_mode(settings: WandbSettings) -> str:

@@ -21,6 +21,7 @@ BITS = (
     "machine",
     "CPUs",
     "runs side by side",
+    "changes on the way",
 )
 
 
@@ -66,6 +67,7 @@ def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
         "CPUs": provenance.get("cpu_count"),
         "host": provenance.get("hostname"),
         "runs side by side": provenance.get("members") or 1,
+        "changes on the way": "; ".join(provenance.get("changes") or []) or "none",
     }
     return {k: str(v) for k, v in facts.items() if v is not None}
 

@@ -46,7 +46,7 @@ def read(path: Path) -> Recorded:
         return _from_folder(path)
     runs = sorted(str(file.parent) for file in path.glob("*/config.json"))
     if not runs:
-        from runner.compare.wandb_files import wandb_files
+        from runner.log.wandb_files import wandb_files
 
         runs = wandb_files(path)
         if len(runs) == 1:
@@ -74,7 +74,7 @@ def _from_folder(folder: Path) -> Recorded:
 
 
 def _from_wandb(file: Path) -> Recorded:
-    from runner.compare.wandb_files import read_run
+    from runner.log.wandb_files import read_run
 
     try:
         run = read_run(file)

@@ -11,6 +11,7 @@ from hydra.core.utils import JobReturn, configure_log, setup_globals
 from omegaconf import DictConfig, open_dict
 
 from runner.errors import ConfigError, did_you_mean
+from runner.preemption import Preempted
 from runner.sweep import ledger as ledgers
 from runner.sweep.compose import Composer
 from runner.sweep.job import Job
@@ -61,8 +62,12 @@ def launch(
         ledger.write()
         try:
             Sweep(launcher, ledger).run(list(reversed(todo.values())), len(jobs))
-        except KeyboardInterrupt:
-            print(f"interrupted; the same command continues {folder}", file=sys.stderr)
+        except (KeyboardInterrupt, Preempted) as stopped:
+            why = stopped if isinstance(stopped, Preempted) else "interrupted"
+            print(f"{why}; the same command continues {folder}", file=sys.stderr)
+            if isinstance(stopped, Preempted):
+                ledger.close()  # which its successor will open
+                stopped.forward()
             raise
     for job in jobs:
         if job.fingerprint in todo:
@@ -139,7 +144,7 @@ def _unfinished(new: Path, base: dict[str, Any], jobs: list[Job]) -> Path | None
 
 
 def _is_done(job: Job, ledger: Ledger) -> bool:
-    """Whether an earlier process has done `job`; what it left undone is removed."""
+    """Whether an earlier process has done `job`. Half of it is left to be taken up."""
     is_known = job.fingerprint in ledger.jobs
     entry = ledger.add(
         job.fingerprint,
@@ -160,8 +165,9 @@ def _is_done(job: Job, ledger: Ledger) -> bool:
         return False
     found = json.loads(summary.read_text(encoding="utf-8"))
     if found["status"] != "finished":
-        # Half a run; the folder is the job's alone, but W&B may still write there.
-        shutil.rmtree(job.folder, ignore_errors=True)
+        if job.config.checkpoint.resume == "never":
+            # In a folder that is its own; but W&B may still write there.
+            shutil.rmtree(job.folder, ignore_errors=True)
         return False
     job.result = float(found["final"][job.config.objective])
     entry.update(state="done", result=job.result)

@@ -21,7 +21,7 @@ WRITE_SECONDS = (
     1.0  # at most one ordinary write in so many: a job's folder is the truth
 )
 # What changes no result may differ between the jobs of one sweep.
-_FREE = ("wandb", "compilation_cache")
+_FREE = ("wandb", "checkpoint", "compilation_cache")
 
 
 class Entry(TypedDict):
@@ -79,6 +79,12 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Note that nothing runs any more, and let others in."""
+        if self._lock.closed:
+            return
         for entry in self.jobs.values():
             if entry["state"] == "running":
                 entry["state"] = "pending"

@@ -1,20 +1,24 @@
 """Jobs of one program and timetable, trained side by side or one after the other."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import jax
 
+from runner.checkpoint import Start
 from runner.errors import ConfigError
 from runner.mesh import population_size
+from runner.preemption import Interruption
 from runner.program import Population, Program, program, step_jaxpr
-from runner.run import Prepared
+from runner.run import Prepared, train_recorded
 from runner.strategy import vmaps
 from runner.sweep.job import Job
-from runner.train import Run, compilation, compiled_facts, train, train_population
+from runner.sweep.saved import checkpoints_of, ignore, left_over
+from runner.train import Run, compiled_facts, train_population
 
 STRATEGIES = ("auto", "vmap", "loop")
 # Each member has an open run of W&B, with a thread, a queue and a file.
@@ -99,6 +103,12 @@ class Closing:
             end.result()  # raises what it raised
 
 
+def has_own_checkpoints(prepared: Prepared) -> bool:
+    """Whether a job begins with a checkpoint, or is to leave one, that is its alone."""
+    own = prepared.checkpoints
+    return own.start is not None or own.settings.best or own.settings.last
+
+
 def side_by_side(run: Run, strategy: str) -> bool:
     """Whether runs like `run` train under `vmap`. `auto`: where that is faster.
 
@@ -126,15 +136,17 @@ def train_alone(member: Member, closing: Closing) -> None:
         return
     error: BaseException | None = None
     try:
-        member.prepared.recorder.finish(compilation(member.run))
-        train(member.run, member.row)
+        train_recorded(member.prepared, member.row)
     except BaseException as raised:
         error = raised
     _end([member], error, closing)
 
 
 def train_together(
-    members: Sequence[Member], most: int | Literal["auto"], closing: Closing
+    members: Sequence[Member],
+    most: int | Literal["auto"],
+    closing: Closing,
+    sweep: Path,
 ) -> None:
     """Train the members of one group side by side, each to its own end.
 
@@ -142,7 +154,15 @@ def train_together(
       members: at least one.
       most: how many at a time; `auto` is what the memory allows.
       closing: ends the jobs.
+      sweep: the folder in which populations are saved.
     """
+    saved, members = left_over(sweep, members, _longest(members[0].run))
+    for one in saved:
+        run = next(iter(one.going.values())).run
+        compiled = program(run.static, run.values, one.population)
+        _together(one.names, one.going, compiled, closing, sweep, one.start)
+    if not members:
+        return
     if len(members) == 1:
         train_alone(members[0], closing)
         return
@@ -154,25 +174,48 @@ def train_together(
                 closing.submit(member.close, error)
         return
     for start in range(0, len(members), size):
-        _together(members[start : start + size], compiled, closing)
+        part = members[start : start + size]
+        for member in part:
+            # XLA adds up in another order than for one run alone.
+            member.prepared.recorder.provenance["members"] = len(part)
+        names = [member.job.fingerprint for member in part]
+        going = dict(enumerate(part))
+        _together(names, going, compiled, closing, sweep, None)
         compiled = compiled._replace(compile_seconds=0.0)
 
 
-def _together(members: Sequence[Member], compiled: Program, closing: Closing) -> None:
-    for member in members:
-        # XLA adds up in another order than for one run alone.
-        member.prepared.recorder.provenance["members"] = len(members)
-    going = [member for member in members if member.open()]
-    if not going:
+def _together(
+    names: Sequence[str],
+    members: Mapping[int, Member],
+    compiled: Program,
+    closing: Closing,
+    sweep: Path,
+    start: Start | None,
+) -> None:
+    """Train a population, or from `start` on what is left of it.
+
+    Args:
+      names: the fingerprints of all members that it had.
+      members: those that train, by their places among `names`.
+    """
+    left = {index: member for index, member in members.items() if member.open()}
+    if not left:
         return
-    left = dict(enumerate(going))
+    size = len(compiled.totals["count"])
+    saver = checkpoints_of(sweep, names, size, left, start)
+    # In the place of one that is over another's numbers do no harm.
+    others = next(iter(left.values())).run
+    runs = [left[i].run if i in left else others for i in range(len(names))]
+    rows = [left[i].row if i in left else ignore for i in range(len(names))]
     error: BaseException | None = None
     try:
-        for member in going:
+        for member in left.values():
             member.prepared.recorder.finish(compiled_facts(compiled))
-        runs, rows = [m.run for m in going], [m.row for m in going]
-        for index, stopped in train_population(runs, rows, compiled):
-            closing.submit(left.pop(index).close, stopped)
+        with Interruption() as interruption:
+            for index, stopped in train_population(
+                runs, rows, compiled, saver, interruption, list(left)
+            ):
+                closing.submit(left.pop(index).close, stopped)
     except BaseException as raised:
         error = raised
     _end(left.values(), error, closing)
@@ -193,7 +236,7 @@ def compile_for(
 ) -> tuple[int, Program]:
     """The size of the populations that train `count` runs like `run`; their program."""
     limit = MOST_MEMBERS if most == "auto" else most
-    longest = min(run.timetable[:2])
+    longest = _longest(run)
     while True:
         size = -(-count // -(-count // limit))
         size = population_size(run.static.mesh.devices, size)
@@ -201,6 +244,11 @@ def compile_for(
         if most != "auto" or size == 1 or compiled.bytes <= _memory():
             return size, compiled
         limit = size // 2
+
+
+def _longest(run: Run) -> int:
+    """The steps of the longest call of a population of runs like `run`."""
+    return min(run.timetable[:2])
 
 
 def _memory() -> float:

@@ -1,5 +1,6 @@
 """Runs the jobs of a sweep that are left to do."""
 
+import shutil
 import sys
 import threading
 from collections import Counter
@@ -53,6 +54,7 @@ class Sweep:
                 self._alone(job)
 
     def _packed(self, jobs: list[Job]) -> None:
+        from runner.checkpoint import FOLDER
         from runner.sweep import population
 
         strategy, most = self._launcher.strategy, self._launcher.max_members
@@ -64,7 +66,8 @@ class Sweep:
         try:
             with population.Closing() as closing, ThreadPoolExecutor(1) as compiling:
                 for member in ahead(self._members(jobs), BUILT_AHEAD):
-                    if not population.side_by_side(member.run, strategy):
+                    alone = population.has_own_checkpoints(member.prepared)
+                    if alone or not population.side_by_side(member.run, strategy):
                         population.train_alone(member, closing)
                         continue
                     key = population.group_key(member.run)
@@ -79,7 +82,11 @@ class Sweep:
                 self._status.phase = "compiling"
                 compiling.shutdown()
                 for members in groups.values():
-                    population.train_together(members, most, closing)
+                    population.train_together(
+                        members, most, closing, self._ledger.folder
+                    )
+            # Whoever was in them has its end in its own folder now.
+            shutil.rmtree(self._ledger.folder / FOLDER, ignore_errors=True)
         finally:
             sys.setswitchinterval(interval)
 

@@ -1,0 +1,85 @@
+"""What checkpoints cost: a CNN trained with one every 100 steps, and without any.
+
+    python benchmarks/checkpoint.py
+
+The two take turns, so that what else the machine does falls on both. The ratio is of
+the wall times of training, compilation left out, rows in its files, the last save
+waited for. The CNN is that of benchmarks/step.py: 28x28 images, batches of 64. The
+first save of a process also imports Orbax; that is told apart.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from step import make_run
+
+from runner import config
+from runner.checkpoint import Checkpoints
+from runner.config import CheckpointConfig
+from runner.log.recorder import Recorder
+from runner.log.wandb import WandbSettings
+from runner.run import checkpoint_record
+from runner.train import Run, compilation, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--every", type=int, default=100, help="steps (100)")
+    options = parser.parse_args()
+    config.register()
+    run = make_run("nnx", "cnn", options.steps)
+    compilation(run)
+    started = time.perf_counter()
+    import orbax.checkpoint  # noqa: F401
+
+    print(f"importing Orbax, once a process: {time.perf_counter() - started:.2f} s")
+    ratios = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for index in range(options.rounds + 1):
+            seconds = {}
+            for every in (options.every, None) if index % 2 else (None, options.every):
+                folder = Path(temporary, f"{index}-{every}")
+                seconds[every] = trained(run, folder, every)
+            if index == 0:  # warms up
+                continue
+            ratios.append(seconds[options.every] / seconds[None])
+            told = [f"{seconds[every]:.2f} s" for every in (options.every, None)]
+            print(f"with {told[0]}, without {told[1]}, ratio {ratios[-1]:.3f}")
+    print(
+        f"a checkpoint every {options.every} steps: wall time times "
+        f"{statistics.median(ratios):.3f} (median of {options.rounds} rounds, from "
+        f"{min(ratios):.3f} to {max(ratios):.3f}; {os.cpu_count()} CPUs)"
+    )
+
+
+def trained(run: Run, folder: Path, every: int | None) -> float:
+    """Seconds to train `run` with a checkpoint every so many steps, or without."""
+    recorder = Recorder(
+        folder,
+        config=run.config,
+        provenance={},
+        wandb=WandbSettings("disabled"),
+        total_steps=len(run.learning_rates),
+        quiet=True,
+    )
+    settings = CheckpointConfig(every, None, 1, False, False, "never")
+    checkpoints = Checkpoints(
+        folder / "checkpoints", settings, "eval/loss",
+        lambda step: checkpoint_record(run, step) | recorder.state(),
+    )  # fmt: skip
+    with recorder:
+        started = time.perf_counter()
+        train(run, recorder.row, checkpoints)
+        return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

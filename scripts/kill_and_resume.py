@@ -1,0 +1,188 @@
+"""Kill runs at random moments, resume them, and check that nothing shows.
+
+    python scripts/kill_and_resume.py --kills 20
+
+Each case is trained once undisturbed. Then it is trained again, killed at random
+moments and started anew by the same command until it has had its share of the kills,
+and left to finish. Its rows, timings aside, and all arrays of its last checkpoint must
+be those of the undisturbed run, bit for bit. Exit status 1 if they aren't.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from runner.log.files import read_metrics
+
+COMMON = (
+    "train.epochs=null", "train.log_every_steps=1", "checkpoint.last=true",
+    "wandb=disabled", "verify=false",
+)  # fmt: skip
+CASES = {
+    "nnx, plateau of the evaluation, EMA": (
+        "schedule=reduce_on_plateau", "schedule.watch=eval", "schedule.unit=steps",
+        "schedule.patience=60", "schedule.rtol=0.1", "train.eval_every_steps=30",
+        "train.ema_decay=0.95", "train.steps=2000", "checkpoint.every_steps=50",
+    ),
+    "linen, fed from the host, accumulation, dropout": (
+        "framework=linen", "data.mode=memory", "train.gradient_accumulation=2",
+        "model.dropout=0.2", "schedule=cosine", "train.steps=1200",
+        "checkpoint.every_steps=70", "checkpoint.keep=3", "checkpoint.best=true",
+    ),
+    "jax, cnn with BatchNorm and dropout, by the clock": (
+        "framework=jax", "model=cnn", "model.dropout=0.1", "model.channels=[4,8]",
+        "optimizer=adamw", "train.eval_every_steps=37", "train.steps=400",
+        "checkpoint.every_minutes=0.005",
+    ),
+    "schedule-free, streamed": (
+        "optimizer=schedule_free_adamw", "data.mode=stream", "train.steps=1500",
+        "checkpoint.every_steps=40",
+    ),
+}  # fmt: skip
+SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20, help="over all cases (20)")
+    parser.add_argument("--signal", choices=SIGNALS, default="KILL")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument(
+        "--cases", type=int, default=len(CASES), help="the first so many"
+    )
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    cases = list(itertools.islice(CASES.items(), options.cases))
+    shares = [options.kills // len(cases)] * len(cases)
+    shares[0] += options.kills - sum(shares)
+    failed = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        for i, ((name, overrides), share) in enumerate(zip(cases, shares, strict=True)):
+            folder = Path(temporary) / str(i)
+            number = SIGNALS[options.signal]
+            steps, differences = check(folder, overrides, share, chance, number)
+            told = "; ".join(differences) or "the same bits"
+            print(f"{name}: {share} x {options.signal}, at steps {steps}: {told}",
+                  flush=True)  # fmt: skip
+            failed += bool(differences)
+    return int(failed > 0)
+
+
+def check(
+    folder: Path, overrides: tuple[str, ...], kills: int, chance: random.Random, number
+) -> tuple[list[int], list[str]]:
+    """Train undisturbed and killed: the steps of the kills, and what differs."""
+    whole, killed = folder / "whole", folder / "killed"
+    begun = time.monotonic()
+    process = start(whole, overrides)
+    wait_for_rows(whole, process, 0)
+    started = time.monotonic()
+    finish(process)
+    startup, training = started - begun, time.monotonic() - started
+    steps: list[int] = []
+    differences: list[str] = []
+    while len(steps) < kills:
+        before = size(killed)
+        process = start(killed, overrides)
+        if chance.random() < 0.2:  # before or about when it begins to train
+            time.sleep(chance.uniform(0, startup))
+        else:
+            wait_for_rows(killed, process, before)
+            time.sleep(chance.uniform(0, 2 * training / (kills + 1)))
+        process.send_signal(number)
+        if finish(process, number) and status(killed) != "finished":
+            steps.append(last_step(killed))
+        else:  # too late: it had finished
+            differences += compare(whole, killed)
+            shutil.rmtree(killed)
+    finish(start(killed, overrides))
+    return steps, differences + compare(whole, killed)
+
+
+def start(folder: Path, overrides: tuple[str, ...]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "runner", f"hydra.run.dir={folder}"]
+    return subprocess.Popen([*command, *COMMON, *overrides], stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen, number: int | None = None) -> int:
+    """Wait for its end, which must be a good one unless `number` was sent to it."""
+    _, told = process.communicate()
+    if process.returncode not in (0, *([] if number is None else [-number, 75])):
+        raise SystemExit(f"exit status {process.returncode}:\n{told.decode()}")
+    return process.returncode
+
+
+def size(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return metrics.stat().st_size if metrics.exists() else 0
+
+
+def last_step(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return read_metrics(metrics)[-1]["step"] if size(folder) else 0
+
+
+def status(folder: Path) -> str | None:
+    summary = folder / "summary.json"
+    return json.loads(summary.read_text())["status"] if summary.exists() else None
+
+
+def wait_for_rows(folder: Path, process: subprocess.Popen, before: int) -> None:
+    """Until there are more rows than before, or the process has ended."""
+    while process.poll() is None and size(folder) <= before:
+        time.sleep(0.001)
+
+
+def compare(whole: Path, killed: Path) -> list[str]:
+    """What differs between two finished runs."""
+    found = []
+    rows, others = (
+        [
+            {k: repr(v) for k, v in row.items() if not k.startswith("time/")}
+            for row in read_metrics(folder / "metrics.jsonl")
+        ]
+        for folder in (whole, killed)
+    )
+    if [row["step"] for row in rows] != [row["step"] for row in others]:
+        found.append(f"{len(rows)} rows, but {len(others)}")
+    for row, other in zip(rows, others, strict=False):
+        if row != other:
+            keys = [key for key in row if row[key] != other.get(key)]
+            found.append(f"step {row['step']}: {', '.join(keys)}")
+            break
+    arrays, theirs = (arrays_of(folder) for folder in (whole, killed))
+    for name in arrays | theirs:
+        if name not in arrays or name not in theirs:
+            found.append(f"{name} is in one of them only")
+        elif arrays[name].tobytes() != theirs[name].tobytes():
+            found.append(f"{name} differs")
+    ended = status(killed)
+    return found if ended == "finished" else [*found, f"status {ended}"]
+
+
+def arrays_of(folder: Path) -> dict[str, np.ndarray]:
+    """Of the last checkpoint."""
+    last = max(int(path.name) for path in (folder / "checkpoints").iterdir())
+    with ocp.StandardCheckpointer() as reader:
+        tree = reader.restore((folder / "checkpoints" / str(last) / "state").absolute())
+    leaves = jax.tree.leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return {"step": np.array(last)} | named
+
+
+if __name__ == "__main__":
+    sys.exit(main())

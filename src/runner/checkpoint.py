@@ -1,0 +1,325 @@
+"""Checkpoints: what the next step of a run depends on, saved while it trains.
+
+Orbax writes them, in the background, and renames each into place when it is complete.
+It is imported by the first save or restore, never by a run that needs neither.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from runner.config import CheckpointConfig
+from runner.errors import ConfigError
+
+# Where in a run folder they are.
+FOLDER = "checkpoints"
+
+
+class Snapshot(NamedTuple):
+    """All that a step needs of those before it; the rest follows from seed and step.
+
+    Attributes:
+      carry: parameters, model state, optimizer state and the parameters' average.
+      eval_loss: of an evaluation that the next step still consumes, else inf.
+    """
+
+    carry: Any
+    eval_loss: Any
+
+
+class Start(NamedTuple):
+    """Where training takes up: after `step`, with `snapshot`; `record` is its JSON."""
+
+    step: int
+    snapshot: Snapshot
+    record: dict[str, Any]
+
+
+def copied(snapshot: Snapshot) -> Snapshot:
+    """A copy on the devices: the original is donated to the next call."""
+    return jax.tree.map(jnp.copy, snapshot)
+
+
+class Checkpoints:
+    """Says when a run that trains is to be saved, and saves it in the background.
+
+    At most one save is under way. A periodic one that falls due meanwhile is skipped: a
+    resumed run then repeats some more steps, whereas waiting would leave the device
+    idle in every run. What can't be had again, the best and the last state, waits.
+
+    Args:
+      folder: gets a folder for each checkpoint, named by its step.
+      settings: the `checkpoint` section.
+      objective: the metric whose best value `settings.best` is about.
+      describe: what is saved beside the arrays, as JSON. It is called when the rows up
+        to that step are written, with `best` and `final` as the recorder has them.
+      start: where training takes up; None is the beginning.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: CheckpointConfig,
+        objective: str,
+        describe: Callable[[int], dict[str, Any]],
+        start: Start | None = None,
+    ):
+        self.start = start
+        self._folder = folder
+        self.settings = settings
+        self._objective = objective
+        self._describe = describe
+        self._manager: Any = None
+        self._handed = True  # nothing between `wants` and `save`
+        self._has_saved = start is not None
+        self._last = 0.0
+        self._best_step: int | None = None
+
+    @classmethod
+    def none(cls) -> "Checkpoints":
+        """From the beginning, and never saved."""
+        never = CheckpointConfig(None, None, 1, False, False, "never")
+        return cls(Path(), never, "", lambda step: {})
+
+    @property
+    def step(self) -> int:
+        """How many steps are done when training starts."""
+        return self.start.step if self.start else 0
+
+    def __enter__(self) -> Self:
+        self._last = time.monotonic()
+        if self.start is not None:
+            _remove_after(self._folder, self.start.step)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the save that is under way, unless a second Ctrl-C has come.
+
+        Raises:
+          OSError, ValueError: it has failed.
+        """
+        if self._manager is not None and kind is not KeyboardInterrupt:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        self._manager = None
+
+    @property
+    def can_save(self) -> bool:
+        """Whether the settings ask for any checkpoint at all."""
+        periods = self.settings.every_steps, self.settings.every_minutes
+        return any(periods) or self.settings.best or self.settings.last
+
+    def next_stop(self, step: int) -> int:
+        """The next step after `step` at which a call has to end."""
+        every = self.settings.every_steps
+        return sys.maxsize if every is None else (step // every + 1) * every
+
+    def wants(
+        self, step: int, *, evaluated: bool, ends: bool, interrupted: bool
+    ) -> Literal["always", "if best", "no"]:
+        """Whether `save` is to be called for `step`, at the end of a call.
+
+        Args:
+          evaluated: an evaluation was made after it.
+          ends: it is the last step of the run.
+          interrupted: the process is about to end before that.
+        """
+        has_saved = self._has_saved or not self._handed
+        if ends and (self.settings.last or has_saved):
+            return "always"
+        if interrupted and self.can_save:
+            return "always"
+        if self._is_due(step) and self._is_free():
+            self._last = time.monotonic()
+            self._handed = False
+            return "always"
+        return "if best" if evaluated and self.settings.best else "no"
+
+    def _is_due(self, step: int) -> bool:
+        steps, minutes = self.settings.every_steps, self.settings.every_minutes
+        if steps is not None and step % steps == 0:
+            return True
+        return minutes is not None and time.monotonic() - self._last >= 60 * minutes
+
+    def _is_free(self) -> bool:
+        is_saving = self._manager is not None and self._manager.is_saving_in_progress()
+        return self._handed and not is_saving
+
+    def save(self, step: int, snapshot: Snapshot, wanted: str) -> None:
+        """Begin to save `snapshot`, after the rows up to `step` were written.
+
+        Waits for the save before it, if that is still under way.
+
+        Raises:
+          OSError, ValueError: that one has failed, as when the disk is full.
+        """
+        record = self._describe(step)
+        self._handed = True
+        best = record.get("best", {}).get(self._objective, {}).get("step")
+        if self.settings.best:
+            self._best_step = best
+        if wanted == "if best" and best != step:
+            return
+        import orbax.checkpoint as ocp
+
+        if self._manager is None:
+            self._manager = self._open(ocp)
+        arrays = ocp.args.StandardSave(_without_empty(snapshot))  # pyright: ignore
+        record |= {"step": step, "arrays": described(snapshot)}
+        record = ocp.args.JsonSave(record)  # pyright: ignore
+        both = ocp.args.Composite(state=arrays, record=record)
+        self._manager.save(step, args=both, force=True)
+        self._has_saved = True
+
+    def _open(self, ocp: Any) -> Any:
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self, cleanup_tmp_directories=True
+        )
+        return ocp.CheckpointManager(self._folder.absolute(), options=options)
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
+        """Orbax's question: the newest are kept, and the best that was saved."""
+        newest = {c.step for c in checkpoints[-self.settings.keep :]}
+        return [c.step in newest | {self._best_step} for c in checkpoints]
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps of the complete checkpoints in `folder`, in order."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
+def newest(folder: Path, only: int | None, target: Snapshot, program: dict) -> Start:
+    """The newest checkpoint in `folder` that can be read, with its arrays as `target`.
+
+    Args:
+      only: not the newest but this one.
+      target: shapes, dtypes and shardings, which need not be those that were saved.
+      program: the description of the program; see `runner.program.Static`.
+
+    Raises:
+      ConfigError: it is of another model or optimizer, or none can be read.
+    """
+    found = steps(folder) if only is None else [only]
+    for step in reversed(found):
+        try:
+            return _restored(folder, step, target, program)
+        except ConfigError:
+            raise
+        except Exception as error:  # of Orbax and what is below it
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            print(f"warning: checkpoint {folder / str(step)} is damaged and is left "
+                  f"out: {why}", file=sys.stderr)  # fmt: skip
+    raise ConfigError(
+        f"none of the checkpoints in {folder} can be read. To start from the beginning "
+        "and lose what the run has recorded, remove that folder"
+    )
+
+
+def _restored(folder: Path, step: int, target: Snapshot, program: dict) -> Start:
+    import orbax.checkpoint as ocp
+
+    path = (folder / str(step)).absolute()
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        record = reader.restore(path / "record")
+    _check(path, record, target, program)
+    with ocp.StandardCheckpointer() as reader:
+        restored = reader.restore(path / "state", _without_empty(target))
+    return Start(step, _with_empty(restored, target), record)
+
+
+def _without_empty(snapshot: Snapshot) -> dict[str, Any]:
+    """`snapshot` with None for arrays of no elements, which Orbax doesn't save."""
+    return jax.tree.map(lambda x: None if 0 in x.shape else x, snapshot)._asdict()
+
+
+def _with_empty(restored: dict[str, Any], target: Snapshot) -> Snapshot:
+    leaves = iter(jax.tree.leaves(restored))
+    shapes, structure = jax.tree.flatten(target)
+    filled = [
+        jnp.zeros(x.shape, x.dtype, device=x.sharding) if 0 in x.shape else next(leaves)
+        for x in shapes
+    ]
+    return jax.tree.unflatten(structure, filled)
+
+
+def described(snapshot: Snapshot) -> list[list[Any]]:
+    """Name, shape and dtype of each array, parameters first."""
+    leaves = jax.tree.leaves_with_path(snapshot.carry)
+    return [[_name(path), list(x.shape), str(x.dtype)] for path, x in leaves]
+
+
+def _name(path: Any) -> str:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return name.removeprefix("state/")
+
+
+def _check(path: Path, record: dict, target: Snapshot, program: dict) -> None:
+    """Refuse a checkpoint of another model or optimizer.
+
+    Raises:
+      ConfigError: naming the first array, or the first choice, that isn't the same.
+    """
+    there = {name: (tuple(s), dtype) for name, s, dtype in record["arrays"]}
+    here = {name: (tuple(s), dtype) for name, s, dtype in described(target)}
+    for name in here | there:
+        if here.get(name) != there.get(name):
+            was, now = (
+                f"{found[name][1]}{list(found[name][0])}"
+                if name in found
+                else "nothing"
+                for found in (there, here)
+            )
+            raise ConfigError(
+                f"checkpoint {path} is of another model or optimizer: {name} is {was} "
+                f"there, and {now} here"
+            )
+    for section in ("model", "framework", "optimizer"):
+        was, now = (p[section].get("_target_") for p in (record["program"], program))
+        if was != now:
+            raise ConfigError(
+                f"checkpoint {path} is of another {section}: {section}._target_ is "
+                f"{was} there, and {now} here"
+            )
+
+
+def _remove_after(folder: Path, step: int) -> None:
+    """Damaged ones, and those of a future that will be another."""
+    import shutil
+
+    for later in steps(folder):
+        if later > step:
+            shutil.rmtree(folder / str(later))
+
+
+def digest(rates: np.ndarray) -> str:
+    """Tells whether the steps before a checkpoint had these learning rates."""
+    import hashlib
+
+    return hashlib.sha256(np.ascontiguousarray(rates).tobytes()).hexdigest()[:16]
+
+
+def locate(path: Path) -> tuple[Path, int | None]:
+    """The run folder and the step, if one is named, of a checkpoint.resume=PATH.
+
+    Raises:
+      ConfigError: PATH is neither a run folder with checkpoints nor one of them.
+    """
+    if path.name.isdecimal() and path.parent.name == FOLDER and path.is_dir():
+        return path.parent.parent, int(path.name)
+    found: Sequence[int] = steps(path / FOLDER)
+    if not found:
+        raise ConfigError(
+            f"checkpoint.resume={path} must be auto, never, a run folder that has "
+            f"checkpoints, or one of them, such as RUN/{FOLDER}/100"
+        )
+    return path, None

@@ -1,0 +1,95 @@
+"""W&B's offline files, read.
+
+LevelDB log framing around protobuf records. wandb 0.31 has no public reader; the
+framing is as old as the format, but the protobuf module is private, so nothing that has
+the run folder relies on it.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 32768
+
+
+def wandb_files(folder: Path) -> list[Path]:
+    """The runs below `folder`, each once: `latest-run` is a link to one of them."""
+    return sorted({path.resolve() for path in folder.rglob("run-*.wandb")})
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """{"config", "history", "summary", "exit_code", "group", "name", ...} of a file.
+
+    Raises:
+      ValueError: not a .wandb file of this version.
+    """
+    run: dict[str, Any] = {"config": {}, "history": [], "summary": {}}
+    run["exit_code"] = None
+    for record in records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            message = record.run
+            run.update(
+                id=message.run_id,
+                name=message.display_name,
+                project=message.project,
+                group=message.run_group,
+                job_type=message.job_type,
+                tags=list(message.tags),
+            )
+            _put(run["config"], message.config.update)
+        elif kind == "config":
+            _put(run["config"], record.config.update)
+        elif kind == "history":
+            row: dict[str, Any] = {}
+            _put(row, record.history.item)
+            if "step" in row:  # the last record holds only W&B's own run time
+                run["history"].append(row)
+        elif kind == "summary":
+            _put(run["summary"], record.summary.update)
+        elif kind == "exit":
+            run["exit_code"] = record.exit.exit_code
+    run["config"].pop("_wandb", None)
+    return run
+
+
+def records(path: Path) -> Iterator[Any]:
+    """The records up to the end or the first torn one.
+
+    Raises:
+      ValueError: not a .wandb file of this version.
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    data = path.read_bytes()
+    if data[:7] != struct.pack("<4sHB", b":W&B", 0xBEE1, 0):
+        raise ValueError(f"{path}: not a .wandb file of version 0")
+    position, record = 7, b""
+    while True:
+        left = _BLOCK - position % _BLOCK
+        if left < 7:
+            position += left
+        if position + 7 > len(data):
+            return
+        checksum, size, kind = struct.unpack_from("<IHB", data, position)
+        chunk = data[position + 7 : position + 7 + size]
+        is_whole = len(chunk) == size
+        if not is_whole or zlib.crc32(chunk, zlib.crc32(bytes([kind]))) != checksum:
+            return
+        position += 7 + size
+        record = chunk if kind in (1, 2) else record + chunk  # 1 full, 2 first
+        if kind in (1, 4):  # 4 last
+            # Made at import by protobuf, so no type checker sees it.
+            yield wandb_internal_pb2.Record.FromString(record)  # pyright: ignore
+
+
+def _put(tree: dict, items: Any) -> None:
+    for item in items:
+        *parents, last = list(item.nested_key) or [item.key]
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = json.loads(item.value_json)

@@ -1,0 +1,89 @@
+"""Being told to stop: by a scheduler that wants its machine back, or by Ctrl-C."""
+
+import os
+import signal
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+# sysexits.h's "temporary failure, try again later". Schedulers can be told to requeue
+# a job that ends with it, and no other ending of a run has it.
+REQUEUE = 75
+# What Slurm and its like send before a time limit or a preemption; submitit has USR2.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Preempted(SystemExit):
+    """A run ended before its last step because of a signal, saved if it can be.
+
+    Its `code` is REQUEUE, or 130 after Ctrl-C.
+    """
+
+    def __init__(self, number: int, handler: Any = None):
+        super().__init__(130 if number == signal.SIGINT else REQUEUE)
+        self._number = number
+        self._handler = handler
+
+    def __str__(self) -> str:
+        return signal.Signals(self._number).name
+
+    def forward(self) -> None:
+        """Call whose handler we took the place of, such as submitit's, that requeues.
+
+        To be done when all is saved: it may end the process.
+        """
+        handler, self._handler = self._handler, None
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(self._number, None)
+
+
+class Interruption:
+    """Notes signals instead of dying of them. A context manager, around training only.
+
+    In a thread that isn't the main one, where Python doesn't let handlers be set, it
+    notes none.
+    """
+
+    def __init__(self):
+        self._before: dict[int, Any] = {}
+        self._received: int | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._note) for s in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            # None: it was set by something else than Python, and can't be set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def must_stop(self, step: int) -> bool:
+        """Whether to end after `step`, at the end of a call.
+
+        Several processes have to agree on this, at equal steps: it is the one place to
+        ask `multihost_utils.reached_preemption_sync_point(step)`.
+        """
+        del step
+        return self._received is not None
+
+    def preempted(self) -> Preempted:
+        """What to raise when the run has stopped."""
+        assert self._received is not None
+        return Preempted(self._received, self._before.get(self._received))
+
+    def _note(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT and self._received is not None:
+            raise KeyboardInterrupt
+        if self._received is None:
+            self._received = number
+            told = f"{signal.Signals(number).name}: ending after this step"
+            if number == signal.SIGINT:
+                told += "; Ctrl-C again ends at once"
+            # `print` may be what this has interrupted, and can't be entered twice.
+            os.write(2, f"\n{told}\n".encode())

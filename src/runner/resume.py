@@ -1,0 +1,250 @@
+"""What a run takes up: its own folder after a kill, or a checkpoint of another run."""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from runner import checkpoint
+from runner.checkpoint import Start
+from runner.config import recorded
+from runner.errors import ConfigError
+from runner.log.files import to_json
+from runner.log.recorder import Kept, Recorder
+from runner.log.secrets import scrub
+from runner.program import start_shapes
+from runner.replay.conditions import changed
+from runner.sweep.ledger import differences
+from runner.train import Run
+
+# What a run may be taken up with another value of: it changes no step before the
+# checkpoint, or what it does change is recorded as such.
+_FREE = (
+    "train.steps",
+    "train.epochs",
+    "mesh",
+    "checkpoint",
+    "wandb",
+    "compilation_cache",
+    "optimizer_probe",
+    "hydra",
+)
+
+
+class Resumed(NamedTuple):
+    """How a run goes on.
+
+    Attributes:
+      start: None is the beginning.
+      kept: the rows that it has already.
+      wandb_id: of the W&B run that goes on; None is a new one.
+      restarts: the record of this one and those before it.
+      changes: what makes it another run than one that was never interrupted.
+    """
+
+    start: Start | None
+    kept: Kept
+    wandb_id: str | None
+    restarts: list[dict[str, Any]]
+    changes: list[str]
+
+
+class _Earlier(NamedTuple):
+    """A run folder as an earlier process left it."""
+
+    folder: Path
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    status: str
+
+    @property
+    def steps(self) -> int:
+        return self.config["train"]["steps"]
+
+
+def resume(
+    cfg: DictConfig, run: Run, folder: Path, provenance: Mapping[str, Any]
+) -> Resumed | None:
+    """What `cfg.checkpoint.resume` asks for, with the arrays on this run's devices.
+
+    Args:
+      cfg: what `run` is built from.
+      run: which goes on.
+      folder: its run folder.
+      provenance: of this process.
+
+    Returns:
+      None if there is nothing to take up: a new run, or a folder that holds a finished
+      one, which the recorder refuses.
+
+    Raises:
+      ConfigError: the folder's run had another configuration; the checkpoint is of
+        another model or optimizer, is longer than this run, or can't be read.
+    """
+    wanted = cfg.checkpoint.resume
+    if wanted == "never":
+        return None
+    own = _earlier(folder)
+    if own is not None:
+        _check_config(cfg, own)
+        steps = len(run.learning_rates)
+        if own.status == "finished" and steps <= own.steps:
+            return None
+        if checkpoint.steps(folder / checkpoint.FOLDER):
+            return _from(own, None, run, folder, provenance)
+        if own.status == "finished":
+            raise ConfigError(
+                f"run folder {folder} has finished its train.steps={own.steps}, and "
+                f"has no checkpoint to go on from to {steps}: checkpoint.last=true "
+                "would have saved one"
+            )
+    if wanted != "auto":
+        source, step = checkpoint.locate(Path(wanted))
+        other = _earlier(source)
+        if other is None:
+            raise ConfigError(f"checkpoint.resume={wanted}: {source} is no run folder")
+        resumed = _from(other, step, run, folder, provenance)
+        differ = _differing(cfg, other)
+        changes = [f"{k} was {old} up to step {resumed.kept.step}, then {new}"
+                   for k, old, new in differ]  # fmt: skip
+        own_id = own and own.provenance.get("wandb_id")
+        return resumed._replace(
+            changes=resumed.changes + changes, wandb_id=own_id or None
+        )
+    if own is None:
+        return None
+    return Resumed(
+        start=None,
+        kept=Kept(folder / "metrics.jsonl", 0, 0.0),
+        wandb_id=own.provenance.get("wandb_id"),
+        restarts=_restarts(own, 0, folder, provenance),
+        changes=[],
+    )
+
+
+def _earlier(folder: Path) -> _Earlier | None:
+    if not (folder / "config.json").exists():
+        return None
+    try:
+        config, provenance, summary = (
+            json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("config", "provenance", "summary")
+        )
+        return _Earlier(folder, config, provenance, summary["status"])
+    except FileNotFoundError:  # killed while it wrote the first of them
+        return None
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"run folder {folder} can't be read: {error}") from error
+
+
+def _from(
+    earlier: _Earlier,
+    step: int | None,
+    run: Run,
+    folder: Path,
+    provenance: Mapping[str, Any],
+) -> Resumed:
+    """Take up the newest checkpoint of `earlier`, or that of `step`."""
+    target = start_shapes(run.static, run.values)
+    place = earlier.folder / checkpoint.FOLDER
+    start = checkpoint.newest(place, step, target, run.static.description)
+    if start.step > len(run.learning_rates):
+        raise ConfigError(
+            f"train.steps={len(run.learning_rates)} is less than the {start.step} "
+            f"steps of the checkpoint {place / str(start.step)}"
+        )
+    return Resumed(
+        start=start,
+        kept=Kept(
+            earlier.folder / "metrics.jsonl", start.step, start.record["wall_seconds"]
+        ),
+        wandb_id=earlier.provenance.get("wandb_id"),
+        restarts=_restarts(earlier, start.step, folder, provenance),
+        changes=changes(start, earlier.provenance, run, provenance),
+    )
+
+
+def changes(
+    start: Start, earlier: Mapping[str, Any], run: Run, here: Mapping[str, Any]
+) -> list[str]:
+    """What makes a run that goes on from `start` another than an undisturbed one.
+
+    Args:
+      start: the checkpoint.
+      earlier: the provenance of the process that made it.
+      run: which goes on.
+      here: the provenance of this process.
+    """
+    found = _disturbed(start, earlier, here)
+    before = start.record["timetable"]
+    rates = run.learning_rates[: start.step]
+    if checkpoint.digest(rates) != start.record["learning_rates"]:
+        found.append(
+            f"learning rates: those of train.steps={before[0]} up to step {start.step}"
+        )
+    was_last = start.step == before[0] < len(run.learning_rates)
+    if was_last and start.step % before[1]:
+        found.append(f"step {start.step}, the last of a shorter run, was evaluated")
+    return found
+
+
+def _disturbed(
+    start: Start, earlier: Mapping[str, Any], here: Mapping[str, Any]
+) -> list[str]:
+    """The changes before, and those of code and machine."""
+    facts = [
+        f"{fact.name}: {fact.recorded} up to step {start.step}, then {fact.here}"
+        for fact in changed(earlier, here)
+        if fact.decides and fact.name != "changes on the way"
+    ]
+    return [*(earlier.get("changes") or []), *facts]
+
+
+def continued(recorder: Recorder, start: Start) -> None:
+    """Let `recorder` go on after `start`, which its whole population was saved in.
+
+    It must be of a folder with rows, and not entered yet.
+    """
+    earlier = _earlier(recorder.folder)
+    assert earlier is not None and recorder.kept is not None
+    seconds = start.record["wall_seconds"]
+    recorder.kept = recorder.kept._replace(step=start.step, seconds=seconds)
+    here = recorder.provenance
+    here["restarts"][-1]["step"] = start.step
+    here["changes"] = _disturbed(start, earlier.provenance, here)
+
+
+def _restarts(
+    earlier: _Earlier, step: int, folder: Path, provenance: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    is_same = earlier.folder.resolve() == folder.resolve()
+    this = {
+        "step": step,
+        "started": provenance["started"],
+        # Who is killed can't say so.
+        "after": "killed" if earlier.status == "running" else earlier.status,
+        "from": None if is_same else str(earlier.folder.resolve()),
+    }
+    return [*(earlier.provenance.get("restarts") or []), this]
+
+
+def _check_config(cfg: DictConfig, earlier: _Earlier) -> None:
+    found = _differing(cfg, earlier)
+    if found:
+        key, old, new = found[0]
+        raise ConfigError(
+            f"run folder {earlier.folder} holds the rows of an earlier run with "
+            f"{key}={old}, now {new}. Set hydra.run.dir (hydra.sweep.dir with -m) to "
+            "another folder, or take the change back to go on with that run"
+        )
+
+
+def _differing(cfg: DictConfig, earlier: _Earlier) -> list[tuple[str, Any, Any]]:
+    """What `cfg` would have had to be another for, at the length of `earlier`."""
+    then = copy.deepcopy(cfg)  # whatever refers to the length has the value of then
+    for key in ("steps", "epochs"):
+        then.train[key] = earlier.config["train"][key]
+    return differences(earlier.config, to_json(scrub(recorded(then))), _FREE)

@@ -1,0 +1,91 @@
+"""A packed sweep that is killed goes on from where its population was saved."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from resuming import record, rows_of
+
+# The second diverges at its second step, before anything is saved.
+SWEEP = (
+    "optimizer=sgd", "optimizer.learning_rate=0.1,1e30,0.2", "model.hidden_sizes=[16]",
+    "train.epochs=null", "train.steps=4000", "train.log_every_steps=1",
+    "train.eval_every_steps=15", "schedule=reduce_on_plateau", "schedule.watch=eval",
+    "schedule.unit=steps", "schedule.patience=60", "model.dropout=0.1",
+    "train.ema_decay=0.9", "wandb=disabled", "verify=false",
+)  # fmt: skip
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "runner", "-m", *SWEEP, *arguments]
+    return subprocess.Popen(
+        [*command, f"hydra.sweep.dir={folder}"],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen) -> str:
+    """What it said. One of its jobs fails, so its exit status is 1."""
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1 and "2/3 done, 1 failed" in told, told
+    return told
+
+
+def rows(folder: Path) -> dict[str, list[dict]]:
+    return {
+        path.parent.name: rows_of(path.parent) for path in folder.glob("*/m*.jsonl")
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The rows of each job of a sweep that nobody kills, by strategy."""
+    known: dict[str, dict] = {}
+
+    def undisturbed(strategy):
+        if strategy not in known:
+            folder = tmp_path_factory.mktemp(strategy)
+            finished(start(folder, f"hydra.launcher.strategy={strategy}"))
+            known[strategy] = rows(folder)
+        return known[strategy]
+
+    return undisturbed
+
+
+@pytest.mark.parametrize(
+    "strategy, number",
+    [("vmap", signal.SIGKILL), ("vmap", signal.SIGTERM), ("loop", signal.SIGKILL)],
+)
+def test_killed_in_the_middle(undisturbed, tmp_path, strategy, number):
+    wanted = undisturbed(strategy)
+    assert [len(rows) for rows in wanted.values()].count(4000) == 2
+    how = (f"hydra.launcher.strategy={strategy}", "checkpoint.every_steps=100")
+    process = start(tmp_path, *how)
+    place = "checkpoints/*" if strategy == "vmap" else "*/checkpoints"
+    while process.poll() is None and not list(tmp_path.glob(f"{place}/*00/record")):
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 75), told
+    ended = {p: p.read_bytes() for p in tmp_path.glob("*1e*/metrics.jsonl")}
+    finished(start(tmp_path, *how))
+    assert rows(tmp_path) == wanted
+    assert all(path.read_bytes() == before for path, before in ended.items())
+    restarts = [
+        record(path.parent, "provenance")["restarts"]
+        for path in tmp_path.glob("*/provenance.json")
+    ]
+    steps = [restart[0]["step"] for restart in restarts if restart]
+    assert steps and max(steps) >= 100 and max(steps) % 100 * (number == 9) == 0
+    if strategy == "vmap":
+        assert len(steps) == 2 and not (tmp_path / "checkpoints").exists()
+    states = json.loads((tmp_path / "sweep.json").read_text())["jobs"].values()
+    assert sorted(job["state"] for job in states) == ["done", "done", "failed"]
