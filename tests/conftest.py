@@ -1,6 +1,9 @@
 """A strict session: several virtual devices, shapes and dtypes that must be meant."""
 
+import functools
 import os
+import shutil
+import subprocess
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -20,6 +23,27 @@ from runner.train import Run, train
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Hydra runs the modules of plugins anew when it looks for them. Now, not later.
 Plugins.instance()
+
+
+@functools.cache
+def no_slurm() -> str | None:
+    """Why the tests marked `slurm` can't run, None if they can."""
+    scontrol = shutil.which("scontrol")
+    if scontrol is None:
+        return "Slurm isn't installed: scripts/local_slurm install, or .ci/run"
+    quiet = {"stderr": subprocess.DEVNULL, "text": True, "timeout": 5}
+    try:
+        told = subprocess.check_output([scontrol, "show", "config"], **quiet)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return "no Slurm answers: scripts/local_slurm start, and export its SLURM_CONF"
+    if "= runner_local\n" not in told:
+        return "the Slurm here isn't that of scripts/local_slurm; it is left in peace"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("slurm") and (reason := no_slurm()):
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
