@@ -67,10 +67,14 @@ def _message(error: BaseException) -> str | None:
 
 def job(cfg: DictConfig) -> float:
     """Run one composed job in its folder; returns the final value of `objective`."""
-    from runner.run import run_job
-
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        if cfg.cluster.engine and "RUNNER_IN_TASK" not in os.environ:
+            from runner.cluster.run import submit
+
+            return submit(cfg, job_arguments(cfg))
+        from runner.run import run_job
+
         return run_job(cfg, **job_arguments(cfg))
     except Exception as error:
         if in_sweep:  # Hydra tells only the first error, after the last job

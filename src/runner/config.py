@@ -55,6 +55,28 @@ class WandbConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """`cluster`: where runs are trained. conf/cluster/none.yaml explains each key."""
+
+    engine: str | None = MISSING
+    partition: str | None = MISSING
+    account: str | None = MISSING
+    qos: str | None = MISSING
+    nodes: int = MISSING
+    gpus: int = MISSING
+    cpus: int | None = MISSING
+    memory: str | None = MISSING
+    time: Any = MISSING
+    sbatch: dict[str, Any] = MISSING
+    setup: list[str] = MISSING
+    array_parallelism: int = MISSING
+    max_tasks: int = MISSING
+    warning_seconds: int = MISSING
+    retries: int = MISSING
+    dry_run: bool = MISSING
+
+
+@dataclass
 class Config:
     """The sections whose keys and types are ours. The groups' targets define theirs."""
 
@@ -65,6 +87,7 @@ class Config:
     train: TrainConfig = MISSING
     mesh: MeshConfig = MISSING
     wandb: WandbConfig = MISSING
+    cluster: ClusterConfig = MISSING
     loss: Any = MISSING
     data: Any = MISSING
     model: Any = MISSING
@@ -81,7 +104,12 @@ def check_keys(cfg: DictConfig) -> None:
     Raises:
       ConfigError: a key that the schema doesn't have.
     """
-    ours = {"train": TrainConfig, "mesh": MeshConfig, "wandb": WandbConfig}
+    ours = {
+        "train": TrainConfig,
+        "mesh": MeshConfig,
+        "wandb": WandbConfig,
+        "cluster": ClusterConfig,
+    }
     for section, schema in {"": Config, **ours}.items():
         names = [field.name for field in fields(schema)]
         for key in cfg[section] if section else cfg:

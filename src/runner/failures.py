@@ -5,11 +5,17 @@ import traceback
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.errors import ConfigError, TrainingStopped
+from runner.errors import ConfigError, JobFailed, TrainingStopped
 from runner.explain import explain
 
 # Told in one message. Everything else is a bug, ours or a user's, with its traceback.
-MISTAKES = (ConfigError, TrainingStopped, HydraException, OmegaConfBaseException)
+MISTAKES = (
+    ConfigError,
+    TrainingStopped,
+    JobFailed,
+    HydraException,
+    OmegaConfBaseException,
+)
 
 
 _told: set[int] = set()  # by id: who keeps the error keeps all that its frames hold

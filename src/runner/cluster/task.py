@@ -1,0 +1,153 @@
+"""What runs in the processes of a task, on whichever machine they are."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import cloudpickle
+from hydra.core.singleton import Singleton
+
+from runner.cluster.events import Events
+from runner.cluster.plan import Plan
+from runner.cluster.settings import Settings, minutes
+
+# Set in the processes of a task, which don't submit what they run.
+IN_TASK = "RUNNER_IN_TASK"
+
+
+@dataclass
+class Payload:
+    """What the processes of a task need of the launcher's.
+
+    Attributes:
+      work: trains the jobs; called with `Task`, then `given`. Returns whether all of
+        them are done.
+      given: its other arguments.
+      argv: the launcher's command line, as recorded.
+      hydra: the state of Hydra's singletons.
+      warning_seconds: the time from SIGTERM to the time limit.
+    """
+
+    work: Callable[..., bool]
+    given: tuple[Any, ...]
+    argv: list[str]
+    hydra: Any
+    warning_seconds: int
+
+    @classmethod
+    def here(
+        cls, settings: Settings, work: Callable[..., bool], *given: Any
+    ) -> "Payload":
+        """For tasks of the launcher that this process is."""
+        hydra = Singleton.get_state()
+        return cls(work, given, sys.argv, hydra, settings.warning_seconds)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cloudpickle.dumps(self))
+
+
+@dataclass
+class Task:
+    """A task as its own processes see it.
+
+    Attributes:
+      folder: the run's or the sweep's.
+      number: its number in the plan.
+      rank: of this process among those of the task.
+      events: where the first process tells of the jobs; None in the others.
+      keeps: whether another attempt would go on where this one stops.
+    """
+
+    folder: Path
+    number: int
+    rank: int
+    events: Events | None
+    keeps: bool = False
+
+
+def run(folder: str, number: int, payload: str) -> None:
+    """Do a task. submitit calls this in each of its processes.
+
+    SIGTERM and what else announces the end of a job interrupts it as Ctrl-C would. It
+    is then put back into the queue if what is done so far is kept.
+
+    Raises:
+      SystemExit: with status 1 if a job failed.
+    """
+    os.environ[IN_TASK] = "1"
+    for number_of in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number_of, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGCONT, signal.SIG_DFL)
+    rank = int(os.environ.get("SLURM_PROCID", "0"))
+    plan = Plan(Path(folder))
+    events = Events(plan.events(number), engine_id()) if rank == 0 else None
+    task = Task(Path(folder), number, rank, events)
+    needed: Payload | None = None
+    try:
+        needed = cloudpickle.loads((plan.folder / payload).read_bytes())
+        assert isinstance(needed, Payload)
+        sys.argv = needed.argv
+        Singleton.set_state(needed.hydra)
+        well = needed.work(task, *needed.given)
+    except (KeyboardInterrupt, SystemExit):
+        _stop(task, needed.warning_seconds if needed else 0)
+    except Exception as error:
+        if events:
+            events.broken(error)
+        raise
+    if events:
+        events.end()
+    if not well:
+        raise SystemExit(1)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _stop(task: Task, warning_seconds: int) -> NoReturn:
+    """End an interrupted task; the first process asks for it to come again."""
+    if task.events is None:
+        raise SystemExit(0)  # any other status would take the first process along
+    if _requeue(task.keeps, warning_seconds):
+        task.events.requeued()
+    raise SystemExit(1)
+
+
+def engine_id() -> str:
+    """The id by which the task's engine knows it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    job = os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+    return job or str(os.getpid())
+
+
+def _requeue(keeps: bool, warning_seconds: int) -> bool:
+    """Ask Slurm to start this task again, if there is a point in that.
+
+    There is none if somebody has cancelled it, which doesn't keep Slurm from requeueing
+    it, or if its time is over and what it has done is not kept: it would never end.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return False
+    job = engine_id()
+    ask = ["squeue", "--noheader", "--format=%T %L", f"--jobs={job}"]
+    try:
+        state, left = subprocess.check_output(ask, text=True, timeout=30).split()
+        # Slurm's signal may be a minute early.
+        is_over = (minutes(left) or 0) * 60 <= warning_seconds + 120
+        if state != "RUNNING" or (is_over and not keeps):
+            return False
+        subprocess.run(["scontrol", "requeue", job], check=True, timeout=30)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        print(f"can't be requeued: {error}", file=sys.stderr)
+        return False
+    return True
