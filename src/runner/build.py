@@ -1,6 +1,6 @@
 """From a composed configuration to a run of plain values, checked on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -190,7 +190,19 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _check_values(cfg: DictConfig) -> None:
     """Check what is ours and already known: the steps may not be."""
     check_keys(cfg)
-    for key, (valid, rule) in _RULES.items():
+    check_ranges(cfg, _RULES)
+
+
+def check_ranges(cfg: DictConfig, keys: Iterable[str]) -> None:
+    """Refuse the values of `keys` that are out of their ranges.
+
+    Raises:
+      ConfigError: names the key, the value and the rule.
+    """
+    for key in keys:
+        if key not in _RULES:
+            continue
+        valid, rule = _RULES[key]
         section, _, name = key.rpartition(".")
         parent = cfg[section] if section else cfg
         if cfg.train.steps_per_epoch is None and OmegaConf.is_interpolation(

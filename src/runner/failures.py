@@ -28,7 +28,12 @@ def was_told(error: BaseException) -> bool:
 
 def told(name: object, error: BaseException) -> str:
     """What to print of the job `name` of a sweep when it fails."""
+    return f"job {name} failed:{described(error)}"
+
+
+def described(error: BaseException) -> str:
+    """What comes after the colon."""
     _told.add(id(error))
     if isinstance(error, MISTAKES):
-        return f"job {name} failed: {explain(error)}"
-    return f"job {name} failed:\n" + "".join(traceback.format_exception(error))
+        return f" {explain(error)}"
+    return "\n" + "".join(traceback.format_exception(error))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.explain import explain
-from runner.failures import told
+from runner.failures import described, told
 from runner.log.files import MetricsFile, from_json, to_json
 from runner.log.secrets import scrub
 
@@ -18,11 +18,17 @@ class Events:
     Args:
       path: the file.
       task: the engine's id of this attempt.
+
+    Attributes:
+      failed_before: the jobs that failed in an earlier attempt.
     """
 
     def __init__(self, path: Path, task: str):
         self._path = path
         self._lock = threading.Lock()  # jobs end in threads of their own
+        self.failed_before = {
+            event["job"] for event in Tail(path).new() if event["event"] == "failed"
+        }
         MetricsFile(path).close()  # cuts off what a killed attempt has half written
         self._tell(event="attempt", task=task)
 
@@ -41,7 +47,7 @@ class Events:
 
     def broken(self, error: BaseException) -> None:
         """The task itself can't go on, and another attempt couldn't either."""
-        self._tell(event="broken", told=told("of this task", error))
+        self._tell(event="broken", told=f"a task failed:{described(error)}")
 
     def requeued(self) -> None:
         """The task was asked to stop, and its engine will start it again."""

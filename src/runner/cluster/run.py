@@ -58,9 +58,8 @@ def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
         )
     ended = plan.tasks and plan.tasks[-1].over == "done"
     if not plan.going and not (ended and plan.tasks[-1].jobs == [name]):
-        payload = f"payload-{len(plan.tasks)}.pkl"
-        Payload.here(settings, _train, cfg, arguments).write(plan.folder / payload)
-        plan.add([name], payload)
+        payload = Payload.here(settings, _train, cfg, arguments)
+        plan.add([name], payload.write(plan.folder))
     elif plan.going:
         print(f"taking up the run in {folder}", file=sys.stderr)
     terminal = _Terminal(place, folder)
@@ -127,6 +126,10 @@ class _Terminal:
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+    def killed(self, task: Planned, text: str) -> None:
+        self.look()
+        self.say(text)
 
     def left(self, task: Planned) -> int:
         return 1

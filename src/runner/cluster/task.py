@@ -1,5 +1,6 @@
 """What runs in the processes of a task, on whichever machine they are."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import cloudpickle
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 
 from runner.cluster.events import Events
@@ -47,9 +48,15 @@ class Payload:
         hydra = Singleton.get_state()
         return cls(work, given, sys.argv, hydra, settings.warning_seconds)
 
-    def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cloudpickle.dumps(self))
+    def write(self, folder: Path) -> str:
+        """Write it into the plan's folder; returns the name of its file."""
+        import cloudpickle
+
+        folder.mkdir(parents=True, exist_ok=True)
+        data = cloudpickle.dumps(self)
+        name = f"payload-{hashlib.sha256(data).hexdigest()[:8]}.pkl"
+        (folder / name).write_bytes(data)
+        return name
 
 
 @dataclass
@@ -80,6 +87,8 @@ def run(folder: str, number: int, payload: str) -> None:
     Raises:
       SystemExit: with status 1 if a job failed.
     """
+    import cloudpickle
+
     os.environ[IN_TASK] = "1"
     for number_of in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number_of, _interrupt)
@@ -90,10 +99,14 @@ def run(folder: str, number: int, payload: str) -> None:
     events = Events(plan.events(number), engine_id()) if rank == 0 else None
     task = Task(Path(folder), number, rank, events)
     needed: Payload | None = None
+    # Hydra runs the modules of plugins anew when it looks for them: to be done before
+    # their classes are unpickled, and not again.
+    plugins = Plugins.instance()
     try:
         needed = cloudpickle.loads((plan.folder / payload).read_bytes())
         assert isinstance(needed, Payload)
         sys.argv = needed.argv
+        needed.hydra["instances"][Plugins] = plugins
         Singleton.set_state(needed.hydra)
         well = needed.work(task, *needed.given)
     except (KeyboardInterrupt, SystemExit):

@@ -27,6 +27,9 @@ class Listener(Protocol):
     def say(self, text: str) -> None:
         """Something worth a line."""
 
+    def killed(self, task: Task, text: str) -> None:
+        """A task ended without having said so; `text` tells of it."""
+
     def left(self, task: Task) -> int:
         """How many jobs of a task haven't ended."""
         ...
@@ -171,32 +174,20 @@ class Watch:
         """A task is over and hasn't said that it is done."""
         del self._gone[task.number]
         if state.name == "CANCELLED":
-            self._lose(task, "cancelled", f"its task {task.id} was cancelled")
+            self._lose(task, "cancelled", f"task {task.id} was cancelled")
             return
         attempt, most = len(task.ids), self._retries + 1
-        told = f"task {task.id} was killed: {state}"
-        log = self._last_lines(task)
+        told = f"task {task.id} was killed: {state}, attempt {attempt} of {most}"
+        if attempt < most:
+            left = self._listener.left(task)
+            told += f"; what it left undone, {left} job{'s' * (left != 1)}, is next"
+        self._listener.killed(task, told)
         if attempt >= most:
             why = f"its task was killed {attempt} times, the last time: {state}"
-            self._listener.say(f"{told}, {attempt} of {most} attempts{log}")
             self._lose(task, "failed", why)
             return
-        left = self._listener.left(task)
-        self._listener.say(
-            f"{told}; what it left undone ({left} job{'s' * (left != 1)}) is tried "
-            f"again, attempt {attempt + 1} of {most}{log}"
-        )
         self._states.pop(task.number, None)
         self._submit([task])
-
-    def _last_lines(self, task: Task, count: int = 15) -> str:
-        log = self._engine.log(task.id)
-        try:
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return ""
-        told = "".join(f"\n  {line}" for line in lines[-count:])
-        return f"\n  {log} ends with:{told}" if told else ""
 
     def _lose(self, task: Task, over: str, why: str) -> None:
         self._listener.lost(task, why)
