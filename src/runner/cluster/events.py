@@ -20,15 +20,15 @@ class Events:
       task: the engine's id of this attempt.
 
     Attributes:
-      failed_before: the jobs that failed in an earlier attempt.
+      started_before, failed_before: the jobs that did in an earlier attempt.
     """
 
     def __init__(self, path: Path, task: str):
         self._path = path
         self._lock = threading.Lock()  # jobs end in threads of their own
-        self.failed_before = {
-            event["job"] for event in Tail(path).new() if event["event"] == "failed"
-        }
+        before = Tail(path).new()
+        self.started_before = {e["job"] for e in before if e["event"] == "running"}
+        self.failed_before = {e["job"] for e in before if e["event"] == "failed"}
         MetricsFile(path).close()  # cuts off what a killed attempt has half written
         self._tell(event="attempt", task=task)
 

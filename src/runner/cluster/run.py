@@ -181,10 +181,11 @@ def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
     configure_log(composed.hydra.job_logging, composed.hydra.verbose)
     job = fingerprint(base_of(cfg))
     if task.events:
-        if _is_finished(task.folder):  # by an attempt that could no longer say so
-            task.events.done(job, None)
-            return True
-        _forget(task.folder)
+        if job in task.events.started_before:
+            if _is_finished(task.folder):  # by an attempt that could no longer say so
+                task.events.done(job, None)
+                return True
+            _forget(task.folder)
         task.events.running(job)
     try:
         result = run_job(cfg, **arguments)

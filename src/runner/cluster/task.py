@@ -19,6 +19,8 @@ from runner.cluster.settings import Settings, minutes
 
 # Set in the processes of a task, which don't submit what they run.
 IN_TASK = "RUNNER_IN_TASK"
+# What announces the end of a job.
+_WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass
@@ -90,8 +92,8 @@ def run(folder: str, number: int, payload: str) -> None:
     import cloudpickle
 
     os.environ[IN_TASK] = "1"
-    for number_of in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number_of, _interrupt)
+    for warning in _WARNINGS:
+        signal.signal(warning, _interrupt)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     rank = int(os.environ.get("SLURM_PROCID", "0"))
@@ -122,6 +124,8 @@ def run(folder: str, number: int, payload: str) -> None:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
+    for warning in _WARNINGS:  # the first is enough; what it ends isn't to be disturbed
+        signal.signal(warning, signal.SIG_IGN)
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 

@@ -94,7 +94,7 @@ def run(
     if new:
         _plan(launcher, settings, plan, new, keys)
     with Status(total, total - len(jobs)) as status:
-        listener = _Sweep(place, ledger, jobs, status)
+        listener = _Sweep(place, ledger, plan, jobs, status)
         status.say(
             f"{len(jobs)} jobs in {len(plan.going)} tasks on {place.name}; logs in "
             f"{plan.logs}"
@@ -139,10 +139,16 @@ class _Sweep:
     """A `Listener` that notes what becomes of the jobs, and tells of it."""
 
     def __init__(
-        self, place: Engine, ledger: Ledger, jobs: Sequence[Job], status: Status
+        self,
+        place: Engine,
+        ledger: Ledger,
+        plan: Plan,
+        jobs: Sequence[Job],
+        status: Status,
     ):
         self._place = place
         self._ledger = ledger
+        self._plan = plan
         self._jobs = {job.fingerprint: job for job in jobs}
         self._status = status
         self._states: dict[int, State] = {}
@@ -216,7 +222,8 @@ class _Sweep:
 
     def look(self) -> None:
         """Tell how the tasks are, when that has changed."""
-        told = summary(state for state in self._states.values() if not state.over)
+        states = (self._states.get(task.number) for task in self._plan.going)
+        told = summary(state for state in states if state and not state.over)
         if told and told != self._told:
             self._told = told
             self.say(f"tasks: {told}")
