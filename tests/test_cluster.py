@@ -4,15 +4,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from launched import events, run, start, states, wait_for, write_broken_model
 from runner.build import check
 from runner.cluster.events import Events, Tail
 from runner.cluster.plan import Plan
@@ -23,63 +20,7 @@ from runner.log.files import read_metrics
 from runner.sweep import launch
 from runner.sweep.remote import cut
 
-TINY = (
-    "debug=tiny", "framework=jax", "model.hidden_sizes=[8]", "mesh=single",
-    "verify=false", "wandb=disabled",
-)  # fmt: skip
-
-
-@pytest.fixture
-def start(tmp_path, folders):
-    """Start the program in a folder of its own; its output goes to a file."""
-
-    def start(*arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "runner", *arguments]
-        command += [*TINY, f"compilation_cache={folders['xla']}"]
-        with (tmp_path / "said").open("a") as said:
-            return subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
-
-    return start
-
-
-@pytest.fixture
-def run(start, tmp_path):
-    """Run the program to its end: exit status and what it said."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        (tmp_path / "said").unlink(missing_ok=True)
-        status = start(*arguments).wait(timeout=120)
-        return status, (tmp_path / "said").read_text()
-
-    return run
-
-
-def write_broken_model(folder: Path) -> list[str]:
-    """A user's model that can't be divided by `width - 4`: arguments that choose it."""
-    (folder / "mine.py").write_text(
-        "from runner.models.mlp import mlp\n"
-        "def broken(*, input_shape, output_size, hidden_sizes, width):\n"
-        "    return mlp(input_shape=input_shape, output_size=output_size,\n"
-        "               hidden_sizes=[width // (width - 4)], activation='relu',\n"
-        "               dropout=0.0)\n"
-    )
-    model = folder / "conf" / "model"
-    model.mkdir(parents=True)
-    (model / "broken.yaml").write_text(
-        "_target_: mine.broken\nwidth: 8\nhidden_sizes: []\n"
-    )
-    return ["--config-dir", "conf", "model=broken"]
-
-
-def events(folder: Path) -> list[dict]:
-    """What all tasks of a sweep have told."""
-    files = sorted((folder / "cluster" / "tasks").glob("*.jsonl"))
-    return [json.loads(line) for f in files for line in f.read_text().splitlines()]
-
-
-def states(folder: Path) -> list[str]:
-    jobs = json.loads((folder / "sweep.json").read_text())["jobs"].values()
-    return sorted(job["state"] for job in jobs)
+__all__ = ["run", "start"]  # fixtures
 
 
 def test_a_run_is_followed_to_its_end_and_not_done_twice(run, tmp_path):
@@ -87,7 +28,7 @@ def test_a_run_is_followed_to_its_end_and_not_done_twice(run, tmp_path):
     assert status == 0, said
     assert "running on this machine" in said and "step 20/20" in said
     final = read_metrics(tmp_path / "out" / "metrics.jsonl")[-1]
-    assert f"done, eval/loss {final['eval/loss']}" in said
+    assert f"done, eval/loss {final['eval/loss']:.4g}" in said
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert "cluster=local" in str(record["command"])  # not submitit's
     assert run("cluster=local", "hydra.run.dir=out")[0] == 0
@@ -120,13 +61,6 @@ def test_a_sweep_outlives_its_launcher_and_tells_of_what_failed(run, start, tmp_
     assert len(told) == len(set(told)) == 2
     error = (sweep / "model.width=4,seed=0" / "error.txt").read_text()
     assert "ZeroDivisionError" in error
-
-
-def wait_for(condition) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_dry_run_prints_the_script_and_submits_nothing(run, tmp_path):

@@ -33,7 +33,7 @@ class Scripted:
 
     def submit(self, calls, name):
         ids = []
-        for _call, (_folder, number, _payload) in calls:
+        for _call, (_folder, number, *_) in calls:
             self.submitted += 1
             task = str(self.submitted)
             self._scripts[task] = [number, *self._attempts.pop(0)]

@@ -19,6 +19,7 @@ from runner.cluster.task import Payload, Task
 from runner.cluster.watch import Watch
 from runner.errors import ConfigError, JobFailed
 from runner.failures import told
+from runner.log.terminal import number
 from runner.sweep.ledger import base_of, fingerprint
 
 REQUEUE = 75  # the exit status of a run that has been saved to be continued
@@ -169,8 +170,9 @@ class _Terminal:
                 self.say(text)  # the log is late
             raise JobFailed(self._failure["error"])
         summary = json.loads((self._folder / "summary.json").read_text("utf-8"))
-        self.say(f"job {task.id}: done, {objective} {summary['final'][objective]}")
-        return float(summary["final"][objective])
+        value = float(summary["final"][objective])
+        self.say(f"job {task.id}: done, {objective} {number(objective, value)}")
+        return value
 
 
 def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
@@ -180,11 +182,14 @@ def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
     composed: Any = HydraConfig.instance().cfg
     configure_log(composed.hydra.job_logging, composed.hydra.verbose)
     job = fingerprint(base_of(cfg))
+    # An attempt may have finished and been killed before it could say so.
+    began = job in task.events.started_before if task.events else task.again
+    if began and _is_finished(task.folder):
+        if task.events:
+            task.events.done(job, None)
+        return True
     if task.events:
-        if job in task.events.started_before:
-            if _is_finished(task.folder):  # by an attempt that could no longer say so
-                task.events.done(job, None)
-                return True
+        if began:
             _forget(task.folder)
         task.events.running(job)
     try:

@@ -69,6 +69,7 @@ class Task:
       folder: the run's or the sweep's.
       number: its number in the plan.
       rank: of this process among those of the task.
+      again: whether an attempt at it has been made before.
       events: where the first process tells of the jobs; None in the others.
       keeps: whether another attempt would go on where this one stops.
     """
@@ -76,12 +77,19 @@ class Task:
     folder: Path
     number: int
     rank: int
+    again: bool
     events: Events | None
     keeps: bool = False
 
 
-def run(folder: str, number: int, payload: str) -> None:
+def run(folder: str, number: int, payload: str, attempt: int) -> None:
     """Do a task. submitit calls this in each of its processes.
+
+    Args:
+      folder: the run's or the sweep's.
+      number: of the task in the plan.
+      payload: the name of the file that `Payload.write` wrote.
+      attempt: how often it has been submitted before.
 
     SIGTERM and what else announces the end of a job interrupts it as Ctrl-C would. It
     is then put back into the queue if what is done so far is kept.
@@ -94,12 +102,14 @@ def run(folder: str, number: int, payload: str) -> None:
     os.environ[IN_TASK] = "1"
     for warning in _WARNINGS:
         signal.signal(warning, _interrupt)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        os.setsid()  # Ctrl-C at the launcher's terminal isn't for this
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     rank = int(os.environ.get("SLURM_PROCID", "0"))
     plan = Plan(Path(folder))
     events = Events(plan.events(number), engine_id()) if rank == 0 else None
-    task = Task(Path(folder), number, rank, events)
+    again = attempt > 0 or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    task = Task(Path(folder), number, rank, again, events)
     needed: Payload | None = None
     # Hydra runs the modules of plugins anew when it looks for them: to be done before
     # their classes are unpickled, and not again.

@@ -108,10 +108,11 @@ class Watch:
             task.submitting = name, len(tasks), index
         self._plan.write()
         folder = str(self._plan.folder.parent)
+        calls = [
+            (run, (folder, task.number, task.payload, len(task.ids))) for task in tasks
+        ]
         try:
-            ids = self._engine.submit(
-                [(run, (folder, task.number, task.payload)) for task in tasks], name
-            )
+            ids = self._engine.submit(calls, name)
         except BaseException:
             for task in tasks:  # or the next launcher would look for them
                 task.submitting = None
