@@ -1,9 +1,11 @@
 """A strict session: several virtual devices, shapes and dtypes that must be meant."""
 
+import fcntl
 import functools
 import os
 import shutil
 import subprocess
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -41,9 +43,17 @@ def no_slurm() -> str | None:
     return None
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("slurm") and (reason := no_slurm()):
+@pytest.fixture(autouse=True)
+def slurm_alone(request):
+    """A test marked `slurm` has Slurm to itself, and is skipped where there is none."""
+    if not request.node.get_closest_marker("slurm"):
+        yield
+        return
+    if reason := no_slurm():
         pytest.skip(reason)
+    with open(f"{tempfile.gettempdir()}/runner-slurm-tests.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -172,7 +172,7 @@ def test_events_survive_a_writer_that_was_killed(tmp_path):
     tail = Tail(path)
     assert tail.new() == []
     first = Events(path, "1")
-    first.failed("a", "a", ValueError("mine"))
+    first.failed("a", ValueError("mine"), "job a failed")
     with path.open("a") as file:
         file.write('{"event": "do')  # killed in the middle of a line
     assert [event["event"] for event in tail.new()] == ["attempt", "failed"]

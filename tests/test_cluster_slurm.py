@@ -107,3 +107,18 @@ def test_a_preempted_run_is_requeued_and_its_launcher_may_be_closed(start, tmp_p
     assert start(*arguments).wait(timeout=120) == 0, (tmp_path / "said").read_text()
     assert Plan(out).tasks[0].ids == [job]
     assert read_metrics(rows)[-1]["step"] == 3000
+
+
+def test_what_one_process_of_a_run_raises_ends_all_of_it_and_is_told(run, tmp_path):
+    model = write_broken_model(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import os, time\n"
+        "def broken(*, input_shape, output_size, hidden_sizes, width):\n"
+        "    if os.environ['SLURM_PROCID'] == '1':\n"
+        "        raise ValueError('only on the second node')\n"
+        "    time.sleep(100)\n"
+    )
+    status, said = run(*model, "cluster=slurm", "cluster.nodes=2", "hydra.run.dir=out")
+    assert status == 1 and "ValueError: only on the second node" in said
+    assert "in broken" in said and "requeued" not in str(events(tmp_path / "out"))
+    assert len(Plan(tmp_path / "out").tasks[0].ids) == 1

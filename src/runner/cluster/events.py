@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runner.errors import JobFailed
 from runner.explain import explain
-from runner.failures import described, told
+from runner.failures import described
 from runner.log.files import MetricsFile, from_json, to_json
 from runner.log.secrets import scrub
 
@@ -39,11 +40,12 @@ class Events:
         """`job` is done, by this process or an earlier one."""
         self._tell(event="done", job=job, result=result)
 
-    def failed(self, job: str, name: str, error: BaseException) -> None:
-        kind = type(error).__name__
+    def failed(self, job: str, error: BaseException, told: str) -> None:
+        """`job` failed; `told` is what a terminal shows of that."""
         line = " ".join(explain(error).split())
-        text = told(name, error)
-        self._tell(event="failed", job=job, error=f"{kind}: {line}", told=text)
+        if not isinstance(error, JobFailed):  # which names another process's error
+            line = f"{type(error).__name__}: {line}"
+        self._tell(event="failed", job=job, error=line, told=told)
 
     def broken(self, error: BaseException) -> None:
         """The task itself can't go on, and another attempt couldn't either."""

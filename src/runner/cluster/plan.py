@@ -49,7 +49,7 @@ class Plan:
     """
 
     def __init__(self, folder: Path):
-        self.folder = folder / "cluster"
+        self.folder = folder.absolute() / "cluster"
         self._path = self.folder / "plan.json"
         self.tasks: list[Task] = []
         if self._path.exists():

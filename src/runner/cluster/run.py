@@ -1,8 +1,10 @@
 """One run as one job of a cluster, followed at the terminal that started it."""
 
+import fcntl
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,6 @@ from runner.errors import ConfigError, JobFailed
 from runner.failures import told
 from runner.log.terminal import number
 from runner.sweep.ledger import base_of, fingerprint
-
-REQUEUE = 75  # the exit status of a run that has been saved to be continued
 
 
 def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
@@ -66,9 +66,11 @@ def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
     terminal = _Terminal(place, folder)
     watch = Watch(place, plan, settings.retries, terminal)
     try:
-        watch.run()
+        with _alone(plan.folder):
+            watch.run()
     except KeyboardInterrupt:
-        leave(watch, plan, folder)
+        if not leave(watch, plan):
+            print(f"hydra.run.dir={folder} comes back to it", file=sys.stderr)
         raise
     return terminal.result(plan.tasks[-1], cfg.objective)
 
@@ -79,11 +81,15 @@ def settings_of(cfg: DictConfig) -> Settings:
     return Settings(**plain)
 
 
-def leave(watch: Watch, plan: Plan, folder: Path) -> None:
-    """After Ctrl-C: cancel what is submitted if the person at the terminal says so."""
+def leave(watch: Watch, plan: Plan) -> bool:
+    """After Ctrl-C: cancel what is submitted if the person at the terminal says so.
+
+    Returns:
+      whether nothing goes on.
+    """
     ids = [task.id for task in plan.going if task.ids]
     if not ids:
-        return
+        return True
     told = ids[0] if len(ids) == 1 else f"{ids[0]} ... {ids[-1]}"
     answer = ""
     if sys.stdin.isatty():
@@ -91,15 +97,28 @@ def leave(watch: Watch, plan: Plan, folder: Path) -> None:
             answer = input(f"\ncancel {told}? [y/N] ")
         except (EOFError, KeyboardInterrupt):
             pass
-    if answer.strip().lower() in ("y", "yes"):
-        watch.cancel()
-        print(f"cancelled {told}", file=sys.stderr)
-    else:
-        print(
-            f"{told} goes on without this terminal. To come back to it, the same "
-            f"command in the same folder: {folder}",
-            file=sys.stderr,
-        )
+    if answer.strip().lower() not in ("y", "yes"):
+        print(f"{told} goes on without this terminal", file=sys.stderr)
+        return False
+    watch.cancel()
+    print(f"cancelled {told}", file=sys.stderr)
+    return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse a second launcher, which would submit again what has been killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another terminal follows the run in {folder.parent}"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 class _Terminal:
@@ -184,7 +203,7 @@ def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
     job = fingerprint(base_of(cfg))
     # An attempt may have finished and been killed before it could say so.
     began = job in task.events.started_before if task.events else task.again
-    if began and _is_finished(task.folder):
+    if began and status(task.folder) == "finished":
         if task.events:
             task.events.done(job, None)
         return True
@@ -196,24 +215,32 @@ def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
         result = run_job(cfg, **arguments)
     except Exception as error:
         name = f"process {task.rank}" if task.rank else task.folder.name
-        print(told(name, error), file=sys.stderr)
+        text = told(name, error)
+        print(text, file=sys.stderr)
         if task.events:
-            task.events.failed(job, name, error)
+            task.events.failed(job, error, text)
+        else:
+            task.failure.write_text(text, encoding="utf-8")
         return False
-    except SystemExit as error:
-        task.keeps = error.code == REQUEUE
+    except (KeyboardInterrupt, SystemExit):
+        others = task.failures()
+        if task.events and others:  # Slurm has ended this process because of another
+            task.events.failed(job, JobFailed(others[0].splitlines()[-1]), others[0])
+            return False
+        task.keeps = status(task.folder) == "preempted"
         raise
     if task.events:
         task.events.done(job, result)
     return True
 
 
-def _is_finished(folder: Path) -> bool:
+def status(folder: Path) -> str | None:
+    """What a run folder's summary says of the run, if there is one."""
     try:
         summary = json.loads((folder / "summary.json").read_text("utf-8"))
     except FileNotFoundError:
-        return False
-    return summary["status"] == "finished"
+        return None
+    return summary["status"]
 
 
 def _forget(folder: Path) -> None:

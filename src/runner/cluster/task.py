@@ -32,23 +32,34 @@ class Payload:
         them are done.
       given: its other arguments.
       argv: the launcher's command line, as recorded.
+      path: where it finds modules, those of the user among them.
       hydra: the state of Hydra's singletons.
       warning_seconds: the time from SIGTERM to the time limit.
+      retries: how often a task is tried again from where it began.
     """
 
     work: Callable[..., bool]
     given: tuple[Any, ...]
     argv: list[str]
+    path: list[str]
     hydra: Any
     warning_seconds: int
+    retries: int
 
     @classmethod
     def here(
         cls, settings: Settings, work: Callable[..., bool], *given: Any
     ) -> "Payload":
         """For tasks of the launcher that this process is."""
-        hydra = Singleton.get_state()
-        return cls(work, given, sys.argv, hydra, settings.warning_seconds)
+        return cls(
+            work,
+            given,
+            sys.argv,
+            sys.path,
+            Singleton.get_state(),
+            settings.warning_seconds,
+            settings.retries,
+        )
 
     def write(self, folder: Path) -> str:
         """Write it into the plan's folder; returns the name of its file."""
@@ -80,6 +91,20 @@ class Task:
     again: bool
     events: Events | None
     keeps: bool = False
+
+    @property
+    def failure(self) -> Path:
+        """Where a process that isn't the first tells why it failed."""
+        return self._failure(str(self.rank))
+
+    def failures(self) -> list[str]:
+        """What other processes of this attempt have told."""
+        pattern = self._failure("*")
+        return [path.read_text("utf-8") for path in pattern.parent.glob(pattern.name)]
+
+    def _failure(self, rank: str) -> Path:
+        attempt = f"{engine_id()}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+        return Plan(self.folder).events(self.number).parent / f"{attempt}-{rank}.txt"
 
 
 def run(folder: str, number: int, payload: str, attempt: int) -> None:
@@ -117,12 +142,12 @@ def run(folder: str, number: int, payload: str, attempt: int) -> None:
     try:
         needed = cloudpickle.loads((plan.folder / payload).read_bytes())
         assert isinstance(needed, Payload)
-        sys.argv = needed.argv
+        sys.argv, sys.path[:] = needed.argv, needed.path
         needed.hydra["instances"][Plugins] = plugins
         Singleton.set_state(needed.hydra)
         well = needed.work(task, *needed.given)
     except (KeyboardInterrupt, SystemExit):
-        _stop(task, needed.warning_seconds if needed else 0)
+        _stop(task, needed)
     except Exception as error:
         if events:
             events.broken(error)
@@ -139,11 +164,11 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def _stop(task: Task, warning_seconds: int) -> NoReturn:
+def _stop(task: Task, payload: Payload | None) -> NoReturn:
     """End an interrupted task; the first process asks for it to come again."""
     if task.events is None:
         raise SystemExit(0)  # any other status would take the first process along
-    if _requeue(task.keeps, warning_seconds):
+    if payload and _requeue(task.keeps, payload):
         task.events.requeued()
     raise SystemExit(1)
 
@@ -157,21 +182,25 @@ def engine_id() -> str:
     return job or str(os.getpid())
 
 
-def _requeue(keeps: bool, warning_seconds: int) -> bool:
+def _requeue(keeps: bool, payload: Payload) -> bool:
     """Ask Slurm to start this task again, if there is a point in that.
 
     There is none if somebody has cancelled it, which doesn't keep Slurm from requeueing
-    it, or if its time is over and what it has done is not kept: it would never end.
+    it. If it would begin where it began before, that is tried a few times, and not if
+    its time was over: it would never end.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return False
     job = engine_id()
     ask = ["squeue", "--noheader", "--format=%T %L", f"--jobs={job}"]
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     try:
         state, left = subprocess.check_output(ask, text=True, timeout=30).split()
         # Slurm's signal may be a minute early.
-        is_over = (minutes(left) or 0) * 60 <= warning_seconds + 120
-        if state != "RUNNING" or (is_over and not keeps):
+        is_over = (minutes(left) or 0) * 60 <= payload.warning_seconds + 120
+        if state != "RUNNING":
+            return False
+        if not keeps and (is_over or restarts >= payload.retries):
             return False
         subprocess.run(["scontrol", "requeue", job], check=True, timeout=30)
     except (OSError, ValueError, subprocess.SubprocessError) as error:

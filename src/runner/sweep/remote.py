@@ -93,18 +93,19 @@ def run(
     new = [job for job in jobs if job.fingerprint not in away]
     if new:
         _plan(launcher, settings, plan, new, keys)
-    with Status(total, total - len(jobs)) as status:
-        listener = _Sweep(place, ledger, plan, jobs, status)
-        status.say(
-            f"{len(jobs)} jobs in {len(plan.going)} tasks on {place.name}; logs in "
-            f"{plan.logs}"
-        )
-        watch = Watch(place, plan, settings.retries, listener)
-        try:
+    status = Status(total, total - len(jobs))
+    listener = _Sweep(place, ledger, plan, jobs, status)
+    watch = Watch(place, plan, settings.retries, listener)
+    try:
+        with status:
+            status.say(
+                f"{len(jobs)} jobs in {len(plan.going)} tasks on {place.name}; logs in "
+                f"{plan.logs}"
+            )
             watch.run()
-        except KeyboardInterrupt:
-            leave(watch, plan, ledger.folder)
-            raise
+    except KeyboardInterrupt:
+        leave(watch, plan)
+        raise
 
 
 def _plan(

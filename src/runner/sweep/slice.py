@@ -10,8 +10,10 @@ from omegaconf import DictConfig
 
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
+from runner.cluster.run import status
 from runner.cluster.task import Task
 from runner.errors import ConfigError
+from runner.failures import told
 from runner.log.files import write_json
 from runner.sweep.compose import Composer
 from runner.sweep.job import Job, compose_job, place, take_up
@@ -61,7 +63,13 @@ def train_slice(
         hydra_context=context, strategy=strategy, max_members=max_members
     )
     notes: Any = _Notes(task, task.events, {job.fingerprint: job for job in todo})
-    Sweep(launcher, notes).run(todo, len(todo))
+    try:
+        Sweep(launcher, notes).run(todo, len(todo))
+    except (KeyboardInterrupt, SystemExit):
+        task.keeps = task.keeps or any(
+            status(job.folder) == "preempted" for job in todo
+        )
+        raise
     return not (task.events.failed_before or any(job.error for job in todo))
 
 
@@ -83,4 +91,4 @@ class _Notes:
             return
         job = self._jobs[fingerprint]
         assert job.error is not None
-        self._events.failed(fingerprint, job.name, job.error)
+        self._events.failed(fingerprint, job.error, told(job.name, job.error))
