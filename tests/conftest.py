@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
-from runner import compilation_cache, config
+from runner import compilation_cache, config, program_cache
 from runner.build import build
 from runner.train import Run, train
 
@@ -65,6 +65,13 @@ def folders(tmp_path_factory):
     root = root / "shared"
     compilation_cache.set_up(str(root / "xla"))
     return {"data": root / "data", "xla": root / "xla"}
+
+
+@pytest.fixture(autouse=True)
+def made_anew(monkeypatch):
+    """No test gets what another has verified. Commands that are run in a process of
+    their own do."""
+    monkeypatch.setattr(program_cache, "_folder", lambda: None)
 
 
 @pytest.fixture

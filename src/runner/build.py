@@ -7,22 +7,23 @@ import jax
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from runner import program, schedules
+from runner import program, schedules, step
 from runner.cluster.settings import minutes
 from runner.config import TrainConfig, check_keys, recorded
 from runner.data import feed
 from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
-from runner.frameworks.pipeline import Pipeline
+from runner.frameworks.pipeline import Pipeline, State
 from runner.identity import toy_batch, toy_model
 from runner.mesh import Mesh, data_mesh
 from runner.optimization import Optimization
 from runner.optimizers import Optimizer, optimizer
 from runner.program import Static
+from runner.program_cache import Entry
 from runner.recent import Recent
 from runner.schedules import ReduceOnPlateau
-from runner.step import Values, train_step
+from runner.step import Values
 from runner.targets import call, check_targets, made_once, target
 from runner.train import Run
 from runner.verify import verify
@@ -67,35 +68,48 @@ def build(cfg: DictConfig) -> Run:
     wanted = _optimization(cfg)
     rates = schedules.table(wanted.base_schedule, wanted.steps)
     tx = optimizer(wanted)
-    init_key, step_key = jax.random.split(jax.random.key(cfg.seed))
+    init_key, step_key = _keys(np.uint32(cfg.seed))
     values = Values(
         key=step_key,
-        hyperparameters={k: np.float32(v) for k, v in tx.hyperparameters.items()},
+        hyperparameters=_float32(tx.hyperparameters),
         ema_decay=np.float32(settings.ema_decay or 0),
     )
     config = recorded(cfg)
     description = _description(config, dataset, mesh, tx, wanted)
 
     def share() -> _Shared:
+        entry = Entry(program.key(description), jax.devices()[: mesh.devices])
         parts = {"loss": loss, "optimizer": tx}
         pipeline = call(
             cfg, "framework", model=model, example=feed.example(dataset), **parts
         )
+        pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
         static = Static(
             description=description,
             pipeline=pipeline,
-            train_step=jax.jit(train_step(pipeline, settings.gradient_accumulation)),
+            init=jax.jit(step.init(pipeline, settings.ema_decay is not None)),
+            train_step=jax.jit(
+                step.train_step(pipeline, settings.gradient_accumulation)
+            ),
+            eval_step=jax.jit(step.eval_step(pipeline, loss)),
             loss=loss,
             dataset=dataset,
             mesh=mesh,
-            averaging=settings.ema_decay is not None,
             microbatches=settings.gradient_accumulation,
             steps_per_call=_number(settings.steps_per_call),
+            entry=entry,
         )
-        if cfg.verify:
-            verify(pipeline, tx.hyperparameters, wanted, init_key)
+
+        def initial(numbers: dict[str, float]) -> State:
+            init = program.init(static, values)
+            return init(init_key, np.float32(1), _float32(numbers)).state
+
+        if entry.is_new:
+            if cfg.verify:
+                verify(pipeline, initial, tx.hyperparameters, wanted)
+            entry.facts["metrics"] = program.check(static, values)
         toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
-        return _Shared(static, toy, program.check(static, values))
+        return _Shared(static, toy, entry.facts["metrics"])
 
     shared = _shared.get(program.key(description), share)
     _check_objective(cfg.objective, shared.metrics)
@@ -103,6 +117,18 @@ def build(cfg: DictConfig) -> Run:
         shared.static, values, rates, init_key, order, settings, config, tx, wanted,
         shared.toy,
     )  # fmt: skip
+
+
+def _float32(numbers: dict[str, float]) -> dict[str, np.float32]:
+    return {name: np.float32(number) for name, number in numbers.items()}
+
+
+@jax.jit
+def _keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of the initial parameters and of the steps. Jitted: every operation costs 10 ms
+    to load."""
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    return init_key, step_key
 
 
 def _number(steps_per_call: int | str) -> int | None:

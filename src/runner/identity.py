@@ -2,19 +2,20 @@
 
 import functools
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner import program
 from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.frameworks.pipeline import Pipeline
 from runner.models.mlp import mlp
 from runner.models.model import Model
 from runner.optimization import Optimization
+from runner.program_cache import Entry
 from runner.train import Run
 from runner.updates import float64_on_cpu, live_changes, start
 
@@ -30,10 +31,10 @@ def identify(run: Run) -> dict[str, Any]:
     """
     values = run.optimizer.hyperparameters
     return {
-        "optimizer_probe": optimizer_probe(run.toy, values, run.wanted),
-        "initial_parameters": initial_parameters(
-            run.static.pipeline, run.init_key, values
+        "optimizer_probe": optimizer_probe(
+            run.toy, values, run.wanted, run.static.entry
         ),
+        "initial_parameters": initial_parameters(run),
         "data_order": data_order(run.static.dataset, run.order),
     }
 
@@ -49,13 +50,16 @@ def toy_model() -> Model:
     )
 
 
-def toy_batch() -> dict[str, jax.Array]:
+def toy_batch() -> dict[str, jax.ShapeDtypeStruct]:
     """A batch of the shapes that `toy_model` takes."""
-    return {"input": jnp.zeros((1, 2))}
+    return {"input": jax.ShapeDtypeStruct((1, 2), jnp.float32)}
 
 
 def optimizer_probe(
-    toy: Pipeline, hyperparameters: dict[str, float], wanted: Optimization
+    toy: Pipeline,
+    hyperparameters: dict[str, float],
+    wanted: Optimization,
+    entry: Entry,
 ) -> list[float]:
     """What the optimizer did to a small model: changes of one of its parameters.
 
@@ -66,33 +70,35 @@ def optimizer_probe(
       toy: the run's pipeline, but of `toy_model`.
       hyperparameters: what the run gives it.
       wanted: for its learning rates.
+      entry: of the run's program, which keeps those of this.
     """
+
+    def init(hyperparameters):
+        return toy.init(jax.random.key(0), jnp.float32(1), hyperparameters)
+
+    on_host = functools.partial(entry.function, on_host=True)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        ready = on_host("toy_init", jax.jit(init), hyperparameters)
+        initial = ready(hyperparameters)
     with float64_on_cpu():
-        state, problem = start(toy, hyperparameters, wanted, jax.random.key(0))
-        changes = live_changes(toy, state, problem, hyperparameters, wanted)
+        state, problem = start(initial, wanted)
+        ready = functools.partial(on_host, "toy_step")
+        changes = live_changes(toy, state, problem, hyperparameters, wanted, ready)
         # A weight with a gradient, the one whose gradient is zero, and a bias.
         layers = [change["output"] for change in changes]
         told = [[*np.ravel(x["kernel"])[[0, 3]], x["bias"][0]] for x in layers]
     return [float(f"{value:.6g}") for value in np.ravel(told)]
 
 
-def initial_parameters(
-    pipeline: Pipeline, key: Any, hyperparameters: dict[str, Any]
-) -> str:
+def initial_parameters(run: Run) -> str:
     """A digest of the initial parameters: equal for equal names, shapes and bits."""
-    leaves = jax.tree.leaves_with_path(_digests(pipeline)(key, hyperparameters))
-    told = [(jax.tree_util.keystr(path), int(leaf)) for path, leaf in leaves]
-    return _sha(repr(told).encode())
-
-
-@functools.lru_cache(maxsize=8)  # for the runs of a sweep, which share pipelines
-def _digests(pipeline: Pipeline) -> Callable:
-    @jax.jit
-    def digests(key, hyperparameters):
-        state = pipeline.init(key, 0.0, hyperparameters)
-        return jax.tree.map(_digest, (state.params, state.model_state))
-
-    return digests
+    init = program.init(run.static, run.values)
+    carry = init(run.init_key, run.learning_rates[0], run.values.hyperparameters)
+    told = carry.state.params, carry.state.model_state
+    digests = run.static.entry.function("digests", jax.jit(_digests), told)(told)
+    leaves = jax.tree.leaves_with_path(digests)
+    leaves = [(jax.tree_util.keystr(path), int(leaf)) for path, leaf in leaves]
+    return _sha(repr(leaves).encode())
 
 
 def data_order(dataset: Dataset, order: Order) -> str:
@@ -102,6 +108,10 @@ def data_order(dataset: Dataset, order: Order) -> str:
     sizes = np.array([len(dataset.train), len(dataset.eval)])
     arrays = [rows, sizes, *(a for batch in batches for a in batch.values())]
     return _sha(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+
+
+def _digests(tree: Any) -> Any:
+    return jax.tree.map(_digest, tree)
 
 
 def _digest(leaf: jax.Array) -> jax.Array:

@@ -73,9 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def trajectory(run: Run, steps: int, train_step: Any) -> Trajectory:
     """Take `steps` steps of `run`, one by one, with `train_step` from `jitted`."""
     static, values = run.static, run.values
-    carry = jax.jit(step.init(static.pipeline, static.averaging))(
-        run.init_key, run.learning_rates[0], values.hyperparameters
-    )
+    carry = static.init(run.init_key, run.learning_rates[0], values.hyperparameters)
     columns = feed.columns(static.dataset, static.dataset.train, static.mesh)
     batches = feed.TrainFeed(static.dataset, run.order, static.mesh, 1, start=0)
     losses, norms, params = [], [], []

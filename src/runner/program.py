@@ -18,6 +18,7 @@ from runner.errors import ConfigError
 from runner.frameworks.pipeline import Pipeline
 from runner.losses import Loss
 from runner.mesh import Mesh, population_mesh
+from runner.program_cache import Entry
 from runner.step import Values
 from runner.strategy import loops
 
@@ -31,20 +32,23 @@ class Static(NamedTuple):
     Attributes:
       description: plain values that tell programs apart; runs in which it is equal
         share one. `key` is its hash.
-      train_step: `step.train_step`, jitted, so that whoever traces it first does so for
-        all.
+      init, train_step, eval_step: those of `runner.step`, jitted, so that whoever
+        traces one first does so for all.
       steps_per_call: None leaves it to the rule of `loops`.
+      entry: what an earlier process has kept of it, or this one will.
     """
 
     description: dict[str, Any]
     pipeline: Pipeline
+    init: Any
     train_step: Any
+    eval_step: Any
     loss: Loss
     dataset: Dataset
     mesh: Mesh
-    averaging: bool
     microbatches: int
     steps_per_call: int | None
+    entry: Entry
 
     @property
     def key(self) -> str:
@@ -107,7 +111,47 @@ def program(
     name = static.key, population
     if name in _programs:
         return _programs[name]._replace(compile_seconds=0.0)
-    return _programs.setdefault(name, _compile(static, values, population))
+    if population:
+        compiled = _compile(static, values, population)
+    else:
+        compiled = _kept(static, values)
+    return _programs.setdefault(name, compiled)
+
+
+def _kept(static: Static, values: Values) -> Program:
+    """The program of a run alone, from `static.entry` if it is there."""
+    started, entry = time.perf_counter(), static.entry
+    if entry.is_new:
+        compiled = _compile(static, values, None)
+        sizes = compiled.capacity, compiled.eval_capacity
+        entry.facts["program"] = *sizes, compiled.totals
+        return compiled
+    train, evaluate = entry.found("train"), entry.found("evaluate")
+    capacity, eval_capacity, totals = entry.facts["program"]
+    return Program(
+        init(static, values),
+        train,
+        evaluate,
+        capacity,
+        eval_capacity,
+        totals,
+        static.mesh,
+        _bytes(train),
+        time.perf_counter() - started,
+    )
+
+
+def init(static: Static, values: Values) -> Callable:
+    """`Program.init` of a run alone, made once a process.
+
+    Args:
+      static: what it is made from.
+      values: of one run; only their shapes and types matter.
+    """
+    mesh = static.mesh
+    arguments = jax.eval_shape(lambda: _init_arguments(values))
+    jitted = jax.jit(static.init, out_shardings=mesh.carry)
+    return static.entry.function("init", jitted, *_placed(arguments, mesh.replicated))
 
 
 def step_jaxpr(static: Static, values: Values) -> Jaxpr:
@@ -125,7 +169,9 @@ def check(static: Static, values: Values) -> list[str]:
     """
     carry = _carry(static, values)
     example = feed.example(static.dataset)
-    outputs = jax.eval_shape(static.pipeline.predict, carry.state, example)
+    mask = jax.ShapeDtypeStruct((static.dataset.batch_size,), jnp.float32)
+    masked = example | {"mask": mask}
+    outputs = jax.eval_shape(static.pipeline.predict, carry.state, masked)
     wanted = (static.dataset.batch_size, static.loss.output_size(static.dataset))
     if outputs.shape != wanted:
         raise ConfigError(
@@ -134,22 +180,25 @@ def check(static: Static, values: Values) -> list[str]:
         )
     arguments = _step_arguments(carry, example, values)
     _, row = static.train_step.trace(*arguments).out_info
-    mask = jax.ShapeDtypeStruct((static.dataset.batch_size,), jnp.float32)
-    evaluation = jax.eval_shape(
-        step.eval_step(static.pipeline, static.loss), carry, example | {"mask": mask}
-    )
+    evaluation = jax.eval_shape(static.eval_step, carry, masked)
     means = [f"eval/{name}" for name in evaluation if name != "count"]
     return [*row, *means, "time/steps_per_second"]
 
 
 def _carry(static: Static, values: Values) -> Any:
-    init = step.init(static.pipeline, static.averaging)
-    return jax.eval_shape(init, values.key, np.float32(0), values.hyperparameters)
+    traced = static.init.trace(*_init_arguments(values))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info
+    )
+
+
+def _init_arguments(values: Values) -> tuple:
+    return values.key, np.float32(0), values.hyperparameters
 
 
 def _step_arguments(carry: Any, batch: Any, values: Values) -> tuple:
-    rate, logged, eval_loss = jnp.float32(0), jnp.bool(False), jnp.float32(0)
-    return carry, batch, jnp.int32(0), rate, logged, eval_loss, values
+    rate, logged, eval_loss = np.float32(0), np.bool_(False), np.float32(0)
+    return carry, batch, np.int32(0), rate, logged, eval_loss, values
 
 
 def _capacities(
@@ -171,8 +220,7 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
     started = time.perf_counter()
     dataset = static.dataset
     capacity, eval_capacity = _capacities(static, values, population)
-    functions = _functions(static, capacity, eval_capacity, population)
-    init, train, evaluate = functions
+    train, evaluate = _functions(static, capacity, eval_capacity, population)
     mesh, lead = static.mesh, ()
     if population:
         lead = (population.members,)
@@ -181,9 +229,11 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
     def own(tree):  # of each member
         return _placed(tree, mesh.carry, lead)
 
-    def ready(function, *arguments, **options):
-        options["out_shardings"] = mesh.carry
-        return _ready(jax.jit(function, **options), *arguments)
+    def ready(name, function, *arguments, **options):
+        jitted = jax.jit(function, out_shardings=mesh.carry, **options)
+        if population:
+            return _ready(jitted, *arguments)
+        return static.entry.function(name, jitted, *arguments)
 
     carry = own(_carry(static, values))
     columns, eval_columns = (
@@ -198,13 +248,17 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
     number, rates = (jax.ShapeDtypeStruct(n, jnp.float32) for n in ((), (capacity,)))
     logged, one = np.zeros(capacity, bool), np.int32(0)
     trained = ready(
-        train, carry, columns, batches, own(rates), logged, one, one, own(number),
-        own(numbers), donate_argnums=0,
+        "train", train, carry, columns, batches, own(rates), logged, one, one,
+        own(number), own(numbers), donate_argnums=0,
     )  # fmt: skip
+    initial = init(static, values)
+    if population:
+        arguments = own(numbers.key), own(number), own(numbers.hyperparameters)
+        initial = ready("init", jax.vmap(static.init), *arguments)
     return Program(
-        ready(init, own(numbers.key), own(number), own(numbers.hyperparameters)),
+        initial,
         trained,
-        ready(evaluate, carry, eval_columns, eval_batches, own(totals)),
+        ready("evaluate", evaluate, carry, eval_columns, eval_batches, own(totals)),
         capacity,
         eval_capacity,
         {k: np.zeros((*lead, *s.shape), s.dtype) for k, s in totals.items()},
@@ -216,24 +270,20 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
 
 def _functions(
     static: Static, capacity: int, eval_capacity: int, population: Population | None
-) -> tuple[Callable, Callable, Callable]:
-    """`init`, `train` and `evaluate`, not yet compiled."""
+) -> tuple[Callable, Callable]:
+    """`train` and `evaluate`, not yet compiled."""
     train_step, axis = static.train_step, None
     if population:
         axis = "members"
         train_step = step.train_step(static.pipeline, static.microbatches, axis)
-    init = step.init(static.pipeline, static.averaging)
     train = call.train_call(train_step, static.dataset, capacity)
-    evaluate = call.eval_call(
-        step.eval_step(static.pipeline, static.loss), static.dataset, eval_capacity
-    )
+    evaluate = call.eval_call(static.eval_step, static.dataset, eval_capacity)
     if population:
         # In the order of their arguments: 0 what each member has of its own, None what
         # they share.
-        init = jax.vmap(init)
         train = jax.vmap(train, (0, None, 0, 0, None, None, None, 0, 0), axis_name=axis)
         evaluate = jax.vmap(evaluate, (0, None, None, 0))
-    return init, train, evaluate
+    return train, evaluate
 
 
 def _bytes(compiled: Any) -> int:
@@ -262,6 +312,6 @@ def _placed(shapes: Any, sharding: Any, lead: tuple[int, ...] = ()) -> Any:
 def _totals(static: Static, carry, columns, batches) -> dict[str, Any]:
     def sums(carry, columns, batches):
         batch = feed.batch_at(static.dataset, columns, batches, 0)
-        return step.eval_step(static.pipeline, static.loss)(carry, batch)
+        return static.eval_step(carry, batch)
 
     return jax.eval_shape(sums, carry, columns, batches)

@@ -39,7 +39,7 @@ def table(schedule: Schedule, steps: int) -> np.ndarray:
     """The learning rates of steps 0 to `steps` - 1: float32 [steps]."""
     try:
         # Not jitted: compiling takes ten times as long as these few operations.
-        rates = jax.vmap(schedule)(jnp.arange(steps))
+        rates = jax.vmap(schedule)(np.arange(steps))
     except (  # a schedule of plain Python `if`s, of NumPy, or of a list
         jax.errors.ConcretizationTypeError,
         jax.errors.TracerArrayConversionError,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from runner.frameworks.pipeline import Pipeline, State
+from runner.frameworks.pipeline import Pipeline, State, same_dtypes
 from runner.losses import Loss
 from runner.optimizers import evaluation_params
 from runner.schedules import plateau_scale
@@ -75,7 +75,7 @@ def train_step(
             loss_fn,
             eval_loss,
         )
-        new = _same_dtypes(new._replace(model_state=model_state), state)
+        new = same_dtypes(new._replace(model_state=model_state), state)
         average = carry.average
         if average is not None:
             evaluated = evaluation_params(new.opt_state, new.params)
@@ -150,10 +150,3 @@ def _accumulated(gradients: Callable, microbatches: int) -> Callable:
         return loss, metrics, grads, state.model_state
 
     return accumulated
-
-
-def _same_dtypes(new: State, old: State) -> State:
-    """`new` in the dtypes of `old`: some optax states change theirs in an update."""
-    return jax.tree.map(
-        lambda n, o: n if n.dtype == o.dtype else n.astype(o.dtype), new, old
-    )

@@ -38,17 +38,22 @@ def float64_on_cpu():
 
 
 def _float64(leaf: Any) -> Any:
+    """`leaf` on the host, in float64 if it is real.
+
+    Not on a device, where each operation takes 10 ms to load and the mesh's sharding
+    would stay with what comes of it.
+    """
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.device_put(leaf, jax.local_devices(backend="cpu")[0])
     real = jnp.issubdtype(leaf.dtype, jnp.floating)
-    return leaf.astype(jnp.float64) if real else leaf
+    return np.asarray(leaf, np.float64 if real else None)
 
 
-def start(
-    pipeline: Pipeline, hyperparameters: dict, wanted: Optimization, key: Any
-) -> tuple[State, Problem]:
+def start(state: State, wanted: Optimization) -> tuple[State, Problem]:
+    """`state` in float64, and what to drive it with."""
     # The large first step moves parameters that start at zero, such as biases, to
     # where a weight decay that shouldn't be there shows.
     rates = np.array([1.0, *wanted.learning_rates(STEPS - 1)])
-    state = jax.jit(pipeline.init)(key, rates[0], hyperparameters)
     state = jax.tree.map(_float64, state)
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(state.params)]
     structure = jax.tree.structure(state.params)
@@ -81,14 +86,21 @@ def live_changes(
     problem: Problem,
     hyperparameters: dict,
     wanted: Optimization,
+    ready: Callable[..., Callable] = lambda step, *_: step,
 ) -> list[Any]:
-    """The changes that the pipeline makes, step by step."""
-    step = _live_step(pipeline)
+    """The changes that the pipeline makes, step by step.
+
+    Args:
+      ready: makes the jitted step, given its first arguments, what is called.
+    """
+    step = None
     state = state._replace(opt_state=_about_to_fall(state.opt_state, wanted))
     changed = []
     for gradients, loss, eval_loss, rate in _steps(problem):
+        arguments = state, gradients, loss, eval_loss, rate, hyperparameters
         try:
-            after = step(state, gradients, loss, eval_loss, rate, hyperparameters)
+            step = step or ready(_live_step(pipeline), *arguments)
+            after = step(*arguments)
         except Exception as error:
             raise ConfigError(
                 "verify: the pipeline's apply_gradients raised "
@@ -126,7 +138,8 @@ def changes_of(tx: Any, *, problem: Problem, wanted: Optimization) -> list[Any]:
         return optax.apply_updates(params, updates), opt_state
 
     params = problem.params
-    opt_state = _about_to_fall(jax.tree.map(_float64, tx.init(params)), wanted)
+    opt_state = jax.tree.map(_float64, jax.jit(tx.init)(params))
+    opt_state = _about_to_fall(opt_state, wanted)
     changed = []
     for gradients, loss, eval_loss, _ in _steps(problem):
         after, opt_state = step(params, opt_state, gradients, loss, eval_loss)
@@ -163,7 +176,7 @@ def _about_to_fall(opt_state: Any, wanted: Optimization) -> Any:
     def set_up(node):
         if not isinstance(node, ReduceLROnPlateauState):
             return node
-        like = lambda value, old: jnp.asarray(value, jnp.asarray(old).dtype)  # noqa: E731
+        like = lambda value, old: np.asarray(value, old.dtype)  # noqa: E731
         return node._replace(
             best_value=like(1.0, node.best_value),
             avg_value=like(0.0, node.avg_value),

@@ -8,13 +8,14 @@ documentation says. In float64, so that rounding doesn't hide a weight decay.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from runner.errors import ConfigError
-from runner.frameworks.pipeline import Pipeline
+from runner.frameworks.pipeline import Pipeline, State
 from runner.lookalike import looks_like
 from runner.optimization import Optimization
 from runner.updates import STEPS, changes_of, float64_on_cpu, live_changes, start
@@ -26,55 +27,57 @@ TOLERANCE = 1e-6
 
 def verify(
     pipeline: Pipeline,
-    hyperparameters: dict[str, float],
+    init: Callable[[dict[str, Any]], State],
+    hyperparameters: dict[str, Any],
     wanted: Optimization,
-    key: Any,
 ) -> None:
     """Refuse a pipeline whose updates aren't those of `wanted`.
 
     Args:
       pipeline: the live one.
+      init: gives its initial state from hyperparameters.
       hyperparameters: what the run gives it.
       wanted: what the config asks for.
-      key: of the initial parameters.
 
     Raises:
       ConfigError: naming the parameter, the step, by how much the change is off, and
         the optimizer that the changes look like.
     """
-    with float64_on_cpu():
-        _check(pipeline, hyperparameters, wanted, key)
-        if hyperparameters:
-            # Runs that differ in these share a compiled program, so they must be read
-            # from the arguments: a pipeline that knows them in another way is caught
-            # when they change.
-            changed = {k: 0.9 * v for k, v in hyperparameters.items()}
-            try:
-                _check(pipeline, changed, wanted.with_values(changed), key)
-            except ConfigError as error:
-                raise ConfigError(
-                    "verify: the pipeline doesn't use the hyperparameters that it is "
-                    f"handed. With {changed}: {error}"
-                ) from error
+    _check(pipeline, init, hyperparameters, wanted)
+    if not hyperparameters:
+        return
+    # Runs that differ in these share a compiled program, so they must be read from the
+    # arguments: a pipeline that knows them in another way is caught when they change.
+    changed = {k: 0.9 * v for k, v in hyperparameters.items()}
+    try:
+        _check(pipeline, init, changed, wanted.with_values(changed))
+    except ConfigError as error:
+        raise ConfigError(
+            "verify: the pipeline doesn't use the hyperparameters that it is handed. "
+            f"With {changed}: {error}"
+        ) from error
 
 
 def _check(
     pipeline: Pipeline,
-    hyperparameters: dict[str, float],
+    init: Callable[[dict[str, Any]], State],
+    hyperparameters: dict[str, Any],
     wanted: Optimization,
-    key: Any,
 ) -> None:
-    state, problem = start(pipeline, hyperparameters, wanted, key)
-    observed = live_changes(pipeline, state, problem, hyperparameters, wanted)
-    replay = functools.partial(changes_of, problem=problem, wanted=wanted)
-    expected = replay(wanted.textbook(problem.learning_rates))
-    difference = _first_difference(observed, expected, problem.params)
-    if difference:
+    initial = init(hyperparameters)
+    with float64_on_cpu():
+        state, problem = start(initial, wanted)
+        observed = live_changes(pipeline, state, problem, hyperparameters, wanted)
+        replay = functools.partial(changes_of, problem=problem, wanted=wanted)
+        expected = replay(wanted.textbook(problem.learning_rates))
+        difference = _first_difference(observed, expected, problem.params)
+        if not difference:
+            return
         likeness = looks_like(observed, wanted, problem.learning_rates, replay)
-        raise ConfigError(
-            f"verify: the pipeline doesn't do what the config says. {difference}. "
-            f"{likeness}. (verify=false trains all the same)"
-        )
+    raise ConfigError(
+        f"verify: the pipeline doesn't do what the config says. {difference}. "
+        f"{likeness}. (verify=false trains all the same)"
+    )
 
 
 def _first_difference(observed: list, expected: list, params: Any) -> str | None:

@@ -40,3 +40,10 @@ def mean_loss(loss: Loss, outputs: jax.Array, batch: dict) -> tuple[jax.Array, d
     """The batch's mean loss, and the mean of each metric."""
     means = {k: jnp.mean(v) for k, v in loss.per_example(outputs, batch).items()}
     return means.pop("loss"), means
+
+
+def same_dtypes(new: Any, old: Any) -> Any:
+    """`new` in the dtypes of `old`: some optax states change theirs in an update."""
+    return jax.tree.map(
+        lambda n, o: n if n.dtype == o.dtype else n.astype(o.dtype), new, old
+    )

@@ -63,7 +63,8 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 
 def _is_elementwise(function: Callable) -> bool:
     try:
-        return jax.eval_shape(function, jax.numpy.ones((2, 3))).shape == (2, 3)
+        example = jax.ShapeDtypeStruct((2, 3), jax.numpy.float32)
+        return jax.eval_shape(function, example).shape == (2, 3)
     except Exception:  # it wants other arguments, so it is none
         return False
 
