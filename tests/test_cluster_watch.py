@@ -11,6 +11,7 @@ from runner.cluster.plan import Plan
 from runner.cluster.settings import Settings
 from runner.cluster.slurm import Slurm
 from runner.cluster.watch import Watch
+from runner.errors import ConfigError
 
 RUNNING = State("RUNNING", "", "n1", over=False)
 FAILED = State("FAILED", "NonZeroExitCode", "n1", over=True)
@@ -90,7 +91,7 @@ class Heard:
         self.said.append(text)
 
     def left(self, task):
-        return 1
+        return int("done" not in self.events)
 
     def lost(self, task, why):
         self.why = why
@@ -164,6 +165,15 @@ def test_a_task_that_cannot_run_is_not_tried_again(watched):
     assert "no module named jax" in heard.said[0]
 
 
+def test_a_task_that_ends_without_a_word_of_its_job_is_not_done(watched):
+    def ended(events):
+        events.end()
+        return FAILED
+
+    _, heard, task = watched([ended])
+    assert task.over == "failed" and "doesn't tell" in str(heard.why)
+
+
 def test_a_requeued_task_goes_on(watched):
     def requeued(events):
         events.requeued()
@@ -191,6 +201,20 @@ def test_a_submission_that_nobody_could_note_is_found(tmp_path, monkeypatch):
     Watch(engine, again, 2, Heard()).run()
     assert asked == [("abc", 3)] and engine.submitted == 0
     assert again.tasks[0].ids == ["7_2"] and again.tasks[0].over == "done"
+
+
+def test_nothing_is_submitted_while_that_can_not_be_known(tmp_path):
+    plan = Plan(tmp_path)
+    plan.add(["a"], "payload.pkl").submitting = "abc", 1, 0
+    engine = Scripted(plan)
+
+    def find(name, count):
+        raise Silent("connection refused")
+
+    engine.find = find
+    with pytest.raises(ConfigError, match="connection refused"):
+        Watch(engine, plan, 2, Heard()).run()
+    assert engine.submitted == 0
 
 
 def test_what_was_never_submitted_is_not_planned(tmp_path):

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner import config
+from runner.cluster.settings import IN_TASK
 from runner.explain import explain
 from runner.failures import MISTAKES, told, was_told
 
@@ -69,7 +70,7 @@ def job(cfg: DictConfig) -> float:
     """Run one composed job in its folder; returns the final value of `objective`."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        if cfg.cluster.engine and "RUNNER_IN_TASK" not in os.environ:
+        if cfg.cluster.engine and IN_TASK not in os.environ:
             from runner.cluster.run import submit
 
             return submit(cfg, job_arguments(cfg))

@@ -131,8 +131,10 @@ class _Terminal:
         self._offsets: dict[str, int] = {}  # in the log of each attempt
         self._shown = ""  # the end of what is shown
         self._failure: Mapping[str, Any] | None = None
+        self._has_ended = False
 
     def event(self, task: Planned, event: Mapping[str, Any]) -> None:
+        self._has_ended |= event["event"] in ("done", "failed")
         if event["event"] == "failed":
             self._failure = event
         elif event["event"] == "requeued":
@@ -152,7 +154,7 @@ class _Terminal:
         self.say(text)
 
     def left(self, task: Planned) -> int:
-        return 1
+        return int(not self._has_ended)
 
     def lost(self, task: Planned, why: str) -> None:
         self._failure = {"error": f"{why}. See {self._place.log(task.id)}"}

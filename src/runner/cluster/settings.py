@@ -6,6 +6,8 @@ from typing import Any
 
 from runner.errors import ConfigError
 
+# Set in the processes of a task, which don't submit what they run.
+IN_TASK = "RUNNER_IN_TASK"
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?")
 
 

@@ -15,10 +15,8 @@ from hydra.core.singleton import Singleton
 
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
-from runner.cluster.settings import Settings, minutes
+from runner.cluster.settings import IN_TASK, Settings, minutes
 
-# Set in the processes of a task, which don't submit what they run.
-IN_TASK = "RUNNER_IN_TASK"
 # What announces the end of a job.
 _WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 

@@ -9,6 +9,7 @@ from runner.cluster.engine import Engine, Silent, State
 from runner.cluster.events import Tail
 from runner.cluster.plan import Plan, Task
 from runner.cluster.task import run
+from runner.errors import ConfigError
 
 EVENTS_SECONDS = 0.5  # between two looks at the files
 # Between two questions to the engine: soon after something happened, then seldom.
@@ -35,7 +36,7 @@ class Listener(Protocol):
         ...
 
     def lost(self, task: Task, why: str) -> None:
-        """The jobs of a task that haven't ended won't."""
+        """The jobs of a task that haven't ended won't; `over` says how it ended."""
 
     def look(self) -> None:
         """Called now and then."""
@@ -62,7 +63,7 @@ class Watch:
         """Return when every task is over.
 
         Raises:
-          ConfigError: the engine refuses a task.
+          ConfigError: the engine refuses a task, or doesn't tell of an earlier one.
         """
         self._find()
         asked = 0.0
@@ -88,7 +89,13 @@ class Watch:
         for task in self._plan.going:
             if task.submitting:
                 name, count, index = task.submitting
-                ids = self._engine.find(name, count)
+                try:
+                    ids = self._engine.find(name, count)
+                except Silent as error:
+                    raise ConfigError(
+                        f"{self._engine.name} doesn't answer, so whether tasks of "
+                        f"{self._plan.folder.parent} wait there isn't known: {error}"
+                    ) from error
                 if ids:
                     task.ids.append(ids[index])
                 task.submitting = None
@@ -113,7 +120,7 @@ class Watch:
         ]
         try:
             ids = self._engine.submit(calls, name)
-        except BaseException:
+        except Exception:
             for task in tasks:  # or the next launcher would look for them
                 task.submitting = None
             self._plan.write()
@@ -134,7 +141,10 @@ class Watch:
                 self._pause = ASK_SECONDS
                 self._gone.pop(task.number, None)
                 if event["event"] == "end":
-                    self._over(task, "done")
+                    if self._listener.left(task):
+                        self._lose(task, "failed", "its task doesn't tell of it")
+                    else:
+                        self._over(task, "done")
                 elif event["event"] == "broken":
                     self._listener.say(event["told"])
                     self._lose(task, "failed", "its task can't run")
@@ -191,8 +201,8 @@ class Watch:
         self._submit([task])
 
     def _lose(self, task: Task, over: str, why: str) -> None:
-        self._listener.lost(task, why)
         self._over(task, over)
+        self._listener.lost(task, why)
 
     def _over(self, task: Task, how: str) -> None:
         task.over = how

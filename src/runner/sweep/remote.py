@@ -212,14 +212,20 @@ class _Sweep:
         self.say("\n    ".join([text, *lines[-_LAST_LINES:]]))
 
     def left(self, task: Task) -> int:
-        return len(set(task.jobs) - self._ended)
+        return len(self._left(task))
 
     def lost(self, task: Task, why: str) -> None:
-        names = [name for name in task.jobs if name not in self._ended]
+        names = self._left(task)
         for name in names:
             self._end(name, None, why)
+            if task.over == "cancelled":  # which the same command takes up
+                self._ledger.set(name, "pending")
         if names:
             self.say(f"{len(names)} jobs failed: {why}")
+
+    def _left(self, task: Task) -> list[str]:
+        known = self._ledger.jobs
+        return [job for job in task.jobs if job in known and job not in self._ended]
 
     def look(self) -> None:
         """Tell how the tasks are, when that has changed."""

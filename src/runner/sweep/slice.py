@@ -24,8 +24,11 @@ def write_slice(plan: Plan, number: int, jobs: Sequence[Job]) -> None:
     """Write down what a task has to do."""
     path = plan.events(number).with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = [(j.number, j.overrides, j.fingerprint, j.folder.name) for j in jobs]
-    write_json(path, told)
+    rows = [
+        (job.number, job.overrides, job.fingerprint, job.config.hydra.sweep.subdir)
+        for job in jobs
+    ]
+    write_json(path, rows)
 
 
 def train_slice(
