@@ -1,6 +1,11 @@
 """A strict session: several virtual devices, shapes and dtypes that must be meant."""
 
+import fcntl
+import functools
 import os
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -22,6 +27,35 @@ from runner.train import Run, train
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Hydra runs the modules of plugins anew when it looks for them. Now, not later.
 Plugins.instance()
+
+
+@functools.cache
+def no_slurm() -> str | None:
+    """Why the tests marked `slurm` can't run, None if they can."""
+    scontrol = shutil.which("scontrol")
+    if scontrol is None:
+        return "Slurm isn't installed: scripts/local_slurm install, or .ci/run"
+    quiet = {"stderr": subprocess.DEVNULL, "text": True, "timeout": 5}
+    try:
+        told = subprocess.check_output([scontrol, "show", "config"], **quiet)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return "no Slurm answers: scripts/local_slurm start, and export its SLURM_CONF"
+    if "= runner_local\n" not in told:
+        return "the Slurm here isn't that of scripts/local_slurm; it is left in peace"
+    return None
+
+
+@pytest.fixture(autouse=True)
+def slurm_alone(request):
+    """A test marked `slurm` has Slurm to itself, and is skipped where there is none."""
+    if not request.node.get_closest_marker("slurm"):
+        yield
+        return
+    if reason := no_slurm():
+        pytest.skip(reason)
+    with open(f"{tempfile.gettempdir()}/runner-slurm-tests.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,12 +23,12 @@ def options(group):
 def test_every_group_is_tested():
     groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     assert groups == {
-        "data", "debug", "experiment", "framework", "loss", "mesh", "model",
+        "cluster", "data", "debug", "experiment", "framework", "loss", "mesh", "model",
         "optimizer", "schedule", "sweep", "wandb",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("group", ["framework", "mesh", "model", "wandb"])
+@pytest.mark.parametrize("group", ["cluster", "framework", "mesh", "model", "wandb"])
 def test_every_choice_builds(group, built):
     for option in options(group):
         built(f"{group}={option}", "train.epochs=1")

@@ -19,6 +19,8 @@ class PackedLauncherConf:
     strategy: vmap trains the members of a population side by side, loop one after the
       other through one compiled program, auto as `runner.strategy` has it.
     max_members: of a population; auto is what the memory allows.
+    executor: inline trains the jobs here; submitit_slurm and submitit_local hand each
+      population to a task, as `cluster` has it; auto is what `cluster` says.
     resume: continue the unfinished sweep of the same command in another folder, unless
       hydra.sweep.dir names one.
     """
@@ -26,6 +28,7 @@ class PackedLauncherConf:
     _target_: str = "hydra_plugins.packed_launcher.PackedLauncher"
     strategy: str = "auto"
     max_members: Any = "auto"
+    executor: str = "auto"
     resume: bool = True
 
 
@@ -40,10 +43,13 @@ class PackedLauncher(BasicLauncher):
     # So that a sweeper need not do it to see whether all jobs can be composed.
     composes_before_it_runs = True
 
-    def __init__(self, strategy: str, max_members: Any, resume: bool) -> None:
+    def __init__(
+        self, strategy: str, max_members: Any, executor: str, resume: bool
+    ) -> None:
         super().__init__()
         self.strategy = strategy
         self.max_members = max_members
+        self.executor = executor
         self.resume = resume
 
     def launch(

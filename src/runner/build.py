@@ -1,6 +1,6 @@
 """From a composed configuration to a run of plain values, checked on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +8,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from runner import program, schedules, step
+from runner.cluster.settings import minutes
 from runner.config import TrainConfig, check_keys, recorded
 from runner.data import feed
 from runner.data.dataset import Dataset
@@ -55,8 +56,7 @@ def build(cfg: DictConfig) -> Run:
       ConfigError: anything in `cfg` that can't run.
     """
     # Before the data, which may take an hour to download and prepare.
-    _check_values(cfg)
-    check_targets(cfg, GROUPS)
+    check(cfg)
     dataset = made_once(cfg, "data")
     order = _order(cfg, dataset)
     settings = _settings(cfg, order)
@@ -172,6 +172,16 @@ def _settings(cfg: DictConfig, order: Order) -> TrainConfig:
     return settings
 
 
+def check(cfg: DictConfig) -> None:
+    """Refuse what is wrong with `cfg` whatever the data and the devices are.
+
+    Raises:
+      ConfigError: a value out of its range, or an argument that a target doesn't take.
+    """
+    _check_values(cfg)
+    check_targets(cfg, GROUPS)
+
+
 # What types can't say. A null that its type allows is within its range.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda x: 0 <= x < 2**32, "from 0 to 2**32 - 1"),
@@ -196,13 +206,37 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda x: x in ("offline", "online", "disabled"),
         "offline, online or disabled",
     ),
+    "cluster.engine": (lambda x: x in ("local", "slurm"), "local or slurm, or null"),
+    "cluster.nodes": (lambda x: x >= 1, "at least 1"),
+    "cluster.gpus": (lambda x: x >= 0, "at least 0"),
+    "cluster.cpus": (lambda x: x >= 1, "at least 1, or null"),
+    "cluster.time": (
+        lambda x: minutes(x) is not None,
+        "a number of minutes of at least 1, or such as 12:00:00 or 2-00:00:00",
+    ),
+    "cluster.array_parallelism": (lambda x: x >= 1, "at least 1"),
+    "cluster.max_tasks": (lambda x: 1 <= x <= 1000, "from 1 to 1000"),
+    "cluster.warning_seconds": (lambda x: x >= 1, "at least 1"),
+    "cluster.retries": (lambda x: x >= 0, "at least 0"),
 }
 
 
 def _check_values(cfg: DictConfig) -> None:
     """Check what is ours and already known: the steps may not be."""
     check_keys(cfg)
-    for key, (valid, rule) in _RULES.items():
+    check_ranges(cfg, _RULES)
+
+
+def check_ranges(cfg: DictConfig, keys: Iterable[str]) -> None:
+    """Refuse the values of `keys` that are out of their ranges.
+
+    Raises:
+      ConfigError: names the key, the value and the rule.
+    """
+    for key in keys:
+        if key not in _RULES:
+            continue
+        valid, rule = _RULES[key]
         section, _, name = key.rpartition(".")
         parent = cfg[section] if section else cfg
         if cfg.train.steps_per_epoch is None and OmegaConf.is_interpolation(

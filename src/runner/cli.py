@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner import config
+from runner.cluster.settings import IN_TASK
 from runner.explain import explain
 from runner.failures import MISTAKES, told, was_told
 from runner.preemption import Preempted
@@ -70,11 +71,15 @@ def _message(error: BaseException) -> str | None:
 
 def job(cfg: DictConfig) -> float:
     """Run one composed job in its folder; returns the final value of `objective`."""
-    from runner.run import run_job
-
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     arguments = job_arguments(cfg)
     try:
+        if cfg.cluster.engine and IN_TASK not in os.environ:
+            from runner.cluster.run import submit
+
+            return submit(cfg, arguments)
+        from runner.run import run_job
+
         return run_job(cfg, **arguments)
     except Preempted as stopped:
         if not in_sweep:

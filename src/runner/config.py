@@ -69,6 +69,28 @@ class WandbConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """`cluster`: where runs are trained. conf/cluster/none.yaml explains each key."""
+
+    engine: str | None = MISSING
+    partition: str | None = MISSING
+    account: str | None = MISSING
+    qos: str | None = MISSING
+    nodes: int = MISSING
+    gpus: int = MISSING
+    cpus: int | None = MISSING
+    memory: str | None = MISSING
+    time: Any = MISSING
+    sbatch: dict[str, Any] = MISSING
+    setup: list[str] = MISSING
+    array_parallelism: int = MISSING
+    max_tasks: int = MISSING
+    warning_seconds: int = MISSING
+    retries: int = MISSING
+    dry_run: bool = MISSING
+
+
+@dataclass
 class Config:
     """The sections whose keys and types are ours. The groups' targets define theirs."""
 
@@ -81,6 +103,7 @@ class Config:
     checkpoint: CheckpointConfig = MISSING
     mesh: MeshConfig = MISSING
     wandb: WandbConfig = MISSING
+    cluster: ClusterConfig = MISSING
     loss: Any = MISSING
     data: Any = MISSING
     model: Any = MISSING
@@ -102,6 +125,7 @@ def check_keys(cfg: DictConfig) -> None:
         "checkpoint": CheckpointConfig,
         "mesh": MeshConfig,
         "wandb": WandbConfig,
+        "cluster": ClusterConfig,
     }
     for section, schema in {"": Config, **ours}.items():
         names = [field.name for field in fields(schema)]

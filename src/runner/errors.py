@@ -12,6 +12,10 @@ class TrainingStopped(Exception):
     """A run that ended early for a reason its user can read, such as a NaN loss."""
 
 
+class JobFailed(Exception):
+    """A job failed in another process, which has told all there is to tell."""
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The nearest of `names` as a sentence that starts with a blank, or nothing."""
     by_lower = {n.lower(): n for n in names}

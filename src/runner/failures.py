@@ -5,11 +5,17 @@ import traceback
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.errors import ConfigError, TrainingStopped
+from runner.errors import ConfigError, JobFailed, TrainingStopped
 from runner.explain import explain
 
 # Told in one message. Everything else is a bug, ours or a user's, with its traceback.
-MISTAKES = (ConfigError, TrainingStopped, HydraException, OmegaConfBaseException)
+MISTAKES = (
+    ConfigError,
+    TrainingStopped,
+    JobFailed,
+    HydraException,
+    OmegaConfBaseException,
+)
 
 
 _told: set[int] = set()  # by id: who keeps the error keeps all that its frames hold
@@ -22,7 +28,12 @@ def was_told(error: BaseException) -> bool:
 
 def told(name: object, error: BaseException) -> str:
     """What to print of the job `name` of a sweep when it fails."""
+    return f"job {name} failed:{described(error)}"
+
+
+def described(error: BaseException) -> str:
+    """What comes after the colon."""
     _told.add(id(error))
     if isinstance(error, MISTAKES):
-        return f"job {name} failed: {explain(error)}"
-    return f"job {name} failed:\n" + "".join(traceback.format_exception(error))
+        return f" {explain(error)}"
+    return "\n" + "".join(traceback.format_exception(error))

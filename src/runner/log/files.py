@@ -119,10 +119,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             items = json.loads(line).items()
         except (ValueError, AttributeError):
             raise ValueError(f"{path}:{number}: not a JSON object: {line!r}") from None
-        rows.append(
-            {
-                key: _NON_FINITE.get(item, item) if isinstance(item, str) else item
-                for key, item in items
-            }
-        )
+        rows.append(from_json(dict(items)))
     return rows
+
+
+def from_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it was before `to_json`."""
+    return {
+        key: _NON_FINITE.get(item, item) if isinstance(item, str) else item
+        for key, item in row.items()
+    }

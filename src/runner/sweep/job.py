@@ -1,8 +1,10 @@
 """One job of a sweep: what Hydra does around it, and what becomes of it."""
 
 import contextlib
+import json
 import pickle
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ from hydra.core.utils import (
 )
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
+
+from runner.sweep.compose import Composer
+from runner.sweep.ledger import base_of, fingerprint
+from runner.sweep.names import job_name
 
 
 @dataclass
@@ -55,6 +61,56 @@ class Job:
         )
         returned.return_value = self.error or self.result
         return returned
+
+
+def compose_job(
+    composer: Composer, overrides: Sequence[str], number: int, keys: Sequence[str]
+) -> Job:
+    """The job of these overrides, which is named by those of `keys`."""
+    config = composer.compose(overrides)
+    name = job_name(overrides, keys)
+    with open_dict(config.hydra.job):
+        config.hydra.job.id = config.hydra.job.num = number
+        config.hydra.job.override_dirname = name
+    folder = Path(config.hydra.sweep.subdir)
+    base = base_of(config)
+    likeness = fingerprint(_without_numbers(base))
+    return Job(
+        number, list(overrides), name, folder, fingerprint(base), likeness, config
+    )
+
+
+def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
+    """`base` without what is mostly an argument of a program: see `build`."""
+    optimizer, schedule = base["optimizer"], base["schedule"]
+    if isinstance(optimizer, dict):
+        optimizer = {k: v for k, v in optimizer.items() if not isinstance(v, float)}
+    if "plateau" not in str(schedule):  # which is part of its program
+        schedule = None
+    return base | {"seed": None, "optimizer": optimizer, "schedule": schedule}
+
+
+def place(job: Job, sweep: Path, folder: str) -> None:
+    """Give a job its folder within the sweep's."""
+    with open_dict(job.config.hydra.sweep):
+        job.config.hydra.sweep.dir = str(sweep)
+        job.config.hydra.sweep.subdir = folder
+    job.folder = sweep / folder
+
+
+def take_up(job: Job) -> bool:
+    """Whether an earlier process has done `job`. Half of it is left to be resumed."""
+    summary = job.folder / "summary.json"
+    if not summary.exists():
+        return False
+    found = json.loads(summary.read_text(encoding="utf-8"))
+    if found["status"] != "finished":
+        if job.config.checkpoint.resume == "never":
+            # The folder is the job's alone, but W&B may still write there.
+            shutil.rmtree(job.folder, ignore_errors=True)
+        return False
+    job.result = float(found["final"][job.config.objective])
+    return True
 
 
 def can_be_packed(config: DictConfig) -> bool:

@@ -1,27 +1,28 @@
 """What `python -m runner -m` does with its jobs."""
 
-import json
-import shutil
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
+from runner.cluster.plan import Plan
 from runner.errors import ConfigError, did_you_mean
 from runner.preemption import Preempted
 from runner.sweep import ledger as ledgers
 from runner.sweep.compose import Composer
-from runner.sweep.job import Job
+from runner.sweep.job import Job, compose_job, place, take_up
 from runner.sweep.ledger import Ledger
-from runner.sweep.names import job_name, varying
+from runner.sweep.names import varying
 from runner.sweep.sweep import Sweep
 from runner.sweep.table import print_table
 
 if TYPE_CHECKING:
     from hydra_plugins.packed_launcher import PackedLauncher
+    from runner.cluster.settings import Settings
 
 
 def launch(
@@ -48,20 +49,44 @@ def launch(
     keys = varying(overrides)
     composer = Composer(launcher.hydra_context.config_loader, master)
     jobs = [
-        _job(composer.compose(given), list(given), first + i, keys)
+        compose_job(composer, given, first + i, keys)
         for i, given in enumerate(overrides)
     ]
     base = ledgers.base_of(master)
     folder = Path(master.hydra.sweep.dir)
     if launcher.resume and not _is_given(master, "hydra.sweep.dir"):
         folder = _unfinished(folder, base, jobs) or folder
+    cluster = _cluster(launcher, jobs, keys)
+    if cluster and cluster.dry_run:
+        from runner.sweep import remote
+
+        print(remote.script(jobs, cluster, launcher.max_members, folder))
+        raise SystemExit(0)
     swept = [key.lstrip("+~").partition("@")[0] for key in keys]
     with Ledger(folder, base, swept) as ledger:
+        plan = Plan(folder)
+        away = {name for task in plan.going for name in task.jobs}
         # Equal jobs, as Optuna may sample them, are one.
-        todo = {j.fingerprint: j for j in reversed(jobs) if not _is_done(j, ledger)}
+        todo = {
+            job.fingerprint: job
+            for job in reversed(jobs)
+            if not _is_done(job, ledger, away)
+        }
+        left = list(reversed(todo.values()))
         ledger.write()
         try:
-            Sweep(launcher, ledger).run(list(reversed(todo.values())), len(jobs))
+            if cluster:
+                from runner.sweep import remote
+
+                remote.run(launcher, cluster, ledger, plan, left, len(jobs), keys)
+            elif away:
+                raise ConfigError(
+                    f"tasks of the sweep in {folder} are on a cluster: take them up "
+                    "with the same cluster=..., or cancel them and delete "
+                    f"{plan.folder}"
+                )
+            else:
+                Sweep(launcher, ledger).run(left, len(jobs))
         except (KeyboardInterrupt, Preempted) as stopped:
             why = stopped if isinstance(stopped, Preempted) else "interrupted"
             print(f"{why}; the same command continues {folder}", file=sys.stderr)
@@ -95,26 +120,41 @@ def _check(launcher: "PackedLauncher") -> None:
         )
 
 
-def _job(config: DictConfig, overrides: list[str], number: int, keys: list[str]) -> Job:
-    name = job_name(overrides, keys)
-    with open_dict(config.hydra.job):
-        config.hydra.job.id = config.hydra.job.num = number
-        config.hydra.job.override_dirname = name
-    folder = Path(config.hydra.sweep.subdir)
-    base = ledgers.base_of(config)
-    fingerprint = ledgers.fingerprint(base)
-    likeness = ledgers.fingerprint(_without_numbers(base))
-    return Job(number, overrides, name, folder, fingerprint, likeness, config)
+def _cluster(
+    launcher: "PackedLauncher", jobs: Sequence[Job], keys: Sequence[str]
+) -> "Settings | None":
+    """Where the jobs are trained; None is here."""
+    engines = {"inline": None, "submitit_local": "local", "submitit_slurm": "slurm"}
+    names = ["auto", *engines]
+    executor = launcher.executor
+    if executor not in names:
+        raise ConfigError(
+            f"hydra.launcher.executor={executor} is none of {', '.join(names)}."
+            + did_you_mean(str(executor), names)
+        )
+    config = jobs[0].config
+    engine = config.cluster.engine
+    wanted = engine if executor == "auto" else engines[executor]
+    if engine not in (None, wanted):
+        raise ConfigError(
+            f"hydra.launcher.executor={executor} contradicts cluster.engine={engine}"
+        )
+    if wanted is None:
+        return None
+    from runner.build import check_ranges
+    from runner.cluster.run import settings_of
 
-
-def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
-    """`base` without what is mostly an argument of a program: see `build`."""
-    optimizer, schedule = base["optimizer"], base["schedule"]
-    if isinstance(optimizer, dict):
-        optimizer = {k: v for k, v in optimizer.items() if not isinstance(v, float)}
-    if "plateau" not in str(schedule):  # which is part of its program
-        schedule = None
-    return base | {"seed": None, "optimizer": optimizer, "schedule": schedule}
+    swept = [key for key in keys if key.lstrip("+~").partition(".")[0] == "cluster"]
+    if swept:
+        raise ConfigError(f"{swept[0]} is the same for all jobs of a sweep")
+    check_ranges(config, [f"cluster.{key}" for key in config.cluster])
+    settings = dataclasses.replace(settings_of(config), engine=wanted)
+    if settings.nodes > 1:
+        raise ConfigError(
+            f"cluster.nodes={settings.nodes} must be 1 with -m: a task of a sweep is "
+            "one process, with all GPUs of its node"
+        )
+    return settings
 
 
 def _is_given(master: DictConfig, key: str) -> bool:
@@ -143,8 +183,8 @@ def _unfinished(new: Path, base: dict[str, Any], jobs: list[Job]) -> Path | None
     return None
 
 
-def _is_done(job: Job, ledger: Ledger) -> bool:
-    """Whether an earlier process has done `job`. Half of it is left to be taken up."""
+def _is_done(job: Job, ledger: Ledger, away: Collection[str]) -> bool:
+    """Whether an earlier process has done `job`; `away` are in a cluster's hands."""
     is_known = job.fingerprint in ledger.jobs
     entry = ledger.add(
         job.fingerprint,
@@ -156,19 +196,8 @@ def _is_done(job: Job, ledger: Ledger) -> bool:
             "result": None,
         },
     )
-    with open_dict(job.config.hydra.sweep):
-        job.config.hydra.sweep.dir = str(ledger.folder)
-        job.config.hydra.sweep.subdir = entry["folder"]
-    job.folder = ledger.folder / entry["folder"]
-    summary = job.folder / "summary.json"
-    if not (is_known and summary.exists()):
+    place(job, ledger.folder, entry["folder"])
+    if not is_known or job.fingerprint in away or not take_up(job):
         return False
-    found = json.loads(summary.read_text(encoding="utf-8"))
-    if found["status"] != "finished":
-        if job.config.checkpoint.resume == "never":
-            # In a folder that is its own; but W&B may still write there.
-            shutil.rmtree(job.folder, ignore_errors=True)
-        return False
-    job.result = float(found["final"][job.config.objective])
     entry.update(state="done", result=job.result)
     return True

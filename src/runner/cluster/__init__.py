@@ -1,0 +1,1 @@
+"""Runs on other machines: submitted, watched, and told of here."""

@@ -1,0 +1,86 @@
+"""What a task tells of its jobs: one file a task, which it alone writes."""
+
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.errors import JobFailed
+from runner.explain import explain
+from runner.failures import described
+from runner.log.files import MetricsFile, from_json, to_json
+from runner.log.secrets import scrub
+
+
+class Events:
+    """Tells of the jobs of a task, line by line. Later processes of it append.
+
+    Args:
+      path: the file.
+      task: the engine's id of this attempt.
+
+    Attributes:
+      started_before, failed_before: the jobs that did in an earlier attempt.
+    """
+
+    def __init__(self, path: Path, task: str):
+        self._path = path
+        self._lock = threading.Lock()  # jobs end in threads of their own
+        before = Tail(path).new()
+        self.started_before = {e["job"] for e in before if e["event"] == "running"}
+        self.failed_before = {e["job"] for e in before if e["event"] == "failed"}
+        MetricsFile(path).close()  # cuts off what a killed attempt has half written
+        self._tell(event="attempt", task=task)
+
+    def running(self, job: str) -> None:
+        self._tell(event="running", job=job)
+
+    def done(self, job: str, result: float | None) -> None:
+        """`job` is done, by this process or an earlier one."""
+        self._tell(event="done", job=job, result=result)
+
+    def failed(self, job: str, error: BaseException, told: str) -> None:
+        """`job` failed; `told` is what a terminal shows of that."""
+        line = " ".join(explain(error).split())
+        if not isinstance(error, JobFailed):  # which names another process's error
+            line = f"{type(error).__name__}: {line}"
+        self._tell(event="failed", job=job, error=line, told=told)
+
+    def broken(self, error: BaseException) -> None:
+        """The task itself can't go on, and another attempt couldn't either."""
+        self._tell(event="broken", told=f"a task failed:{described(error)}")
+
+    def requeued(self) -> None:
+        """The task was asked to stop, and its engine will start it again."""
+        self._tell(event="requeued")
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+        self._tell(event="end")
+
+    def _tell(self, **event: Any) -> None:
+        line = json.dumps(to_json(scrub(event)), allow_nan=False) + "\n"
+        # Closed each time, for that is when a network file system shows it to others.
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+class Tail:
+    """Reads what has been added to a file of events."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[Mapping[str, Any]]:
+        """The whole lines that weren't there before."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        data = data[: data.rfind(b"\n") + 1]
+        self._offset += len(data)
+        return [from_json(json.loads(line)) for line in data.splitlines()]

@@ -1,0 +1,100 @@
+"""This machine in Slurm's place, by way of submitit's processes."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from submitit.core.core import Job
+from submitit.core.utils import JobPaths
+from submitit.local.local import LocalExecutor
+
+from runner.cluster.engine import State
+from runner.cluster.settings import Settings
+from runner.errors import ConfigError
+
+
+class Local:
+    """An `Engine`. A task is known by the id of the process that looks after it."""
+
+    name = "this machine"
+    grace_seconds = 1.0
+
+    def __init__(self, settings: Settings, folder: Path):
+        self._folder = folder
+        self._settings = settings
+        self.at_once: int | None = settings.array_parallelism
+        self._jobs: dict[str, Job] = {}  # of this launcher, which reaps them
+
+    def submit(
+        self, calls: Sequence[tuple[Callable, tuple[Any, ...]]], name: str
+    ) -> list[str]:
+        executor = LocalExecutor(self._folder)
+        settings = self._settings
+        executor.update_parameters(
+            timeout_min=settings.minutes,
+            signal_delay_s=settings.warning_seconds,
+            gpus_per_node=settings.gpus,
+            setup=settings.setup,
+            stderr_to_stdout=True,
+        )
+        with _outlived():
+            jobs = [executor.submit(call, *given) for call, given in calls]
+        self._jobs.update((job.job_id, job) for job in jobs)
+        return [job.job_id for job in jobs]
+
+    def find(self, name: str, count: int) -> list[str] | None:
+        return None  # a process starts and is noted within a moment
+
+    def states(self, ids: Sequence[str]) -> dict[str, State]:
+        return {task: self._state(task) for task in ids}
+
+    def _state(self, task: str) -> State:
+        if task in self._jobs:
+            runs = not self._jobs[task].done()
+        else:
+            runs = _is_ours(int(task))
+        name = "RUNNING" if runs else "OVER"
+        return State(name, "", f"this machine, process {task}", not runs)
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        for task in ids:
+            if not self._state(task).over:
+                os.kill(int(task), signal.SIGTERM)  # it hands that on
+
+    def log(self, task: str, rank: int = 0) -> Path:
+        return JobPaths(self._folder, job_id=task, task_id=rank).stdout
+
+    def script(self, count: int) -> str:
+        raise ConfigError(
+            "cluster.dry_run=true: cluster=local has no batch script; see that of "
+            "cluster=slurm"
+        )
+
+
+def _is_ours(process: int) -> bool:
+    """Whether a process is still the one that was started for a task."""
+    try:
+        if not Path("/proc").is_dir():  # not Linux, where the number has to do
+            os.kill(process, 0)
+            return True
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"submitit.local._local" in command
+
+
+@contextmanager
+def _outlived() -> Iterator[None]:
+    """Processes started within don't get the terminal's Ctrl-C, nor its closing."""
+    before = {
+        number: signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,84 @@
+"""plan.json: which task has which jobs, and what became of it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from runner.errors import ConfigError
+from runner.log.files import write_json
+
+
+@dataclass
+class Task:
+    """Jobs that one task trains.
+
+    Attributes:
+      number: which counts the tasks of a folder from 0.
+      jobs: their names in the ledger.
+      payload: the file with what it needs to know.
+      ids: the engine's, one for each time that it was submitted.
+      submitting: the name of a submission whose ids aren't known yet, its size and the
+        task's place in it; None if there is none.
+      over: how it ended, done, failed or cancelled; None while it may go on.
+    """
+
+    number: int
+    jobs: list[str]
+    payload: str
+    ids: list[str] = field(default_factory=list)
+    submitting: tuple[str, int, int] | None = None
+    over: str | None = None
+
+    @property
+    def id(self) -> str:
+        return self.ids[-1]
+
+
+class Plan:
+    """The tasks of a run or a sweep, those of earlier launchers too.
+
+    Only the launcher writes it. The folder `tasks` beside it has a file of events for
+    each task, which only the task writes, and `logs` what it prints.
+
+    Args:
+      folder: the run's or the sweep's.
+
+    Raises:
+      ConfigError: plan.json can't be read.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder.absolute() / "cluster"
+        self._path = self.folder / "plan.json"
+        self.tasks: list[Task] = []
+        if self._path.exists():
+            try:
+                found = json.loads(self._path.read_text(encoding="utf-8"))
+                tasks = [Task(**task) for task in found["tasks"]]
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise ConfigError(f"{self._path} can't be read: {error}") from error
+            # What was never submitted is as if it had never been planned.
+            self.tasks = [task for task in tasks if task.ids or task.submitting]
+
+    @property
+    def going(self) -> list[Task]:
+        """The tasks that aren't over."""
+        return [task for task in self.tasks if task.over is None]
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    def add(self, jobs: Sequence[str], payload: str) -> Task:
+        number = max((task.number for task in self.tasks), default=-1) + 1
+        task = Task(number, list(jobs), payload)
+        self.tasks.append(task)
+        return task
+
+    def events(self, number: int) -> Path:
+        return self.folder / "tasks" / f"{number}.jsonl"
+
+    def write(self) -> None:
+        (self.folder / "tasks").mkdir(parents=True, exist_ok=True)
+        write_json(self._path, {"tasks": [asdict(task) for task in self.tasks]})

@@ -1,0 +1,251 @@
+"""One run as one job of a cluster, followed at the terminal that started it."""
+
+import fcntl
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
+from omegaconf import DictConfig, OmegaConf
+
+from runner.build import check
+from runner.cluster.engine import Engine, State, engine
+from runner.cluster.plan import Plan
+from runner.cluster.plan import Task as Planned
+from runner.cluster.settings import Settings
+from runner.cluster.task import Payload, Task
+from runner.cluster.watch import Watch
+from runner.errors import ConfigError, JobFailed
+from runner.failures import told
+from runner.log.terminal import number
+from runner.sweep.ledger import base_of, fingerprint
+
+
+def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
+    """Run one composed job on the cluster, or take up the one that its folder has.
+
+    It has a process for each GPU of its nodes, or one on each node.
+
+    Args:
+      cfg: the composed configuration.
+      arguments: of `runner.run.run_job`.
+
+    Returns:
+      the final value of `objective`.
+
+    Raises:
+      ConfigError: before anything is submitted.
+      JobFailed: the run failed there.
+      SystemExit: after a dry run.
+    """
+    check(cfg)
+    settings = settings_of(cfg)
+    folder: Path = arguments["folder"]
+    processes = settings.gpus if settings.engine == "slurm" else 1
+    plan = Plan(folder)
+    place = engine(settings, plan.logs, "runner", max(processes, 1))
+    if settings.dry_run:
+        print(place.script(1))
+        raise SystemExit(0)
+    name = fingerprint(base_of(cfg))
+    if plan.tasks and plan.tasks[-1].jobs != [name] and plan.going:
+        raise ConfigError(
+            f"the run in {folder} is another one, and not over: wait for job "
+            f"{plan.tasks[-1].id}, cancel it, or set hydra.run.dir to another folder"
+        )
+    ended = plan.tasks and plan.tasks[-1].over == "done"
+    if not plan.going and not (ended and plan.tasks[-1].jobs == [name]):
+        payload = Payload.here(settings, _train, cfg, arguments)
+        plan.add([name], payload.write(plan.folder))
+    elif plan.going:
+        print(f"taking up the run in {folder}", file=sys.stderr)
+    terminal = _Terminal(place, folder)
+    watch = Watch(place, plan, settings.retries, terminal)
+    try:
+        with _alone(plan.folder):
+            watch.run()
+    except KeyboardInterrupt:
+        if not leave(watch, plan):
+            print(f"hydra.run.dir={folder} comes back to it", file=sys.stderr)
+        raise
+    return terminal.result(plan.tasks[-1], cfg.objective)
+
+
+def settings_of(cfg: DictConfig) -> Settings:
+    """The `cluster` section as plain values."""
+    plain: Any = OmegaConf.to_container(cfg.cluster, resolve=True)
+    return Settings(**plain)
+
+
+def leave(watch: Watch, plan: Plan) -> bool:
+    """After Ctrl-C: cancel what is submitted if the person at the terminal says so.
+
+    Returns:
+      whether nothing goes on.
+    """
+    ids = [task.id for task in plan.going if task.ids]
+    if not ids:
+        return True
+    told = ids[0] if len(ids) == 1 else f"{ids[0]} ... {ids[-1]}"
+    answer = ""
+    if sys.stdin.isatty():
+        try:
+            answer = input(f"\ncancel {told}? [y/N] ")
+        except (EOFError, KeyboardInterrupt):
+            pass
+    if answer.strip().lower() not in ("y", "yes"):
+        print(f"{told} goes on without this terminal", file=sys.stderr)
+        return False
+    watch.cancel()
+    print(f"cancelled {told}", file=sys.stderr)
+    return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse a second launcher, which would submit again what has been killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another terminal follows the run in {folder.parent}"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+class _Terminal:
+    """A `Listener` that shows what the run prints."""
+
+    def __init__(self, place: Engine, folder: Path):
+        self._place = place
+        self._folder = folder
+        self._task: Planned | None = None
+        self._offsets: dict[str, int] = {}  # in the log of each attempt
+        self._shown = ""  # the end of what is shown
+        self._failure: Mapping[str, Any] | None = None
+        self._has_ended = False
+
+    def event(self, task: Planned, event: Mapping[str, Any]) -> None:
+        self._has_ended |= event["event"] in ("done", "failed")
+        if event["event"] == "failed":
+            self._failure = event
+        elif event["event"] == "requeued":
+            self.say(f"job {task.id} was asked to stop, and is in the queue again")
+
+    def state(self, task: Planned, state: State) -> None:
+        self._task = task
+        self.look()
+        if not state.over:
+            self.say(f"job {task.id}: {state}")
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def killed(self, task: Planned, text: str) -> None:
+        self.look()
+        self.say(text)
+
+    def left(self, task: Planned) -> int:
+        return int(not self._has_ended)
+
+    def lost(self, task: Planned, why: str) -> None:
+        self._failure = {"error": f"{why}. See {self._place.log(task.id)}"}
+
+    def look(self) -> None:
+        """Show what the first process has printed."""
+        if self._task is None or not self._task.ids:
+            return
+        job = self._task.id
+        offset = self._offsets.get(job, 0)
+        try:
+            with self._place.log(job).open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+        except OSError:
+            return
+        data = data[: data.rfind(b"\n") + 1]
+        self._offsets[job] = offset + len(data)
+        for line in data.decode(errors="replace").splitlines():
+            if not line.startswith("submitit "):
+                self.say(line)
+                self._shown = f"{self._shown[-20_000:]}\n{line}"
+
+    def result(self, task: Planned, objective: str) -> float:
+        """What the run came to.
+
+        Raises:
+          JobFailed: it failed.
+        """
+        self.look()
+        if self._failure:
+            text = self._failure.get("told", "").rstrip()
+            if text and text.splitlines()[-1] not in self._shown:
+                self.say(text)  # the log is late
+            raise JobFailed(self._failure["error"])
+        summary = json.loads((self._folder / "summary.json").read_text("utf-8"))
+        value = float(summary["final"][objective])
+        self.say(f"job {task.id}: done, {objective} {number(objective, value)}")
+        return value
+
+
+def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
+    """What each process of the job does. Returns whether the run is done."""
+    from runner.run import run_job
+
+    composed: Any = HydraConfig.instance().cfg
+    configure_log(composed.hydra.job_logging, composed.hydra.verbose)
+    job = fingerprint(base_of(cfg))
+    # An attempt may have finished and been killed before it could say so.
+    began = job in task.events.started_before if task.events else task.again
+    if began and status(task.folder) == "finished":
+        if task.events:
+            task.events.done(job, None)
+        return True
+    if task.events:
+        if began:
+            _forget(task.folder)
+        task.events.running(job)
+    try:
+        result = run_job(cfg, **arguments)
+    except Exception as error:
+        name = f"process {task.rank}" if task.rank else task.folder.name
+        text = told(name, error)
+        print(text, file=sys.stderr)
+        if task.events:
+            task.events.failed(job, error, text)
+        else:
+            task.failure.write_text(text, encoding="utf-8")
+        return False
+    except (KeyboardInterrupt, SystemExit):
+        others = task.failures()
+        if task.events and others:  # Slurm has ended this process because of another
+            task.events.failed(job, JobFailed(others[0].splitlines()[-1]), others[0])
+            return False
+        task.keeps = status(task.folder) == "preempted"
+        raise
+    if task.events:
+        task.events.done(job, result)
+    return True
+
+
+def status(folder: Path) -> str | None:
+    """What a run folder's summary says of the run, if there is one."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return summary["status"]
+
+
+def _forget(folder: Path) -> None:
+    """Remove the rows of an attempt that was killed and can't be continued."""
+    if not (folder / "checkpoints").exists():
+        (folder / "metrics.jsonl").unlink(missing_ok=True)

@@ -1,0 +1,236 @@
+"""Hands the jobs of a sweep to a cluster, a population a task, and follows them."""
+
+import heapq
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from runner.cluster.engine import Engine, State, engine
+from runner.cluster.plan import Plan, Task
+from runner.cluster.run import leave
+from runner.cluster.settings import Settings
+from runner.cluster.task import Payload
+from runner.cluster.watch import Watch, summary
+from runner.errors import JobFailed
+from runner.sweep.job import Job, can_be_packed
+from runner.sweep.ledger import Ledger
+from runner.sweep.slice import train_slice, write_slice
+from runner.sweep.status import Status
+
+if TYPE_CHECKING:
+    from hydra_plugins.packed_launcher import PackedLauncher
+
+_LAST_LINES = 15
+
+
+def cut(
+    jobs: Sequence[Job], most: int | Literal["auto"], max_tasks: int
+) -> list[list[Job]]:
+    """The jobs of each task: a population, or several where there are too many.
+
+    Jobs that may differ in numbers alone are cut into populations of equal sizes, up to
+    `most` jobs. What really shares a program shows when a task builds its jobs, which
+    may take a data set and the devices that it runs on.
+
+    Args:
+      most: members of a population; `auto` is what a population may have at most.
+      max_tasks: beyond which small populations share a task.
+    """
+    from runner.sweep.population import MOST_MEMBERS
+
+    limit = MOST_MEMBERS if most == "auto" else most
+    alike: dict[tuple[bool, str], list[Job]] = {}
+    for job in jobs:
+        key = can_be_packed(job.config), job.likeness
+        alike.setdefault(key, []).append(job)
+    populations = []
+    for group in alike.values():
+        parts = -(-len(group) // limit)
+        bounds = [len(group) * i // parts for i in range(parts + 1)]
+        populations += [group[a:b] for a, b in itertools.pairwise(bounds)]
+    if len(populations) <= max_tasks:
+        return populations
+    # The largest first, each to the task that has the fewest jobs so far.
+    tasks: list[list[Job]] = [[] for _ in range(max_tasks)]
+    sizes = [(0, i) for i in range(max_tasks)]
+    for population in sorted(populations, key=len, reverse=True):
+        size, i = heapq.heappop(sizes)
+        tasks[i] += population
+        heapq.heappush(sizes, (size + len(population), i))
+    return tasks
+
+
+def script(
+    jobs: Sequence[Job],
+    settings: Settings,
+    most: int | Literal["auto"],
+    folder: Path,
+) -> str:
+    """The batch script that would be submitted for `jobs`."""
+    tasks = cut(jobs, most, settings.max_tasks)
+    return _place(settings, Plan(folder)).script(len(tasks))
+
+
+def run(
+    launcher: "PackedLauncher",
+    settings: Settings,
+    ledger: Ledger,
+    plan: Plan,
+    jobs: Sequence[Job],
+    total: int,
+    keys: Sequence[str],
+) -> None:
+    """Run `jobs`, which are what is left of `total`, and note what becomes of them.
+
+    What tasks of an earlier launcher have in hand isn't submitted again.
+
+    Raises:
+      ConfigError: the cluster doesn't take them.
+    """
+    place = _place(settings, plan)
+    away = {name for task in plan.going for name in task.jobs}
+    new = [job for job in jobs if job.fingerprint not in away]
+    if new:
+        _plan(launcher, settings, plan, new, keys)
+    status = Status(total, total - len(jobs))
+    listener = _Sweep(place, ledger, plan, jobs, status)
+    watch = Watch(place, plan, settings.retries, listener)
+    try:
+        with status:
+            status.say(
+                f"{len(jobs)} jobs in {len(plan.going)} tasks on {place.name}; logs in "
+                f"{plan.logs}"
+            )
+            watch.run()
+    except KeyboardInterrupt:
+        leave(watch, plan)
+        raise
+
+
+def _plan(
+    launcher: "PackedLauncher",
+    settings: Settings,
+    plan: Plan,
+    jobs: Sequence[Job],
+    keys: Sequence[str],
+) -> None:
+    """Add the tasks of `jobs` to `plan`."""
+    payload = Payload.here(
+        settings,
+        train_slice,
+        launcher.hydra_context,
+        launcher.config,
+        launcher.strategy,
+        launcher.max_members,
+        list(keys),
+    )
+    file = payload.write(plan.folder)
+    for several in cut(jobs, launcher.max_members, settings.max_tasks):
+        task = plan.add([job.fingerprint for job in several], file)
+        write_slice(plan, task.number, several)
+
+
+def _place(settings: Settings, plan: Plan) -> Engine:
+    name = f"runner-{plan.folder.parent.name}"
+    return engine(settings, plan.logs, name, processes=1)
+
+
+class _Sweep:
+    """A `Listener` that notes what becomes of the jobs, and tells of it."""
+
+    def __init__(
+        self,
+        place: Engine,
+        ledger: Ledger,
+        plan: Plan,
+        jobs: Sequence[Job],
+        status: Status,
+    ):
+        self._place = place
+        self._ledger = ledger
+        self._plan = plan
+        self._jobs = {job.fingerprint: job for job in jobs}
+        self._status = status
+        self._states: dict[int, State] = {}
+        self._told = ""
+        self._running: set[str] = set()
+        self._ended: set[str] = set()
+
+    def event(self, task: Task, event: Mapping[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "attempt":  # which begins with what the last one left
+            self._running.difference_update(task.jobs)
+        elif kind == "requeued":
+            self.say(f"task {task.id} was asked to stop, and is in the queue again")
+        else:
+            self._job(event["job"], kind, event)
+        self._status.running = len(self._running)
+
+    def _job(self, name: str, kind: str, event: Mapping[str, Any]) -> None:
+        if name in self._ended or name not in self._ledger.jobs:
+            return
+        if kind == "running":
+            self._running.add(name)
+            self._ledger.set(name, "running")
+            return
+        if kind == "done":
+            self._end(name, event["result"], None)
+        else:
+            self._end(name, None, event["error"])
+            self.say(event["told"].rstrip())
+
+    def _end(self, name: str, result: float | None, error: str | None) -> None:
+        self._ended.add(name)
+        self._running.discard(name)
+        self._ledger.set(name, "failed" if error else "done", result)
+        self._status.running = len(self._running)
+        if name not in self._jobs:  # an earlier command's
+            return
+        job = self._jobs[name]
+        job.result = result
+        job.error = JobFailed(error) if error else None
+        self._status.failed += error is not None
+        self._status.done += error is None
+        self._status.advance(job.number, 1.0)
+
+    def state(self, task: Task, state: State) -> None:
+        self._states[task.number] = state
+
+    def say(self, text: str) -> None:
+        self._status.say(text)
+
+    def killed(self, task: Task, text: str) -> None:
+        self._running.difference_update(task.jobs)
+        log = self._place.log(task.id)
+        try:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            lines = []
+        if lines:
+            text += f"\n  {log} ends with:"
+        self.say("\n    ".join([text, *lines[-_LAST_LINES:]]))
+
+    def left(self, task: Task) -> int:
+        return len(self._left(task))
+
+    def lost(self, task: Task, why: str) -> None:
+        names = self._left(task)
+        for name in names:
+            self._end(name, None, why)
+            if task.over == "cancelled":  # which the same command takes up
+                self._ledger.set(name, "pending")
+        if names:
+            self.say(f"{len(names)} jobs failed: {why}")
+
+    def _left(self, task: Task) -> list[str]:
+        known = self._ledger.jobs
+        return [job for job in task.jobs if job in known and job not in self._ended]
+
+    def look(self) -> None:
+        """Tell how the tasks are, when that has changed."""
+        states = (self._states.get(task.number) for task in self._plan.going)
+        told = summary(state for state in states if state and not state.over)
+        if told and told != self._told:
+            self._told = told
+            self.say(f"tasks: {told}")

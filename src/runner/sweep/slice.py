@@ -1,0 +1,97 @@
+"""What a task of a cluster does with its slice of a sweep's jobs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from runner.cluster.events import Events
+from runner.cluster.plan import Plan
+from runner.cluster.run import status
+from runner.cluster.task import Task
+from runner.errors import ConfigError
+from runner.failures import told
+from runner.log.files import write_json
+from runner.sweep.compose import Composer
+from runner.sweep.job import Job, compose_job, place, take_up
+from runner.sweep.ledger import State
+
+
+def write_slice(plan: Plan, number: int, jobs: Sequence[Job]) -> None:
+    """Write down what a task has to do."""
+    path = plan.events(number).with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        (job.number, job.overrides, job.fingerprint, job.config.hydra.sweep.subdir)
+        for job in jobs
+    ]
+    write_json(path, rows)
+
+
+def train_slice(
+    task: Task,
+    context: HydraContext,
+    master: DictConfig,
+    strategy: str,
+    max_members: Any,
+    keys: Sequence[str],
+) -> bool:
+    """Train what is left of a task's jobs. Returns whether all of them are done.
+
+    Raises:
+      ConfigError: the configuration files have changed since the task was submitted.
+    """
+    from runner.sweep.sweep import Sweep
+
+    assert task.events is not None  # a task of a sweep is one process
+    path = Plan(task.folder).events(task.number).with_suffix(".json")
+    composer = Composer(context.config_loader, master)
+    todo = []
+    for number, overrides, wanted, folder in json.loads(path.read_text("utf-8")):
+        job = compose_job(composer, overrides, number, keys)
+        if job.fingerprint != wanted:
+            raise ConfigError(
+                f"job {job.name} isn't what was submitted: the configuration files "
+                "have changed since. Run the same command again"
+            )
+        place(job, task.folder, folder)
+        if take_up(job):
+            task.events.done(job.fingerprint, job.result)
+        elif job.fingerprint not in task.events.failed_before:
+            todo.append(job)
+    launcher: Any = SimpleNamespace(
+        hydra_context=context, strategy=strategy, max_members=max_members
+    )
+    notes: Any = _Notes(task, task.events, {job.fingerprint: job for job in todo})
+    try:
+        Sweep(launcher, notes).run(todo, len(todo))
+    except (KeyboardInterrupt, SystemExit):
+        task.keeps = task.keeps or any(
+            status(job.folder) == "preempted" for job in todo
+        )
+        raise
+    return not (task.events.failed_before or any(job.error for job in todo))
+
+
+class _Notes:
+    """Tells the launcher what `Sweep` would note in the ledger, which is not ours."""
+
+    def __init__(self, task: Task, events: Events, jobs: Mapping[str, Job]):
+        self._task = task
+        self._events = events
+        self._jobs = jobs
+
+    def set(self, fingerprint: str, state: State, result: float | None = None) -> None:
+        if state == "running":
+            self._events.running(fingerprint)
+            return
+        self._task.keeps = True  # another attempt has less to do
+        if state == "done":
+            self._events.done(fingerprint, result)
+            return
+        job = self._jobs[fingerprint]
+        assert job.error is not None
+        self._events.failed(fingerprint, job.error, told(job.name, job.error))

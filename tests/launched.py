@@ -1,0 +1,74 @@
+"""Runs and sweeps that are launched into processes of others."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TINY = (
+    "debug=tiny", "framework=jax", "model.hidden_sizes=[8]", "mesh=single",
+    "verify=false", "wandb=disabled",
+)  # fmt: skip
+
+
+@pytest.fixture
+def start(tmp_path, folders):
+    """Start the program in a folder of its own; its output goes to a file."""
+
+    def start(*arguments: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "runner", *arguments]
+        command += [*TINY, f"compilation_cache={folders['xla']}"]
+        with (tmp_path / "said").open("a") as said:
+            return subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+
+    return start
+
+
+@pytest.fixture
+def run(start, tmp_path):
+    """Run the program to its end: exit status and what it said."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        (tmp_path / "said").unlink(missing_ok=True)
+        status = start(*arguments).wait(timeout=120)
+        return status, (tmp_path / "said").read_text()
+
+    return run
+
+
+def write_broken_model(folder: Path) -> list[str]:
+    """A user's model that can't be divided by `width - 4`: arguments that choose it."""
+    (folder / "mine.py").write_text(
+        "from runner.models.mlp import mlp\n"
+        "def broken(*, input_shape, output_size, hidden_sizes, width):\n"
+        "    return mlp(input_shape=input_shape, output_size=output_size,\n"
+        "               hidden_sizes=[width // (width - 4)], activation='relu',\n"
+        "               dropout=0.0)\n"
+    )
+    model = folder / "conf" / "model"
+    model.mkdir(parents=True)
+    (model / "broken.yaml").write_text(
+        "_target_: mine.broken\nwidth: 8\nhidden_sizes: []\n"
+    )
+    return ["--config-dir", "conf", "model=broken"]
+
+
+def events(folder: Path, pattern: str = "*.jsonl") -> list[dict]:
+    """What the tasks of a run or a sweep have told."""
+    files = sorted((folder / "cluster" / "tasks").glob(pattern))
+    return [json.loads(line) for f in files for line in f.read_text().splitlines()]
+
+
+def states(folder: Path) -> list[str]:
+    jobs = json.loads((folder / "sweep.json").read_text())["jobs"].values()
+    return sorted(job["state"] for job in jobs)
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -1,0 +1,124 @@
+"""Sweeps on a real Slurm: killed tasks, failing jobs, preemption."""
+
+import os
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from launched import events, run, start, states, wait_for, write_broken_model
+from runner.cluster.plan import Plan
+from runner.log.files import read_metrics
+
+pytestmark = pytest.mark.slurm
+__all__ = ["run", "start"]  # fixtures
+
+
+def processes(task: str) -> list[int]:
+    """Those of an array task, the newest last: srun's, and Python's under it."""
+    array, _, index = task.partition("_")
+    wanted = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={index}"}
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = set((folder / "environ").read_text().split("\0"))
+            is_python = "submitit.core._submit" in (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        if is_python and wanted < environment and "SLURM_PROCID=0" in environment:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def test_a_task_killed_midway_is_tried_again_and_every_job_done_once(start, tmp_path):
+    launcher = start(
+        "-m", "cluster=slurm", "hydra.sweep.dir=sweep",
+        "optimizer.learning_rate=0.1,0.03,0.01,0.003,0.001", "seed=range(40)",
+        "hydra.launcher.max_members=25", "hydra.launcher.strategy=loop",
+    )  # fmt: skip
+    sweep = tmp_path / "sweep"
+
+    def done_by_the_second() -> int:
+        file = sweep / "cluster" / "tasks" / "1.jsonl"
+        return file.exists() and file.read_text().count('"done"')
+
+    wait_for(lambda: done_by_the_second() >= 3)
+    for process in processes(Plan(sweep).tasks[1].id):
+        os.kill(process, signal.SIGKILL)
+    assert launcher.wait(timeout=240) == 0, (tmp_path / "said").read_text()
+    tasks = Plan(sweep).tasks
+    assert len(tasks) <= 8 and len({task.ids[0].split("_")[0] for task in tasks}) == 1
+    assert [len(task.ids) for task in tasks] == [1, 2, *[1] * (len(tasks) - 2)]
+    assert "was killed: failed" in (tmp_path / "said").read_text()
+    assert states(sweep) == ["done"] * 200
+    ends = Counter(event["job"] for event in events(sweep) if event["event"] == "done")
+    # By the second attempt, of what the first has done: told again, not done again.
+    again = {job for job, times in ends.items() if times > 1}
+    first, second = started_in_each_attempt(sweep, task=1)
+    assert len(ends) == 200 and again <= first and not again & second
+    steps = [
+        row["step"] for f in sweep.glob("*/metrics.jsonl") for row in read_metrics(f)
+    ]
+    assert set(Counter(steps).values()) == {200}
+
+
+def started_in_each_attempt(sweep: Path, task: int) -> list[set[str]]:
+    attempts: list[set[str]] = []
+    for event in events(sweep, f"{task}.jsonl"):
+        if event["event"] == "attempt":
+            attempts.append(set())
+        elif event["event"] == "running":
+            attempts[-1].add(event["job"])
+    return attempts
+
+
+def test_a_job_that_raises_is_told_of_there_and_here(run, tmp_path):
+    model = write_broken_model(tmp_path)
+    status, said = run(
+        "-m", *model, "cluster=slurm", "model.width=4,8", "hydra.sweep.dir=sweep"
+    )
+    assert status == 1
+    assert "in broken" in said and "ZeroDivisionError: " in said
+    sweep = tmp_path / "sweep"
+    assert states(sweep) == ["done", "failed"]
+    error = (sweep / "model.width=4" / "error.txt").read_text()
+    assert "in broken" in error and "ZeroDivisionError: " in error
+
+
+def test_a_preempted_run_is_requeued_and_its_launcher_may_be_closed(start, tmp_path):
+    arguments = (
+        "cluster=slurm", "cluster.partition=low", "hydra.run.dir=out", "data=digits",
+        "train.epochs=null", "train.steps=3000", "train.eval_every_steps=3000",
+        "train.log_every_steps=1", "train.steps_per_call=1",
+    )  # fmt: skip
+    out = tmp_path / "out"
+    launcher = start(*arguments)
+    rows = out / "metrics.jsonl"
+    wait_for(lambda: rows.exists() and rows.read_text().count("\n") > 5)
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(timeout=30) == 130
+    job = Plan(out).tasks[0].id
+    assert job in (tmp_path / "said").read_text()
+    sbatch = ["sbatch", "--wait", "-phigh", "-N2", "--exclusive", "-o/dev/null"]
+    subprocess.run([*sbatch, "--wrap", "true"], check=True, timeout=60)
+    wait_for(lambda: [e["event"] for e in events(out)].count("requeued") == 1)
+    assert start(*arguments).wait(timeout=120) == 0, (tmp_path / "said").read_text()
+    assert Plan(out).tasks[0].ids == [job]
+    assert read_metrics(rows)[-1]["step"] == 3000
+
+
+def test_what_one_process_of_a_run_raises_ends_all_of_it_and_is_told(run, tmp_path):
+    model = write_broken_model(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import os, time\n"
+        "def broken(*, input_shape, output_size, hidden_sizes, width):\n"
+        "    if os.environ['SLURM_PROCID'] == '1':\n"
+        "        raise ValueError('only on the second node')\n"
+        "    time.sleep(100)\n"
+    )
+    status, said = run(*model, "cluster=slurm", "cluster.nodes=2", "hydra.run.dir=out")
+    assert status == 1 and "ValueError: only on the second node" in said
+    assert "in broken" in said and "requeued" not in str(events(tmp_path / "out"))
+    assert len(Plan(tmp_path / "out").tasks[0].ids) == 1
