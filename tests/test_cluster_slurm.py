@@ -1,5 +1,6 @@
 """Sweeps on a real Slurm: killed tasks, failing jobs, preemption."""
 
+import json
 import os
 import signal
 import subprocess
@@ -106,7 +107,9 @@ def test_a_preempted_run_is_requeued_and_its_launcher_may_be_closed(start, tmp_p
     wait_for(lambda: [e["event"] for e in events(out)].count("requeued") == 1)
     assert start(*arguments).wait(timeout=120) == 0, (tmp_path / "said").read_text()
     assert Plan(out).tasks[0].ids == [job]
-    assert read_metrics(rows)[-1]["step"] == 3000
+    assert [row["step"] for row in read_metrics(rows)] == list(range(1, 3001))
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["restarts"] == 1  # it went on from what it had saved
 
 
 def test_what_one_process_of_a_run_raises_ends_all_of_it_and_is_told(run, tmp_path):

@@ -210,8 +210,6 @@ def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
             task.events.done(job, None)
         return True
     if task.events:
-        if began:
-            _forget(task.folder)
         task.events.running(job)
     try:
         result = run_job(cfg, **arguments)
@@ -243,9 +241,3 @@ def status(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     return summary["status"]
-
-
-def _forget(folder: Path) -> None:
-    """Remove the rows of an attempt that was killed and can't be continued."""
-    if not (folder / "checkpoints").exists():
-        (folder / "metrics.jsonl").unlink(missing_ok=True)

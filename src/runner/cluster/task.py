@@ -157,13 +157,19 @@ def run(folder: str, number: int, payload: str, attempt: int) -> None:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
-    for warning in _WARNINGS:  # the first is enough; what it ends isn't to be disturbed
-        signal.signal(warning, signal.SIG_IGN)
+    _ignore_warnings()
     raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _ignore_warnings() -> None:
+    """The first is enough: what it ends isn't to be disturbed."""
+    for warning in _WARNINGS:
+        signal.signal(warning, signal.SIG_IGN)
 
 
 def _stop(task: Task, payload: Payload | None) -> NoReturn:
     """End an interrupted task; the first process asks for it to come again."""
+    _ignore_warnings()
     if task.events is None:
         raise SystemExit(0)  # any other status would take the first process along
     if payload and _requeue(task.keeps, payload):
