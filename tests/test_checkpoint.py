@@ -189,6 +189,7 @@ def test_a_finished_run_is_extended(ran, tmp_path):
     with pytest.raises(ConfigError, match="rows of an earlier run"):
         ran(one, "train.steps=45")
     two = tmp_path / "two"
+    ran(two, "train.steps=50", f"checkpoint.resume={one}", stop=48)
     assert ran(two, "train.steps=50", f"checkpoint.resume={one}") == longer
     assert rows_of(one) == short
     (restart,) = record(two, "provenance")["restarts"]

@@ -156,9 +156,8 @@ def _mesh(static: Static, population: Population | None) -> tuple[Mesh, tuple]:
     """Where a program's arrays are, and the dimension that members add to them."""
     if population is None:
         return static.mesh, ()
-    return population_mesh(static.mesh.devices, population.members), (
-        population.members,
-    )
+    members = population.members
+    return population_mesh(static.mesh.devices, members), (members,)
 
 
 def _carry(static: Static, values: Values) -> Any:
