@@ -179,6 +179,8 @@ def test_another_config_in_the_same_folder_is_refused(ran, tmp_path):
     with pytest.raises(ConfigError, match="rows of an earlier run"):
         ran(tmp_path, "checkpoint.resume=never")
     assert rows_of(tmp_path) == before
+    ran(tmp_path / "empty", stop=1)  # where nothing can be mixed up
+    assert ran(tmp_path / "empty", "optimizer.learning_rate=0.5")
 
 
 def test_a_finished_run_is_extended(ran, tmp_path):
@@ -189,6 +191,7 @@ def test_a_finished_run_is_extended(ran, tmp_path):
     with pytest.raises(ConfigError, match="rows of an earlier run"):
         ran(one, "train.steps=45")
     two = tmp_path / "two"
+    ran(two, "train.steps=50", f"checkpoint.resume={one}", stop=48)
     assert ran(two, "train.steps=50", f"checkpoint.resume={one}") == longer
     assert rows_of(one) == short
     (restart,) = record(two, "provenance")["restarts"]
@@ -209,7 +212,7 @@ def test_an_extension_that_is_another_run_says_so(ran, tmp_path):
     ran(resumed, "optimizer.learning_rate=0.1", "train.steps=50",
         "schedule=cosine", f"checkpoint.resume={tmp_path}")  # fmt: skip
     assert any(
-        "optimizer.learning_rate was 0.001" in change
+        "optimizer.learning_rate: 0.001 up to step 50" in change
         for change in record(resumed, "provenance")["changes"]
     )
 

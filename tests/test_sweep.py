@@ -255,7 +255,7 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(start, run, tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command continues sweep" in said
-    assert summary(metrics.parent)["status"] == "interrupted"
+    assert summary(metrics.parent)["status"] == "preempted"
     assert states(tmp_path / "sweep") == {"pending": 3}
 
 

@@ -29,6 +29,9 @@ _FREE = (
     "checkpoint",
     "wandb",
     "compilation_cache",
+    "cluster",
+    "distributed",
+    "print",
     "optimizer_probe",
     "hydra",
 )
@@ -87,7 +90,7 @@ def resume(
     wanted = cfg.checkpoint.resume
     if wanted == "never":
         return None
-    own = _earlier(folder)
+    own = _earlier(folder) if _has_begun(folder) else None
     if own is not None:
         _check_config(cfg, own)
         steps = len(run.learning_rates)
@@ -101,28 +104,44 @@ def resume(
                 f"has no checkpoint to go on from to {steps}: checkpoint.last=true "
                 "would have saved one"
             )
+    wandb_id = own.provenance.get("wandb_id") if own else None
     if wanted != "auto":
-        source, step = checkpoint.locate(Path(wanted))
-        other = _earlier(source)
-        if other is None:
-            raise ConfigError(f"checkpoint.resume={wanted}: {source} is no run folder")
-        resumed = _from(other, step, run, folder, provenance)
-        differ = _differing(cfg, other)
-        changes = [f"{k} was {old} up to step {resumed.kept.step}, then {new}"
-                   for k, old, new in differ]  # fmt: skip
-        own_id = own and own.provenance.get("wandb_id")
-        return resumed._replace(
-            changes=resumed.changes + changes, wandb_id=own_id or None
-        )
+        resumed = _from_other(cfg, run, folder, provenance)
+        return resumed._replace(wandb_id=wandb_id)
     if own is None:
         return None
     return Resumed(
         start=None,
         kept=Kept(folder / "metrics.jsonl", 0, 0.0),
-        wandb_id=own.provenance.get("wandb_id"),
+        wandb_id=wandb_id,
         restarts=_restarts(own, 0, folder, provenance),
         changes=[],
     )
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether anything would be lost or mixed up by another run there."""
+    metrics = folder / "metrics.jsonl"
+    has_rows = metrics.exists() and metrics.stat().st_size > 0
+    return has_rows or bool(checkpoint.steps(folder / checkpoint.FOLDER))
+
+
+def _from_other(
+    cfg: DictConfig, run: Run, folder: Path, provenance: Mapping[str, Any]
+) -> Resumed:
+    """Take up the run or the checkpoint that `cfg.checkpoint.resume` names."""
+    source, step = checkpoint.locate(Path(cfg.checkpoint.resume))
+    other = _earlier(source)
+    if other is None:
+        raise ConfigError(
+            f"checkpoint.resume={cfg.checkpoint.resume}: {source} is no run folder"
+        )
+    resumed = _from(other, step, run, folder, provenance)
+    changed_keys = [
+        f"{key}: {old} up to step {resumed.kept.step}, then {new}"
+        for key, old, new in _differing(cfg, other)
+    ]
+    return resumed._replace(changes=resumed.changes + changed_keys)
 
 
 def _earlier(folder: Path) -> _Earlier | None:
