@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from runner import program, schedules
+from runner import distributed, program, schedules
 from runner.config import TrainConfig, check_keys, recorded
 from runner.data import feed
 from runner.data.dataset import Dataset
@@ -55,7 +55,8 @@ def build(cfg: DictConfig) -> Run:
     # Before the data, which may take an hour to download and prepare.
     _check_values(cfg)
     check_targets(cfg, GROUPS)
-    dataset = made_once(cfg, "data")
+    with distributed.first_alone("data"):
+        dataset = made_once(cfg, "data")
     order = _order(cfg, dataset)
     settings = _settings(cfg, order)
     mesh = device_mesh(cfg.mesh, dataset.batch_size, settings.gradient_accumulation)

@@ -43,6 +43,17 @@ class MeshConfig:
 
 
 @dataclass
+class DistributedConfig:
+    """`distributed`: how the processes of one run find each other."""
+
+    enabled: bool = MISSING
+    coordinator_address: str | None = MISSING
+    num_processes: int | None = MISSING
+    process_id: int | None = MISSING
+    timeout_seconds: int = MISSING
+
+
+@dataclass
 class WandbConfig:
     """`wandb`: W&B's own names; null where W&B or the program decides."""
 
@@ -67,6 +78,7 @@ class Config:
     compilation_cache: str | None = MISSING
     train: TrainConfig = MISSING
     mesh: MeshConfig = MISSING
+    distributed: DistributedConfig = MISSING
     wandb: WandbConfig = MISSING
     loss: Any = MISSING
     data: Any = MISSING
@@ -84,7 +96,12 @@ def check_keys(cfg: DictConfig) -> None:
     Raises:
       ConfigError: a key that the schema doesn't have.
     """
-    ours = {"train": TrainConfig, "mesh": MeshConfig, "wandb": WandbConfig}
+    ours = {
+        "train": TrainConfig,
+        "mesh": MeshConfig,
+        "distributed": DistributedConfig,
+        "wandb": WandbConfig,
+    }
     for section, schema in {"": Config, **ours}.items():
         names = [field.name for field in fields(schema)]
         for key in cfg[section] if section else cfg:
@@ -108,6 +125,13 @@ def register() -> None:
     OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
     OmegaConf.register_new_resolver("case", case, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    OmegaConf.register_new_resolver("by_process", _by_process, replace=True)
+
+
+def _by_process(first: Any, others: Any, *, _root_: DictConfig) -> Any:
+    from runner.distributed import by_process
+
+    return by_process(first, others, _root_=_root_)
 
 
 def case(value: Any, *pairs: Any) -> Any:
