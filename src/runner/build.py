@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from runner import program, schedules, step
+from runner import distributed, program, schedules, step
 from runner.cluster.settings import minutes
 from runner.config import TrainConfig, check_keys, recorded
 from runner.data import feed
@@ -57,7 +57,8 @@ def build(cfg: DictConfig) -> Run:
     """
     # Before the data, which may take an hour to download and prepare.
     check(cfg)
-    dataset = made_once(cfg, "data")
+    with distributed.first_alone("data"):
+        dataset = made_once(cfg, "data")
     order = _order(cfg, dataset)
     settings = _settings(cfg, order)
     mesh = device_mesh(cfg.mesh, dataset.batch_size, settings.gradient_accumulation)

@@ -55,6 +55,17 @@ class MeshConfig:
 
 
 @dataclass
+class DistributedConfig:
+    """`distributed`: how the processes of one run find each other."""
+
+    enabled: bool = MISSING
+    coordinator_address: str | None = MISSING
+    num_processes: int | None = MISSING
+    process_id: int | None = MISSING
+    timeout_seconds: int = MISSING
+
+
+@dataclass
 class WandbConfig:
     """`wandb`: W&B's own names; null where W&B or the program decides."""
 
@@ -102,6 +113,7 @@ class Config:
     train: TrainConfig = MISSING
     checkpoint: CheckpointConfig = MISSING
     mesh: MeshConfig = MISSING
+    distributed: DistributedConfig = MISSING
     wandb: WandbConfig = MISSING
     cluster: ClusterConfig = MISSING
     loss: Any = MISSING
@@ -124,6 +136,7 @@ def check_keys(cfg: DictConfig) -> None:
         "train": TrainConfig,
         "checkpoint": CheckpointConfig,
         "mesh": MeshConfig,
+        "distributed": DistributedConfig,
         "wandb": WandbConfig,
         "cluster": ClusterConfig,
     }
@@ -150,6 +163,13 @@ def register() -> None:
     OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
     OmegaConf.register_new_resolver("case", case, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    OmegaConf.register_new_resolver("by_process", _by_process, replace=True)
+
+
+def _by_process(first: Any, others: Any, *, _root_: DictConfig) -> Any:
+    from runner.distributed import by_process
+
+    return by_process(first, others, _root_=_root_)
 
 
 def case(value: Any, *pairs: Any) -> Any:

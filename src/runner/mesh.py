@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from runner.config import MeshConfig
@@ -46,6 +47,26 @@ class Mesh(NamedTuple):
 
         return jax.tree.map(sharding, shapes)
 
+    def rows(self, batch_size: int) -> slice | np.ndarray:
+        """Which rows of a batch the devices of this process read; all for one alone."""
+        if jax.process_count() == 1:
+            return slice(None)
+        shape = 1, batch_size
+        parts = self.eval_batches.addressable_devices_indices_map(shape).values()
+        own = {row for part in parts if part for row in range(batch_size)[part[1]]}
+        return np.array(sorted(own))
+
+    def put(self, arrays: Any, sharding: NamedSharding, batch_size: int) -> Any:
+        """This process's `rows` of arrays [_, batch_size, ...] as global ones."""
+        if jax.process_count() == 1:
+            return jax.device_put(arrays, sharding)
+
+        def put(array):
+            shape = (len(array), batch_size, *array.shape[2:])
+            return jax.make_array_from_process_local_data(sharding, array, shape)
+
+        return jax.tree.map(put, arrays)
+
 
 def split(shape: tuple[int, ...], fsdp: int, least: int) -> PartitionSpec:
     """How an array lies on the axis `fsdp` of that many devices.
@@ -82,6 +103,12 @@ def device_mesh(config: MeshConfig, batch_size: int, microbatches: int) -> Mesh:
             f"data.batch_size={batch_size} must be divisible by the {count} devices of "
             f"mesh.data={config.data} and mesh.fsdp={config.fsdp} times "
             f"train.gradient_accumulation={microbatches}"
+        )
+    if jax.process_count() > 1 and count < len(jax.devices()):
+        raise ConfigError(
+            f"mesh.data={config.data} and mesh.fsdp={config.fsdp} use {count} of the "
+            f"{len(jax.devices())} devices of {jax.process_count()} processes, but "
+            "each process needs all of its own: make one of them -1"
         )
     mesh = _mesh({"data": data, "fsdp": fsdp})
     replicated = NamedSharding(mesh, PartitionSpec())

@@ -7,13 +7,14 @@ import secrets
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from omegaconf import DictConfig, OmegaConf
 
-from runner import checkpoint, compilation_cache
+from runner import checkpoint, compilation_cache, distributed
 from runner.build import build
 from runner.checkpoint import Checkpoints
 from runner.config import CheckpointConfig
@@ -73,21 +74,33 @@ def run_job(
     Raises:
       ConfigError, TrainingStopped: in summary.json too.
     """
-    if cfg.print is not None:
-        print_sharding(_built(cfg))
-        return math.nan
-    job = prepare(
-        cfg,
-        folder=folder,
-        choices=choices,
-        overrides=overrides,
-        sweep=sweep,
-        quiet=False,
-    )
-    profile = jax.profiler.trace(str(folder / "profile")) if cfg.train.profile else None
+    with distributed.connected(cfg):
+        if not distributed.is_first():  # Hydra has made the folder
+            with contextlib.suppress(OSError):  # process 0's isn't empty
+                folder.rmdir()
+        if cfg.print is not None:
+            print_sharding(_built(cfg), None if distributed.is_first() else StringIO())
+            return math.nan
+        job = prepare(
+            cfg,
+            folder=folder,
+            choices=choices,
+            overrides=overrides,
+            sweep=sweep,
+            quiet=False,
+        )
+        if distributed.is_first():
+            _train_recorded(job, folder if cfg.train.profile else None)
+        else:
+            compilation(job.run)
+            train(job.run, job.recorder.final.update)
+        return job.result
+
+
+def _train_recorded(job: Prepared, profiled: Path | None) -> None:
+    profile = jax.profiler.trace(str(profiled / "profile")) if profiled else None
     with job.recorder, profile or contextlib.nullcontext():
         train_recorded(job, job.recorder.row)
-    return job.result
 
 
 def train_recorded(job: Prepared, write: Callable[[dict], None]) -> None:
@@ -127,7 +140,8 @@ def prepare(
         if cfg.print is not None:
             raise ConfigError(f"print={cfg.print} is for a single run, not for a sweep")
         wandb = wandb_settings(cfg, choices, overrides, sweep)
-        mirror.prepare(wandb)
+        if distributed.is_first():
+            mirror.prepare(wandb)
         run = _built(cfg)
         identity = identify(run)
         record = identity | provenance(
@@ -205,6 +219,8 @@ def _check_devices() -> None:
 
 def _write_failure(folder: Path, error: Exception) -> None:
     """Tell whoever finds the folder, which is Hydra's doing, why it is empty."""
+    if not distributed.is_first():
+        return
     if (folder / "metrics.jsonl").exists():
         return  # it isn't: an earlier run's summary is no less true for our mistake
     told = " ".join(explain(error).split())

@@ -107,16 +107,16 @@ def check_mode(mode: str, modes: Collection[str]) -> None:
 
 
 def train_batches(
-    dataset: Dataset, order: Order, start: int
+    dataset: Dataset, order: Order, start: int, part: slice | np.ndarray = slice(None)
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of the steps `start`, `start + 1`, ... without end.
+    """The batches of the steps `start`, `start + 1`, ... without end; of each `part`.
 
     They depend on `order` alone, not on `dataset.mode`. A stream reads ahead in
     threads, which keeps the order.
     """
 
     def batch_at(step: int) -> dict[str, np.ndarray]:
-        return dataset.train.rows(order.indices_at(step))
+        return dataset.train.rows(order.indices_at(step)[part])
 
     if dataset.mode != "stream":
         return map(batch_at, itertools.count(start))

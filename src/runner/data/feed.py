@@ -36,7 +36,12 @@ def columns(dataset: Dataset, split: Split, mesh: Mesh) -> dict[str, jax.Array]:
     if dataset.mode != "device":
         return {}
     assert isinstance(split, MemorySplit)
-    return jax.device_put(split.columns, mesh.replicated)
+    if jax.process_count() == 1:
+        return jax.device_put(split.columns, mesh.replicated)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(mesh.replicated, x, x.shape),
+        split.columns,
+    )
 
 
 def column_shapes(dataset: Dataset, split: Split) -> dict[str, jax.ShapeDtypeStruct]:
@@ -72,18 +77,20 @@ class TrainFeed:
         self._mesh = mesh
         self._capacity = capacity
         self._step = start
+        self._rows = mesh.rows(order.batch_size)
         self._host_batches = None
         if dataset.mode != "device":
-            self._host_batches = train_batches(dataset, order, start)
+            self._host_batches = train_batches(dataset, order, start, self._rows)
 
     def take(self, count: int) -> dict[str, jax.Array]:
         """The next `count` batches [capacity, batch_size, ...]; the rest is padding."""
         if self._host_batches is None:
-            taken = {"rows": self._order.indices(self._step, count)}
+            taken = {"rows": self._order.indices(self._step, count)[:, self._rows]}
         else:
             taken = _stack([next(self._host_batches) for _ in range(count)])
         self._step += count
-        return jax.device_put(_padded(taken, self._capacity), self._mesh.batches)
+        padded = _padded(taken, self._capacity)
+        return self._mesh.put(padded, self._mesh.batches, self._order.batch_size)
 
 
 class PopulationFeed:
@@ -123,13 +130,15 @@ def _eval_rows(dataset: Dataset, mesh: Mesh, capacity: int) -> tuple[dict, ...]:
 
 
 def _eval_batches(dataset: Dataset, mesh: Mesh, capacity: int) -> Iterator[dict]:
-    rows, mask = eval_indices(dataset)
+    own = mesh.rows(dataset.batch_size)
+    rows, mask = (array[:, own] for array in eval_indices(dataset))
     for start in range(0, len(rows), capacity):
         taken = {"rows": rows[start : start + capacity]}
         if dataset.mode != "device":
             taken = _stack([dataset.eval.rows(r) for r in taken["rows"]])
         taken["mask"] = mask[start : start + capacity]
-        yield jax.device_put(_padded(taken, capacity), mesh.eval_batches)
+        padded = _padded(taken, capacity)
+        yield mesh.put(padded, mesh.eval_batches, dataset.batch_size)
 
 
 def train_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStruct]:

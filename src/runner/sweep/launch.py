@@ -105,8 +105,16 @@ def launch(
 
 
 def _check(launcher: "PackedLauncher") -> None:
+    from runner.distributed import place
     from runner.sweep.population import STRATEGIES
 
+    assert launcher.config is not None
+    processes = place(launcher.config.distributed).size
+    if processes > 1:
+        raise ConfigError(
+            f"a sweep (-m) is run by one process, but here are {processes}; start one, "
+            "or with distributed=off one for each sweep"
+        )
     if launcher.strategy not in STRATEGIES:
         raise ConfigError(
             f"hydra.launcher.strategy={launcher.strategy} is none of "

@@ -1,0 +1,264 @@
+"""Several processes that train one run: who they are, and that they fail together.
+
+Process 0 prepares data, writes the run folder and talks to W&B. Every process builds
+the run, compiles it and feeds its own devices. They tell each other of failures through
+the key-value store of JAX's coordinator.
+"""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config import DistributedConfig
+from runner.errors import ConfigError
+from runner.explain import explain
+
+FAILED = "runner/failed"
+SHUTDOWN_SECONDS = 30
+PATIENCE_MS = 24 * 3600 * 1000  # for data, which may take hours to download
+
+
+class Place(NamedTuple):
+    """A process among those of its run. `address` is None where JAX finds it."""
+
+    rank: int
+    size: int
+    address: str | None
+
+
+ALONE = Place(0, 1, None)
+_place = ALONE  # of this process, once it has been connected to the others
+_ending = threading.Lock()  # held by what ends this process; never given back
+
+
+def place(config: DistributedConfig) -> Place:
+    """Which process this is, as the `distributed` section or the environment says.
+
+    Raises:
+      ConfigError: the section is incomplete or contradicts itself.
+    """
+    given = {
+        name: getattr(config, name)
+        for name in ("coordinator_address", "num_processes", "process_id")
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if not config.enabled:
+        return ALONE
+    if len(missing) == 3:
+        return _detected()
+    if missing:
+        raise ConfigError(
+            f"distributed.{missing[0]} must be given with "
+            f"distributed.{next(n for n in given if n not in missing)}, on each process"
+        )
+    address, count, index = given.values()
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(
+            f"distributed.coordinator_address={address} must be the host:port of "
+            "process 0"
+        )
+    if not 0 <= index < count:
+        raise ConfigError(
+            f"distributed.process_id={index} must be from 0 to "
+            f"distributed.num_processes={count} less 1"
+        )
+    return Place(index, count, address) if count > 1 else ALONE
+
+
+@functools.cache
+def _detected() -> Place:
+    """What `jax.distributed.initialize` would find by itself."""
+    from jax._src.clusters import ClusterEnv  # there is no public name for this
+
+    for env in ClusterEnv._cluster_types:
+        if not env.opt_in_only_method and env.is_env_present():
+            count = env.get_process_count()
+            return Place(env.get_process_id(), count, None) if count > 1 else ALONE
+    return ALONE
+
+
+def by_process(first: Any, others: Any, *, _root_: DictConfig) -> Any:
+    """`${by_process:A,B}`: A on process 0 and where there is one only, B elsewhere."""
+    return others if place(_root_.distributed).rank else first
+
+
+def is_first() -> bool:
+    """Whether this process prepares, writes and talks."""
+    return _place.rank == 0
+
+
+@contextlib.contextmanager
+def connected(cfg: DictConfig) -> Iterator[None]:
+    """Connect the processes of a run, if there are several, until its end.
+
+    One that fails in the block tells the others, which then end too, with its message
+    and exit status 1.
+
+    Raises:
+      ConfigError: the processes weren't started with the same configuration.
+    """
+    global _place
+    config = cfg.distributed
+    if config.timeout_seconds < 1:
+        raise ConfigError(
+            f"distributed.timeout_seconds={config.timeout_seconds} must be at least 1"
+        )
+    here = place(config)
+    if here.size == 1:
+        yield
+        return
+    import jax
+
+    _initialize(here, config.timeout_seconds)
+    _place = here
+    threading.Thread(target=_watch, name="runner-peers", daemon=True).start()
+    try:
+        _check_same(cfg, config.timeout_seconds)
+        yield
+    except BaseException as error:
+        _tell(error)
+        raise
+    # Process 0 may be waiting for W&B, longer than JAX would wait for it.
+    with first_alone("end"):
+        _ending.acquire()
+    jax.distributed.shutdown()
+
+
+def _initialize(here: Place, seconds: int) -> None:
+    import jax
+
+    name = f"process {here.rank} of {here.size}"
+    where = f"at {here.address}" if here.address else "that the environment names"
+
+    def give_up():
+        # JAX would abort with a stack trace of C++, past any `except`.
+        print(
+            f"error: {name}: not all processes came up within {seconds} s "
+            f"(distributed.timeout_seconds); process 0 is the coordinator {where}. "
+            "Check that all were started, and that they can reach it",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    given = {}
+    if here.address:
+        given = {
+            "coordinator_address": here.address,
+            "num_processes": here.size,
+            "process_id": here.rank,
+            "cluster_detection_method": "deactivate",
+        }
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=seconds + 60,
+            heartbeat_timeout_seconds=seconds,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"{name} can't be connected to the coordinator {where}: {error}"
+        ) from error
+    finally:
+        timer.cancel()
+
+
+def _client() -> Any:
+    from jax._src import distributed  # there is no public name for this
+
+    return distributed.global_state.client
+
+
+def _check_same(cfg: DictConfig, seconds: int) -> None:
+    """Refuse to train where two processes were told different things."""
+    import jax
+
+    told = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(told, dict)
+    del told["distributed"]
+    mine = _flat(told) | {"version of jax": jax.__version__}
+    client = _client()
+    client.key_value_set(f"runner/config/{_place.rank}", json.dumps(mine))
+    for other in range(_place.size):
+        text = client.blocking_key_value_get(f"runner/config/{other}", seconds * 1000)
+        theirs = json.loads(text)
+        for key in sorted(mine.keys() | theirs.keys()):
+            ours, its = mine.get(key), theirs.get(key)
+            if ours != its:
+                raise ConfigError(
+                    f"processes of one run need one configuration, but {key} is {ours} "
+                    f"on process {_place.rank} and {its} on process {other}"
+                )
+
+
+def _flat(node: Any, path: str = "") -> dict[str, str]:
+    """The leaves of `node` as text, by their dotted keys."""
+    if not isinstance(node, dict):
+        return {path: str(node)}
+    leaves: dict[str, str] = {}
+    for key, value in node.items():
+        leaves |= _flat(value, f"{path}.{key}" if path else str(key))
+    return leaves
+
+
+@contextlib.contextmanager
+def first_alone(what: str) -> Iterator[None]:
+    """Process 0 goes through the block before any other enters it."""
+    if _place.size > 1 and not is_first():
+        _client().blocking_key_value_get(f"runner/{what}", PATIENCE_MS)
+    yield
+    if _place.size > 1 and is_first():
+        _client().key_value_set(f"runner/{what}", "done")
+
+
+def _tell(error: BaseException) -> None:
+    """Let the others know that this process ends with `error`; ends with them."""
+    if not _ending.acquire(blocking=False):
+        threading.Event().wait()  # for _watch, which ends this process
+    text = " ".join(explain(error).split()) if isinstance(error, Exception) else ""
+    message = f"process {_place.rank} of {_place.size} failed: {text or repr(error)}"
+    with contextlib.suppress(Exception):  # another was first, or the coordinator's gone
+        _client().key_value_set(FAILED, message)
+    _shut_down()
+    # The device may still wait for others in a step that was dispatched, and Python for
+    # the device.
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
+
+
+def _watch() -> None:
+    """End this process when another one fails, for which a collective may wait."""
+    try:
+        message = _client().blocking_key_value_get(FAILED, 10 * PATIENCE_MS)
+    except Exception:
+        return  # the run is over
+    if _ending.acquire(blocking=False):
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        _shut_down()
+        _leave()
+
+
+def _shut_down() -> None:
+    """Wait until all have got here: JAX aborts those whose peers are gone."""
+    import jax
+
+    with contextlib.suppress(Exception):
+        jax.distributed.shutdown()

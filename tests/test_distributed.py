@@ -1,0 +1,129 @@
+"""Several processes of one run, on loopback: two with two virtual devices each."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from runner.config import DistributedConfig
+from runner.distributed import ALONE, Place, place
+from runner.errors import ConfigError
+
+SECTION = {
+    "enabled": True,
+    "coordinator_address": None,
+    "num_processes": None,
+    "process_id": None,
+    "timeout_seconds": 60,
+}
+EXPLICIT = {"coordinator_address": "h:1", "num_processes": 2, "process_id": 1}
+FAST = ("debug=tiny", "framework=jax", "model.hidden_sizes=[8]", "verify=false")
+SLURM = {
+    "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1", "SLURM_LOCALID": "0",
+}  # fmt: skip
+
+
+def start(folder, count, *overrides, each=None):
+    """Start `count` processes of two; each one's `overrides`, `each` on top."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = []
+    for i in range(count):
+        own = [each[i]] if each else []
+        command = [
+            sys.executable, "-m", "runner", *FAST, *overrides, *own,
+            "hydra.run.dir=run", f"distributed.coordinator_address={address}",
+            "distributed.num_processes=2", f"distributed.process_id={i}",
+        ]  # fmt: skip
+        processes.append(
+            subprocess.Popen(
+                command,
+                cwd=folder,
+                env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    try:
+        told = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], told
+
+
+def test_two_processes_train_as_one_device_does(tmp_path, trained):
+    status, told = start(tmp_path, 2, "data.mode=memory", "mesh=data_fsdp")
+    assert status == [0, 0], told
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    alone = trained(*FAST, "data.mode=memory")
+    for row, wanted in zip(rows, alone, strict=True):
+        del row["time/steps_per_second"]
+        assert row == pytest.approx(wanted, rel=1e-5)
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert provenance["device_count"] == 4
+    assert "step 20/20" in told[0] and "step" not in told[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "each", "said"),
+    [
+        ([], ["seed=0", "seed=1"], "seed is 0 on process 0 and 1 on process 1"),
+        (["data.batch_size=18"], None, "divisible by the 4 devices"),
+        (["optimizer=sgd", "optimizer.learning_rate=1e30"], None, "loss is nan"),
+    ],
+)
+def test_all_tell_of_a_failure_and_end_alike(overrides, each, said, tmp_path):
+    status, told = start(tmp_path, 2, *overrides, each=each)
+    assert status == [1, 1]
+    for text in told:
+        assert "error: " in text and "Traceback" not in text
+        assert all(word in text for word in said.split()), text
+
+
+def test_a_process_that_does_not_come_up_is_told_of(tmp_path):
+    status, (told,) = start(tmp_path, 1, "distributed.timeout_seconds=3")
+    assert status == [1]
+    assert "process 0 of 2: not all processes came up within 3 s" in told
+
+
+def test_where_a_process_finds_its_place(monkeypatch):
+    assert place(DistributedConfig(**SECTION)) == ALONE
+    assert place(DistributedConfig(**SECTION | EXPLICIT)) == Place(1, 2, "h:1")
+    one = EXPLICIT | {"num_processes": 1, "process_id": 0}
+    assert place(DistributedConfig(**SECTION | one)) == ALONE
+    off = SECTION | EXPLICIT | {"enabled": False}
+    assert place(DistributedConfig(**off)) == ALONE
+
+
+@pytest.mark.parametrize(("tasks", "wanted"), [("2", Place(1, 2, None)), ("1", ALONE)])
+def test_a_step_of_slurm_is_found(tasks, wanted, monkeypatch):
+    from runner import distributed
+
+    for name, value in (SLURM | {"SLURM_NTASKS": tasks}).items():
+        monkeypatch.setenv(name, value)
+    distributed._detected.cache_clear()
+    assert place(DistributedConfig(**SECTION)) == wanted
+    monkeypatch.undo()
+    distributed._detected.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"process_id": None}, "distributed.process_id must be given"),
+        ({"coordinator_address": "h"}, "must be the host:port"),
+        ({"process_id": 2}, "process_id=2 must be from 0"),
+    ],
+)
+def test_an_incomplete_section_is_an_error(changed, said):
+    with pytest.raises(ConfigError, match=said):
+        place(DistributedConfig(**SECTION | EXPLICIT | changed))
