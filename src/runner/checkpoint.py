@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner import distributed
 from runner.config import CheckpointConfig
 from runner.errors import ConfigError
 
@@ -94,7 +95,7 @@ class Checkpoints:
 
     def __enter__(self) -> Self:
         self._last = time.monotonic()
-        if self.start is not None:
+        if self.start is not None and distributed.is_first():
             _remove_after(self._folder, self.start.step)
         return self
 
@@ -135,11 +136,18 @@ class Checkpoints:
             return "always"
         if interrupted and self.can_save:
             return "always"
-        if self._is_due(step) and self._is_free():
+        if self._must_save(step):
             self._last = time.monotonic()
             self._handed = False
             return "always"
         return "if best" if evaluated and self.settings.best else "no"
+
+    def _must_save(self, step: int) -> bool:
+        periods = self.settings.every_steps, self.settings.every_minutes
+        if not any(periods):
+            return False
+        due = self._is_due(step) and self._is_free()
+        return distributed.agreed(f"save after {step}", due)
 
     def _is_due(self, step: int) -> bool:
         steps, minutes = self.settings.every_steps, self.settings.every_minutes

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from runner.explain import explain
 
 FAILED = "runner/failed"
 SHUTDOWN_SECONDS = 30
+# How many answers are kept. Processes that train are at most a few calls apart.
+AGREED = 64
 PATIENCE_MS = 24 * 3600 * 1000  # for data, which may take hours to download
 
 
@@ -36,6 +39,7 @@ class Place(NamedTuple):
 
 ALONE = Place(0, 1, None)
 _place = ALONE  # of this process, once it has been connected to the others
+_agreed: deque[str] = deque()
 _ending = threading.Lock()  # held by what ends this process; never given back
 
 
@@ -91,6 +95,11 @@ def by_process(first: Any, others: Any, *, _root_: DictConfig) -> Any:
     return others if place(_root_.distributed).rank else first
 
 
+def has_peers() -> bool:
+    """Whether other processes train the same run."""
+    return _place.size > 1
+
+
 def is_first() -> bool:
     """Whether this process prepares, writes and talks."""
     return _place.rank == 0
@@ -121,9 +130,12 @@ def connected(cfg: DictConfig) -> Iterator[None]:
     _initialize(here, config.timeout_seconds)
     _place = here
     threading.Thread(target=_watch, name="runner-peers", daemon=True).start()
+    preempted = None
     try:
         _check_same(cfg, config.timeout_seconds)
         yield
+    except SystemExit as stopped:  # preempted, as are all
+        preempted = stopped
     except BaseException as error:
         _tell(error)
         raise
@@ -131,6 +143,8 @@ def connected(cfg: DictConfig) -> Iterator[None]:
     with first_alone("end"):
         _ending.acquire()
     jax.distributed.shutdown()
+    if preempted:
+        raise preempted
 
 
 def _initialize(here: Place, seconds: int) -> None:
@@ -222,6 +236,28 @@ def first_alone(what: str) -> Iterator[None]:
     yield
     if _place.size > 1 and is_first():
         _client().key_value_set(f"runner/{what}", "done")
+
+
+def agreed(name: str, value: Any) -> Any:
+    """What process 0 has as `value`, plain values, on every process.
+
+    All call it, once with each `name`. It doesn't wait for a device.
+    """
+    if _place.size == 1:
+        return value
+    if is_first():
+        _client().key_value_set(f"runner/{name}", json.dumps(value))
+        _agreed.append(name)
+        if len(_agreed) > AGREED:
+            _client().key_value_delete(f"runner/{_agreed.popleft()}")
+        return value
+    return json.loads(_client().blocking_key_value_get(f"runner/{name}", PATIENCE_MS))
+
+
+def barrier(name: str) -> None:
+    """Wait until all processes are here."""
+    if _place.size > 1:
+        _client().wait_at_barrier(f"runner/{name}", PATIENCE_MS)
 
 
 def _tell(error: BaseException) -> None:

@@ -6,6 +6,8 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
+from runner import distributed
+
 # sysexits.h's "temporary failure, try again later". Schedulers can be told to requeue
 # a job that ends with it, and no other ending of a run has it.
 REQUEUE = 75
@@ -41,15 +43,17 @@ class Interruption:
     """Notes signals instead of dying of them. A context manager, around training only.
 
     In a thread that isn't the main one, where Python doesn't let handlers be set, it
-    notes none.
+    notes none. Of several processes JAX notes each one's SIGTERM, for all of them.
     """
 
     def __init__(self):
+        self._asked = 0  # by calls of `must_stop`
         self._before: dict[int, Any] = {}
         self._received: int | None = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and not distributed.has_peers():
             self._before = {s: signal.signal(s, self._note) for s in _SIGNALS}
         return self
 
@@ -63,13 +67,14 @@ class Interruption:
             # None: it was set by something else than Python, and can't be set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def must_stop(self, step: int) -> bool:
-        """Whether to end after `step`, at the end of a call.
+    def must_stop(self) -> bool:
+        """Whether to end now, at the end of a call. Several processes agree on it."""
+        if distributed.has_peers():
+            from jax.experimental import multihost_utils
 
-        Several processes have to agree on this, at equal steps: it is the one place to
-        ask `multihost_utils.reached_preemption_sync_point(step)`.
-        """
-        del step
+            self._asked += 1  # what they agree on is a number of these
+            if multihost_utils.reached_preemption_sync_point(self._asked):
+                self._received = signal.SIGTERM
         return self._received is not None
 
     def preempted(self) -> Preempted:

@@ -78,6 +78,7 @@ def run_job(
         if not distributed.is_first():  # Hydra has made the folder
             with contextlib.suppress(OSError):  # process 0's isn't empty
                 folder.rmdir()
+        folder = Path(distributed.agreed("folder", str(folder.absolute())))
         if cfg.print is not None:
             print_sharding(_built(cfg), None if distributed.is_first() else StringIO())
             return math.nan
@@ -92,8 +93,8 @@ def run_job(
         if distributed.is_first():
             _train_recorded(job, folder if cfg.train.profile else None)
         else:
-            compilation(job.run)
-            train(job.run, job.recorder.final.update)
+            job.recorder.follow()
+            train_recorded(job, job.recorder.track)
         return job.result
 
 
@@ -104,7 +105,7 @@ def _train_recorded(job: Prepared, profiled: Path | None) -> None:
 
 
 def train_recorded(job: Prepared, write: Callable[[dict], None]) -> None:
-    """Train `job`, whose recorder is entered; `write` gets its rows.
+    """Train `job`, whose recorder is entered, or follows; `write` gets its rows.
 
     Raises:
       TrainingStopped, Preempted: see `runner.train.train`.
@@ -152,6 +153,7 @@ def prepare(
             folder=Path.cwd(),
         )
         resumed = resume(cfg, run, folder, record)
+        distributed.barrier("resumed")  # from here on process 0 writes there
     except Exception as error:
         _write_failure(folder, error)
         raise

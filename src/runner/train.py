@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner import distributed
 from runner.checkpoint import Checkpoints, Snapshot, copied
 from runner.config import TrainConfig
 from runner.data import feed
@@ -242,7 +243,10 @@ def _calls(
     while start < steps and not stops:
         evaluated = min(steps, (start // every + 1) * every)
         next_stop = min(evaluated, saver.next_stop(start))
-        count = min(next_stop - start, compiled.capacity, pace.steps_a_call)
+        count = min(next_stop - start, compiled.capacity)
+        if count > 1:
+            most = distributed.agreed(f"pace after {start}", pace.steps_a_call)
+            count = min(count, most)
         stop = start + count
         rates = np.zeros((*lead, compiled.capacity), np.float32)
         rates[..., :count] = run.learning_rates[..., start:stop]
@@ -260,7 +264,7 @@ def _calls(
                     carry, eval_columns, batches, totals
                 )
                 eval_loss = evaluation["loss"]
-        stops = stop < steps and interruption.must_stop(stop)
+        stops = stop < steps and interruption.must_stop()
         save = saver.wants(
             stop, evaluated=stop == evaluated, ends=stop == steps, interrupted=stops
         )

@@ -45,6 +45,12 @@ def _float64(leaf: Any) -> Any:
     """
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.device_put(leaf, jax.local_devices(backend="cpu")[0])
+    if isinstance(leaf, jax.Array) and not (
+        leaf.is_fully_addressable or leaf.is_fully_replicated
+    ):  # its parts are with several processes
+        from jax.experimental import multihost_utils
+
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
     real = jnp.issubdtype(leaf.dtype, jnp.floating)
     return np.asarray(leaf, np.float64 if real else None)
 

@@ -102,7 +102,7 @@ class Recorder:
             is_own = self.kept is None or self.kept.path.resolve() == path.resolve()
             self._metrics = MetricsFile(path, len(kept) if is_own else 0)
             for row in kept:
-                self._track(row)
+                self.track(row)
                 if not is_own:
                     self._metrics.write(row)
             (self.folder / "error.txt").unlink(missing_ok=True)
@@ -136,7 +136,7 @@ class Recorder:
         """
         self._metrics.write(row)
         self._wandb.log(row)
-        self._track(row)
+        self.track(row)
         if self._progress:
             self._progress.row(row)
 
@@ -192,7 +192,14 @@ class Recorder:
             text = "".join(traceback.format_exception(error))
             (self.folder / "error.txt").write_text(text, encoding="utf-8")
 
-    def _track(self, row: dict[str, Any]) -> None:
+    def follow(self) -> None:
+        """Instead of entering it, where another process records: keep count alike."""
+        self._started = time.monotonic()
+        for row in _rows(self.kept) if self.kept else []:
+            self.track(row)
+
+    def track(self, row: dict[str, Any]) -> None:
+        """Keep the final and the best values, of rows in the order of their steps."""
         self.final.update(row)
         for key, value in row.items():
             sign = self._signs.get(key)

@@ -21,7 +21,7 @@ WRITE_SECONDS = (
     1.0  # at most one ordinary write in so many: a job's folder is the truth
 )
 # What changes no result may differ between the jobs of one sweep.
-_FREE = ("wandb", "checkpoint", "compilation_cache", "cluster")
+_FREE = ("wandb", "checkpoint", "compilation_cache", "cluster", "distributed")
 
 
 class Entry(TypedDict):
