@@ -1,6 +1,7 @@
 """Runs and sweeps that are launched into processes of others."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 
 TINY = (
-    "debug=tiny", "framework=jax", "model.hidden_sizes=[8]", "mesh=single",
-    "verify=false", "wandb=disabled",
+    "debug=tiny", "framework=jax", "model.hidden_sizes=[8]", "verify=false",
+    "wandb=disabled",
 )  # fmt: skip
 
 
@@ -22,7 +23,13 @@ def start(tmp_path, folders):
         command = [sys.executable, "-m", "runner", *arguments]
         command += [*TINY, f"compilation_cache={folders['xla']}"]
         with (tmp_path / "said").open("a") as said:
-            return subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+            return subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+                stdout=said,
+                stderr=said,
+            )
 
     return start
 

@@ -88,14 +88,18 @@ def test_a_job_that_raises_is_told_of_there_and_here(run, tmp_path):
     assert "in broken" in error and "ZeroDivisionError: " in error
 
 
-def test_a_preempted_run_is_requeued_and_its_launcher_may_be_closed(start, tmp_path):
+def test_a_preempted_run_of_two_nodes_is_requeued_and_ends_as_if_undisturbed(
+    start, run, tmp_path
+):
     arguments = (
-        "cluster=slurm", "cluster.partition=low", "hydra.run.dir=out", "data=digits",
-        "train.epochs=null", "train.steps=3000", "train.eval_every_steps=3000",
+        "cluster=slurm", "cluster.nodes=2", "cluster.partition=low", "data=digits",
+        "train.epochs=null", "train.steps=1500", "train.eval_every_steps=1500",
         "train.log_every_steps=1", "train.steps_per_call=1",
     )  # fmt: skip
+    status, said = run(*arguments, "hydra.run.dir=whole")
+    assert status == 0, said
     out = tmp_path / "out"
-    launcher = start(*arguments)
+    launcher = start(*arguments, "hydra.run.dir=out")
     rows = out / "metrics.jsonl"
     wait_for(lambda: rows.exists() and rows.read_text().count("\n") > 5)
     launcher.send_signal(signal.SIGINT)
@@ -105,11 +109,18 @@ def test_a_preempted_run_is_requeued_and_its_launcher_may_be_closed(start, tmp_p
     sbatch = ["sbatch", "--wait", "-phigh", "-N2", "--exclusive", "-o/dev/null"]
     subprocess.run([*sbatch, "--wrap", "true"], check=True, timeout=60)
     wait_for(lambda: [e["event"] for e in events(out)].count("requeued") == 1)
-    assert start(*arguments).wait(timeout=120) == 0, (tmp_path / "said").read_text()
+    again = start(*arguments, "hydra.run.dir=out")  # its launcher may be closed
+    assert again.wait(timeout=120) == 0, (tmp_path / "said").read_text()
     assert Plan(out).tasks[0].ids == [job]
-    assert [row["step"] for row in read_metrics(rows)] == list(range(1, 3001))
+    undisturbed, resumed = (
+        [row | {"time/steps_per_second": 0} for row in read_metrics(path)]
+        for path in (tmp_path / "whole" / "metrics.jsonl", rows)
+    )
+    assert resumed == undisturbed
     summary = json.loads((out / "summary.json").read_text())
     assert summary["restarts"] == 1  # it went on from what it had saved
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["device_count"] == 2
 
 
 def test_what_one_process_of_a_run_raises_ends_all_of_it_and_is_told(run, tmp_path):

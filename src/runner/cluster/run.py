@@ -1,5 +1,6 @@
 """One run as one job of a cluster, followed at the terminal that started it."""
 
+import copy
 import fcntl
 import json
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner.build import check
 from runner.cluster.engine import Engine, State, engine
@@ -200,7 +201,9 @@ def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
     """What each process of the job does. Returns whether the run is done."""
     from runner.run import run_job
 
-    composed: Any = HydraConfig.instance().cfg
+    composed: Any = copy.deepcopy(HydraConfig.instance().cfg)
+    with read_write(composed), open_dict(composed):  # the log's name depends on it
+        composed.distributed = cfg.distributed
     configure_log(composed.hydra.job_logging, composed.hydra.verbose)
     job = fingerprint(base_of(cfg))
     # An attempt may have finished and been killed before it could say so.
