@@ -20,7 +20,8 @@ IGNORED = {
     "compilation_cache": "outputs",
     **dict.fromkeys(("train.log_every_steps", "train.profile", "verify"), "outputs"),
     **dict.fromkeys(("data.data_dir", "data.manual_dir", "data.download"), "places"),
-    "cluster.*": "places",
+    **dict.fromkeys(("cluster.*", "distributed.*"), "places"),
+    "print": "outputs",
     # different in every run, or following from what is compared anyway
     **dict.fromkeys(("provenance.started", "provenance.pid"), "every run's own"),
     **dict.fromkeys(("provenance.command", "provenance.folder"), "every run's own"),
