@@ -17,6 +17,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hypothesis import settings
 from omegaconf import DictConfig
 
 from resuming import SMALL, run
@@ -25,6 +26,8 @@ from runner.build import build
 from runner.train import Run, train
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake
+settings.load_profile("untimed")
 # Hydra runs the modules of plugins anew when it looks for them. Now, not later.
 Plugins.instance()
 

@@ -99,7 +99,7 @@ def test_every_kind_of_state_comes_back(built, tmp_path):
         assert a.dtype == b.dtype and (a == b).all()
 
 
-@pytest.mark.parametrize("devices", [("single", "auto"), ("auto", "single")])
+@pytest.mark.parametrize("devices", [("single", "data"), ("data", "single")])
 def test_another_number_of_devices(ran, tmp_path, devices):
     before, after = devices
     whole = ran(tmp_path / "whole", f"mesh={before}")
@@ -223,9 +223,9 @@ def test_a_replay_of_a_resumed_run_compares_bits(ran, tmp_path, capsys):
     assert "equal bit for bit" in replay(tmp_path, Limits(1e-5, contradiction=True))
 
 
-@pytest.mark.parametrize("change", ["mesh=auto", "schedule=cosine"])
+@pytest.mark.parametrize("change", ["mesh=data", "schedule=cosine"])
 def test_a_replay_tells_of_a_run_that_was_changed(ran, tmp_path, capsys, change):
-    if change == "mesh=auto":
+    if change == "mesh=data":
         ran(tmp_path, "checkpoint.every_steps=15", stop=18)
         ran(tmp_path, change)
         assert "largest relative difference" in replay(

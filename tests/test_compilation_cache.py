@@ -38,6 +38,7 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path):
 
 
 def test_a_folder_without_write_permission_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write all
-    with pytest.raises(ConfigError, match="can't be written; null turns it off"):
-        compilation_cache.set_up(str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr("os.access", lambda path, mode: False)  # root may write all
+        with pytest.raises(ConfigError, match="can't be written; null turns it off"):
+            compilation_cache.set_up(str(tmp_path))
