@@ -69,7 +69,7 @@ def build(cfg: DictConfig) -> Run:
     }
     model = made_once(cfg, "model", **sizes)
     wanted = _optimization(cfg)
-    rates = schedules.table(wanted.base_schedule, wanted.steps)
+    rates = _table(wanted.base_schedule, wanted.steps)
     tx = optimizer(wanted)
     init_key, step_key = _keys(np.uint32(cfg.seed))
     values = Values(
@@ -122,6 +122,16 @@ def build(cfg: DictConfig) -> Run:
         shared.static, values, rates, init_key, order, settings, config, tx, wanted,
         shared.toy,
     )  # fmt: skip
+
+
+# Each with its schedule, so that no other one can have its id. The seeds of a sweep
+# share them.
+_tables: Recent[tuple[schedules.Schedule, np.ndarray]] = Recent(16)
+
+
+def _table(schedule: schedules.Schedule, steps: int) -> np.ndarray:
+    made = lambda: (schedule, schedules.table(schedule, steps))  # noqa: E731
+    return _tables.get(f"{id(schedule)} {steps}", made)[1]
 
 
 def _float32(numbers: dict[str, float]) -> dict[str, np.float32]:
@@ -280,7 +290,7 @@ def _optimization(cfg: DictConfig) -> Optimization:
             )
     return Optimization(
         factory,
-        call(cfg, "schedule"),
+        made_once(cfg, "schedule"),
         steps,
         cfg.train.clip_global_norm,
         cfg.train.mask_weight_decay,

@@ -130,7 +130,8 @@ def as_hydra_job(config: DictConfig, folder: Path) -> Iterator[DictConfig]:
     before = HydraConfig.instance().cfg
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = str(folder.resolve())
-    HydraConfig.instance().set_config(config)
+    hydra: Any = HydraConfig.instance()
+    hydra.cfg = config  # `set_config` would copy it all
     try:
         folder.mkdir(parents=True, exist_ok=True)
         configure_log(config.hydra.job_logging, config.hydra.verbose)
@@ -140,9 +141,10 @@ def as_hydra_job(config: DictConfig, folder: Path) -> Iterator[DictConfig]:
         if config.hydra.output_subdir is not None:
             record = folder / config.hydra.output_subdir
             record.mkdir(exist_ok=True)
-            _write_yaml(record / "config.yaml", task)
-            _write_yaml(record / "hydra.yaml", HydraConfig.instance().cfg)
-            _write_yaml(record / "overrides.yaml", config.hydra.overrides.task)
+            _write_yaml(record / "config.yaml", _plain(task))
+            _write_yaml(record / "hydra.yaml", {"hydra": _plain(config.hydra)})
+            overrides = _plain(config.hydra.overrides.task)
+            _write_yaml(record / "overrides.yaml", overrides)
         yield task
     finally:
         _flush_loggers()
@@ -154,9 +156,12 @@ _Dumper: Any = type("_Dumper", (getattr(yaml, "CDumper", yaml.Dumper),), {})
 _Dumper.add_representer(str, OmegaConfDumper.str_representer)
 
 
-def _write_yaml(path: Path, config: Any) -> None:
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+
+
+def _write_yaml(path: Path, plain: Any) -> None:
     """What Hydra's own `OmegaConf.save` writes."""
-    plain = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
     text = yaml.dump(
         plain,
         default_flow_style=False,
