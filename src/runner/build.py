@@ -49,8 +49,9 @@ def build(cfg: DictConfig) -> Run:
 
     `train.steps` and `train.steps_per_epoch` are filled in on the way, before anything
     that depends on them is read. Runs of one process that differ in nothing but numbers
-    share the pipeline, which is verified when the first of them is built: with the
-    numbers of that one and with others.
+    share the pipeline, which is verified when the first of them is built, unless an
+    earlier process did so (`program_cache`): with the numbers of that one and with
+    others.
 
     Raises:
       ConfigError: anything in `cfg` that can't run.
