@@ -13,7 +13,8 @@ from launched import events, run, start, states, wait_for, write_broken_model
 from runner.cluster.plan import Plan
 from runner.log.files import read_metrics
 
-pytestmark = pytest.mark.slurm
+# They take turns anyway: on one worker, the other is free.
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 __all__ = ["run", "start"]  # fixtures
 
 
@@ -93,7 +94,7 @@ def test_a_preempted_run_of_two_nodes_is_requeued_and_ends_as_if_undisturbed(
 ):
     arguments = (
         "cluster=slurm", "cluster.nodes=2", "cluster.partition=low", "data=digits",
-        "train.epochs=null", "train.steps=1500", "train.eval_every_steps=1500",
+        "train.epochs=null", "train.steps=1000", "train.eval_every_steps=1000",
         "train.log_every_steps=1", "train.steps_per_call=1",
     )  # fmt: skip
     status, said = run(*arguments, "hydra.run.dir=whole")

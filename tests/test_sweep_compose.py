@@ -10,7 +10,7 @@ from omegaconf import OmegaConf, open_dict
 
 from runner import config
 from runner.sweep.compose import Composer
-from runner.sweep.job import _write_yaml
+from runner.sweep.job import _plain, _write_yaml
 
 JOBS = [
     ["seed=1"],
@@ -77,6 +77,6 @@ def test_mistakes_are_told_as_hydra_tells_them(loader, wrong):
 def test_the_files_in_dot_hydra_hold_what_hydra_writes(loader, tmp_path):
     found = Composer(loader.config_loader, master(loader)).compose(["seed=1"])
     for node in (found, found.hydra, found.optimizer, found.hydra.overrides.task):
-        _write_yaml(tmp_path / "x.yaml", node)
+        _write_yaml(tmp_path / "x.yaml", _plain(node))
         again = OmegaConf.load(tmp_path / "x.yaml")
         assert OmegaConf.to_yaml(again) == OmegaConf.to_yaml(node)

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -280,6 +280,14 @@ def _leave() -> None:
     os._exit(1)
 
 
+_last_words: list[Callable[[str], None]] = []
+
+
+def before_leaving(tell: Callable[[str], None]) -> None:
+    """Have `tell` called with the message of another process that ends this one."""
+    _last_words.append(tell)
+
+
 def _watch() -> None:
     """End this process when another one fails, for which a collective may wait."""
     try:
@@ -289,6 +297,8 @@ def _watch() -> None:
     if _ending.acquire(blocking=False):
         print(f"error: {message}", file=sys.stderr, flush=True)
         _shut_down()
+        for tell in _last_words:
+            tell(message)
         _leave()
 
 

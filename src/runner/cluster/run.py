@@ -4,8 +4,10 @@ import copy
 import fcntl
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from runner import distributed
 from runner.build import check
 from runner.cluster.engine import Engine, State, engine
+from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.plan import Task as Planned
 from runner.cluster.settings import Settings
@@ -24,6 +28,9 @@ from runner.errors import ConfigError, JobFailed
 from runner.failures import told
 from runner.log.terminal import number
 from runner.sweep.ledger import base_of, fingerprint
+
+# That the first process waits for the traceback of another that ends it.
+TRACEBACK_SECONDS = 5.0
 
 
 def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
@@ -214,6 +221,7 @@ def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
         return True
     if task.events:
         task.events.running(job)
+        distributed.before_leaving(partial(_ended_by_another, task, task.events, job))
     try:
         result = run_job(cfg, **arguments)
     except Exception as error:
@@ -235,6 +243,17 @@ def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
     if task.events:
         task.events.done(job, result)
     return True
+
+
+def _ended_by_another(task: Task, events: Events, job: str, message: str) -> None:
+    """Tell of the process whose failure ends this one, the first."""
+    end = time.monotonic() + TRACEBACK_SECONDS
+    while not task.failures() and time.monotonic() < end:
+        time.sleep(0.1)
+    text = next(iter(task.failures()), message)
+    print(text, file=sys.stderr, flush=True)
+    events.failed(job, JobFailed(text.splitlines()[-1]), text)
+    events.end()
 
 
 def status(folder: Path) -> str | None:
