@@ -218,7 +218,8 @@ def strategies(repeats: int) -> None:
 
     from runner import config
     from runner.build import build
-    from runner.program import Population, program, step_jaxpr
+    from runner.program import Population, program
+    from runner.static import step_jaxpr
     from runner.strategy import vmaps
     from runner.train import train, train_population
 

@@ -8,9 +8,9 @@ from runner.cluster import watch as watching
 from runner.cluster.engine import Silent, State
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
-from runner.cluster.settings import Settings
 from runner.cluster.slurm import Slurm
 from runner.cluster.watch import Watch
+from runner.config import ClusterConfig
 from runner.errors import ConfigError
 
 RUNNING = State("RUNNING", "", "n1", over=False)
@@ -236,7 +236,7 @@ def slurm(tmp_path, monkeypatch):
             path.write_text(f"#!/bin/sh\n{body}\n")
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-        settings = Settings(
+        settings = ClusterConfig(
             engine="slurm", partition=None, account=None, qos=None, nodes=1, gpus=0,
             cpus=None, memory=None, time=60, sbatch={}, setup=[], array_parallelism=1,
             max_tasks=1, warning_seconds=1, retries=0, dry_run=False,

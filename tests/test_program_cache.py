@@ -1,7 +1,6 @@
 """What an earlier process has compiled is used while it is what would be compiled."""
 
 import importlib
-import json
 import os
 import sys
 
@@ -145,6 +144,7 @@ def pipeline(model, loss, optimizer):
     made = ours.pipeline(model, loss, optimizer)
 
     def apply_gradients(state, grads, loss, rate, *others):
+        print("traced")
         return made.apply_gradients(state, grads, loss, FACTOR * rate, *others)
 
     return made._replace(apply_gradients=apply_gradients)
@@ -163,18 +163,16 @@ def test_the_next_process_trains_the_same_and_verifies_what_changed(tmp_path, fo
         return done, tmp_path / "run"
 
     found = []
-    for name in ("first", "second"):
+    for traced in (True, False):
         done, folder = again()
         assert done.returncode == 0, done.stderr
+        assert ("traced" in done.stdout) == traced
         rows = read_metrics(folder / "metrics.jsonl")
         for row in rows:
             del row["time/steps_per_second"]
-        summary = json.loads((folder / "summary.json").read_text())
-        found.append((rows, summary["compile_seconds"]))
-        folder.rename(tmp_path / name)
-    (first, compiling), (second, loading) = found
-    assert first == second
-    assert loading < compiling / 5  # nothing was traced, let alone compiled
+        found.append(rows)
+        folder.rename(tmp_path / f"traced_{traced}")
+    assert found[0] == found[1]
     module.write_text(PIPELINE + "\n\nFACTOR = 10\n")
     done, _ = again()
     assert done.returncode == 1

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from runner.program import step_jaxpr
+from runner.static import step_jaxpr
 from runner.strategy import dot_flops, loops, vmaps
 
 

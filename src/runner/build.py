@@ -21,10 +21,10 @@ from runner.log.recorder import better
 from runner.mesh import Mesh, device_mesh
 from runner.optimization import Optimization
 from runner.optimizers import Optimizer, optimizer
-from runner.program import Static
 from runner.program_cache import Entry
 from runner.recent import Recent
 from runner.schedules import ReduceOnPlateau
+from runner.static import Static, check_traces, key_of
 from runner.step import Values
 from runner.targets import call, check_targets, made_once, target
 from runner.train import Run
@@ -82,7 +82,7 @@ def build(cfg: DictConfig) -> Run:
     description = _description(config, dataset, mesh, tx, wanted)
 
     def share() -> _Shared:
-        entry = Entry(program.key(description), jax.devices()[: mesh.devices])
+        entry = Entry(key_of(description), jax.devices()[: mesh.devices])
         parts = {"loss": loss, "optimizer": tx}
         pipeline = call(
             cfg, "framework", model=model, example=feed.example(dataset), **parts
@@ -113,11 +113,11 @@ def build(cfg: DictConfig) -> Run:
         if entry.is_new:
             if cfg.verify:
                 verify(pipeline, initial, tx.hyperparameters, wanted)
-            entry.facts["metrics"] = program.check(static, values)
+            entry.facts["metrics"] = check_traces(static, values)
         toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
         return _Shared(static, toy, entry.facts["metrics"])
 
-    shared = _shared.get(program.key(description), share)
+    shared = _shared.get(key_of(description), share)
     _check_objective(cfg, shared.metrics)
     return Run(
         shared.static, values, rates, init_key, order, settings, config, tx, wanted,

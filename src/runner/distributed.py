@@ -21,6 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import DistributedConfig
 from runner.errors import ConfigError
 from runner.explain import explain
+from runner.log.files import to_json
+from runner.sweep.ledger import differences
 
 FAILED = "runner/failed"
 SHUTDOWN_SECONDS = 30
@@ -40,6 +42,7 @@ class Place(NamedTuple):
 ALONE = Place(0, 1, None)
 _place = ALONE  # of this process, once it has been connected to the others
 _agreed: deque[str] = deque()
+_last_words: list[Callable[[str], None]] = []
 _ending = threading.Lock()  # held by what ends this process; never given back
 
 
@@ -200,41 +203,28 @@ def _check_same(cfg: DictConfig, seconds: int) -> None:
     """Refuse to train where two processes were told different things."""
     import jax
 
-    told = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(told, dict)
-    del told["distributed"]
-    mine = _flat(told) | {"version of jax": jax.__version__}
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    mine = plain | {"version of jax": jax.__version__}
     client = _client()
+    mine = to_json(mine)
     client.key_value_set(f"runner/config/{_place.rank}", json.dumps(mine))
     for other in range(_place.size):
         text = client.blocking_key_value_get(f"runner/config/{other}", seconds * 1000)
-        theirs = json.loads(text)
-        for key in sorted(mine.keys() | theirs.keys()):
-            ours, its = mine.get(key), theirs.get(key)
-            if ours != its:
-                raise ConfigError(
-                    f"processes of one run need one configuration, but {key} is {ours} "
-                    f"on process {_place.rank} and {its} on process {other}"
-                )
-
-
-def _flat(node: Any, path: str = "") -> dict[str, str]:
-    """The leaves of `node` as text, by their dotted keys."""
-    if not isinstance(node, dict):
-        return {path: str(node)}
-    leaves: dict[str, str] = {}
-    for key, value in node.items():
-        leaves |= _flat(value, f"{path}.{key}" if path else str(key))
-    return leaves
+        for key, ours, its in differences(mine, json.loads(text), ["distributed"]):
+            raise ConfigError(
+                f"processes of one run need one configuration, but {key} is {ours} on "
+                f"process {_place.rank} and {its} on process {other}"
+            )
 
 
 @contextlib.contextmanager
 def first_alone(what: str) -> Iterator[None]:
     """Process 0 goes through the block before any other enters it."""
-    if _place.size > 1 and not is_first():
+    if not is_first():
         _client().blocking_key_value_get(f"runner/{what}", PATIENCE_MS)
     yield
-    if _place.size > 1 and is_first():
+    if has_peers() and is_first():
         _client().key_value_set(f"runner/{what}", "done")
 
 
@@ -243,7 +233,7 @@ def agreed(name: str, value: Any) -> Any:
 
     All call it, once with each `name`. It doesn't wait for a device.
     """
-    if _place.size == 1:
+    if not has_peers():
         return value
     if is_first():
         _client().key_value_set(f"runner/{name}", json.dumps(value))
@@ -256,7 +246,7 @@ def agreed(name: str, value: Any) -> Any:
 
 def barrier(name: str) -> None:
     """Wait until all processes are here."""
-    if _place.size > 1:
+    if has_peers():
         _client().wait_at_barrier(f"runner/{name}", PATIENCE_MS)
 
 
@@ -278,9 +268,6 @@ def _leave() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)
-
-
-_last_words: list[Callable[[str], None]] = []
 
 
 def before_leaving(tell: Callable[[str], None]) -> None:

@@ -1,7 +1,5 @@
 """The compiled program that runs share when only numbers differ between them."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,58 +7,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr
 
 from runner import call, step
 from runner.checkpoint import Snapshot
 from runner.data import feed
-from runner.data.dataset import Dataset, eval_indices
-from runner.errors import ConfigError
-from runner.frameworks.pipeline import Pipeline
-from runner.losses import Loss
+from runner.data.dataset import eval_indices
 from runner.mesh import Mesh, population_mesh
-from runner.program_cache import Entry
+from runner.program_cache import compiled
+from runner.static import Static, carry_shapes, init_arguments, step_jaxpr
 from runner.step import Values
 from runner.strategy import loops
 
 # One call of the loop costs the host about as much as ten steps of a small model.
 LOOP_CAPACITY = 256
-
-
-class Static(NamedTuple):
-    """Everything that a program is made from and that is not an argument of it.
-
-    Attributes:
-      description: plain values that tell programs apart; runs in which it is equal
-        share one. `key` is its hash.
-      init, train_step, eval_step: those of `runner.step`, jitted, so that whoever
-        traces one first does so for all.
-      steps_per_call: None leaves it to the rule of `loops`.
-      entry: what an earlier process has kept of it, or this one will.
-    """
-
-    description: dict[str, Any]
-    pipeline: Pipeline
-    init: Any
-    train_step: Any
-    eval_step: Any
-    loss: Loss
-    dataset: Dataset
-    mesh: Mesh
-    averaging: bool
-    microbatches: int
-    steps_per_call: int | None
-    entry: Entry
-
-    @property
-    def key(self) -> str:
-        return key(self.description)
-
-
-def key(description: dict[str, Any]) -> str:
-    """Names the program that `description` tells from others."""
-    text = json.dumps(description, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Population(NamedTuple):
@@ -114,22 +73,21 @@ def program(
     if name in _programs:
         return _programs[name]._replace(compile_seconds=0.0)
     if population:
-        compiled = _compile(static, values, population)
+        made = _compile(static, values, population)
     else:
-        compiled = _kept(static, values)
-    return _programs.setdefault(name, compiled)
+        made = _kept(static, values)
+    return _programs.setdefault(name, made)
 
 
 def _kept(static: Static, values: Values) -> Program:
     """The program of a run alone, from `static.entry` if it is there."""
     started, entry = time.perf_counter(), static.entry
     if entry.is_new:
-        compiled = _compile(static, values, None)
-        sizes = compiled.capacity, compiled.eval_capacity
-        entry.facts["program"] = *sizes, compiled.totals
-        return compiled
-    train, evaluate = entry.found("train"), entry.found("evaluate")
+        made = _compile(static, values, None)
+        entry.facts["program"] = made.capacity, made.eval_capacity, made.totals
+        return made
     capacity, eval_capacity, totals = entry.facts["program"]
+    train, evaluate = entry.found("train"), entry.found("evaluate")
     return Program(
         init(static, values),
         train,
@@ -153,41 +111,10 @@ def init(static: Static, values: Values) -> Callable:
     if not static.entry.is_new:
         return static.entry.found("init")
     mesh = static.mesh
-    arguments = jax.eval_shape(lambda: _init_arguments(values))
-    places = mesh.state(_carry(static, values))
+    arguments = jax.eval_shape(lambda: init_arguments(values))
+    places = mesh.state(carry_shapes(static, values))
     jitted = jax.jit(static.init, out_shardings=places)
     return static.entry.function("init", jitted, *_placed(arguments, mesh.replicated))
-
-
-def step_jaxpr(static: Static, values: Values) -> Jaxpr:
-    """A training step, for the rules of `runner.strategy`."""
-    carry, example = _carry(static, values), feed.example(static.dataset)
-    traced = static.train_step.trace(*_step_arguments(carry, example, values))
-    return traced.jaxpr.jaxpr
-
-
-def check(static: Static, values: Values) -> list[str]:
-    """Trace a step and an evaluation, so that what can't run says so in no time.
-
-    Returns:
-      the names of the metrics that the run will have.
-    """
-    carry = _carry(static, values)
-    example = feed.example(static.dataset)
-    mask = jax.ShapeDtypeStruct((static.dataset.batch_size,), jnp.float32)
-    masked = example | {"mask": mask}
-    outputs = jax.eval_shape(static.pipeline.predict, carry.state, masked)
-    wanted = (static.dataset.batch_size, static.loss.output_size(static.dataset))
-    if outputs.shape != wanted:
-        raise ConfigError(
-            f"the model's outputs have shape {outputs.shape}, but the loss needs "
-            f"{wanted} for data={static.dataset.name}; another model or loss fits"
-        )
-    arguments = _step_arguments(carry, example, values)
-    _, row = static.train_step.trace(*arguments).out_info
-    evaluation = jax.eval_shape(static.eval_step, carry, masked)
-    means = [f"eval/{name}" for name in evaluation if name != "count"]
-    return [*row, *means, "time/steps_per_second"]
 
 
 def start_shapes(
@@ -195,7 +122,7 @@ def start_shapes(
 ) -> Snapshot:
     """What a call of the program takes of those before it: shapes and shardings."""
     mesh, lead = _mesh(static, population)
-    shapes = _carry(static, values)
+    shapes = carry_shapes(static, values)
     news = jax.ShapeDtypeStruct((), jnp.float32)
     return Snapshot(
         _placed(shapes, mesh.state(shapes), lead), _placed(news, mesh.own, lead)
@@ -208,22 +135,6 @@ def _mesh(static: Static, population: Population | None) -> tuple[Mesh, tuple]:
         return static.mesh, ()
     lead = (population.members,)
     return population_mesh(static.mesh.devices, *lead), lead
-
-
-def _carry(static: Static, values: Values) -> Any:
-    traced = static.init.trace(*_init_arguments(values))
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info
-    )
-
-
-def _init_arguments(values: Values) -> tuple:
-    return values.key, np.float32(0), values.hyperparameters
-
-
-def _step_arguments(carry: Any, batch: Any, values: Values) -> tuple:
-    rate, logged, eval_loss = np.float32(0), np.bool_(False), np.float32(0)
-    return carry, batch, np.int32(0), rate, logged, eval_loss, values
 
 
 def _capacities(
@@ -254,12 +165,12 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
     def ready(name, function, places, *arguments, **options):
         jitted = jax.jit(function, out_shardings=places, **options)
         if population:
-            return _ready(jitted, *arguments)
+            return compiled(jitted, *arguments)
         return static.entry.function(name, jitted, *arguments)
 
-    shapes = _carry(static, values)
+    shapes = carry_shapes(static, values)
     state = mesh.state(shapes)
-    carry = start_shapes(static, values, population).carry
+    carry = _placed(shapes, state, lead)
     columns, eval_columns = (
         _placed(feed.column_shapes(dataset, split), mesh.replicated)
         for split in (dataset.train, dataset.eval)
@@ -277,11 +188,12 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
     )  # fmt: skip
     arguments = carry, eval_columns, eval_batches, own(totals)
     evaluated = ready("evaluate", evaluate, mesh.own, *arguments)
-    initial = init(static, values)
     if population:
-        one = step.init(static.pipeline, static.averaging)
+        every = jax.vmap(step.init(static.pipeline, static.averaging))
         arguments = own(numbers.key), own(number), own(numbers.hyperparameters)
-        initial = ready("init", jax.vmap(one), state, *arguments)
+        initial = ready("init", every, state, *arguments)
+    else:
+        initial = init(static, values)
     return Program(
         initial,
         trained,
@@ -314,19 +226,12 @@ def _functions(
     return train, evaluate
 
 
-def _bytes(compiled: Any) -> int:
-    analysis = getattr(compiled, "memory_analysis", lambda: None)()
+def _bytes(function: Any) -> int:
+    analysis = getattr(function, "memory_analysis", lambda: None)()
     if analysis is None:
         return 0
     used = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
     return used + analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
-
-
-def _ready(jitted: Any, *arguments: Any) -> Callable:
-    """`jitted`, compiled. With debug_nans as it is: only so does JAX find the NaN."""
-    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
-        return jitted
-    return jitted.lower(*arguments).compile()
 
 
 def _placed(shapes: Any, shardings: Any, lead: tuple[int, ...] = ()) -> Any:

@@ -95,22 +95,20 @@ class Entry:
     def _ready(
         self, name: str, on_host: bool, jitted: Any, *arguments: Any
     ) -> Callable:
-        if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
-            return jitted  # as it is: only so does JAX find the NaN
-        lowered = jitted.lower(*arguments)
         if self._folder is None:
-            return lowered.compile()
+            return compiled(jitted, *arguments)
+        lowered = jitted.lower(*arguments)
         told = self._surroundings + lowered.as_text()
         file = hashlib.sha256(told.encode()).hexdigest()[:32]
         self._kept[name] = file, on_host, lowered.in_tree, lowered.out_tree
         with contextlib.suppress(Exception):
             return self._load(*self._kept[name])
         with _without_xla_cache():
-            compiled = lowered.compile()
+            made = lowered.compile()
         with contextlib.suppress(Exception):  # a backend that can't do it, a full disk
-            executable, _, _ = serialize_executable.serialize(compiled)
+            executable, _, _ = serialize_executable.serialize(made)
             _write(self._folder / file, executable)
-        return compiled
+        return made
 
     def _load(self, file: str, on_host: bool, in_tree: Any, out_tree: Any) -> Callable:
         assert self._folder
@@ -132,6 +130,13 @@ class Entry:
         with contextlib.suppress(Exception):  # trees of classes that pickle can't name
             stored = _Stored(_modules(), self.facts, self._kept)
             _write(self._folder / self._name, pickle.dumps(stored))
+
+
+def compiled(jitted: Any, *arguments: Any) -> Callable:
+    """`jitted`, compiled. With debug_nans as it is: only so does JAX find the NaN."""
+    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
+        return jitted
+    return jitted.lower(*arguments).compile()
 
 
 def _write(path: Path, data: bytes) -> None:

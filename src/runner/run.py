@@ -29,7 +29,6 @@ from runner.log.secrets import scrub
 from runner.log.wandb import WandbSettings
 from runner.preemption import Interruption
 from runner.resume import Resumed, resume
-from runner.sharding import print_sharding
 from runner.train import Run, compilation, train
 
 # What tells the runs of a sweep apart at a glance.
@@ -80,6 +79,8 @@ def run_job(
                 folder.rmdir()
         folder = Path(distributed.agreed("folder", str(folder.absolute())))
         if cfg.print is not None:
+            from runner.sharding import print_sharding
+
             print_sharding(_built(cfg), None if distributed.is_first() else StringIO())
             return math.nan
         job = prepare(
@@ -90,18 +91,16 @@ def run_job(
             sweep=sweep,
             quiet=False,
         )
-        if distributed.is_first():
-            _train_recorded(job, folder if cfg.train.profile else None)
-        else:
+        if not distributed.is_first():
             job.recorder.follow()
             train_recorded(job, job.recorder.track)
+            return job.result
+        trace = contextlib.nullcontext()
+        if cfg.train.profile:
+            trace = jax.profiler.trace(str(folder / "profile"))
+        with job.recorder, trace:
+            train_recorded(job, job.recorder.row)
         return job.result
-
-
-def _train_recorded(job: Prepared, profiled: Path | None) -> None:
-    profile = jax.profiler.trace(str(profiled / "profile")) if profiled else None
-    with job.recorder, profile or contextlib.nullcontext():
-        train_recorded(job, job.recorder.row)
 
 
 def train_recorded(job: Prepared, write: Callable[[dict], None]) -> None:

@@ -1,8 +1,5 @@
 """The training loop. It keeps the device busy and reads what it did one call late."""
 
-import math
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,18 +12,15 @@ from runner.checkpoint import Checkpoints, Snapshot, copied
 from runner.config import TrainConfig
 from runner.data import feed
 from runner.data.order import Order
-from runner.errors import TrainingStopped
 from runner.frameworks.pipeline import Pipeline
 from runner.optimization import Optimization
 from runner.optimizers import Optimizer
+from runner.pace import Pace
 from runner.preemption import Interruption
-from runner.program import Program, Static, program
+from runner.program import Program, program
+from runner.rows import Call, logged_steps, write_rows
+from runner.static import Static
 from runner.step import Values
-
-# A call is made longer until it takes this many seconds, so that the loop of a small
-# model is rarely interrupted and that of a large one still shows progress.
-CALL_SECONDS = 0.2
-RATE_SECONDS = 1.0  # that time/steps_per_second is averaged over
 
 
 class Run(NamedTuple):
@@ -62,34 +56,6 @@ class Run(NamedTuple):
         settings = self.settings
         every = settings.eval_every_steps, settings.log_every_steps
         return len(self.learning_rates), *every
-
-
-class _Call(NamedTuple):
-    """Results on their way: rows of the steps after `start`, maybe an evaluation.
-
-    `logged`, bool [stop - start], says which steps metrics.jsonl has a row of.
-    `snapshot` is what a checkpoint after `stop` is made of, if one is `wanted`.
-    """
-
-    start: int
-    stop: int
-    logged: np.ndarray
-    rows: dict[str, Any]
-    evaluation: dict[str, Any] | None
-    snapshot: Snapshot | None
-    wanted: str
-
-    def read(self) -> "_Call":
-        """On the host, all but the snapshot."""
-        return jax.device_get(self._replace(snapshot=None))
-
-    def member(self, index: int) -> "_Call":
-        """One run's part of a population's results."""
-        evaluation = self.evaluation and {
-            name: value[index] for name, value in self.evaluation.items()
-        }
-        rows = {name: value[index] for name, value in self.rows.items()}
-        return self._replace(rows=rows, evaluation=evaluation)
 
 
 def compilation(run: Run) -> dict[str, Any]:
@@ -139,12 +105,12 @@ def train(
     feeder = feed.TrainFeed(
         run.static.dataset, run.order, compiled.mesh, compiled.capacity, saver.step
     )
-    pace = _Pace(saver.step)
+    pace = Pace(saver.step)
     interruption = interruption or Interruption()
     with saver:
         for call in _calls(run, compiled, feeder, pace, saver, interruption):
             speed = pace.measure(call)
-            _write_rows(run, call.read(), speed, write)
+            write_rows(call.read(), run.settings.on_nan, speed, write)
             if call.snapshot is not None:
                 saver.save(call.stop, call.snapshot, call.wanted)
 
@@ -180,7 +146,7 @@ def train_population(
         init_key=_stacked([run.init_key for run in filled]),
         values=_stacked([run.values for run in filled]),
     )
-    pace = _Pace(saver.step)
+    pace = Pace(saver.step)
     left = set(range(len(runs)) if going is None else going)
     interruption = interruption or Interruption()
     with saver:
@@ -188,8 +154,9 @@ def train_population(
             speed = pace.measure(call)
             read = call.read()
             for index in sorted(left):
+                on_nan, write = runs[index].settings.on_nan, writers[index]
                 try:
-                    _write_rows(runs[index], read.member(index), speed, writers[index])
+                    write_rows(read.member(index), on_nan, speed, write)
                 except Exception as error:
                     left.remove(index)
                     yield index, error
@@ -211,10 +178,10 @@ def _calls(
     run: Run,
     compiled: Program,
     feeder: Any,
-    pace: "_Pace",
+    pace: Pace,
     saver: Checkpoints,
     interruption: Interruption,
-) -> Iterator[_Call]:
+) -> Iterator[Call]:
     """Dispatch all calls, handing on each one only when the next is under way.
 
     The learning rates of a population, [members, steps], have a dimension more than
@@ -226,16 +193,14 @@ def _calls(
     settings, dataset, mesh = run.settings, run.static.dataset, compiled.mesh
     *lead, steps = run.learning_rates.shape
     every = settings.eval_every_steps
-    wanted = _logged(steps, settings)
+    wanted = logged_steps(steps, settings)
     columns = feed.columns(dataset, dataset.train, mesh)
     eval_columns = feed.columns(dataset, dataset.eval, mesh)
     no_news: Any = np.full(lead, np.inf, np.float32)
     if saver.start is None:
-        carry, eval_loss = (
-            compiled.init(
-                run.init_key, run.learning_rates[..., 0], run.values.hyperparameters
-            ),
-            no_news,
+        eval_loss = no_news
+        carry = compiled.init(
+            run.init_key, run.learning_rates[..., 0], run.values.hyperparameters
         )
     else:
         carry, eval_loss = saver.start.snapshot
@@ -275,7 +240,7 @@ def _calls(
             snapshot = copied(Snapshot(carry, news))
         if waiting is not None:
             yield waiting
-        waiting = _Call(
+        waiting = Call(
             start, stop, wanted[start:stop], rows, evaluation, snapshot, save
         )
         start = stop
@@ -283,70 +248,3 @@ def _calls(
         yield waiting
     if stops:
         raise interruption.preempted()
-
-
-class _Pace:
-    """How fast calls come back, and so how many steps the next one may take.
-
-    Attributes:
-      steps_a_call: how many that is.
-    """
-
-    def __init__(self, start: int):
-        self._reads = deque([(time.perf_counter(), start)])  # when so many were done
-        self.steps_a_call = 16
-
-    def measure(self, call: _Call) -> float:
-        """Wait for `call`; steps per second over the last second or so."""
-        jax.block_until_ready(call.rows)
-        now = time.perf_counter()
-        seconds, count = now - self._reads[-1][0], call.stop - call.start
-        if count == self.steps_a_call and seconds < CALL_SECONDS / 2:
-            self.steps_a_call *= 2
-        elif seconds > CALL_SECONDS * 2:
-            self.steps_a_call = max(1, count // 2)
-        self._reads.append((now, call.stop))
-        while len(self._reads) > 2 and self._reads[1][0] < now - RATE_SECONDS:
-            self._reads.popleft()
-        then, done = self._reads[0]
-        return (call.stop - done) / (now - then)
-
-
-def _write_rows(
-    run: Run, call: _Call, steps_per_second: float, write: Callable[[dict], None]
-) -> None:
-    """Turn a finished call into rows.
-
-    Raises:
-      TrainingStopped: see `train`.
-    """
-    rows, evaluation = call.rows, call.evaluation or {}
-    evaluation = {f"eval/{k}": float(v) for k, v in evaluation.items()}
-    bad = ~np.isfinite(rows["train/loss"][: call.stop - call.start])
-    for i in np.flatnonzero(call.logged | bad):
-        step = call.start + 1 + int(i)
-        row = {"step": step} | {name: float(v[i]) for name, v in rows.items()}
-        row |= evaluation if step == call.stop else {}
-        stops = run.settings.on_nan == "stop" and _not_finite(row)
-        if stops or call.logged[i]:
-            write(row | {"time/steps_per_second": steps_per_second})
-        if stops:
-            raise TrainingStopped(
-                f"{stops} is {row[stops]} at step {step}. The rows "
-                "up to it are kept. Try a lower optimizer.learning_rate, or "
-                "train.on_nan=continue; debug=find_nan names the operation"
-            )
-
-
-def _not_finite(row: dict[str, float]) -> str | None:
-    """The name of a loss in `row` that is not finite."""
-    for name in ("train/loss", "eval/loss"):
-        if not math.isfinite(row.get(name, 0.0)):
-            return name
-    return None
-
-
-def _logged(steps: int, settings: TrainConfig) -> np.ndarray:
-    done = np.arange(1, steps + 1)
-    logged = (done == 1) | (done == steps) | (done % settings.log_every_steps == 0)
-    return logged | (done % settings.eval_every_steps == 0)

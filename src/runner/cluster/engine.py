@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from runner.cluster.settings import Settings
+from runner.config import ClusterConfig
 from runner.errors import ConfigError
 
 
@@ -86,7 +86,7 @@ class Engine(Protocol):
         ...
 
 
-def engine(settings: Settings, folder: Path, name: str, processes: int) -> Engine:
+def engine(settings: ClusterConfig, folder: Path, name: str, processes: int) -> Engine:
     """The engine that `settings` names, with its files in `folder`.
 
     Args:

@@ -12,7 +12,8 @@ from submitit.core.utils import JobPaths
 from submitit.local.local import LocalExecutor
 
 from runner.cluster.engine import State
-from runner.cluster.settings import Settings
+from runner.cluster.settings import minutes
+from runner.config import ClusterConfig
 from runner.errors import ConfigError
 
 
@@ -22,7 +23,7 @@ class Local:
     name = "this machine"
     grace_seconds = 1.0
 
-    def __init__(self, settings: Settings, folder: Path):
+    def __init__(self, settings: ClusterConfig, folder: Path):
         self._folder = folder
         self._settings = settings
         self.at_once: int | None = settings.array_parallelism
@@ -34,7 +35,7 @@ class Local:
         executor = LocalExecutor(self._folder)
         settings = self._settings
         executor.update_parameters(
-            timeout_min=settings.minutes,
+            timeout_min=minutes(settings.time),
             signal_delay_s=settings.warning_seconds,
             gpus_per_node=settings.gpus,
             setup=settings.setup,

@@ -1,7 +1,6 @@
 """One run as one job of a cluster, followed at the terminal that started it."""
 
 import copy
-import fcntl
 import json
 import sys
 import time
@@ -21,11 +20,12 @@ from runner.cluster.engine import Engine, State, engine
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.plan import Task as Planned
-from runner.cluster.settings import Settings
 from runner.cluster.task import Payload, Task
 from runner.cluster.watch import Watch
+from runner.config import ClusterConfig
 from runner.errors import ConfigError, JobFailed
 from runner.failures import told
+from runner.lock import lock
 from runner.log.terminal import number
 from runner.sweep.ledger import base_of, fingerprint
 
@@ -83,10 +83,20 @@ def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
     return terminal.result(plan.tasks[-1], cfg.objective)
 
 
-def settings_of(cfg: DictConfig) -> Settings:
-    """The `cluster` section as plain values."""
-    plain: Any = OmegaConf.to_container(cfg.cluster, resolve=True)
-    return Settings(**plain)
+def settings_of(cfg: DictConfig) -> ClusterConfig:
+    """The `cluster` section as plain values.
+
+    Raises:
+      ConfigError: it asks for more than one machine here.
+    """
+    settings = OmegaConf.to_object(cfg.cluster)
+    assert isinstance(settings, ClusterConfig)
+    if settings.engine == "local" and settings.nodes > 1:
+        raise ConfigError(
+            f"cluster.nodes={settings.nodes} must be 1 with cluster=local, which has "
+            "this machine alone"
+        )
+    return settings
 
 
 def leave(watch: Watch, plan: Plan) -> bool:
@@ -117,15 +127,13 @@ def leave(watch: Watch, plan: Plan) -> bool:
 def _alone(folder: Path) -> Iterator[None]:
     """Refuse a second launcher, which would submit again what has been killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             raise ConfigError(
                 f"another terminal follows the run in {folder.parent}"
             ) from None
-        except OSError:
-            pass  # a file system without locks
         yield
 
 

@@ -1,49 +1,11 @@
-"""What `cluster` asks for, as plain values."""
+"""What of the `cluster` section is more than a value."""
 
 import re
-from dataclasses import dataclass
 from typing import Any
-
-from runner.errors import ConfigError
 
 # Set in the processes of a task, which don't submit what they run.
 IN_TASK = "RUNNER_IN_TASK"
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The keys of conf/cluster/none.yaml, which explains them."""
-
-    engine: str | None
-    partition: str | None
-    account: str | None
-    qos: str | None
-    nodes: int
-    gpus: int
-    cpus: int | None
-    memory: str | None
-    time: int | str
-    sbatch: dict[str, Any]
-    setup: list[str]
-    array_parallelism: int
-    max_tasks: int
-    warning_seconds: int
-    retries: int
-    dry_run: bool
-
-    def __post_init__(self):
-        if self.engine == "local" and self.nodes > 1:
-            raise ConfigError(
-                f"cluster.nodes={self.nodes} must be 1 with cluster=local, which has "
-                "this machine alone"
-            )
-
-    @property
-    def minutes(self) -> int:
-        found = minutes(self.time)
-        assert found is not None  # build has checked it
-        return found
 
 
 def minutes(time: Any) -> int | None:

@@ -13,7 +13,8 @@ from submitit.slurm import slurm as submitit_slurm
 from submitit.slurm.slurm import SlurmExecutor
 
 from runner.cluster.engine import Silent, State
-from runner.cluster.settings import Settings
+from runner.cluster.settings import minutes
+from runner.config import ClusterConfig
 from runner.errors import ConfigError
 
 _OVER = {
@@ -30,7 +31,9 @@ class Slurm:
     grace_seconds = 15.0
     at_once = None
 
-    def __init__(self, settings: Settings, folder: Path, name: str, processes: int):
+    def __init__(
+        self, settings: ClusterConfig, folder: Path, name: str, processes: int
+    ):
         self._folder = folder
         self._name = name
         self._options = _options(settings, processes)
@@ -91,7 +94,7 @@ class Slurm:
         )
 
 
-def _options(settings: Settings, processes: int) -> dict[str, Any]:
+def _options(settings: ClusterConfig, processes: int) -> dict[str, Any]:
     """submitit's names for what is asked for."""
     return {
         "partition": settings.partition,
@@ -102,7 +105,7 @@ def _options(settings: Settings, processes: int) -> dict[str, Any]:
         "ntasks_per_node": processes,
         "cpus_per_task": settings.cpus,
         "mem": settings.memory,
-        "time": settings.minutes,
+        "time": minutes(settings.time),
         "setup": settings.setup or None,
         "array_parallelism": settings.array_parallelism,
         "wckey": None,  # submitit's own, which some clusters refuse

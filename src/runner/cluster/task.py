@@ -15,7 +15,8 @@ from hydra.core.singleton import Singleton
 
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
-from runner.cluster.settings import IN_TASK, Settings, minutes
+from runner.cluster.settings import IN_TASK, minutes
+from runner.config import ClusterConfig
 
 # What announces the end of a job.
 _WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -46,7 +47,7 @@ class Payload:
 
     @classmethod
     def here(
-        cls, settings: Settings, work: Callable[..., bool], *given: Any
+        cls, settings: ClusterConfig, work: Callable[..., bool], *given: Any
     ) -> "Payload":
         """For tasks of the launcher that this process is."""
         return cls(

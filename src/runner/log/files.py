@@ -1,12 +1,13 @@
 """Files of a run folder: JSON values written at once, metrics row by row."""
 
-import fcntl
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from runner.lock import lock
 
 # JSON has no word for these. As null they would be one thing, and a loss that went to
 # infinity is another finding than a NaN, so they are written as strings.
@@ -80,12 +81,7 @@ class MetricsFile:
     def __init__(self, path: Path, rows: int | None = None):
         self._file = path.open("a", buffering=1, encoding="utf-8")
         try:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise
-            except OSError:
-                pass  # a file system without locks
+            lock(self._file)
             if path.is_file():
                 lines = path.read_bytes().split(b"\n")[:-1]
                 self._file.truncate(sum(len(line) + 1 for line in lines[:rows]))

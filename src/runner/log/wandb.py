@@ -5,7 +5,6 @@ run folder before they come here. What is set below and why was measured with wa
 0.31 and is held by tests/test_wandb.py.
 """
 
-import fcntl
 import os
 import queue
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from runner.lock import lock
 from runner.log.files import to_json
 from runner.log.secrets import scrub
 
@@ -233,15 +233,13 @@ def _locked(path: Path, seconds: float | None) -> IO[str] | None:
     begun = time.monotonic()
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
             return file
         except BlockingIOError:
             if seconds is not None and time.monotonic() - begun > seconds:
                 file.close()
                 return None
             time.sleep(0.05)
-        except OSError:  # a file system without locks
-            return file
 
 
 def _last_step(root: Path, identity: str | None) -> int:

@@ -22,7 +22,7 @@ from runner.sweep.table import print_table
 
 if TYPE_CHECKING:
     from hydra_plugins.packed_launcher import PackedLauncher
-    from runner.cluster.settings import Settings
+    from runner.config import ClusterConfig
 
 
 def launch(
@@ -130,7 +130,7 @@ def _check(launcher: "PackedLauncher") -> None:
 
 def _cluster(
     launcher: "PackedLauncher", jobs: Sequence[Job], keys: Sequence[str]
-) -> "Settings | None":
+) -> "ClusterConfig | None":
     """Where the jobs are trained; None is here."""
     engines = {"inline": None, "submitit_local": "local", "submitit_slurm": "slurm"}
     names = ["auto", *engines]

@@ -1,6 +1,5 @@
 """sweep.json: what a sweep's jobs are and how far each of them is."""
 
-import fcntl
 import hashlib
 import json
 import shlex
@@ -13,6 +12,7 @@ from typing import Any, Literal, Self, TypedDict
 from omegaconf import DictConfig, OmegaConf
 
 from runner.errors import ConfigError
+from runner.lock import lock
 from runner.log.files import to_json, write_json
 from runner.log.secrets import scrub, scrub_command
 
@@ -62,15 +62,13 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = (self.folder / ".sweep.lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._lock)
         except BlockingIOError:
             self._lock.close()
             raise ConfigError(
                 f"another process is running the sweep in {self.folder}; wait for it, "
                 "or give hydra.sweep.dir another folder"
             ) from None
-        except OSError:
-            pass  # a file system without locks
         try:
             self._take_up()
         except BaseException:

@@ -13,8 +13,9 @@ from runner.checkpoint import Start
 from runner.errors import ConfigError
 from runner.mesh import population_size
 from runner.preemption import Interruption
-from runner.program import Population, Program, program, step_jaxpr
+from runner.program import Population, Program, program
 from runner.run import Prepared, train_recorded
+from runner.static import step_jaxpr
 from runner.strategy import vmaps
 from runner.sweep.job import Job
 from runner.sweep.saved import checkpoints_of, ignore, left_over
