@@ -83,7 +83,7 @@ def test_two_processes_train_as_one_device_does(tmp_path, trained):
 )
 def test_all_tell_of_a_failure_and_end_alike(overrides, each, said, tmp_path):
     status, told = start(tmp_path, 2, *overrides, each=each)
-    assert status == [1, 1]
+    assert status == [1, 1], told
     for text in told:
         assert "error: " in text and "Traceback" not in text
         assert all(word in text for word in said.split()), text

@@ -26,6 +26,7 @@ from runner.sweep.ledger import differences
 
 FAILED = "runner/failed"
 SHUTDOWN_SECONDS = 30
+DRAIN_SECONDS = 10
 # How many answers are kept. Processes that train are at most a few calls apart.
 AGREED = 64
 PATIENCE_MS = 24 * 3600 * 1000  # for data, which may take hours to download
@@ -43,6 +44,7 @@ ALONE = Place(0, 1, None)
 _place = ALONE  # of this process, once it has been connected to the others
 _agreed: deque[str] = deque()
 _last_words: list[Callable[[str], None]] = []
+_in_flight: Any = None
 _ending = threading.Lock()  # held by what ends this process; never given back
 
 
@@ -250,14 +252,35 @@ def barrier(name: str) -> None:
         _client().wait_at_barrier(f"runner/{name}", PATIENCE_MS)
 
 
+def dispatched(results: Any) -> None:
+    """Remember what a program will give that waits for other processes."""
+    global _in_flight
+    if has_peers():
+        _in_flight = results
+
+
+def _drain() -> None:
+    """Let the programs end that this process has dispatched, as the others have or will.
+
+    A collective whose peer is gone would abort this process.
+    """
+    import jax
+
+    thread = threading.Thread(target=jax.block_until_ready, args=[_in_flight])
+    thread.daemon = True  # another that failed too may not have dispatched as many
+    thread.start()
+    thread.join(DRAIN_SECONDS)
+
+
 def _tell(error: BaseException) -> None:
-    """Let the others know that this process ends with `error`; ends with them."""
+    """Let the others know that this process ends with `error`; ends after them."""
     if not _ending.acquire(blocking=False):
         threading.Event().wait()  # for _watch, which ends this process
     text = " ".join(explain(error).split()) if isinstance(error, Exception) else ""
     message = f"process {_place.rank} of {_place.size} failed: {text or repr(error)}"
     with contextlib.suppress(Exception):  # another was first, or the coordinator's gone
         _client().key_value_set(FAILED, message)
+    _drain()
     _shut_down()
     # The device may still wait for others in a step that was dispatched, and Python for
     # the device.
@@ -283,9 +306,9 @@ def _watch() -> None:
         return  # the run is over
     if _ending.acquire(blocking=False):
         print(f"error: {message}", file=sys.stderr, flush=True)
-        _shut_down()
         for tell in _last_words:
             tell(message)
+        _shut_down()
         _leave()
 
 

@@ -229,6 +229,7 @@ def _calls(
                     carry, eval_columns, batches, totals
                 )
                 eval_loss = evaluation["loss"]
+        distributed.dispatched((rows, evaluation))
         stops = stop < steps and interruption.must_stop()
         save = saver.wants(
             stop, evaluated=stop == evaluated, ends=stop == steps, interrupted=stops
