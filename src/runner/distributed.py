@@ -260,7 +260,7 @@ def dispatched(results: Any) -> None:
 
 
 def _drain() -> None:
-    """Let the programs end that this process has dispatched, as the others have or will.
+    """Let the programs end that this process has dispatched, as others have or will.
 
     A collective whose peer is gone would abort this process.
     """
