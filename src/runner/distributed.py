@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ from runner.sweep.ledger import differences
 FAILED = "runner/failed"
 SHUTDOWN_SECONDS = 30
 DRAIN_SECONDS = 10
+LINGER_SECONDS = 1
+# For a process that fails to end its run of W&B, before the others leave it alone.
+LEAVE_MS = 600 * 1000
 # How many answers are kept. Processes that train are at most a few calls apart.
 AGREED = 64
 PATIENCE_MS = 24 * 3600 * 1000  # for data, which may take hours to download
@@ -281,13 +285,18 @@ def _tell(error: BaseException) -> None:
     with contextlib.suppress(Exception):  # another was first, or the coordinator's gone
         _client().key_value_set(FAILED, message)
     _drain()
+    atexit.register(_leave_last)
+
+
+def _leave_last() -> None:
+    # The others may have dispatched more than this one, which waits for nothing.
     _shut_down()
-    # The device may still wait for others in a step that was dispatched, and Python for
-    # the device.
-    atexit.register(_leave)
+    time.sleep(LINGER_SECONDS)
+    _leave()
 
 
 def _leave() -> None:
+    """End this process, though a device may wait for others, and Python for it."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)
@@ -317,4 +326,5 @@ def _shut_down() -> None:
     import jax
 
     with contextlib.suppress(Exception):
+        _client().wait_at_barrier("runner/leave", LEAVE_MS)
         jax.distributed.shutdown()
