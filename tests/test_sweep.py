@@ -316,10 +316,10 @@ def main(folders, tmp_path, monkeypatch):
 def test_a_program_that_cant_be_compiled_fails_its_own_jobs_alone(
     main, tmp_path, monkeypatch
 ):
-    def compile_one(static, values, population):
+    def compile_one(static, values, population, entry):
         if "sgd" in str(static.description["optimizer"]):
             raise RuntimeError("XLA: out of memory")
-        return compile_program(static, values, population)
+        return compile_program(static, values, population, entry)
 
     compile_program = program._compile
     monkeypatch.setattr(program, "_compile", compile_one)
@@ -335,23 +335,37 @@ def test_a_program_that_cant_be_compiled_fails_its_own_jobs_alone(
     assert len(said) == 2 and all("in compile_one" in text for text in said)
 
 
-def test_two_optimizers_three_frameworks_five_schedules_ten_seeds_are_six_programs(
-    main, tmp_path, monkeypatch
-):
-    """The jobs differ in numbers, but for the optimizer and the framework."""
+@pytest.fixture
+def made(monkeypatch):
+    """The populations whose programs are compiled."""
     made = []
 
-    def counted(static, values, population):
+    def counted(static, values, population, entry):
         made.append(population)
-        return compile_program(static, values, population)
+        return compile_program(static, values, population, entry)
 
     compile_program = program._compile
     monkeypatch.setattr(program, "_compile", counted)
+    return made
+
+
+def test_the_last_population_is_filled_up_rather_than_compiled_anew(
+    main, made, tmp_path
+):
+    main("seed=range(5)", "hydra.launcher.max_members=2")
+    assert [population.members for population in made] == [2]
+    assert states(tmp_path) == {"done": 5}
+
+
+def test_two_optimizers_three_frameworks_five_schedules_ten_seeds_are_six_programs(
+    main, made, tmp_path
+):
+    """The jobs differ in numbers, but for the optimizer and the framework."""
     main(
         "optimizer=sgd,adam", "framework=jax,linen,nnx",
         "schedule=constant,cosine,linear,exponential,warmup_cosine",
         "seed=0,1,2,3,4,5,6,7,8,9",
     )  # fmt: skip
-    assert made == [program.Population(50, 10)] * 6
+    assert made == [program.Population(25, 10)] * 6
     assert len(rows(tmp_path)) == 300
     assert states(tmp_path) == {"done": 300}

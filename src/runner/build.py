@@ -1,6 +1,7 @@
 """From a composed configuration to a run of plain values, checked on the way."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,17 +35,16 @@ GROUPS = ("data", "loss", "model", "framework", "optimizer", "schedule")
 
 
 class _Shared(NamedTuple):
-    """What runs of one program have in common, made and verified for the first."""
+    """What runs of one program have in common, made for the first."""
 
     static: Static
     toy: Pipeline
-    metrics: list[str]
 
 
 _shared: Recent[_Shared] = Recent(16)
 
 
-def build(cfg: DictConfig) -> Run:
+def build(cfg: DictConfig, begin: Callable[[Run], None] = lambda run: None) -> Run:
     """Build everything that `cfg` names, short of compiling it.
 
     `train.steps` and `train.steps_per_epoch` are filled in on the way, before anything
@@ -52,6 +52,10 @@ def build(cfg: DictConfig) -> Run:
     share the pipeline, which is verified when the first of them is built, unless an
     earlier process did so (`program_cache`): with the numbers of that one and with
     others.
+
+    Args:
+      cfg: a run's configuration.
+      begin: called with the run before it is verified, to compile it meanwhile.
 
     Raises:
       ConfigError: anything in `cfg` that can't run.
@@ -91,6 +95,7 @@ def build(cfg: DictConfig) -> Run:
         placed = sharded(pipeline, mesh)
         averaging = settings.ema_decay is not None
         microbatches = settings.gradient_accumulation
+        toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
         static = Static(
             description=description,
             pipeline=pipeline,
@@ -105,24 +110,23 @@ def build(cfg: DictConfig) -> Run:
             steps_per_call=_number(settings.steps_per_call),
             entry=entry,
         )
+        return _Shared(static, toy)
 
-        def initial(numbers: dict[str, float]) -> State:
-            init = program.init(static, values)
-            return init(init_key, np.float32(1), _float32(numbers)).state
+    static, toy = _shared.get(key_of(description), share)
+    run = Run(static, values, rates, init_key, order, settings, config, tx, wanted, toy)
+    facts = static.entry.facts
+    if "metrics" not in facts:
+        begin(run)
+        if cfg.verify:
+            verify(static.pipeline, partial(_initial, run), tx.hyperparameters, wanted)
+        facts["metrics"] = check_traces(static, values)
+    _check_objective(cfg, facts["metrics"])
+    return run
 
-        if entry.is_new:
-            if cfg.verify:
-                verify(pipeline, initial, tx.hyperparameters, wanted)
-            entry.facts["metrics"] = check_traces(static, values)
-        toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
-        return _Shared(static, toy, entry.facts["metrics"])
 
-    shared = _shared.get(key_of(description), share)
-    _check_objective(cfg, shared.metrics)
-    return Run(
-        shared.static, values, rates, init_key, order, settings, config, tx, wanted,
-        shared.toy,
-    )  # fmt: skip
+def _initial(run: Run, numbers: dict[str, float]) -> State:
+    init = program.init(run.static, run.values)
+    return init(run.init_key, np.float32(1), _float32(numbers)).state
 
 
 # Each with its schedule, so that no other one can have its id. The seeds of a sweep

@@ -13,7 +13,7 @@ from runner.checkpoint import Snapshot
 from runner.data import feed
 from runner.data.dataset import eval_indices
 from runner.mesh import Mesh, population_mesh
-from runner.program_cache import compiled
+from runner.program_cache import Entry
 from runner.static import Static, carry_shapes, init_arguments, step_jaxpr
 from runner.step import Values
 from runner.strategy import loops
@@ -57,10 +57,15 @@ class Program(NamedTuple):
 
 
 _programs: dict[tuple[str, Population | None], Program] = {}
+_used: set[tuple[str, Population | None]] = set()
 
 
 def program(
-    static: Static, values: Values, population: Population | None = None
+    static: Static,
+    values: Values,
+    population: Population | None = None,
+    *,
+    ahead: bool = False,
 ) -> Program:
     """The compiled program of `static`, made once a process.
 
@@ -68,37 +73,40 @@ def program(
       static: what it is made from.
       values: of one run; only their shapes and types matter.
       population: None for one run alone.
+      ahead: whether this is before its first use, to which its time is counted.
     """
     name = static.key, population
-    if name in _programs:
-        return _programs[name]._replace(compile_seconds=0.0)
-    if population:
-        made = _compile(static, values, population)
-    else:
-        made = _kept(static, values)
-    return _programs.setdefault(name, made)
-
-
-def _kept(static: Static, values: Values) -> Program:
-    """The program of a run alone, from `static.entry` if it is there."""
-    started, entry = time.perf_counter(), static.entry
-    if entry.is_new:
-        made = _compile(static, values, None)
-        entry.facts["program"] = made.capacity, made.eval_capacity, made.totals
+    made = _programs.get(name) or _found_or_compiled(static, values, population)
+    made = _programs.setdefault(name, made)
+    if ahead:
         return made
-    capacity, eval_capacity, totals = entry.facts["program"]
-    train, evaluate = entry.found("train"), entry.found("evaluate")
-    return Program(
-        init(static, values),
-        train,
-        evaluate,
-        capacity,
-        eval_capacity,
-        totals,
-        static.mesh,
-        _bytes(train),
-        time.perf_counter() - started,
-    )
+    if name in _used:
+        return made._replace(compile_seconds=0.0)
+    _used.add(name)
+    return made
+
+
+def _found_or_compiled(
+    static: Static, values: Values, population: Population | None
+) -> Program:
+    """The program, from an earlier process if it is there; else kept for the next."""
+    started = time.perf_counter()
+    mesh, _ = _mesh(static, population)
+    name = f"{static.key}-{'x'.join(map(str, population or ['alone']))}"
+    entry = Entry(name, jax.devices()[: mesh.devices])
+    if entry.is_new:
+        made = _compile(static, values, population, entry)
+        entry.facts["program"] = made.capacity, made.eval_capacity, made.totals
+        entry.store()
+    else:
+        train, evaluate = entry.found("train"), entry.found("evaluate")
+        initial = entry.found("init") if population else init(static, values)
+        capacity, eval_capacity, totals = entry.facts["program"]
+        made = Program(
+            initial, train, evaluate, capacity, eval_capacity, totals, mesh,
+            _bytes(train), 0.0,
+        )  # fmt: skip
+    return made._replace(compile_seconds=time.perf_counter() - started)
 
 
 def init(static: Static, values: Values) -> Callable:
@@ -152,8 +160,9 @@ def _capacities(
     return steps, evals
 
 
-def _compile(static: Static, values: Values, population: Population | None) -> Program:
-    started = time.perf_counter()
+def _compile(
+    static: Static, values: Values, population: Population | None, entry: Entry
+) -> Program:
     dataset = static.dataset
     capacity, eval_capacity = _capacities(static, values, population)
     train, evaluate = _functions(static, capacity, eval_capacity, population)
@@ -164,9 +173,7 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
 
     def ready(name, function, places, *arguments, **options):
         jitted = jax.jit(function, out_shardings=places, **options)
-        if population:
-            return compiled(jitted, *arguments)
-        return static.entry.function(name, jitted, *arguments)
+        return entry.function(name, jitted, *arguments)
 
     shapes = carry_shapes(static, values)
     state = mesh.state(shapes)
@@ -203,7 +210,7 @@ def _compile(static: Static, values: Values, population: Population | None) -> P
         {k: np.zeros((*lead, *s.shape), s.dtype) for k, s in totals.items()},
         mesh,
         _bytes(trained),
-        time.perf_counter() - started,
+        0.0,
     )
 
 

@@ -18,7 +18,7 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,7 @@ class Entry:
         self.facts: dict[str, Any] = {}
         self._kept: dict[str, Function] = {}
         self._functions: dict[str, Callable] = {}
+        self._is_stored = False
         # None, a torn one, one of classes that are no more: all are as good as none.
         with contextlib.suppress(Exception):
             self._read()
@@ -74,7 +75,7 @@ class Entry:
             name: self._load(*function) for name, function in stored.functions.items()
         }
         self.facts = stored.facts
-        self.is_new = False
+        self.is_new, self._is_stored = False, True
 
     def function(
         self, name: str, jitted: Any, *arguments: Any, on_host: bool = False
@@ -103,7 +104,7 @@ class Entry:
         self._kept[name] = file, on_host, lowered.in_tree, lowered.out_tree
         with contextlib.suppress(Exception):
             return self._load(*self._kept[name])
-        with _without_xla_cache():
+        with _without_xla_cache:
             made = lowered.compile()
         with contextlib.suppress(Exception):  # a backend that can't do it, a full disk
             executable, _, _ = serialize_executable.serialize(made)
@@ -124,9 +125,10 @@ class Entry:
         )
 
     def store(self) -> None:
-        """Keep what is new for the next process, where that can be."""
-        if self._folder is None or not self.is_new:
+        """Keep what is new for the next process, where that can be. Once."""
+        if self._folder is None or self._is_stored:
             return
+        self._is_stored = True
         with contextlib.suppress(Exception):  # trees of classes that pickle can't name
             stored = _Stored(_modules(), self.facts, self._kept)
             _write(self._folder / self._name, pickle.dumps(stored))
@@ -149,22 +151,38 @@ def _write(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-_switching = threading.Lock()
+class _WithoutXlaCache:
+    """A context manager. On CPU what XLA's cache has loaded can't be serialized again.
+
+    Several threads may compile. Another thread's program may miss the cache meanwhile;
+    it is compiled, then.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._cache: str | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._cache = jax.config.jax_compilation_cache_dir  # pyright: ignore
+                _set_xla_cache(None)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                _set_xla_cache(self._cache)
 
 
-@contextlib.contextmanager
-def _without_xla_cache() -> Iterator[None]:
-    # On CPU what XLA's cache has loaded can't be serialized again. Another thread's
-    # program may miss the cache meanwhile; it is compiled, then.
-    with _switching:
-        folder = jax.config.jax_compilation_cache_dir  # pyright: ignore
-        jax.config.update("jax_compilation_cache_dir", None)
-        xla_cache.reset_cache()
-        try:
-            yield
-        finally:
-            jax.config.update("jax_compilation_cache_dir", folder)
-            xla_cache.reset_cache()
+_without_xla_cache = _WithoutXlaCache()
+
+
+def _set_xla_cache(folder: str | None) -> None:
+    jax.config.update("jax_compilation_cache_dir", folder)
+    xla_cache.reset_cache()
 
 
 def _folder() -> Path | None:

@@ -122,6 +122,7 @@ def prepare(
     overrides: Sequence[str],
     sweep: str | None,
     quiet: bool,
+    begin: Callable[[Run], None] = lambda run: None,
 ) -> Prepared:
     """Build one job, short of compiling anything.
 
@@ -132,6 +133,7 @@ def prepare(
       overrides: the job's command line, as recorded.
       sweep: the name of the sweep that the job belongs to, if any.
       quiet: show neither its progress nor its summary.
+      begin: see `build`.
 
     Raises:
       ConfigError: in the folder's summary.json too, like any other error.
@@ -142,7 +144,7 @@ def prepare(
         wandb = wandb_settings(cfg, choices, overrides, sweep)
         if distributed.is_first():
             mirror.prepare(wandb)
-        run = _built(cfg)
+        run = _built(cfg, begin)
         identity = identify(run)
         record = identity | provenance(
             backend=jax.default_backend(),
@@ -201,11 +203,11 @@ def checkpoint_record(run: Run, step: int) -> dict[str, Any]:
     }
 
 
-def _built(cfg: DictConfig) -> Run:
+def _built(cfg: DictConfig, begin: Callable[[Run], None] = lambda run: None) -> Run:
     jax.config.update("jax_debug_nans", cfg.train.debug_nans)
     compilation_cache.set_up(cfg.compilation_cache)
     _check_devices()
-    return build(cfg)
+    return build(cfg, begin)
 
 
 def _check_devices() -> None:

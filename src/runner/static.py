@@ -28,7 +28,7 @@ class Static(NamedTuple):
       init, train_step, eval_step: those of `runner.step`, jitted, so that whoever
         traces one first does so for all.
       steps_per_call: None leaves it to the rule of `loops`.
-      entry: what an earlier process has kept of it, or this one will.
+      entry: what an earlier process has kept of its checks, or this one will.
     """
 
     description: dict[str, Any]

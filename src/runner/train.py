@@ -59,13 +59,8 @@ class Run(NamedTuple):
 
 
 def compilation(run: Run) -> dict[str, Any]:
-    """Compile `run`'s program, if need be, and say what that took, for the summary.
-
-    It is kept for the next process.
-    """
-    compiled = program(run.static, run.values)
-    run.static.entry.store()
-    return compiled_facts(compiled)
+    """Compile `run`'s program, if need be, and say what that took, for the summary."""
+    return compiled_facts(program(run.static, run.values))
 
 
 def compiled_facts(compiled: Program) -> dict[str, Any]:

@@ -18,12 +18,15 @@ from runner.run import Prepared, train_recorded
 from runner.static import step_jaxpr
 from runner.strategy import vmaps
 from runner.sweep.job import Job
-from runner.sweep.saved import checkpoints_of, ignore, left_over
+from runner.sweep.saved import checkpoints_of, ignore
 from runner.train import Run, compiled_facts, train_population
 
 STRATEGIES = ("auto", "vmap", "loop")
 # Each member has an open run of W&B, with a thread, a queue and a file.
 MOST_MEMBERS = 256
+# On CPU the time of a step grows with the members, so that more at a time gain nothing;
+# while some train, Python builds the next ones (benchmarks/sweep.py).
+CPU_MEMBERS = 32
 # Of the memory that is free, for the state of a population and what its step needs.
 MEMORY_SHARE = 0.5
 
@@ -78,11 +81,6 @@ class Member:
             self.job.result = self.prepared.result
         if error is None or self.job.error:  # not if the sweep is interrupted
             self.ended(self.job)
-
-
-def group_key(run: Run) -> Any:
-    """Equal in runs that can be members of one population."""
-    return run.static.key, run.timetable
 
 
 class Closing:
@@ -144,48 +142,6 @@ def train_alone(member: Member, closing: Closing) -> None:
 
 
 def train_together(
-    members: Sequence[Member],
-    most: int | Literal["auto"],
-    closing: Closing,
-    sweep: Path,
-) -> None:
-    """Train the members of one group side by side, each to its own end.
-
-    Args:
-      members: at least one.
-      most: how many at a time; `auto` is what the memory allows.
-      closing: ends the jobs.
-      sweep: the folder in which populations are saved.
-    """
-    saved, members = left_over(sweep, members, _longest(members[0].run))
-    for one in saved:
-        run = next(iter(one.going.values())).run
-        compiled = program(run.static, run.values, one.population)
-        _together(one.names, one.going, compiled, closing, sweep, one.start)
-    if not members:
-        return
-    if len(members) == 1:
-        train_alone(members[0], closing)
-        return
-    try:
-        size, compiled = compile_for(members[0].run, len(members), most)
-    except Exception as error:  # the group's, not the sweep's
-        for member in members:
-            if member.open():
-                closing.submit(member.close, error)
-        return
-    for start in range(0, len(members), size):
-        part = members[start : start + size]
-        for member in part:
-            # XLA adds up in another order than for one run alone.
-            member.prepared.recorder.provenance["members"] = len(part)
-        names = [member.job.fingerprint for member in part]
-        going = dict(enumerate(part))
-        _together(names, going, compiled, closing, sweep, None)
-        compiled = compiled._replace(compile_seconds=0.0)
-
-
-def _together(
     names: Sequence[str],
     members: Mapping[int, Member],
     compiled: Program,
@@ -198,6 +154,10 @@ def _together(
     Args:
       names: the fingerprints of all members that it had.
       members: those that train, by their places among `names`.
+      compiled: its program.
+      closing: ends the jobs.
+      sweep: the folder in which it is saved.
+      start: None is the beginning.
     """
     left = {index: member for index, member in members.items() if member.open()}
     if not left:
@@ -233,21 +193,27 @@ def _end(
 
 
 def compile_for(
-    run: Run, count: int, most: int | Literal["auto"]
+    run: Run, count: int, most: int | Literal["auto"], *, ahead: bool = False
 ) -> tuple[int, Program]:
-    """The size of the populations that train `count` runs like `run`; their program."""
-    limit = MOST_MEMBERS if most == "auto" else most
-    longest = _longest(run)
+    """The size of the populations that train `count` runs like `run`; their program.
+
+    `ahead`: see `program`.
+    """
+    limit = most
+    if limit == "auto":
+        limit = CPU_MEMBERS if jax.default_backend() == "cpu" else MOST_MEMBERS
+    longest = longest_call(run)
     while True:
         size = -(-count // -(-count // limit))
         size = population_size(run.static.mesh.devices, size)
-        compiled = program(run.static, run.values, Population(size, longest))
+        members = Population(size, longest)
+        compiled = program(run.static, run.values, members, ahead=ahead)
         if most != "auto" or size == 1 or compiled.bytes <= _memory():
             return size, compiled
         limit = size // 2
 
 
-def _longest(run: Run) -> int:
+def longest_call(run: Run) -> int:
     """The steps of the longest call of a population of runs like `run`."""
     return min(run.timetable[:2])
 

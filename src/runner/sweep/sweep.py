@@ -1,11 +1,13 @@
 """Runs the jobs of a sweep that are left to do."""
 
+import contextlib
 import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobStatus, run_job
@@ -22,9 +24,10 @@ from runner.sweep.status import Status
 if TYPE_CHECKING:
     from hydra_plugins.packed_launcher import PackedLauncher
     from runner.sweep.population import Member
+    from runner.train import Run
 
 # Jobs that are built before those ahead of them are trained.
-BUILT_AHEAD = 16
+BUILT_AHEAD = 64
 # A thread that holds Python's lock lets go of it after so long: one that trains needs
 # it briefly, but many times a second.
 SWITCH_SECONDS = 0.001
@@ -56,48 +59,64 @@ class Sweep:
     def _packed(self, jobs: list[Job]) -> None:
         from runner.checkpoint import FOLDER
         from runner.sweep import population
+        from runner.sweep.group import Group, group_key
 
         strategy, most = self._launcher.strategy, self._launcher.max_members
-        groups: dict[Any, list[Member]] = {}
         alike = Counter(job.likeness for job in jobs)
+        compiling: dict[Any, Future[int]] = {}
+        groups: dict[Any, Group] = {}
+
+        def begin(job: Job, run: "Run") -> None:
+            # A guess at the group's size. What raises does so again when it is trained.
+            key, count = group_key(run), alike[job.likeness]
+            own = run.config["checkpoint"]
+            if key in compiling or count == 1 or own["best"] or own["last"]:
+                return
+            with contextlib.suppress(RuntimeError):  # interrupted, and shut down
+                compiling[key] = compiler.submit(compile_ahead, run, count)
+
+        def compile_ahead(run: "Run", count: int) -> int:
+            if not population.side_by_side(run, strategy):
+                return 1
+            size, _ = population.compile_for(run, count, most, ahead=True)
+            return size
+
         # Python builds jobs while XLA compiles or trains others.
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
-            with population.Closing() as closing, ThreadPoolExecutor(1) as compiling:
-                for member in ahead(self._members(jobs), BUILT_AHEAD):
+            with population.Closing() as closing, ThreadPoolExecutor(1) as compiler:
+                for member in ahead(self._members(jobs, begin), BUILT_AHEAD):
                     alone = population.has_own_checkpoints(member.prepared)
                     if alone or not population.side_by_side(member.run, strategy):
                         population.train_alone(member, closing)
                         continue
-                    key = population.group_key(member.run)
-                    group = groups.setdefault(key, [])
-                    group.append(member)
-                    count = alike[member.job.likeness]
-                    if len(group) == 1 and count > 1:
-                        # A guess at the group's size. What raises does so again below.
-                        compiling.submit(
-                            population.compile_for, member.run, count, most
+                    key = group_key(member.run)
+                    if key not in groups:
+                        begin(member.job, member.run)
+                        groups[key] = Group(
+                            most, closing, self._ledger.folder, compiling.get(key)
                         )
+                    groups[key].add(member)
                 self._status.phase = "compiling"
-                compiling.shutdown()
-                for members in groups.values():
-                    population.train_together(
-                        members, most, closing, self._ledger.folder
-                    )
+                compiler.shutdown()
+                for group in groups.values():
+                    group.finish()
             # Whoever was in them has its end in its own folder now.
             shutil.rmtree(self._ledger.folder / FOLDER, ignore_errors=True)
         finally:
             sys.setswitchinterval(interval)
 
-    def _members(self, jobs: list[Job]) -> "Iterator[Member]":
+    def _members(
+        self, jobs: list[Job], begin: "Callable[[Job, Run], None]"
+    ) -> "Iterator[Member]":
         for job in jobs:
             self._status.changed()
-            member = self._member(job)
+            member = self._member(job, partial(begin, job))
             if member:
                 yield member
 
-    def _member(self, job: Job) -> "Member | None":
+    def _member(self, job: Job, begin: "Callable[[Run], None]") -> "Member | None":
         """`job`, built; None if that fails, and with it the job."""
         from runner.run import prepare
         from runner.sweep.population import Member
@@ -107,7 +126,8 @@ class Sweep:
                 self._context.callbacks.on_job_start(
                     config=job.config, task_function=run_alone
                 )
-                prepared = prepare(task, **job_arguments(task), quiet=True)
+                arguments = job_arguments(task)
+                prepared = prepare(task, **arguments, quiet=True, begin=begin)
         except Exception as error:
             job.error = error
             self._ended(job)

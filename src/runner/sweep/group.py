@@ -1,0 +1,112 @@
+"""Jobs of one program and timetable, cut into populations."""
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Literal
+
+from runner.checkpoint import FOLDER
+from runner.program import Population, Program, program
+from runner.sweep.population import (
+    Closing,
+    Member,
+    compile_for,
+    longest_call,
+    train_alone,
+    train_together,
+)
+from runner.sweep.saved import left_over
+from runner.train import Run
+
+
+class Group:
+    """Trains its members, a population at a time, while those after them are built.
+
+    Args:
+      most: how many train at a time; `auto` is what is fastest, and the memory allows.
+      closing: ends the jobs.
+      sweep: the folder in which populations are saved.
+      compiling: ends with the size of the populations, for as many members as are
+        expected, when their program is compiled; None if it isn't ahead of them.
+    """
+
+    def __init__(
+        self,
+        most: int | Literal["auto"],
+        closing: Closing,
+        sweep: Path,
+        compiling: Future[int] | None,
+    ):
+        self._most: int | Literal["auto"] = most
+        self._closing = closing
+        self._sweep = sweep
+        self._compiling = compiling
+        # What is left of populations is looked for when all members are there.
+        self._waits = (sweep / FOLDER).is_dir()
+        self._members: list[Member] = []
+        self._size = 0  # of the populations that were trained
+
+    def add(self, member: Member) -> None:
+        """Take `member`, and train those that are a whole population."""
+        self._members.append(member)
+        ahead = self._compiling
+        if self._waits or not ahead or not ahead.done() or ahead.exception():
+            return
+        size = ahead.result()
+        while size > 1 and len(self._members) >= size:
+            self._size = size
+            self._train(self._program())
+
+    def finish(self) -> None:
+        """Train the others: no more come."""
+        if self._waits:
+            self._train_left_over()
+        if not self._members:
+            return
+        if len(self._members) == 1 and not self._size:
+            train_alone(self._members[0], self._closing)
+            return
+        try:
+            if self._size:
+                compiled = self._program()
+            else:
+                run, count = self._members[0].run, len(self._members)
+                self._size, compiled = compile_for(run, count, self._most)
+        except Exception as error:  # the group's, not the sweep's
+            for member in self._members:
+                if member.open():
+                    self._closing.submit(member.close, error)
+            return
+        while self._members:
+            self._train(compiled)
+            compiled = compiled._replace(compile_seconds=0.0)
+
+    def _train_left_over(self) -> None:
+        run = self._members[0].run
+        saved, self._members = left_over(self._sweep, self._members, longest_call(run))
+        for one in saved:
+            run = next(iter(one.going.values())).run
+            compiled = program(run.static, run.values, one.population)
+            train_together(
+                one.names, one.going, compiled, self._closing, self._sweep, one.start
+            )
+
+    def _program(self) -> Program:
+        run = self._members[0].run
+        population = Population(self._size, longest_call(run))
+        return program(run.static, run.values, population)
+
+    def _train(self, compiled: Program) -> None:
+        part = self._members[: self._size]
+        self._members = self._members[self._size :]
+        for member in part:
+            # XLA adds up in another order than for one run alone.
+            member.prepared.recorder.provenance["members"] = len(part)
+        names = [member.job.fingerprint for member in part]
+        train_together(
+            names, dict(enumerate(part)), compiled, self._closing, self._sweep, None
+        )
+
+
+def group_key(run: Run) -> Any:
+    """Equal in runs that can be members of one population."""
+    return run.static.key, run.timetable
