@@ -58,7 +58,7 @@ def main() -> None:
     config.register()
     print("command  python", *sys.argv, f"\n{load()}")
     with tempfile.TemporaryDirectory() as folder:
-        for model, steps in (("mlp", 40_000), ("cnn", 200)):
+        for model, steps in (("mlp", 40_000), ("cnn", 600)):
             compare(model, steps, args.repeats, Path(folder))
     print(f"\n{load()}")
 
