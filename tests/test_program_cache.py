@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from command_line import run
+from command_line import run, sweep
 from runner import compilation_cache, program_cache
 from runner.log.files import read_metrics
 from runner.program_cache import Entry
@@ -177,3 +177,24 @@ def test_the_next_process_trains_the_same_and_verifies_what_changed(tmp_path, fo
     done, _ = again()
     assert done.returncode == 1
     assert "verify: the pipeline doesn't do what the config says" in done.stderr
+
+
+def test_the_next_sweep_compiles_nothing_and_a_run_goes_on_from_its_checks(
+    tmp_path, folders
+):
+    common = (
+        "debug=tiny", f"compilation_cache={tmp_path}",
+        f"data.data_dir={folders['data']}",
+    )  # fmt: skip
+    kept: list[set[str]] = []
+    for seeds in ("seed=0,1", "seed=2,3"):
+        done = sweep(tmp_path, *common, seeds)
+        assert done.returncode == 0, done.stderr
+        kept.append({path.name for path in (tmp_path / "programs").iterdir()})
+    assert kept[0] == kept[1]
+    assert run(tmp_path, *common, "seed=0").returncode == 0  # nnx: its trees fit
+    assert len(kept[1]) < len(list((tmp_path / "programs").iterdir()))
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    packed = read_metrics(tmp_path / "sweep" / "seed=0" / "metrics.jsonl")
+    for row, other in zip(rows, packed, strict=True):
+        assert row["train/loss"] == pytest.approx(other["train/loss"], rel=1e-5)
