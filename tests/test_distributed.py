@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from command_line import run
 from runner.config import DistributedConfig
 from runner.distributed import ALONE, Place, place
 from runner.errors import ConfigError
@@ -127,3 +128,8 @@ def test_a_step_of_slurm_is_found(tasks, wanted, monkeypatch):
 def test_an_incomplete_section_is_an_error(changed, said):
     with pytest.raises(ConfigError, match=said):
         place(DistributedConfig(**SECTION | EXPLICIT | changed))
+
+
+def test_it_is_told_in_our_words_though_hydra_meets_it_first(tmp_path):
+    told = run(tmp_path, "distributed.num_processes=2").stderr
+    assert told.startswith("error: distributed.coordinator_address must be given with")

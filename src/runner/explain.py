@@ -69,6 +69,9 @@ def _on_its_own_line(suggestion: str) -> str:
 def _refused(refused: OmegaConfBaseException, error: BaseException) -> str:
     key = refused.full_key or (str(refused.key) if refused.key is not None else "")
     text = str(refused).split("\n")[0]
+    _, ours, why = text.partition("ConfigError raised while resolving interpolation: ")
+    if ours:  # of a resolver, wherever it is used
+        return why
     if "'${train.steps" in text:
         return (
             f"{key} depends on train.steps or train.steps_per_epoch, which are known "
