@@ -30,15 +30,13 @@ def identify(run: Run) -> dict[str, Any]:
       between two runs, so did what it is made from.
     """
     values = run.optimizer.hyperparameters
-    digests = {
+    return {
         "optimizer_probe": optimizer_probe(
             run.toy, values, run.wanted, run.static.entry
         ),
         "initial_parameters": initial_parameters(run),
         "data_order": data_order(run.static.dataset, run.order),
     }
-    run.static.entry.store()  # here is the last that it is needed for
-    return digests
 
 
 def toy_model() -> Model:

@@ -146,6 +146,7 @@ def prepare(
             mirror.prepare(wandb)
         run = _built(cfg, begin)
         identity = identify(run)
+        run.static.entry.store()  # that was the last to add to it
         record = identity | provenance(
             backend=jax.default_backend(),
             devices=[d.device_kind for d in jax.devices()[: run.static.mesh.devices]],

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.checkpoint import FOLDER
-from runner.program import Population, Program, program
+from runner.program import Population, program
 from runner.sweep.population import (
     Closing,
     Member,
@@ -54,7 +54,7 @@ class Group:
         size = ahead.result()
         while size > 1 and len(self._members) >= size:
             self._size = size
-            self._train(self._program())
+            self._train()
 
     def finish(self) -> None:
         """Train the others: no more come."""
@@ -66,19 +66,16 @@ class Group:
             train_alone(self._members[0], self._closing)
             return
         try:
-            if self._size:
-                compiled = self._program()
-            else:
+            if not self._size:
                 run, count = self._members[0].run, len(self._members)
-                self._size, compiled = compile_for(run, count, self._most)
+                self._size = compile_for(run, count, self._most)
         except Exception as error:  # the group's, not the sweep's
             for member in self._members:
                 if member.open():
                     self._closing.submit(member.close, error)
             return
         while self._members:
-            self._train(compiled)
-            compiled = compiled._replace(compile_seconds=0.0)
+            self._train()
 
     def _train_left_over(self) -> None:
         run = self._members[0].run
@@ -90,12 +87,10 @@ class Group:
                 one.names, one.going, compiled, self._closing, self._sweep, one.start
             )
 
-    def _program(self) -> Program:
+    def _train(self) -> None:
         run = self._members[0].run
         population = Population(self._size, longest_call(run))
-        return program(run.static, run.values, population)
-
-    def _train(self, compiled: Program) -> None:
+        compiled = program(run.static, run.values, population)
         part = self._members[: self._size]
         self._members = self._members[self._size :]
         for member in part:

@@ -25,7 +25,7 @@ STRATEGIES = ("auto", "vmap", "loop")
 # Each member has an open run of W&B, with a thread, a queue and a file.
 MOST_MEMBERS = 256
 # On CPU the time of a step grows with the members, so that more at a time gain nothing;
-# while some train, Python builds the next ones (benchmarks/sweep.py).
+# while some train, Python builds the next ones.
 CPU_MEMBERS = 32
 # Of the memory that is free, for the state of a population and what its step needs.
 MEMORY_SHARE = 0.5
@@ -192,12 +192,10 @@ def _end(
         raise error
 
 
-def compile_for(
-    run: Run, count: int, most: int | Literal["auto"], *, ahead: bool = False
-) -> tuple[int, Program]:
-    """The size of the populations that train `count` runs like `run`; their program.
+def compile_for(run: Run, count: int, most: int | Literal["auto"]) -> int:
+    """The size of the populations that train `count` runs like `run`.
 
-    `ahead`: see `program`.
+    Their program is compiled then, ahead of its first use.
     """
     limit = most
     if limit == "auto":
@@ -207,9 +205,9 @@ def compile_for(
         size = -(-count // -(-count // limit))
         size = population_size(run.static.mesh.devices, size)
         members = Population(size, longest)
-        compiled = program(run.static, run.values, members, ahead=ahead)
+        compiled = program(run.static, run.values, members, ahead=True)
         if most != "auto" or size == 1 or compiled.bytes <= _memory():
-            return size, compiled
+            return size
         limit = size // 2
 
 

@@ -78,8 +78,7 @@ class Sweep:
         def compile_ahead(run: "Run", count: int) -> int:
             if not population.side_by_side(run, strategy):
                 return 1
-            size, _ = population.compile_for(run, count, most, ahead=True)
-            return size
+            return population.compile_for(run, count, most)
 
         # Python builds jobs while XLA compiles or trains others.
         interval = sys.getswitchinterval()
