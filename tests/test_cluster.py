@@ -1,5 +1,6 @@
 """Runs and sweeps handed to other processes, which this machine plays without Slurm."""
 
+import itertools
 import json
 import os
 import re
@@ -35,6 +36,20 @@ def test_a_run_is_followed_to_its_end_and_not_done_twice(run, tmp_path):
     assert len(Plan(tmp_path / "out").tasks) == 1
     status, said = run("cluster=local", "hydra.run.dir=out", "seed=1")
     assert status == 1 and "rows of an earlier run" in said
+
+
+def test_a_packed_sweep_runs_with_its_defaults(run, tmp_path):
+    swept = ("-m", "cluster=local", "optimizer=sgd,adam", "seed=0,1,2")
+    status, said = run(*swept, "hydra.sweep.dir=sweep")
+    assert status == 0, said
+    sweep = tmp_path / "sweep"
+    assert states(sweep) == ["done"] * 6
+    for optimizer, seed in itertools.product(("sgd", "adam"), range(3)):
+        folder = sweep / f"optimizer={optimizer},seed={seed}"
+        provenance = json.loads((folder / "provenance.json").read_text())
+        assert provenance["members"] == 3
+        assert len(read_metrics(folder / "metrics.jsonl")) == 20
+    assert len(Plan(sweep).tasks) == 2 and not (sweep / "checkpoints").exists()
 
 
 def test_a_sweep_outlives_its_launcher_and_tells_of_what_failed(run, start, tmp_path):

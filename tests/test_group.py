@@ -22,7 +22,7 @@ def trained(monkeypatch):
 
 def member(name):
     run = SimpleNamespace(static=None, values=None, timetable=(9, 9, 9))
-    recorder = SimpleNamespace(provenance={})
+    recorder = SimpleNamespace(provenance={}, kept=None)
     return SimpleNamespace(
         run=run,
         job=SimpleNamespace(fingerprint=name),

@@ -72,7 +72,7 @@ class Checkpoints:
         start: Start | None = None,
     ):
         self.start = start
-        self._folder = folder
+        self.folder = folder
         self.settings = settings
         self._objective = objective
         self._describe = describe
@@ -96,7 +96,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         self._last = time.monotonic()
         if self.start is not None and distributed.is_first():
-            _remove_after(self._folder, self.start.step)
+            _remove_after(self.folder, self.start.step)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -189,7 +189,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self, cleanup_tmp_directories=True
         )
-        return ocp.CheckpointManager(self._folder.absolute(), options=options)
+        return ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: Any

@@ -4,7 +4,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.checkpoint import FOLDER
 from runner.program import Population, program
 from runner.sweep.population import (
     Closing,
@@ -40,16 +39,20 @@ class Group:
         self._closing = closing
         self._sweep = sweep
         self._compiling = compiling
-        # What is left of populations is looked for when all members are there.
-        self._waits = (sweep / FOLDER).is_dir()
         self._members: list[Member] = []
+        # An earlier process began these. What is left of its populations is looked for
+        # when all of them are there.
+        self._begun: list[Member] = []
         self._size = 0  # of the populations that were trained
 
     def add(self, member: Member) -> None:
         """Take `member`, and train those that are a whole population."""
+        if member.prepared.recorder.kept:
+            self._begun.append(member)
+            return
         self._members.append(member)
         ahead = self._compiling
-        if self._waits or not ahead or not ahead.done() or ahead.exception():
+        if not ahead or not ahead.done() or ahead.exception():
             return
         size = ahead.result()
         while size > 1 and len(self._members) >= size:
@@ -58,7 +61,7 @@ class Group:
 
     def finish(self) -> None:
         """Train the others: no more come."""
-        if self._waits:
+        if self._begun:
             self._train_left_over()
         if not self._members:
             return
@@ -78,8 +81,9 @@ class Group:
             self._train()
 
     def _train_left_over(self) -> None:
-        run = self._members[0].run
-        saved, self._members = left_over(self._sweep, self._members, longest_call(run))
+        longest = longest_call(self._begun[0].run)
+        saved, others = left_over(self._sweep, self._begun, longest)
+        self._members += others
         for one in saved:
             run = next(iter(one.going.values())).run
             compiled = program(run.static, run.values, one.population)

@@ -86,7 +86,13 @@ def launch(
                     f"{plan.folder}"
                 )
             else:
-                Sweep(launcher, ledger).run(left, len(jobs))
+                sweep = Sweep(
+                    launcher.hydra_context,
+                    ledger,
+                    launcher.strategy,
+                    launcher.max_members,
+                )
+                sweep.run(left, len(jobs))
         except (KeyboardInterrupt, Preempted) as stopped:
             why = stopped if isinstance(stopped, Preempted) else "interrupted"
             print(f"{why}; the same command continues {folder}", file=sys.stderr)

@@ -1,6 +1,8 @@
 """Jobs of one program and timetable, trained side by side or one after the other."""
 
+import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,6 +91,12 @@ class Closing:
     def __init__(self):
         self._pool = ThreadPoolExecutor(8, "runner-close")
         self._ends: list[Future] = []
+        self._folders: list[Path] = []
+
+    def remove(self, folder: Path) -> None:
+        """Remove a population's checkpoints once its members have ended: till then a
+        process that is killed needs them."""
+        self._folders.append(folder)
 
     def submit(self, close: Callable, *arguments: Any) -> None:
         self._ends.append(self._pool.submit(close, *arguments))
@@ -100,6 +108,10 @@ class Closing:
         self._pool.shutdown()
         for end in self._ends:
             end.result()  # raises what it raised
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # other populations, maybe other tasks'
+                folder.parent.rmdir()
 
 
 def has_own_checkpoints(prepared: Prepared) -> bool:
@@ -180,6 +192,7 @@ def train_together(
     except BaseException as raised:
         error = raised
     _end(left.values(), error, closing)
+    closing.remove(saver.folder)
 
 
 def _end(

@@ -1,6 +1,7 @@
 """Populations that are saved as one, and those that a killed sweep has left."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -102,6 +103,7 @@ def _read(path: Path, begun: dict[str, "Member"], most_steps: int) -> Saved | No
         start = checkpoint.newest(path, None, target, run.static.description)
     except ConfigError as error:
         print(f"warning: {error}; {len(places)} jobs begin anew", file=sys.stderr)
+        shutil.rmtree(path, ignore_errors=True)
         return None
     going = {i: m for i, m in places.items() if i in start.record["going"]}
     for index, member in places.items():
@@ -113,7 +115,10 @@ def _read(path: Path, begun: dict[str, "Member"], most_steps: int) -> Saved | No
             recorder = member.prepared.recorder
             recorder.provenance["members"] = len(record["members"])
             continued(recorder, start)
-    return Saved(record["members"], population, start, going) if going else None
+    if not going:
+        shutil.rmtree(path, ignore_errors=True)
+        return None
+    return Saved(record["members"], population, start, going)
 
 
 def _stays(member: "Member") -> None:

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig
@@ -36,7 +36,7 @@ def train_slice(
     context: HydraContext,
     master: DictConfig,
     strategy: str,
-    max_members: Any,
+    max_members: int | Literal["auto"],
     keys: Sequence[str],
 ) -> bool:
     """Train what is left of a task's jobs. Returns whether all of them are done.
@@ -62,12 +62,9 @@ def train_slice(
             task.events.done(job.fingerprint, job.result)
         elif job.fingerprint not in task.events.failed_before:
             todo.append(job)
-    launcher: Any = SimpleNamespace(
-        hydra_context=context, strategy=strategy, max_members=max_members
-    )
-    notes: Any = _Notes(task, task.events, {job.fingerprint: job for job in todo})
+    journal = _TaskJournal(task, task.events, {job.fingerprint: job for job in todo})
     try:
-        Sweep(launcher, notes).run(todo, len(todo))
+        Sweep(context, journal, strategy, max_members).run(todo, len(todo))
     except (KeyboardInterrupt, SystemExit):
         task.keeps = task.keeps or any(
             status(job.folder) == "preempted" for job in todo
@@ -76,10 +73,11 @@ def train_slice(
     return not (task.events.failed_before or any(job.error for job in todo))
 
 
-class _Notes:
-    """Tells the launcher what `Sweep` would note in the ledger, which is not ours."""
+class _TaskJournal:
+    """A `Journal` of events: the ledger is the launcher's."""
 
     def __init__(self, task: Task, events: Events, jobs: Mapping[str, Job]):
+        self.folder: Path = task.folder
         self._task = task
         self._events = events
         self._jobs = jobs

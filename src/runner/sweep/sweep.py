@@ -1,16 +1,17 @@
 """Runs the jobs of a sweep that are left to do."""
 
 import contextlib
-import shutil
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hydra.core.utils import JobStatus, run_job
+from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from runner.cli import job as run_alone
@@ -18,11 +19,10 @@ from runner.cli import job_arguments
 from runner.failures import told
 from runner.sweep.ahead import ahead
 from runner.sweep.job import Job, as_hydra_job, can_be_packed
-from runner.sweep.ledger import Ledger
+from runner.sweep.ledger import State
 from runner.sweep.status import Status
 
 if TYPE_CHECKING:
-    from hydra_plugins.packed_launcher import PackedLauncher
     from runner.sweep.population import Member
     from runner.train import Run
 
@@ -33,14 +33,38 @@ BUILT_AHEAD = 64
 SWITCH_SECONDS = 0.001
 
 
-class Sweep:
-    """Runs the jobs that are left, and notes what becomes of them."""
+class Journal(Protocol):
+    """Where a `Sweep` notes how far its jobs are: the ledger, or a task's events."""
 
-    def __init__(self, launcher: "PackedLauncher", ledger: Ledger):
-        assert launcher.hydra_context is not None
-        self._launcher = launcher
-        self._context = launcher.hydra_context
-        self._ledger = ledger
+    @property
+    def folder(self) -> Path:
+        """The sweep's, in which populations are saved."""
+        ...
+
+    def set(self, fingerprint: str, state: State, result: float | None = None) -> None:
+        """Note the state of a job."""
+
+
+class Sweep:
+    """Runs the jobs that are left, and notes what becomes of them.
+
+    Args:
+      context: Hydra's.
+      journal: where that is noted.
+      strategy, max_members: of `hydra.launcher`.
+    """
+
+    def __init__(
+        self,
+        context: HydraContext,
+        journal: Journal,
+        strategy: str,
+        max_members: int | Literal["auto"],
+    ):
+        self._context = context
+        self._journal = journal
+        self._strategy = strategy
+        self._max_members: int | Literal["auto"] = max_members
         self._lock = threading.Lock()  # jobs end in threads of their own
         self._status: Status
 
@@ -57,11 +81,10 @@ class Sweep:
                 self._alone(job)
 
     def _packed(self, jobs: list[Job]) -> None:
-        from runner.checkpoint import FOLDER
         from runner.sweep import population
         from runner.sweep.group import Group, group_key
 
-        strategy, most = self._launcher.strategy, self._launcher.max_members
+        strategy, most = self._strategy, self._max_members
         alike = Counter(job.likeness for job in jobs)
         compiling: dict[Any, Future[int]] = {}
         groups: dict[Any, Group] = {}
@@ -93,16 +116,13 @@ class Sweep:
                     key = group_key(member.run)
                     if key not in groups:
                         begin(member.job, member.run)
-                        groups[key] = Group(
-                            most, closing, self._ledger.folder, compiling.get(key)
-                        )
+                        sweep, ready = self._journal.folder, compiling.get(key)
+                        groups[key] = Group(most, closing, sweep, ready)
                     groups[key].add(member)
                 self._status.phase = "compiling"
                 compiler.shutdown()
                 for group in groups.values():
                     group.finish()
-            # Whoever was in them has its end in its own folder now.
-            shutil.rmtree(self._ledger.folder / FOLDER, ignore_errors=True)
         finally:
             sys.setswitchinterval(interval)
 
@@ -139,7 +159,7 @@ class Sweep:
         with self._lock:
             self._status.running += 1
             self._status.progress[job.number] = 0.0
-            self._ledger.set(job.fingerprint, "running")
+            self._journal.set(job.fingerprint, "running")
 
     def _advanced(self, job: Job, fraction: float) -> None:
         with self._lock:
@@ -164,10 +184,10 @@ class Sweep:
 
     def _note(self, job: Job) -> None:
         state = "failed" if job.error else "done"
-        self._ledger.set(job.fingerprint, state, job.result)
+        self._journal.set(job.fingerprint, state, job.result)
 
     def _alone(self, job: Job) -> None:
-        self._ledger.set(job.fingerprint, "running")
+        self._journal.set(job.fingerprint, "running")
         returned = run_job(
             hydra_context=self._context,
             task_function=run_alone,
