@@ -22,7 +22,7 @@ from hydra.core.plugins import Plugins
 from hypothesis import settings
 from omegaconf import DictConfig
 
-from resuming import SMALL, run
+from helpers.resuming import SMALL, run
 from runner import compilation_cache, config, program_cache
 from runner.build import build
 from runner.train import Run, train

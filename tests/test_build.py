@@ -98,8 +98,11 @@ MISTAKEN = [
     ("objective=eval/acuracy", "objective=eval/acuracy", "mean 'eval/accuracy'?"),
     ("data=linear_ae model=linear_autoencoder objective=eval/accuracy", "eval/loss"),
     # a user's own package
-    ("model._target_=user_targets.only_jax model={}", "no 'nnx'"),
-    ("model._target_=user_targets.other_output model={} framework=jax", "(64, 3)"),
+    ("model._target_=helpers.user_targets.only_jax model={}", "no 'nnx'"),
+    (
+        "model._target_=helpers.user_targets.other_output model={} framework=jax",
+        "(64, 3)",
+    ),
 ]
 BARE = "~model.hidden_sizes ~model.activation ~model.dropout"
 
@@ -125,7 +128,7 @@ def test_mistakes_in_arguments_are_told_before_the_data_is_prepared(built, monke
 
 def test_what_a_users_target_raises_is_theirs_to_see(built):
     with pytest.raises(ValueError, match="mine to see"):
-        built("model._target_=user_targets.raises", *BARE.split())
+        built("model._target_=helpers.user_targets.raises", *BARE.split())
 
 
 def test_a_bug_in_ours_is_no_mistake_of_the_user(built, monkeypatch):
@@ -137,7 +140,7 @@ def test_a_bug_in_ours_is_no_mistake_of_the_user(built, monkeypatch):
 def test_a_users_target_needs_no_annotations(composed):
     from runner.targets import call
 
-    cfg = composed("model._target_=user_targets.untyped", "+model.width=abc")
+    cfg = composed("model._target_=helpers.user_targets.untyped", "+model.width=abc")
     assert call(cfg, "model", input_shape=(1,)).init is None
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resuming import SMALL, arrays_of, record, rows_of
+from helpers.resuming import SMALL, arrays_of, record, rows_of
 from runner import checkpoint
 from runner.checkpoint import Checkpoints, Snapshot
 from runner.config import CheckpointConfig

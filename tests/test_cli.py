@@ -113,7 +113,7 @@ def test_a_mistake_leaves_an_earlier_run_in_its_folder_alone(
 
 def test_a_users_own_error_has_its_traceback(run, tmp_path):
     done = run(
-        "model._target_=user_targets.raises",
+        "model._target_=helpers.user_targets.raises",
         *("~model.hidden_sizes", "~model.activation", "~model.dropout"),
         "hydra.run.dir=out",
     )

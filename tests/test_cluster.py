@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launched import events, run, start, states, wait_for, write_broken_model
+from helpers.launched import events, run, start, states, wait_for, write_broken_model
 from runner.build import check
 from runner.cluster.events import Events, Tail
 from runner.cluster.plan import Plan

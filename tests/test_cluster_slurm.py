@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launched import events, run, start, states, wait_for, write_broken_model
+from helpers.launched import events, run, start, states, wait_for, write_broken_model
 from runner.cluster.plan import Plan
 from runner.log.files import read_metrics
 

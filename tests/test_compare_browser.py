@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
+from helpers.made_up_runs import sweep
 from runner.compare.analysis import analyse
 from runner.compare.report import PAGE, write_report
-from test_compare_figures import sweep
 
 webdriver = pytest.importorskip("selenium.webdriver")
 Service = pytest.importorskip("selenium.webdriver.chrome.service").Service

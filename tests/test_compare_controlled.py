@@ -1,6 +1,6 @@
 import pytest
 
-from compare_runs import write_run
+from helpers.compare_runs import write_run
 from runner.compare import controlled
 from runner.compare.keys import cell_keys, default_by, tuned_keys
 from runner.compare.load import load

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compare_runs import write_run, write_sweep
+from helpers.compare_runs import write_run, write_sweep
 from runner.compare.load import flatten, load, natural
 from runner.errors import ConfigError
 

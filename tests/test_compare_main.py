@@ -6,7 +6,7 @@ import math
 import polars as pl
 import pytest
 
-from compare_runs import write_run, write_sweep
+from helpers.compare_runs import write_run, write_sweep
 from runner.compare.__main__ import main
 from runner.compare.analysis import analyse
 from runner.compare.load import load

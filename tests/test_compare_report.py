@@ -5,12 +5,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from helpers.made_up_runs import run, sweep
 from runner.compare import markup, report, sections
 from runner.compare.analysis import analyse
 from runner.compare.figures import figures
 from runner.compare.load import tables
 from runner.compare.report import PAGE
-from test_compare_figures import run, sweep
 
 NASTY = "<script>alert('x')</script>&\"{{css}}"
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from command_line import run
+from helpers.command_line import run
 from runner.config import DistributedConfig
 from runner.distributed import ALONE, Place, place
 from runner.errors import ConfigError

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from omegaconf import OmegaConf
 
-import command_line
+from helpers import command_line
 
 # As modules: Hydra's own tests make it run them anew.
 from hydra_plugins import grid_sweeper

@@ -10,13 +10,12 @@ import pytest
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
+from helpers.shipped import NAMES
 from runner import program, train
 from runner.config import conf_dir
 from runner.errors import ConfigError
 from runner.optimization import Optimization, decayed_parameters, extra_arguments
 from runner.optimizers import optimizer
-
-NAMES = sorted(path.stem for path in (conf_dir() / "optimizer").glob("*.yaml"))
 
 # Of optax's functions with a learning rate, those without a YAML. CHANGELOG says why.
 LEFT_OUT = {

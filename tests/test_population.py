@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers.shipped import NAMES, SMALL
 from runner import program
 from runner.data.dataset import normalize
 from runner.errors import TrainingStopped
@@ -13,12 +14,7 @@ from runner.program import Population
 from runner.step import init as init_step
 from runner.step import train_step
 from runner.train import train, train_population
-from test_optimizers import NAMES
 
-SMALL = (
-    "framework=jax", "model.hidden_sizes=[16]", "train.epochs=null", "train.steps=20",
-    "train.log_every_steps=1", "train.eval_every_steps=40",
-)  # fmt: skip
 # Of a value, or of 1 if it is smaller. XLA orders the sums of a batched product in its
 # own way, and optimizers make more or less of that.
 TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from resuming import arrays_of, record, rows_of
+from helpers.resuming import arrays_of, record, rows_of
 from runner import checkpoint
 from runner.log.recorder import Recorder
 from runner.preemption import Interruption, Preempted

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from command_line import run, sweep
+from helpers.command_line import run, sweep
 from runner import compilation_cache, program_cache
 from runner.log.files import read_metrics
 from runner.program_cache import Entry

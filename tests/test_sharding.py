@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
+from helpers.shipped import NAMES, SMALL
 from runner.data.dataset import normalize
 from runner.frameworks.sharded import sharded
 from runner.mesh import device_mesh, split
@@ -18,8 +19,6 @@ from runner.program import program
 from runner.sharding import crossings, placed, print_sharding
 from runner.step import init as init_step
 from runner.step import train_step
-from test_optimizers import NAMES
-from test_population import SMALL
 
 TOLERANCE = 1e-5  # relative
 OWN = {"galore": ["optimizer.rank=4"]}  # below that of the gradients: see its YAML

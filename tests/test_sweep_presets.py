@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import command_line
+from helpers import command_line
 from runner import config
 from runner.config import conf_dir
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from resuming import record, rows_of
+from helpers.resuming import record, rows_of
 
 # The second diverges at its second step, before anything is saved.
 SWEEP = (

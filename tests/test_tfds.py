@@ -7,35 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.digits import config_error, load
 from runner.data.dataset import MemorySplit, eval_batches, train_batches
 from runner.data.order import Order
-from runner.data.tfds import TfdsSplit, tfds_data
-from runner.errors import ConfigError
+from runner.data.tfds import TfdsSplit
 
 ROOT = Path(__file__).parents[1]
 
 # Examples of the digits 0 to 9 in optdigits.tes.
 COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-
-
-def load(data_dir, **changes):
-    arguments = {
-        "name": "digits",
-        "train_split": "train",
-        "eval_split": "test",
-        "input": "image",
-        "label": "label",
-        "batch_size": 64,
-        "mean": 0,
-        "std": 16,
-        "mode": "auto",
-        "memory_limit_mb": 1024,
-        "device_limit_mb": 256,
-        "data_dir": str(data_dir),
-        "manual_dir": None,
-        "download": False,
-    }
-    return tfds_data(**arguments | changes)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +24,6 @@ def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     load(folder)
     return folder
-
-
-def config_error(*args, **kwargs) -> str:
-    with pytest.raises(ConfigError) as error:
-        load(*args, **kwargs)
-    return str(error.value)
 
 
 def assert_same(one, other):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from test_tfds import config_error, load
+from helpers.digits import config_error, load
 
 ROOT = Path(__file__).parents[1]
 DEBIAN_FILES = Path("/usr/share/datasets/fashion-mnist")

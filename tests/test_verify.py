@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from helpers.sabotaged import CASES
 from runner.config import conf_dir
 from runner.errors import ConfigError
 from runner.identity import identify
-from sabotaged import CASES
 
 SHORT = ("verify=true", "train.steps=40", "train.epochs=null", "model.hidden_sizes=[8]")
 
@@ -18,11 +18,11 @@ def names(group):
 @pytest.mark.parametrize("pipeline,overrides,message", CASES, ids=[c[0] for c in CASES])
 def test_sabotage_is_refused(pipeline, overrides, message, built):
     with pytest.raises(ConfigError, match=f"(?s)verify: .*{message}"):
-        built(*SHORT, *overrides, f"framework._target_=sabotaged.{pipeline}")
+        built(*SHORT, *overrides, f"framework._target_=helpers.sabotaged.{pipeline}")
 
 
 def test_verify_may_be_turned_off(trained):
-    sabotaged = "framework._target_=sabotaged.nnx_sgd"
+    sabotaged = "framework._target_=helpers.sabotaged.nnx_sgd"
     rows = trained(*SHORT, sabotaged, "verify=false")
     assert rows[-1]["step"] == 40
 
@@ -61,10 +61,10 @@ def probe(run):
 
 def test_probe_tells_what_ran_whatever_it_is_called(built):
     adam = probe(built(*SHORT))
-    called_adam = "framework._target_=sabotaged.nnx_sgd"
+    called_adam = "framework._target_=helpers.sabotaged.nnx_sgd"
     assert probe(built(*SHORT, called_adam, "verify=false")) != adam
     sgd = probe(built(*SHORT, "optimizer=sgd"))
-    swapped = "framework._target_=sabotaged.linen_sgd"
+    swapped = "framework._target_=helpers.sabotaged.linen_sgd"
     linen = probe(built(*SHORT, swapped, "verify=false", "optimizer.learning_rate=0.1"))
     assert linen == sgd != adam
 

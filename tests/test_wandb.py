@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_wandb import FakeWandb
+from helpers.fake_wandb import FakeWandb
 from runner.compare.wandb_files import read_run, wandb_files
 from runner.log.files import read_metrics
 

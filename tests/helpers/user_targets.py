@@ -1,4 +1,4 @@
-"""What a user's own package may hold, for `_target_: user_targets.x`."""
+"""What a user's own package may hold, for `_target_: helpers.user_targets.x`."""
 
 import jax
 

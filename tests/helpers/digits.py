@@ -1,0 +1,32 @@
+"""The embedded data set through `tfds_data`, with the arguments of conf/data."""
+
+import pytest
+
+from runner.data.tfds import tfds_data
+from runner.errors import ConfigError
+
+
+def load(data_dir, **changes):
+    arguments = {
+        "name": "digits",
+        "train_split": "train",
+        "eval_split": "test",
+        "input": "image",
+        "label": "label",
+        "batch_size": 64,
+        "mean": 0,
+        "std": 16,
+        "mode": "auto",
+        "memory_limit_mb": 1024,
+        "device_limit_mb": 256,
+        "data_dir": str(data_dir),
+        "manual_dir": None,
+        "download": False,
+    }
+    return tfds_data(**arguments | changes)
+
+
+def config_error(*args, **kwargs) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(*args, **kwargs)
+    return str(error.value)
