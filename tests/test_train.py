@@ -103,7 +103,7 @@ def test_one_batch_is_overfit(trained):
 def test_evaluation_is_the_mean_over_every_example(built, trained):
     """360 test images in batches of 64: the last batch is padded."""
     from runner.data.dataset import normalize
-    from runner.losses import classification
+    from runner.tasks.losses import classification
 
     rows = trained("train.steps=1", "train.epochs=null")
     run = built("train.steps=1", "train.epochs=null")

@@ -13,10 +13,10 @@ from runner.data import feed
 from runner.data.dataset import Dataset
 from runner.errors import ConfigError
 from runner.frameworks.pipeline import Pipeline
-from runner.losses import Loss
 from runner.mesh import Mesh
 from runner.program_cache import Entry
 from runner.step import Values
+from runner.tasks.losses import Loss
 
 
 class Static(NamedTuple):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from runner.frameworks.pipeline import Pipeline, State, same_dtypes
-from runner.losses import Loss
 from runner.optimizers import evaluation_params
 from runner.schedules import plateau_scale
+from runner.tasks.losses import Loss
 
 
 class Carry(NamedTuple):

@@ -4,10 +4,10 @@ import jax
 import optax
 
 from runner.frameworks.pipeline import Pipeline, State, mean_loss
-from runner.losses import Loss
 from runner.models.model import Model
 from runner.optimization import extra_arguments
 from runner.optimizers import Optimizer
+from runner.tasks.losses import Loss
 
 
 def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:

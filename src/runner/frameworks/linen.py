@@ -5,10 +5,10 @@ import optax
 from flax.training import train_state
 
 from runner.frameworks.pipeline import Pipeline, State, mean_loss
-from runner.losses import Loss
 from runner.models.model import Model
 from runner.optimization import extra_arguments
 from runner.optimizers import Optimizer
+from runner.tasks.losses import Loss
 
 
 class TrainState(train_state.TrainState):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from runner.losses import Loss
+from runner.tasks.losses import Loss
 
 
 class State(NamedTuple):

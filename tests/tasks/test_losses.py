@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from runner.errors import ConfigError
-from runner.losses import classification, reconstruction
+from runner.tasks.losses import classification, reconstruction
 
 rng = np.random.default_rng(0)
 logits = rng.normal(size=(6, 4)).astype(np.float32)

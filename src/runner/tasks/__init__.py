@@ -1,0 +1,1 @@
+"""Losses: what a model's outputs are compared with."""
