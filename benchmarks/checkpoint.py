@@ -21,10 +21,10 @@ from step import make_run
 from runner import config
 from runner.checkpoint import Checkpoints
 from runner.config import CheckpointConfig
+from runner.core.train import Run, compilation, train
 from runner.log.recorder import Recorder
 from runner.log.wandb import WandbSettings
 from runner.run import checkpoint_record
-from runner.train import Run, compilation, train
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from hydra import compose, initialize_config_dir
 
 from runner import config, distributed
 from runner.build import build
-from runner.train import train
+from runner.core.train import train
 
 MESHES = ("data", "fsdp", "data_fsdp")
 MLP = ("model.hidden_sizes=[16]", "mesh.min_shard_elements=64")

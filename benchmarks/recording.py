@@ -17,7 +17,7 @@ from pathlib import Path
 from step import load, make_run, runner_loop
 
 from runner import config
-from runner.train import Run, train
+from runner.core.train import Run, train
 
 
 def unrecorded(run: Run) -> Callable[[], float]:

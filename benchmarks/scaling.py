@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 
 from runner import config
 from runner.build import build
-from runner.program import program
+from runner.core.program import program
 from runner.sharding import Crossing, crossings, placed
 
 DEVICES = (1, 2, 4, 8)

@@ -29,11 +29,11 @@ from omegaconf import OmegaConf, open_dict
 
 from runner import config
 from runner.build import build
+from runner.core.train import Run, train
 from runner.data.dataset import Dataset, MemorySplit, normalize
 from runner.log.recorder import Recorder
 from runner.log.wandb import WandbSettings
 from runner.models import cnn, mlp
-from runner.train import Run, train
 
 FRAMEWORKS = ("jax", "linen", "nnx")
 MODELS = ("mlp", "cnn")

@@ -218,10 +218,10 @@ def strategies(repeats: int) -> None:
 
     from runner import config
     from runner.build import build
-    from runner.program import Population, program
-    from runner.static import step_jaxpr
-    from runner.strategy import vmaps
-    from runner.train import train, train_population
+    from runner.core.choose import vmaps
+    from runner.core.program import Population, program
+    from runner.core.static import step_jaxpr
+    from runner.core.train import train, train_population
 
     config.register()
     print(f"\nseconds of training, {repeats} rounds\n{'':<20}loop    vmap   auto takes")

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from helpers.resuming import SMALL, run
 from runner import compilation_cache, config, program_cache
 from runner.build import build
-from runner.train import Run, train
+from runner.core.train import Run, train
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake

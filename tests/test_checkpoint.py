@@ -15,8 +15,8 @@ from helpers.resuming import SMALL, arrays_of, record, rows_of
 from runner import checkpoint
 from runner.checkpoint import Checkpoints, Snapshot
 from runner.config import CheckpointConfig
+from runner.core.program import start_shapes
 from runner.errors import ConfigError
-from runner.program import start_shapes
 from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
 

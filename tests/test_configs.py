@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from runner import config
 from runner.build import build
 from runner.config import conf_dir
-from runner.train import train
+from runner.core.train import train
 
 # Prepared from files that aren't there; that they name them is held by test_tfds.py.
 ABSENT = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "tfds"}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from runner import cli, program
+from runner import cli
+from runner.core import program
 from runner.log.files import read_metrics
 from runner.sweep.status import Status
 

@@ -17,7 +17,7 @@ class PackedLauncherConf:
     """`hydra.launcher`.
 
     strategy: vmap trains the members of a population side by side, loop one after the
-      other through one compiled program, auto as `runner.strategy` has it.
+      other through one compiled program, auto as `runner.core.choose` has it.
     max_members: of a population; auto is what the memory allows.
     executor: inline trains the jobs here; submitit_slurm and submitit_local hand each
       population to a task, as `cluster` has it; auto is what `cluster` says.

@@ -8,27 +8,27 @@ import jax
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from runner import distributed, program, schedules, step
+from runner import distributed
 from runner.cluster.settings import minutes
 from runner.config import TrainConfig, check_keys, recorded
-from runner.data import feed
+from runner.core import feed, program, schedules, step
+from runner.core.mesh import Mesh, device_mesh
+from runner.core.optimization import Optimization
+from runner.core.optimizers import Optimizer, optimizer
+from runner.core.pipeline import Pipeline, State
+from runner.core.recent import Recent
+from runner.core.schedules import ReduceOnPlateau
+from runner.core.static import Static, check_traces, key_of
+from runner.core.step import Values
+from runner.core.train import Run
 from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
-from runner.frameworks.pipeline import Pipeline, State
 from runner.frameworks.sharded import sharded
 from runner.identity import toy_batch, toy_model
 from runner.log.recorder import better
-from runner.mesh import Mesh, device_mesh
-from runner.optimization import Optimization
-from runner.optimizers import Optimizer, optimizer
 from runner.program_cache import Entry
-from runner.recent import Recent
-from runner.schedules import ReduceOnPlateau
-from runner.static import Static, check_traces, key_of
-from runner.step import Values
 from runner.targets import call, check_targets, made_once, target
-from runner.train import Run
 from runner.verify import verify
 
 GROUPS = ("data", "loss", "model", "framework", "optimizer", "schedule")

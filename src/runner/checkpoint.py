@@ -212,7 +212,7 @@ def newest(folder: Path, only: int | None, target: Snapshot, program: dict) -> S
     Args:
       only: not the newest but this one.
       target: shapes, dtypes and shardings, which need not be those that were saved.
-      program: the description of the program; see `runner.static.Static`.
+      program: the description of the program; see `runner.core.static.Static`.
 
     Raises:
       ConfigError: it is of another model or optimizer, or none can be read.

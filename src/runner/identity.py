@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner import program
+from runner.core import program
+from runner.core.optimization import Optimization
+from runner.core.pipeline import Pipeline
+from runner.core.train import Run
 from runner.data.dataset import Dataset
 from runner.data.order import Order
-from runner.frameworks.pipeline import Pipeline
 from runner.models.mlp import mlp
 from runner.models.model import Model
-from runner.optimization import Optimization
 from runner.program_cache import Entry
-from runner.train import Run
 from runner.updates import float64_on_cpu, live_changes, start
 
 ORDERED_STEPS = 64  # whose rows the digest of the data covers

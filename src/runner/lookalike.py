@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import optax
 
-from runner.optimization import Optimization
-from runner.schedules import ReduceOnPlateau
+from runner.core.optimization import Optimization
+from runner.core.schedules import ReduceOnPlateau
 
 MATCH = 1e-4  # relative distance below which an optimizer is named
 USUAL = (

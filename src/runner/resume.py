@@ -11,14 +11,14 @@ from omegaconf import DictConfig
 from runner import checkpoint
 from runner.checkpoint import Start
 from runner.config import recorded
+from runner.core.program import start_shapes
+from runner.core.train import Run
 from runner.errors import ConfigError
 from runner.log.files import to_json
 from runner.log.recorder import Kept, Recorder
 from runner.log.secrets import scrub
-from runner.program import start_shapes
 from runner.replay.conditions import changed
 from runner.sweep.ledger import differences
-from runner.train import Run
 
 # What a run may be taken up with another value of: it changes no step before the
 # checkpoint, or what it does change is recorded as such.

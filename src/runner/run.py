@@ -18,6 +18,7 @@ from runner import checkpoint, compilation_cache, distributed
 from runner.build import build
 from runner.checkpoint import Checkpoints
 from runner.config import CheckpointConfig
+from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
 from runner.explain import explain
 from runner.identity import identify
@@ -29,7 +30,6 @@ from runner.log.secrets import scrub
 from runner.log.wandb import WandbSettings
 from runner.preemption import Interruption
 from runner.resume import Resumed, resume
-from runner.train import Run, compilation, train
 
 # What tells the runs of a sweep apart at a glance.
 TAGGED = ("model", "framework", "optimizer", "schedule", "data")
@@ -107,7 +107,7 @@ def train_recorded(job: Prepared, write: Callable[[dict], None]) -> None:
     """Train `job`, whose recorder is entered, or follows; `write` gets its rows.
 
     Raises:
-      TrainingStopped, Preempted: see `runner.train.train`.
+      TrainingStopped, Preempted: see `runner.core.train.train`.
     """
     job.recorder.finish(compilation(job.run))
     with Interruption() as interruption:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TextIO
 import jax
 
 from runner.collectives import Collective, collectives
+from runner.core.program import Program, program, start_shapes
+from runner.core.train import Run
 from runner.errors import ConfigError
-from runner.program import Program, program, start_shapes
-from runner.train import Run
 
 
 class Placed(NamedTuple):

@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.core.recent import Recent
 from runner.errors import ConfigError, did_you_mean
 from runner.explain import explain
-from runner.recent import Recent
 from runner.signature import described, fits, hints
 
 _HYDRA_KEYS = {"_target_", "_convert_", "_partial_", "_recursive_", "_args_"}

@@ -11,10 +11,10 @@ import numpy as np
 import optax
 from optax.contrib import ReduceLROnPlateauState
 
+from runner.core.optimization import Optimization, extra_arguments
+from runner.core.pipeline import Pipeline, State
+from runner.core.schedules import ReduceOnPlateau
 from runner.errors import ConfigError
-from runner.frameworks.pipeline import Pipeline, State
-from runner.optimization import Optimization, extra_arguments
-from runner.schedules import ReduceOnPlateau
 
 STEPS = 8
 

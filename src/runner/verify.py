@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from runner.core.optimization import Optimization
+from runner.core.pipeline import Pipeline, State
 from runner.errors import ConfigError
-from runner.frameworks.pipeline import Pipeline, State
 from runner.lookalike import looks_like
-from runner.optimization import Optimization
 from runner.updates import STEPS, changes_of, float64_on_cpu, live_changes, start
 
 # Of the largest change of a parameter. Two float64 implementations of one formula agree

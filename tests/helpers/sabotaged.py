@@ -10,10 +10,10 @@ import optax
 from flax import nnx
 from flax.training import train_state
 
+from runner.core.pipeline import State
 from runner.frameworks import jax as plain
 from runner.frameworks import linen as linen_pipeline
 from runner.frameworks import nnx as nnx_pipeline
-from runner.frameworks.pipeline import State
 
 
 def create_train_state(module, params, learning_rate):

@@ -3,10 +3,10 @@
 import jax
 from flax import nnx
 
-from runner.frameworks.pipeline import Pipeline, State, mean_loss
+from runner.core.optimization import extra_arguments
+from runner.core.optimizers import Optimizer
+from runner.core.pipeline import Pipeline, State, mean_loss
 from runner.models.model import Model
-from runner.optimization import extra_arguments
-from runner.optimizers import Optimizer
 from runner.tasks.losses import Loss
 
 # Whatever a forward pass may change, random number streams aside: those start anew

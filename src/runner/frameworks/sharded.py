@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from runner.frameworks.pipeline import Pipeline, State
-from runner.mesh import Mesh
+from runner.core.mesh import Mesh
+from runner.core.pipeline import Pipeline, State
 
 
 @functools.lru_cache(maxsize=16)  # so that what is traced with it is traced once

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner import compilation_cache
 from runner.build import GROUPS, build
+from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
 from runner.identity import identify
 from runner.log.provenance import provenance
@@ -22,7 +23,6 @@ from runner.replay import configuration
 from runner.replay.conditions import BITS, Fact, changed, check_devices
 from runner.replay.record import Recorded, read
 from runner.replay.rows import Differs, RecordEnds, Rows
-from runner.train import Run, compilation, train
 
 
 class Limits(NamedTuple):

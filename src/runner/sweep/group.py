@@ -4,7 +4,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.program import Population, program
+from runner.core.program import Population, program
+from runner.core.train import Run
 from runner.sweep.population import (
     Closing,
     Member,
@@ -14,7 +15,6 @@ from runner.sweep.population import (
     train_together,
 )
 from runner.sweep.saved import left_over
-from runner.train import Run
 
 
 class Group:

@@ -12,16 +12,16 @@ from typing import Any, Literal, Self
 import jax
 
 from runner.checkpoint import Start
+from runner.core.choose import vmaps
+from runner.core.mesh import population_size
+from runner.core.program import Population, Program, program
+from runner.core.static import step_jaxpr
+from runner.core.train import Run, compiled_facts, train_population
 from runner.errors import ConfigError
-from runner.mesh import population_size
 from runner.preemption import Interruption
-from runner.program import Population, Program, program
 from runner.run import Prepared, train_recorded
-from runner.static import step_jaxpr
-from runner.strategy import vmaps
 from runner.sweep.job import Job
 from runner.sweep.saved import checkpoints_of, ignore
-from runner.train import Run, compiled_facts, train_population
 
 STRATEGIES = ("auto", "vmap", "loop")
 # Each member has an open run of W&B, with a thread, a queue and a file.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner import checkpoint
 from runner.checkpoint import Checkpoints, Start
+from runner.core.program import Population, start_shapes
 from runner.errors import ConfigError, TrainingStopped
-from runner.program import Population, start_shapes
 from runner.resume import continued
 from runner.run import checkpoint_record
 from runner.sweep.ledger import fingerprint

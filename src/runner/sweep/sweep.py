@@ -23,8 +23,8 @@ from runner.sweep.ledger import State
 from runner.sweep.status import Status
 
 if TYPE_CHECKING:
+    from runner.core.train import Run
     from runner.sweep.population import Member
-    from runner.train import Run
 
 # Jobs that are built before those ahead of them are trained.
 BUILT_AHEAD = 64

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from runner.core.schedules import ReduceOnPlateau, Schedule
 from runner.errors import ConfigError
-from runner.schedules import ReduceOnPlateau, Schedule
 
 
 class Optimization(NamedTuple):

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner import call, step
 from runner.checkpoint import Snapshot
-from runner.data import feed
+from runner.core import call, feed, step
+from runner.core.choose import loops
+from runner.core.mesh import Mesh, population_mesh
+from runner.core.static import Static, carry_shapes, init_arguments, step_jaxpr
+from runner.core.step import Values
 from runner.data.dataset import eval_indices
-from runner.mesh import Mesh, population_mesh
 from runner.program_cache import Entry
-from runner.static import Static, carry_shapes, init_arguments, step_jaxpr
-from runner.step import Values
-from runner.strategy import loops
 
 # One call of the loop costs the host about as much as ten steps of a small model.
 LOOP_CAPACITY = 256

@@ -35,14 +35,14 @@ def test_structure_does_not(override, built):
     "model,capacity", [("mlp", True), ("cnn", False), ("linear_autoencoder", True)]
 )
 def test_the_rule_is_applied_to_the_models(model, capacity, built):
-    from runner.program import program
+    from runner.core.program import program
 
     run = built(f"model={model}", "train.epochs=1")
     assert (program(run.static, run.values).capacity > 1) == capacity
 
 
 def test_runs_with_one_program_compile_it_once(built, caplog):
-    from runner.train import train
+    from runner.core.train import train
 
     first = built("train.epochs=1", "model.hidden_sizes=[12]")
     train(first, lambda row: None)

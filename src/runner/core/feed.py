@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner.core.mesh import Mesh
 from runner.data.dataset import (
     Dataset,
     MemorySplit,
@@ -16,7 +17,6 @@ from runner.data.dataset import (
     train_batches,
 )
 from runner.data.order import Order
-from runner.mesh import Mesh
 
 # The batches of one call are sent together. In device mode they are row numbers.
 SENT_BYTES = 16 * 2**20

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from runner.frameworks.pipeline import Pipeline, State, same_dtypes
-from runner.optimizers import evaluation_params
-from runner.schedules import plateau_scale
+from runner.core.optimizers import evaluation_params
+from runner.core.pipeline import Pipeline, State, same_dtypes
+from runner.core.schedules import plateau_scale
 from runner.tasks.losses import Loss
 
 

@@ -5,7 +5,7 @@ from collections import deque
 
 import jax
 
-from runner.rows import Call
+from runner.core.rows import Call
 
 # A call is made longer until it takes this many seconds, so that the loop of a small
 # model is rarely interrupted and that of a large one still shows progress.

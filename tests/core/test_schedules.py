@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from runner import schedules
 from runner.config import conf_dir
+from runner.core import schedules
 from runner.errors import ConfigError
 
 STEPS, RATE = 200, 0.01

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from helpers.shipped import NAMES, SMALL
-from runner import program
+from runner.core import program
+from runner.core.mesh import population_mesh, population_size
+from runner.core.program import Population
+from runner.core.step import init as init_step
+from runner.core.step import train_step
+from runner.core.train import train, train_population
 from runner.data.dataset import normalize
 from runner.errors import TrainingStopped
-from runner.mesh import population_mesh, population_size
-from runner.program import Population
-from runner.step import init as init_step
-from runner.step import train_step
-from runner.train import train, train_population
 
 # Of a value, or of 1 if it is smaller. XLA orders the sums of a batched product in its
 # own way, and optimizers make more or less of that.

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from helpers.shipped import NAMES, SMALL
+from runner.core.mesh import device_mesh, split
+from runner.core.program import program
+from runner.core.step import init as init_step
+from runner.core.step import train_step
 from runner.data.dataset import normalize
 from runner.frameworks.sharded import sharded
-from runner.mesh import device_mesh, split
-from runner.program import program
 from runner.sharding import crossings, placed, print_sharding
-from runner.step import init as init_step
-from runner.step import train_step
 
 TOLERANCE = 1e-5  # relative
 OWN = {"galore": ["optimizer.rank=4"]}  # below that of the gradients: see its YAML

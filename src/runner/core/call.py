@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from runner.data import feed
+from runner.core import feed
 from runner.data.dataset import Dataset
 
 

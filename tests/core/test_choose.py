@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from runner.static import step_jaxpr
-from runner.strategy import dot_flops, loops, vmaps
+from runner.core.choose import dot_flops, loops, vmaps
+from runner.core.static import step_jaxpr
 
 
 def test_convolutions_do_not_loop_on_cpu():

@@ -1,4 +1,4 @@
-from runner.recent import Recent
+from runner.core.recent import Recent
 
 
 def test_the_last_few_are_made_once():

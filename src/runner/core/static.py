@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr
 
-from runner.data import feed
+from runner.core import feed
+from runner.core.mesh import Mesh
+from runner.core.pipeline import Pipeline
+from runner.core.step import Values
 from runner.data.dataset import Dataset
 from runner.errors import ConfigError
-from runner.frameworks.pipeline import Pipeline
-from runner.mesh import Mesh
 from runner.program_cache import Entry
-from runner.step import Values
 from runner.tasks.losses import Loss
 
 
@@ -25,7 +25,7 @@ class Static(NamedTuple):
     Attributes:
       description: plain values that tell programs apart; runs in which it is equal
         share one. `key` is its hash.
-      init, train_step, eval_step: those of `runner.step`, jitted, so that whoever
+      init, train_step, eval_step: those of `runner.core.step`, jitted, so that whoever
         traces one first does so for all.
       steps_per_call: None leaves it to the rule of `loops`.
       entry: what an earlier process has kept of its checks, or this one will.
@@ -56,7 +56,7 @@ def key_of(description: dict[str, Any]) -> str:
 
 
 def step_jaxpr(static: Static, values: Values) -> Jaxpr:
-    """A training step, for the rules of `runner.strategy`."""
+    """A training step, for the rules of `runner.core.choose`."""
     carry, example = carry_shapes(static, values), feed.example(static.dataset)
     traced = static.train_step.trace(*_step_arguments(carry, example, values))
     return traced.jaxpr.jaxpr

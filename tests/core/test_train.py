@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from runner.core.train import train
 from runner.errors import TrainingStopped
 from runner.log.files import to_json
-from runner.train import train
 
 LENGTH = ("train.steps=50", "train.epochs=null")
 
@@ -51,7 +51,7 @@ def test_another_seed_is_another_run(trained):
 
 
 def test_batches_are_sharded_over_the_devices(built):
-    from runner.data import feed
+    from runner.core import feed
 
     run = built(*LENGTH, "mesh=data", "data.mode=memory")
     static = run.static

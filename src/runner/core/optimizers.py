@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from runner.errors import ConfigError
-from runner.optimization import (
+from runner.core.optimization import (
     Optimization,
     decayed_parameters,
     mask_argument,
     toy_update,
 )
-from runner.schedules import ReduceOnPlateau
+from runner.core.schedules import ReduceOnPlateau
+from runner.errors import ConfigError
 
 
 class Optimizer(NamedTuple):

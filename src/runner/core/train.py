@@ -10,17 +10,17 @@ import numpy as np
 from runner import distributed
 from runner.checkpoint import Checkpoints, Snapshot, copied
 from runner.config import TrainConfig
-from runner.data import feed
+from runner.core import feed
+from runner.core.optimization import Optimization
+from runner.core.optimizers import Optimizer
+from runner.core.pace import Pace
+from runner.core.pipeline import Pipeline
+from runner.core.program import Program, program
+from runner.core.rows import Call, logged_steps, write_rows
+from runner.core.static import Static
+from runner.core.step import Values
 from runner.data.order import Order
-from runner.frameworks.pipeline import Pipeline
-from runner.optimization import Optimization
-from runner.optimizers import Optimizer
-from runner.pace import Pace
 from runner.preemption import Interruption
-from runner.program import Program, program
-from runner.rows import Call, logged_steps, write_rows
-from runner.static import Static
-from runner.step import Values
 
 
 class Run(NamedTuple):

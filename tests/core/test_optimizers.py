@@ -11,11 +11,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from helpers.shipped import NAMES
-from runner import program, train
 from runner.config import conf_dir
+from runner.core import program, train
+from runner.core.optimization import Optimization, decayed_parameters, extra_arguments
+from runner.core.optimizers import optimizer
 from runner.errors import ConfigError
-from runner.optimization import Optimization, decayed_parameters, extra_arguments
-from runner.optimizers import optimizer
 
 # Of optax's functions with a learning rate, those without a YAML. CHANGELOG says why.
 LEFT_OUT = {
