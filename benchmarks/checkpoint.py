@@ -22,8 +22,8 @@ from runner import config
 from runner.checkpoint import Checkpoints
 from runner.config import CheckpointConfig
 from runner.core.train import Run, compilation, train
-from runner.log.recorder import Recorder
-from runner.log.wandb import WandbSettings
+from runner.record.mirrors.wandb import WandbSettings
+from runner.record.recorder import Recorder
 from runner.run import checkpoint_record
 
 

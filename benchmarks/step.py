@@ -31,9 +31,9 @@ from runner import config
 from runner.build import build
 from runner.core.train import Run, train
 from runner.data.dataset import Dataset, MemorySplit, normalize
-from runner.log.recorder import Recorder
-from runner.log.wandb import WandbSettings
 from runner.models import cnn, mlp
+from runner.record.mirrors.wandb import WandbSettings
+from runner.record.recorder import Recorder
 
 FRAMEWORKS = ("jax", "linen", "nnx")
 MODELS = ("mlp", "cnn")

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from runner.log.files import read_metrics
+from runner.record.files import read_metrics
 
 COMMON = (
     "train.epochs=null", "train.log_every_steps=1", "checkpoint.last=true",

@@ -23,9 +23,10 @@ from hypothesis import settings
 from omegaconf import DictConfig
 
 from helpers.resuming import SMALL, run
-from runner import compilation_cache, config, program_cache
+from runner import config
 from runner.build import build
 from runner.core.train import Run, train
+from runner.record import compilation_cache, program_cache
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake

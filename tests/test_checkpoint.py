@@ -278,7 +278,7 @@ def test_the_best_needs_an_evaluation(ran, tmp_path):
 
 
 def test_two_processes_in_one_folder(ran, tmp_path):
-    from runner.log.files import MetricsFile
+    from runner.record.files import MetricsFile
 
     ran(tmp_path, stop=18)
     file = MetricsFile(tmp_path / "metrics.jsonl")

@@ -10,7 +10,7 @@ import pytest
 
 from runner.compare.wandb_files import read_run, wandb_files
 from runner.errors import ConfigError
-from runner.log.files import read_metrics
+from runner.record.files import read_metrics
 from runner.run import run_job
 
 SHORT = [

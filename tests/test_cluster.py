@@ -17,7 +17,7 @@ from runner.cluster.plan import Plan
 from runner.cluster.run import settings_of
 from runner.cluster.settings import minutes
 from runner.errors import ConfigError
-from runner.log.files import read_metrics
+from runner.record.files import read_metrics
 from runner.sweep import launch
 from runner.sweep.remote import cut
 

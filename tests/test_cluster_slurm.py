@@ -11,7 +11,7 @@ import pytest
 
 from helpers.launched import events, run, start, states, wait_for, write_broken_model
 from runner.cluster.plan import Plan
-from runner.log.files import read_metrics
+from runner.record.files import read_metrics
 
 # They take turns anyway: on one worker, the other is free.
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]

@@ -14,8 +14,8 @@ from runner.errors import ConfigError
 RECORD = """
 import sys
 from pathlib import Path
-from runner.log.recorder import Recorder
-from runner.log.wandb import WandbSettings
+from runner.record.recorder import Recorder
+from runner.record.mirrors.wandb import WandbSettings
 
 for name, seed in (("adam", 0), ("sgd", 1)):
     config = {

@@ -11,8 +11,8 @@ import pytest
 
 from helpers.resuming import arrays_of, record, rows_of
 from runner import checkpoint
-from runner.log.recorder import Recorder
 from runner.preemption import Interruption, Preempted
+from runner.record.recorder import Recorder
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 

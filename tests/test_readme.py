@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.config import conf_dir
-from runner.log.files import read_metrics
+from runner.record.files import read_metrics
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

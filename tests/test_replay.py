@@ -15,9 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from runner import config
 from runner.errors import TrainingStopped
-from runner.log.files import read_metrics
+from runner.record.conditions import changed
+from runner.record.files import read_metrics
 from runner.replay.__main__ import main
-from runner.replay.conditions import changed
 from runner.replay.rows import Differs, RecordEnds, Rows, relative
 from runner.run import run_job
 

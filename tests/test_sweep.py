@@ -14,7 +14,7 @@ import pytest
 
 from runner import cli
 from runner.core import program
-from runner.log.files import read_metrics
+from runner.record.files import read_metrics
 from runner.sweep.status import Status
 
 TINY = (

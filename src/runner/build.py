@@ -26,8 +26,8 @@ from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
 from runner.frameworks.sharded import sharded
 from runner.identity import toy_batch, toy_model
-from runner.log.recorder import better
-from runner.program_cache import Entry
+from runner.record.program_cache import Entry
+from runner.record.recorder import better
 from runner.targets import call, check_targets, made_once, target
 from runner.verify import verify
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import DistributedConfig
 from runner.errors import ConfigError
 from runner.explain import explain
-from runner.log.files import to_json
+from runner.record.files import to_json
 from runner.sweep.ledger import differences
 
 FAILED = "runner/failed"

@@ -16,7 +16,7 @@ from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.models.mlp import mlp
 from runner.models.model import Model
-from runner.program_cache import Entry
+from runner.record.program_cache import Entry
 from runner.updates import float64_on_cpu, live_changes, start
 
 ORDERED_STEPS = 64  # whose rows the digest of the data covers

@@ -15,12 +15,13 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from runner import compilation_cache, config
+from runner import config
 from runner.build import build
 from runner.core import feed, step
 from runner.core.train import Run
 from runner.errors import ConfigError
 from runner.explain import explain
+from runner.record import compilation_cache
 
 FRAMEWORKS = ("jax", "linen", "nnx")  # the first is what the others are compared with
 MEASURES = ("loss", "grad", "params")

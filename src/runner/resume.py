@@ -14,10 +14,10 @@ from runner.config import recorded
 from runner.core.program import start_shapes
 from runner.core.train import Run
 from runner.errors import ConfigError
-from runner.log.files import to_json
-from runner.log.recorder import Kept, Recorder
-from runner.log.secrets import scrub
-from runner.replay.conditions import changed
+from runner.record.conditions import changed
+from runner.record.files import to_json
+from runner.record.recorder import Kept, Recorder
+from runner.record.secrets import scrub
 from runner.sweep.ledger import differences
 
 # What a run may be taken up with another value of: it changes no step before the

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from omegaconf import DictConfig, OmegaConf
 
-from runner import checkpoint, compilation_cache, distributed
+from runner import checkpoint, distributed
 from runner.build import build
 from runner.checkpoint import Checkpoints
 from runner.config import CheckpointConfig
@@ -22,13 +22,14 @@ from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
 from runner.explain import explain
 from runner.identity import identify
-from runner.log import mirror
-from runner.log.files import to_json, write_json
-from runner.log.provenance import provenance
-from runner.log.recorder import Recorder
-from runner.log.secrets import scrub
-from runner.log.wandb import WandbSettings
 from runner.preemption import Interruption
+from runner.record import compilation_cache
+from runner.record.files import to_json, write_json
+from runner.record.mirrors import process
+from runner.record.mirrors.wandb import WandbSettings
+from runner.record.provenance import provenance
+from runner.record.recorder import Recorder
+from runner.record.secrets import scrub
 from runner.resume import Resumed, resume
 
 # What tells the runs of a sweep apart at a glance.
@@ -143,7 +144,7 @@ def prepare(
             raise ConfigError(f"print={cfg.print} is for a single run, not for a sweep")
         wandb = wandb_settings(cfg, choices, overrides, sweep)
         if distributed.is_first():
-            mirror.prepare(wandb)
+            process.prepare(wandb)
         run = _built(cfg, begin)
         identity = identify(run)
         run.static.entry.store()  # that was the last to add to it

@@ -8,7 +8,7 @@ import pytest
 
 from runner.core.train import train
 from runner.errors import TrainingStopped
-from runner.log.files import to_json
+from runner.record.files import to_json
 
 LENGTH = ("train.steps=50", "train.epochs=null")
 

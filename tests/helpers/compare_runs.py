@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.log.files import to_json
+from runner.record.files import to_json
 
 OPTIMIZERS = {
     "adam": {"_target_": "optax.adam", "learning_rate": 0.001, "b1": 0.9, "b2": 0.999},

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from runner.log.files import read_metrics
-from runner.log.recorder import Recorder
+from runner.record.files import read_metrics
+from runner.record.recorder import Recorder
 from runner.run import run_job
 
 SMALL = (

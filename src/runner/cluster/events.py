@@ -9,8 +9,8 @@ from typing import Any
 from runner.errors import JobFailed
 from runner.explain import explain
 from runner.failures import described
-from runner.log.files import MetricsFile, from_json, to_json
-from runner.log.secrets import scrub
+from runner.record.files import MetricsFile, from_json, to_json
+from runner.record.secrets import scrub
 
 
 class Events:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from runner.errors import ConfigError
-from runner.log.files import write_json
+from runner.record.files import write_json
 
 
 @dataclass

@@ -25,8 +25,8 @@ from runner.cluster.watch import Watch
 from runner.config import ClusterConfig
 from runner.errors import ConfigError, JobFailed
 from runner.failures import told
-from runner.lock import lock
-from runner.log.terminal import number
+from runner.record.lock import lock
+from runner.record.terminal import number
 from runner.sweep.ledger import base_of, fingerprint
 
 # That the first process waits for the traceback of another that ends it.

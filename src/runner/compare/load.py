@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from runner.errors import ConfigError
-from runner.log.files import read_metrics
+from runner.record.files import read_metrics
 
 GROUPS = ("model", "framework", "optimizer", "schedule", "data", "loss", "mesh")
 

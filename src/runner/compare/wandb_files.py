@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.compare.load import Record, Runs, tables
 from runner.errors import ConfigError
-from runner.log.wandb_files import read_run, wandb_files
+from runner.record.mirrors.wandb_reader import read_run, wandb_files
 
 
 def load(paths: Sequence[Path]) -> Runs:

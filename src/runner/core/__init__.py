@@ -1,1 +1,1 @@
-"""The compiled training loop, in pure JAX: it knows no disk, no process and no Hydra."""
+"""The compiled training loop in pure JAX, without disk, processes or Hydra."""

@@ -15,7 +15,7 @@ from runner.core.mesh import Mesh, population_mesh
 from runner.core.static import Static, carry_shapes, init_arguments, step_jaxpr
 from runner.core.step import Values
 from runner.data.dataset import eval_indices
-from runner.program_cache import Entry
+from runner.record.program_cache import Entry
 
 # One call of the loop costs the host about as much as ten steps of a small model.
 LOOP_CAPACITY = 256

@@ -15,7 +15,7 @@ from runner.core.pipeline import Pipeline
 from runner.core.step import Values
 from runner.data.dataset import Dataset
 from runner.errors import ConfigError
-from runner.program_cache import Entry
+from runner.record.program_cache import Entry
 from runner.tasks.losses import Loss
 
 

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import jax
 from omegaconf import DictConfig, OmegaConf
 
-from runner import compilation_cache
 from runner.build import GROUPS, build
 from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
 from runner.identity import identify
-from runner.log.provenance import provenance
-from runner.log.recorder import Recorder
-from runner.log.terminal import Progress
-from runner.log.wandb import WandbSettings
+from runner.record import compilation_cache
+from runner.record.conditions import BITS, Fact, changed, check_devices
+from runner.record.mirrors.wandb import WandbSettings
+from runner.record.provenance import provenance
+from runner.record.recorder import Recorder
+from runner.record.terminal import Progress
 from runner.replay import configuration
-from runner.replay.conditions import BITS, Fact, changed, check_devices
 from runner.replay.record import Recorded, read
 from runner.replay.rows import Differs, RecordEnds, Rows
 

@@ -14,8 +14,8 @@ from runner import config
 from runner.config import one_length
 from runner.errors import ConfigError
 from runner.explain import explain
-from runner.log.files import to_json
-from runner.log.secrets import REDACTED
+from runner.record.files import to_json
+from runner.record.secrets import REDACTED
 from runner.replay.record import Recorded
 
 _SHOWN = 6  # differences that are named

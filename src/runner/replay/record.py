@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.errors import ConfigError
-from runner.log.files import read_metrics
+from runner.record.files import read_metrics
 
 _ADDED = ("hydra", "optimizer_probe", "provenance")  # by the program, to the config
 _FILES = ("config.json", "metrics.jsonl", "provenance.json")
@@ -19,7 +19,7 @@ class Recorded(NamedTuple):
       source: the run folder or the .wandb file.
       config: resolved, as JSON has it.
       hydra: `choices` and `overrides` of its command line; empty if not recorded.
-      provenance: see `runner.log.provenance`, and the digests of `runner.identity`.
+      provenance: see `runner.record.provenance`, and the digests of `runner.identity`.
       rows: in order, without `time/*`, which never repeats.
       finished: whether the run came to its end, so that `rows` are all there are.
     """
@@ -46,7 +46,7 @@ def read(path: Path) -> Recorded:
         return _from_folder(path)
     runs = sorted(str(file.parent) for file in path.glob("*/config.json"))
     if not runs:
-        from runner.log.wandb_files import wandb_files
+        from runner.record.mirrors.wandb_reader import wandb_files
 
         runs = wandb_files(path)
         if len(runs) == 1:
@@ -74,7 +74,7 @@ def _from_folder(folder: Path) -> Recorded:
 
 
 def _from_wandb(file: Path) -> Recorded:
-    from runner.log.wandb_files import read_run
+    from runner.record.mirrors.wandb_reader import read_run
 
     try:
         run = read_run(file)

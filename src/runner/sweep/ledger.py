@@ -12,9 +12,9 @@ from typing import Any, Literal, Self, TypedDict
 from omegaconf import DictConfig, OmegaConf
 
 from runner.errors import ConfigError
-from runner.lock import lock
-from runner.log.files import to_json, write_json
-from runner.log.secrets import scrub, scrub_command
+from runner.record.files import to_json, write_json
+from runner.record.lock import lock
+from runner.record.secrets import scrub, scrub_command
 
 State = Literal["pending", "running", "done", "failed"]
 WRITE_SECONDS = (

@@ -14,7 +14,7 @@ from runner.cluster.run import status
 from runner.cluster.task import Task
 from runner.errors import ConfigError
 from runner.failures import told
-from runner.log.files import write_json
+from runner.record.files import write_json
 from runner.sweep.compose import Composer
 from runner.sweep.job import Job, compose_job, place, take_up
 from runner.sweep.ledger import State

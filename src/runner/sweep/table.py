@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from runner.log.recorder import better
-from runner.log.terminal import number
+from runner.record.recorder import better
+from runner.record.terminal import number
 from runner.sweep.job import Job
 
 ROWS = 12

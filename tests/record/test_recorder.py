@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from runner.errors import ConfigError, TrainingStopped
-from runner.log import mirror
-from runner.log.files import read_metrics
-from runner.log.recorder import Kept, Recorder
-from runner.log.wandb import WandbSettings
+from runner.record.files import read_metrics
+from runner.record.mirrors import process
+from runner.record.mirrors.wandb import WandbSettings
+from runner.record.recorder import Kept, Recorder
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +137,7 @@ def wandb_is(tmp_path, monkeypatch):
         (tmp_path / "lib").mkdir()
         (tmp_path / "lib" / "wandb.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))
-        monkeypatch.setattr(mirror, "_clients", [])
+        monkeypatch.setattr(process, "_clients", [])
 
     return wandb_is
 
@@ -158,24 +158,24 @@ def test_wandb_that_hangs_holds_up_neither_rows_nor_exit(
     tmp_path, wandb_is, monkeypatch, capsys
 ):
     wandb_is("import time\nSettings = dict\ndef init(**_): time.sleep(60)")
-    monkeypatch.setattr(mirror, "finish_limit", lambda: -4.8)
+    monkeypatch.setattr(process, "finish_limit", lambda: -4.8)
     start = time.monotonic()
     with recorder(tmp_path, wandb=WandbSettings("offline")) as run:
         for row in ROWS:
             run.row(row)
     assert time.monotonic() - start < 5
     assert "no answer" in capsys.readouterr().err
-    mirror._clients[-1].process.kill()
+    process._clients[-1].process.kill()
 
 
 def test_a_mirror_that_dies_is_told_once_and_the_next_run_gets_another(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(mirror, "_clients", [])
+    monkeypatch.setattr(process, "_clients", [])
     with recorder(tmp_path / "a", wandb=WandbSettings("offline")) as run:
         run.row(ROWS[0])
-        mirror._clients[-1].process.kill()
-        mirror._clients[-1].process.wait()
+        process._clients[-1].process.kill()
+        process._clients[-1].process.wait()
         for row in ROWS[1:]:
             run.row(row)
     assert read_metrics(tmp_path / "a" / "metrics.jsonl") == ROWS
@@ -184,7 +184,7 @@ def test_a_mirror_that_dies_is_told_once_and_the_next_run_gets_another(
     with recorder(tmp_path / "b", wandb=WandbSettings("offline")) as run:
         run.row(ROWS[0])
     assert run._wandb.mode == "offline" and run._wandb.folder.is_dir()
-    assert len(mirror._clients) == 2
+    assert len(process._clients) == 2
 
 
 def test_quiet_is_quiet_and_its_opposite_says_where_everything_is(tmp_path, capsys):

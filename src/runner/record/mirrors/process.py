@@ -1,7 +1,7 @@
 """The W&B mirror of a run, kept by a process of its own.
 
 W&B's client takes a second to import and as much of Python's time as training a small
-model does, so neither happens in the process that trains. `python -m runner.log.mirror`
+model does, so neither happens in the process that trains. `python -m runner.record.mirrors.process`
 is the other one: it does what this one says, for as many runs as this one has.
 """
 
@@ -20,7 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-from runner.log.wandb import WandbRun, WandbSettings, finish_limit, wanted_mode
+from runner.record.mirrors.wandb import (
+    WandbRun,
+    WandbSettings,
+    finish_limit,
+    wanted_mode,
+)
 
 KILLED = 137  # as a shell reports it
 _names = itertools.count()
@@ -94,7 +99,7 @@ class _Client:
 
     def __init__(self):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "runner.log.mirror"],
+            [sys.executable, "-m", "runner.record.mirrors.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Ctrl-C is for the process that trains, which tells this one what follows.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.log.provenance import git_state, provenance
+from runner.record.provenance import git_state, provenance
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_git_state(tmp_path):
 
 @pytest.mark.parametrize("git_script", [None, "exec sleep 60", "exit 1"])
 def test_git_that_is_missing_or_hangs_or_fails(tmp_path, monkeypatch, git_script):
-    monkeypatch.setattr("runner.log.provenance._GIT_SECONDS", 0.2)
+    monkeypatch.setattr("runner.record.provenance._GIT_SECONDS", 0.2)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin" if git_script else "")
     if git_script:
         (tmp_path / "git").write_text(f"#!/bin/sh\n{git_script}\n")
@@ -70,7 +70,7 @@ def test_provenance(tmp_path):
 
 
 def test_package_that_is_missing_is_null(tmp_path, monkeypatch):
-    monkeypatch.setattr("runner.log.provenance.PACKAGES", ("no-such-package",))
+    monkeypatch.setattr("runner.record.provenance.PACKAGES", ("no-such-package",))
     facts = provenance(
         backend="cpu", devices=["cpu"], program_key="", argv=[], folder=tmp_path
     )

@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from runner.errors import ConfigError, TrainingStopped
-from runner.log.files import MetricsFile, read_metrics, write_json
-from runner.log.mirror import WandbMirror
-from runner.log.secrets import scrub
-from runner.log.terminal import Progress, summary_table
-from runner.log.wandb import WandbSettings
 from runner.preemption import Preempted
+from runner.record.files import MetricsFile, read_metrics, write_json
+from runner.record.mirrors.process import WandbMirror
+from runner.record.mirrors.wandb import WandbSettings
+from runner.record.secrets import scrub
+from runner.record.terminal import Progress, summary_table
 
 
 class Kept(NamedTuple):
@@ -41,7 +41,7 @@ class Recorder:
     Args:
       folder: made if it isn't there.
       config: the whole resolved config, for config.json and W&B. Secrets are redacted.
-      provenance: see `runner.log.provenance`.
+      provenance: see `runner.record.provenance`.
       wandb: `dir` is `folder` unless given.
       total_steps: the length of the run in optimizer steps.
       quiet: show neither progress nor table.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.lock import lock
+from runner.record.lock import lock
 
 # JSON has no word for these. As null they would be one thing, and a loss that went to
 # infinity is another finding than a NaN, so they are written as strings.

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from runner.lock import lock
-from runner.log.files import to_json
-from runner.log.secrets import scrub
+from runner.record.files import to_json
+from runner.record.lock import lock
+from runner.record.secrets import scrub
 
 
 class WandbSettings(NamedTuple):
@@ -244,7 +244,7 @@ def _locked(path: Path, seconds: float | None) -> IO[str] | None:
 
 def _last_step(root: Path, identity: str | None) -> int:
     """The last step in the files that W&B has of a run here; -1 if there is none."""
-    from runner.log.wandb_files import read_run
+    from runner.record.mirrors.wandb_reader import read_run
 
     files = root.glob(f"wandb/*run-*-{identity}/run-{identity}.wandb")
     rows = [row for file in files for row in read_run(file)["history"]]

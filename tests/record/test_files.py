@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.log.files import MetricsFile, read_metrics, to_json, write_json
-from runner.log.secrets import scrub, scrub_command
+from runner.record.files import MetricsFile, read_metrics, to_json, write_json
+from runner.record.secrets import scrub, scrub_command
 
 
 def strict(text: str):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runner.log.secrets import scrub_command
+from runner.record.secrets import scrub_command
 
 PACKAGES = (
     "jax-experiment-runner",

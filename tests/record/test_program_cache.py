@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from helpers.command_line import run, sweep
-from runner import compilation_cache, program_cache
-from runner.log.files import read_metrics
-from runner.program_cache import Entry
+from runner.record import compilation_cache, program_cache
+from runner.record.files import read_metrics
+from runner.record.program_cache import Entry
 
 FOLDER = program_cache._folder  # as it is without conftest
 

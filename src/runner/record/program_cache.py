@@ -26,7 +26,7 @@ import jax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache as xla_cache
 
-from runner import compilation_cache
+from runner.record import compilation_cache
 
 Module = tuple[str, int, int]  # its file, when that was changed (ns), its bytes
 # Of a function: the name of the file of its executable, whether it runs on the CPU

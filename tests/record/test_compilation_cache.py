@@ -1,8 +1,8 @@
 import jax
 import pytest
 
-from runner import compilation_cache
 from runner.errors import ConfigError
+from runner.record import compilation_cache
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from runner.log.terminal import Progress, summary_table
+from runner.record.terminal import Progress, summary_table
 
 ROW = {"train/loss": 0.53124, "train/learning_rate": 1e-3, "time/steps_per_second": 812}
 SUMMARY = {

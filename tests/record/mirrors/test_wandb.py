@@ -13,15 +13,15 @@ import pytest
 
 from helpers.fake_wandb import FakeWandb
 from runner.compare.wandb_files import read_run, wandb_files
-from runner.log.files import read_metrics
+from runner.record.files import read_metrics
 
 # Each run is a process of its own, as wandb keeps one core process a process.
 RUN = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 from runner.log import mirror
-from runner.log.recorder import Recorder
-from runner.log.wandb import WandbSettings
+from runner.record.recorder import Recorder
+from runner.record.mirrors.wandb import WandbSettings
 
 settings = WandbSettings("offline", project="runner", group="sweep", name="lr=0.1",
                          job_type="train", tags=("adam",))
@@ -325,7 +325,7 @@ def part(first, last, kept=None, rest="", **given):
             recorder.row({"step": step, "train/loss": 1 / step})
         exec(rest)
 
-from runner.log.recorder import Kept
+from runner.record.recorder import Kept
 from runner.preemption import Preempted
 kept = Kept(Path("metrics.jsonl"), 8, 0.0)
 """
