@@ -9,6 +9,8 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from runner import distributed
+from runner.checks.fingerprints import toy_batch, toy_model
+from runner.checks.verify import verify
 from runner.cluster.settings import minutes
 from runner.config import TrainConfig, check_keys, recorded
 from runner.core import feed, program, schedules, step
@@ -25,11 +27,9 @@ from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
 from runner.frameworks.sharded import sharded
-from runner.identity import toy_batch, toy_model
 from runner.record.program_cache import Entry
 from runner.record.recorder import better
 from runner.targets import call, check_targets, made_once, target
-from runner.verify import verify
 
 GROUPS = ("data", "loss", "model", "framework", "optimizer", "schedule")
 

@@ -11,9 +11,9 @@ import jax
 from omegaconf import DictConfig, OmegaConf
 
 from runner.build import GROUPS, build
+from runner.checks.fingerprints import identify
 from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
-from runner.identity import identify
 from runner.record import compilation_cache
 from runner.record.conditions import BITS, Fact, changed, check_devices
 from runner.record.mirrors.wandb import WandbSettings

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from helpers.sabotaged import CASES
+from runner.checks.fingerprints import identify
 from runner.config import conf_dir
 from runner.errors import ConfigError
-from runner.identity import identify
 
 SHORT = ("verify=true", "train.steps=40", "train.epochs=null", "model.hidden_sizes=[8]")
 

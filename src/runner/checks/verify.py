@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from runner.checks.diagnose import looks_like
+from runner.checks.problem import STEPS, changes_of, float64_on_cpu, live_changes, start
 from runner.core.optimization import Optimization
 from runner.core.pipeline import Pipeline, State
 from runner.errors import ConfigError
-from runner.lookalike import looks_like
-from runner.updates import STEPS, changes_of, float64_on_cpu, live_changes, start
 
 # Of the largest change of a parameter. Two float64 implementations of one formula agree
 # to 1e-12; learning rates are float32, and a pipeline may compute them in its own way.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner.checks.problem import float64_on_cpu, live_changes, start
 from runner.core import program
 from runner.core.optimization import Optimization
 from runner.core.pipeline import Pipeline
@@ -17,7 +18,6 @@ from runner.data.order import Order
 from runner.models.mlp import mlp
 from runner.models.model import Model
 from runner.record.program_cache import Entry
-from runner.updates import float64_on_cpu, live_changes, start
 
 ORDERED_STEPS = 64  # whose rows the digest of the data covers
 

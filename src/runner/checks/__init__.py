@@ -1,0 +1,1 @@
+"""Does the pipeline do what the configuration says?"""
