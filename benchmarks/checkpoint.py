@@ -18,9 +18,9 @@ from pathlib import Path
 
 from step import make_run
 
-from runner import config
 from runner.checkpoint import Checkpoints
-from runner.config import CheckpointConfig
+from runner.config import conf
+from runner.config.conf import CheckpointConfig
 from runner.core.train import Run, compilation, train
 from runner.record.mirrors.wandb import WandbSettings
 from runner.record.recorder import Recorder
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=100, help="steps (100)")
     options = parser.parse_args()
-    config.register()
+    conf.register()
     run = make_run("nnx", "cnn", options.steps)
     compilation(run)
     started = time.perf_counter()

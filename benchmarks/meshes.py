@@ -20,8 +20,9 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from runner import config, distributed
+from runner import distributed
 from runner.build import build
+from runner.config import conf
 from runner.core.train import train
 
 MESHES = ("data", "fsdp", "data_fsdp")
@@ -90,12 +91,12 @@ def main() -> None:
     parser.add_argument("--optimizers", nargs="*", help="all of them by default")
     parser.add_argument("--one-of-two", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    config.register()
-    found = sorted(path.stem for path in (config.conf_dir() / "optimizer").glob("*.*"))
+    conf.register()
+    found = sorted(path.stem for path in (conf.conf_dir() / "optimizer").glob("*.*"))
     names = args.optimizers or found
     cases = [(f"optimizer={name}", *OWN.get(name, ()), *MLP) for name in names]
     cases += [(f"framework={f}", *CNN) for f in ("jax", "linen", "nnx")]
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         if args.one_of_two:
             one_of_two(cases, args.steps, args.one_of_two)
         else:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from step import load, make_run, runner_loop
 
-from runner import config
+from runner.config import conf
 from runner.core.train import Run, train
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    config.register()
+    conf.register()
     print("command  python", *sys.argv, f"\n{load()}")
     with tempfile.TemporaryDirectory() as folder:
         for model, steps in (("mlp", 40_000), ("cnn", 600)):

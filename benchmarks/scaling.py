@@ -17,8 +17,8 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
 from hydra import compose, initialize_config_dir
 
-from runner import config
 from runner.build import build
+from runner.config import conf
 from runner.core.program import program
 from runner.sharding import Crossing, crossings, placed
 
@@ -42,11 +42,11 @@ def measure(mesh: str, count: int, batch: int) -> tuple[int, int, list[Crossing]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.parse_args()
-    config.register()
+    conf.register()
     heads = ("all-gather", "all-reduce", "sent", "theory", "ratio", "state")
     print("KiB a step; sent, theory and state are of each device")
     print(f"{'':24}" + "".join(f"{head:>12}" for head in heads))
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         for mesh in ("data", "fsdp"):
             for scaling in ("strong", "weak"):
                 for count in DEVICES:

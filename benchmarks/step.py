@@ -27,8 +27,8 @@ import optax
 from flax import nnx
 from omegaconf import OmegaConf, open_dict
 
-from runner import config
 from runner.build import build
+from runner.config import conf
 from runner.core.train import Run, train
 from runner.data.dataset import Dataset, MemorySplit, normalize
 from runner.models import cnn, mlp
@@ -65,7 +65,7 @@ def make_run(framework: str, model: str, steps: int, log_every_steps: int = 100)
         f"train.eval_every_steps={steps}",
         "data.batch_size=64",
     ]
-    with hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         cfg = hydra.compose("config", overrides)
     if model == "cnn":
         with open_dict(cfg):
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--cnn-steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    config.register()
+    conf.register()
     print("command  python", *sys.argv)
     print(f"machine  {platform.machine()}, {os.cpu_count()} CPUs, {jax.devices()[0]}")
     print(load())

@@ -216,17 +216,17 @@ def strategies(repeats: int) -> None:
     import hydra
     import jax
 
-    from runner import config
     from runner.build import build
+    from runner.config import conf
     from runner.core.choose import vmaps
     from runner.core.program import Population, program
     from runner.core.static import step_jaxpr
     from runner.core.train import train, train_population
 
-    config.register()
+    conf.register()
     print(f"\nseconds of training, {repeats} rounds\n{'':<20}loop    vmap   auto takes")
     for name, (model, members, epochs) in MODELS.items():
-        with hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             fixed = [model, f"train.epochs={epochs}", "framework=jax", "verify=false"]
             runs = [
                 build(hydra.compose("config", [*fixed, f"seed={seed}"]))

@@ -23,8 +23,8 @@ from hypothesis import settings
 from omegaconf import DictConfig
 
 from helpers.resuming import SMALL, run
-from runner import config
 from runner.build import build
+from runner.config import conf
 from runner.core.train import Run, train
 from runner.record import compilation_cache, program_cache
 
@@ -85,11 +85,11 @@ def made_anew(monkeypatch):
 @pytest.fixture
 def composed(folders):
     """Compose a configuration as the command line does; one device unless asked."""
-    config.register()
+    conf.register()
 
     def composed(*overrides: str) -> DictConfig:
         GlobalHydra.instance().clear()
-        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             given = [o.split("=")[0] for o in overrides]
             quick = ["mesh=single", "verify=false"]
             quick = [q for q in quick if q.split("=")[0] not in given]

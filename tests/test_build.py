@@ -1,7 +1,7 @@
 import pytest
 
 from runner.cli import MISTAKES
-from runner.explain import explain
+from runner.config.explain import explain
 
 # Overrides, and what the one message must say of them.
 MISTAKEN = [
@@ -138,7 +138,7 @@ def test_a_bug_in_ours_is_no_mistake_of_the_user(built, monkeypatch):
 
 
 def test_a_users_target_needs_no_annotations(composed):
-    from runner.targets import call
+    from runner.config.instantiate import call
 
     cfg = composed("model._target_=helpers.user_targets.untyped", "+model.width=abc")
     assert call(cfg, "model", input_shape=(1,)).init is None
@@ -146,8 +146,8 @@ def test_a_users_target_needs_no_annotations(composed):
 
 @pytest.mark.parametrize("group", ["optimizer", "schedule", "model", "framework"])
 def test_no_option_is_refused_by_the_signature_of_its_target(composed, group):
-    from runner.config import conf_dir
-    from runner.targets import check_targets
+    from runner.config.conf import conf_dir
+    from runner.config.instantiate import check_targets
 
     for path in sorted((conf_dir() / group).glob("*.yaml")):
         check_targets(composed(f"{group}={path.stem}"), [group])

@@ -14,7 +14,7 @@ import pytest
 from helpers.resuming import SMALL, arrays_of, record, rows_of
 from runner import checkpoint
 from runner.checkpoint import Checkpoints, Snapshot
-from runner.config import CheckpointConfig
+from runner.config.conf import CheckpointConfig
 from runner.core.program import start_shapes
 from runner.errors import ConfigError
 from runner.replay.again import Limits, replay

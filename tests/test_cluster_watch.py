@@ -10,7 +10,7 @@ from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.slurm import Slurm
 from runner.cluster.watch import Watch
-from runner.config import ClusterConfig
+from runner.config.conf import ClusterConfig
 from runner.errors import ConfigError
 
 RUNNING = State("RUNNING", "", "n1", over=False)

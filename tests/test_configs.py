@@ -7,9 +7,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from runner import config
 from runner.build import build
-from runner.config import conf_dir
+from runner.config import conf
+from runner.config.conf import conf_dir
 from runner.core.train import train
 
 # Prepared from files that aren't there; that they name them is held by test_tfds.py.
@@ -59,7 +59,7 @@ def test_every_debug_preset_trains(debug, composed):
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_trains_each_choice_of_its_sweep(experiment, folders):
     """Two steps of each value that the preset sweeps over, one factor at a time."""
-    config.register()
+    conf.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         chosen = [f"experiment={experiment}"]

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from helpers.command_line import run
-from runner.config import DistributedConfig
+from runner.config.conf import DistributedConfig
 from runner.distributed import ALONE, Place, place
 from runner.errors import ConfigError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import config
+from runner.config import conf
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -61,10 +61,10 @@ def test_version():
 
 
 def test_conf_dir(monkeypatch, tmp_path):
-    assert config.conf_dir() == ROOT / "conf"
+    assert conf.conf_dir() == ROOT / "conf"
     (tmp_path / "runner" / "conf").mkdir(parents=True)
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "runner" / "config.py"))
-    assert config.conf_dir() == tmp_path / "runner" / "conf"
+    monkeypatch.setattr(conf, "__file__", str(tmp_path / "runner" / "config.py"))
+    assert conf.conf_dir() == tmp_path / "runner" / "conf"
 
 
 def test_constraints_name_every_dependency_and_no_address():

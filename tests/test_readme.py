@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.config import conf_dir
+from runner.config.conf import conf_dir
 from runner.record.files import read_metrics
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from runner import config
+from runner.config import conf
 from runner.errors import TrainingStopped
 from runner.record.conditions import changed
 from runner.record.files import read_metrics
@@ -37,9 +37,9 @@ def record(folder: Path, folders: dict[str, Path], *more: str) -> None:
     """Train and record a run, as the command line does."""
     overrides = [*SHORT, f"compilation_cache={folders['xla']}", *more]
     folder.mkdir()
-    config.register()
+    conf.register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         cfg = compose("config", overrides)
     run_job(cfg, folder=folder, choices={}, overrides=overrides, sweep=None)
 
@@ -139,8 +139,8 @@ def test_a_config_that_cannot_run(run, capsys, edits, said):
 def test_data_that_is_not_there(run, tmp_path, capsys):
     path = run / "config.json"
     tree = json.loads(path.read_text())
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        data = config.recorded(compose("config", ["data=mnist", "train.steps=1"]).data)
+    with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
+        data = conf.recorded(compose("config", ["data=mnist", "train.steps=1"]).data)
     tree["data"] = data | {"data_dir": str(tmp_path / "none"), "download": False}
     path.write_text(json.dumps(tree))
     assert main([str(run)]) == 1

@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from runner import config
+from runner.config import conf
 from runner.sweep.compose import Composer
 from runner.sweep.job import _plain, _write_yaml
 
@@ -34,9 +34,9 @@ JOBS = [
 @pytest.fixture
 def loader():
     GlobalHydra.instance().clear()
-    config.register()
+    conf.register()
     hydra = Hydra.create_main_hydra2(
-        "runner", create_config_search_path(str(config.conf_dir()))
+        "runner", create_config_search_path(str(conf.conf_dir()))
     )
     yield hydra
     GlobalHydra.instance().clear()

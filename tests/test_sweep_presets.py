@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from helpers import command_line
-from runner import config
-from runner.config import conf_dir
+from runner.config import conf
+from runner.config.conf import conf_dir
 
 OPTIMIZERS = {path.stem for path in (conf_dir() / "optimizer").glob("*.yaml")}
 SEARCHES = {
@@ -40,7 +40,7 @@ def best_rates() -> dict[str, float]:
 
 @pytest.fixture
 def hydra():
-    config.register()
+    conf.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield GlobalHydra.instance()

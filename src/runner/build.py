@@ -12,7 +12,8 @@ from runner import distributed
 from runner.checks.fingerprints import toy_batch, toy_model
 from runner.checks.verify import verify
 from runner.cluster.settings import minutes
-from runner.config import TrainConfig, check_keys, recorded
+from runner.config.conf import TrainConfig, check_keys, recorded
+from runner.config.instantiate import call, check_targets, made_once, target
 from runner.core import feed, program, schedules, step
 from runner.core.mesh import Mesh, device_mesh
 from runner.core.optimization import Optimization
@@ -29,7 +30,6 @@ from runner.errors import ConfigError, did_you_mean
 from runner.frameworks.sharded import sharded
 from runner.record.program_cache import Entry
 from runner.record.recorder import better
-from runner.targets import call, check_targets, made_once, target
 
 GROUPS = ("data", "loss", "model", "framework", "optimizer", "schedule")
 

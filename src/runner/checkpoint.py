@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner import distributed
-from runner.config import CheckpointConfig
+from runner.config.conf import CheckpointConfig
 from runner.errors import ConfigError
 
 # Where in a run folder they are.

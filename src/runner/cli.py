@@ -14,10 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner import config
 from runner.cluster.settings import IN_TASK
-from runner.explain import explain
-from runner.failures import MISTAKES, told, was_told
+from runner.config import conf
+from runner.config.explain import explain
+from runner.config.failures import MISTAKES, told, was_told
 from runner.preemption import Preempted
 
 
@@ -32,9 +32,9 @@ def main() -> None:
     # Hydra hides the traceback of every error, ours too, unless told otherwise.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    config.register()
+    conf.register()
     start = hydra.main(
-        version_base="1.3", config_path=str(config.conf_dir()), config_name="config"
+        version_base="1.3", config_path=str(conf.conf_dir()), config_name="config"
     )(job)
     try:
         start()
@@ -105,7 +105,7 @@ def job_arguments(cfg: DictConfig) -> dict[str, Any]:
     # As they were typed: an interpolation in one may name a secret.
     overrides = OmegaConf.to_container(composed.overrides.task, resolve=False)
     assert isinstance(overrides, list)
-    config.one_length(cfg, overrides)
+    conf.one_length(cfg, overrides)
     in_sweep = composed.mode == RunMode.MULTIRUN
     return {
         "folder": Path(composed.runtime.output_dir),

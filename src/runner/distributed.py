@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config import DistributedConfig
+from runner.config.conf import DistributedConfig
+from runner.config.explain import explain
 from runner.errors import ConfigError
-from runner.explain import explain
 from runner.record.files import to_json
 from runner.sweep.ledger import differences
 

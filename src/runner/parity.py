@@ -15,12 +15,12 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from runner import config
 from runner.build import build
+from runner.config import conf
+from runner.config.explain import explain
 from runner.core import feed, step
 from runner.core.train import Run
 from runner.errors import ConfigError
-from runner.explain import explain
 from runner.record import compilation_cache
 
 FRAMEWORKS = ("jax", "linen", "nnx")  # the first is what the others are compared with
@@ -62,9 +62,9 @@ class Difference(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit status 0 when all frameworks agree, 1 when they don't or something fails."""
     arguments = _parser().parse_args(argv)
-    config.register()
+    conf.register()
     try:
-        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             agree = _compare_all(arguments)
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain(error)}")
@@ -219,7 +219,7 @@ def _compare_all(arguments: argparse.Namespace) -> bool:
 
 
 def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (config.conf_dir() / group).glob("*.yaml"))
+    return sorted(path.stem for path in (conf.conf_dir() / group).glob("*.yaml"))
 
 
 def _print_steps(differences: dict[str, Difference]) -> None:

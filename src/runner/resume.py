@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from runner import checkpoint
 from runner.checkpoint import Start
-from runner.config import recorded
+from runner.config.conf import recorded
 from runner.core.program import start_shapes
 from runner.core.train import Run
 from runner.errors import ConfigError

@@ -18,10 +18,10 @@ from runner import checkpoint, distributed
 from runner.build import build
 from runner.checkpoint import Checkpoints
 from runner.checks.fingerprints import identify
-from runner.config import CheckpointConfig
+from runner.config.conf import CheckpointConfig
+from runner.config.explain import explain
 from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
-from runner.explain import explain
 from runner.preemption import Interruption
 from runner.record import compilation_cache
 from runner.record.files import to_json, write_json

@@ -5,7 +5,7 @@ import pytest
 
 from helpers.sabotaged import CASES
 from runner.checks.fingerprints import identify
-from runner.config import conf_dir
+from runner.config.conf import conf_dir
 from runner.errors import ConfigError
 
 SHORT = ("verify=true", "train.steps=40", "train.epochs=null", "model.hidden_sizes=[8]")

@@ -11,7 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from helpers.shipped import NAMES
-from runner.config import conf_dir
+from runner.config.conf import conf_dir
 from runner.core import program, train
 from runner.core.optimization import Optimization, decayed_parameters, extra_arguments
 from runner.core.optimizers import optimizer

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from runner.config import conf_dir
+from runner.config.conf import conf_dir
 from runner.core import schedules
 from runner.errors import ConfigError
 

@@ -1,6 +1,6 @@
 """What conf/ has, and the small run that tests of all of it train."""
 
-from runner.config import conf_dir
+from runner.config.conf import conf_dir
 
 NAMES = sorted(path.stem for path in (conf_dir() / "optimizer").glob("*.yaml"))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from runner.config import ClusterConfig
+from runner.config.conf import ClusterConfig
 from runner.errors import ConfigError
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runner.config.explain import explain
+from runner.config.failures import described
 from runner.errors import JobFailed
-from runner.explain import explain
-from runner.failures import described
 from runner.record.files import MetricsFile, from_json, to_json
 from runner.record.secrets import scrub
 

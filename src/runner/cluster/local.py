@@ -13,7 +13,7 @@ from submitit.local.local import LocalExecutor
 
 from runner.cluster.engine import State
 from runner.cluster.settings import minutes
-from runner.config import ClusterConfig
+from runner.config.conf import ClusterConfig
 from runner.errors import ConfigError
 
 

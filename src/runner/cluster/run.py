@@ -22,9 +22,9 @@ from runner.cluster.plan import Plan
 from runner.cluster.plan import Task as Planned
 from runner.cluster.task import Payload, Task
 from runner.cluster.watch import Watch
-from runner.config import ClusterConfig
+from runner.config.conf import ClusterConfig
+from runner.config.failures import told
 from runner.errors import ConfigError, JobFailed
-from runner.failures import told
 from runner.record.lock import lock
 from runner.record.terminal import number
 from runner.sweep.ledger import base_of, fingerprint

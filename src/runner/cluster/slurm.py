@@ -14,7 +14,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from runner.cluster.engine import Silent, State
 from runner.cluster.settings import minutes
-from runner.config import ClusterConfig
+from runner.config.conf import ClusterConfig
 from runner.errors import ConfigError
 
 _OVER = {

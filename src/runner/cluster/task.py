@@ -16,7 +16,7 @@ from hydra.core.singleton import Singleton
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.settings import IN_TASK, minutes
-from runner.config import ClusterConfig
+from runner.config.conf import ClusterConfig
 
 # What announces the end of a job.
 _WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from runner.config import MeshConfig
+from runner.config.conf import MeshConfig
 from runner.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from runner.checkpoint import Snapshot
-from runner.config import TrainConfig
+from runner.config.conf import TrainConfig
 from runner.errors import TrainingStopped
 
 

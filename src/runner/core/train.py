@@ -9,7 +9,7 @@ import numpy as np
 
 from runner import distributed
 from runner.checkpoint import Checkpoints, Snapshot, copied
-from runner.config import TrainConfig
+from runner.config.conf import TrainConfig
 from runner.core import feed
 from runner.core.optimization import Optimization
 from runner.core.optimizers import Optimizer

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner import config
 from runner.cli import MISTAKES
-from runner.explain import explain
+from runner.config import conf
+from runner.config.explain import explain
 from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       the exit status: 0 equal, 3 different, 1 after a mistake, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
-    config.register()
+    conf.register()
     limits = Limits(
         options.tolerance, options.allow_rounding, options.allow_contradiction
     )

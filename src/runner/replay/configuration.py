@@ -10,10 +10,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner import config
-from runner.config import one_length
+from runner.config import conf
+from runner.config.conf import one_length
+from runner.config.explain import explain
 from runner.errors import ConfigError
-from runner.explain import explain
 from runner.record.files import to_json
 from runner.record.secrets import REDACTED
 from runner.replay.record import Recorded
@@ -40,7 +40,7 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
     try:
         plain = OmegaConf.create(_floats(recorded.config))
         cfg = cast(
-            DictConfig, OmegaConf.merge(OmegaConf.structured(config.Config), plain)
+            DictConfig, OmegaConf.merge(OmegaConf.structured(conf.Config), plain)
         )
         for key in sorted(OmegaConf.missing_keys(cfg)):
             value = None if today is None else OmegaConf.select(today, key)
@@ -62,7 +62,7 @@ def recompose(recorded: Recorded) -> DictConfig:
         raise ConfigError("no overrides are recorded")
     overrides = list(recorded.hydra["overrides"])
     try:
-        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             cfg = compose("config", [*overrides, *_search_path(recorded.provenance)])
         one_length(cfg, overrides)
         # What `build` fills in from the data.
@@ -70,7 +70,7 @@ def recompose(recorded: Recorded) -> DictConfig:
         train.steps_per_epoch = recorded.config["train"]["steps_per_epoch"]
         if train.steps is None and train.epochs is not None:
             train.steps = train.epochs * train.steps_per_epoch
-        config.recorded(cfg)
+        conf.recorded(cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
     except (LookupError, TypeError) as error:
@@ -92,7 +92,7 @@ def _search_path(provenance: Mapping[str, Any]) -> list[str]:
 def differences(recorded: Recorded, today: DictConfig) -> list[str]:
     """Each key whose value isn't that of `today`, as text: "seed 0 -> 1"."""
     there = flat(recorded.config)
-    here = flat(to_json(config.recorded(today)))
+    here = flat(to_json(conf.recorded(today)))
     return [
         f"{key} {_text(here, key)} -> {_text(there, key)}"
         for key in sorted(here | there)

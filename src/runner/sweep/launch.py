@@ -22,7 +22,7 @@ from runner.sweep.table import print_table
 
 if TYPE_CHECKING:
     from hydra_plugins.packed_launcher import PackedLauncher
-    from runner.config import ClusterConfig
+    from runner.config.conf import ClusterConfig
 
 
 def launch(

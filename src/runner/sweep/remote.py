@@ -11,7 +11,7 @@ from runner.cluster.plan import Plan, Task
 from runner.cluster.run import leave
 from runner.cluster.task import Payload
 from runner.cluster.watch import Watch, summary
-from runner.config import ClusterConfig
+from runner.config.conf import ClusterConfig
 from runner.errors import JobFailed
 from runner.sweep.job import Job, can_be_packed
 from runner.sweep.ledger import Ledger

@@ -12,8 +12,8 @@ from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.run import status
 from runner.cluster.task import Task
+from runner.config.failures import told
 from runner.errors import ConfigError
-from runner.failures import told
 from runner.record.files import write_json
 from runner.sweep.compose import Composer
 from runner.sweep.job import Job, compose_job, place, take_up

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from runner.cli import job as run_alone
 from runner.cli import job_arguments
-from runner.failures import told
+from runner.config.failures import told
 from runner.sweep.ahead import ahead
 from runner.sweep.job import Job, as_hydra_job, can_be_packed
 from runner.sweep.ledger import State

@@ -152,7 +152,7 @@ def check_keys(cfg: DictConfig) -> None:
 
 def conf_dir() -> Path:
     """The folder of YAML files: in an installed package, beside src in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     packaged = package / "conf"
     return packaged if packaged.is_dir() else package.parents[1] / "conf"
 

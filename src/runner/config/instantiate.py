@@ -13,10 +13,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.config.argument_types import described, fits, hints
+from runner.config.explain import explain
 from runner.core.recent import Recent
 from runner.errors import ConfigError, did_you_mean
-from runner.explain import explain
-from runner.signature import described, fits, hints
 
 _HYDRA_KEYS = {"_target_", "_convert_", "_partial_", "_recursive_", "_args_"}
 

@@ -5,8 +5,8 @@ import traceback
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.config.explain import explain
 from runner.errors import ConfigError, JobFailed, TrainingStopped
-from runner.explain import explain
 
 # Told in one message. Everything else is a bug, ours or a user's, with its traceback.
 MISTAKES = (

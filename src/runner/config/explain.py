@@ -20,9 +20,9 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from runner.config import Config, conf_dir
+from runner.config.argument_types import described
+from runner.config.conf import Config, conf_dir
 from runner.errors import did_you_mean
-from runner.signature import described
 
 
 def explain(error: BaseException) -> str:

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from omegaconf import OmegaConf
 
-from runner import config
+from runner.config import conf
 from runner.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
 def registered():
-    config.register()
+    conf.register()
 
 
 def test_what_comes_from_the_environment_stays_its_name(monkeypatch):
@@ -27,7 +27,7 @@ def test_what_comes_from_the_environment_stays_its_name(monkeypatch):
             "number": 0.5,
         }
     )
-    recorded = config.recorded(cfg)
+    recorded = conf.recorded(cfg)
     assert "hunter2" not in str(recorded)
     assert recorded == {
         "key": "${oc.env:API_KEY}",
@@ -44,7 +44,7 @@ def test_what_comes_from_the_environment_stays_its_name(monkeypatch):
 def test_a_short_environment_variable_hides_nothing_else(monkeypatch, value):
     monkeypatch.setenv("SHORT", value)
     cfg = OmegaConf.create({"a": "${oc.env:SHORT}", "b": 0.01, "c": "${b}"})
-    assert config.recorded(cfg) == {"a": "${oc.env:SHORT}", "b": 0.01, "c": 0.01}
+    assert conf.recorded(cfg) == {"a": "${oc.env:SHORT}", "b": 0.01, "c": 0.01}
 
 
 def test_a_resolver_of_an_environment_variable_stays_text(monkeypatch):
@@ -56,7 +56,7 @@ def test_a_resolver_of_an_environment_variable_stays_text(monkeypatch):
             "other": "${fraction_of:50,0.1}",
         }
     )
-    assert config.recorded(cfg) == {
+    assert conf.recorded(cfg) == {
         "steps": "${oc.decode:${oc.env:STEPS}}",
         "warmup": "${fraction_of:${steps},0.1}",
         "other": 5,
@@ -86,7 +86,7 @@ def test_exactly_what_depends_on_the_environment_stays_text(values):
             tainted |= {key} if value in tainted else set()
         else:
             raw[key] = plain[key] = value
-    recorded = config.recorded(OmegaConf.create(raw))
+    recorded = conf.recorded(OmegaConf.create(raw))
     assert recorded == plain
     assert json.loads(json.dumps(recorded)) == recorded
 
@@ -95,24 +95,24 @@ def test_the_default_config_is_recorded_and_read_again(built, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/somebody/cache")
     recorded = built().config
     assert recorded["compilation_cache"].startswith("${oc.env:XDG_CACHE_HOME")
-    again = OmegaConf.merge(OmegaConf.structured(config.Config), recorded)
-    assert config.recorded(again) == recorded
+    again = OmegaConf.merge(OmegaConf.structured(conf.Config), recorded)
+    assert conf.recorded(again) == recorded
 
 
 def test_a_missing_value_is_not_recorded():
     with pytest.raises(Exception, match="Missing mandatory value"):
-        config.recorded(OmegaConf.create({"a": "???"}))
+        conf.recorded(OmegaConf.create({"a": "???"}))
 
 
 def test_keys_that_nobody_reads_are_refused(composed):
-    config.check_keys(composed())
+    conf.check_keys(composed())
     for key in ("train.step", "mesh.dat", "wandb.projct", "optimzer"):
         with pytest.raises(ConfigError, match=r"has no key .* Did you mean"):
-            config.check_keys(composed(f"+{key}=1"))
+            conf.check_keys(composed(f"+{key}=1"))
 
 
 @pytest.mark.parametrize(
     ("steps", "fraction", "expected"), [(100, 0.1, 10), (19, 0.1, 1), (5, 0.1, 1)]
 )
 def test_fraction_of_rounds_down_but_is_never_nothing(steps, fraction, expected):
-    assert config.fraction_of(steps, fraction) == expected
+    assert conf.fraction_of(steps, fraction) == expected

@@ -1,0 +1,1 @@
+"""The configuration: all that knows how Hydra and OmegaConf compose it."""
