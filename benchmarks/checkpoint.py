@@ -18,13 +18,13 @@ from pathlib import Path
 
 from step import make_run
 
-from runner.checkpoint import Checkpoints
 from runner.config import conf
 from runner.config.conf import CheckpointConfig
 from runner.core.train import Run, compilation, train
+from runner.job.checkpoint import Checkpoints
+from runner.job.run import checkpoint_record
 from runner.record.mirrors.wandb import WandbSettings
 from runner.record.recorder import Recorder
-from runner.run import checkpoint_record
 
 
 def main() -> None:

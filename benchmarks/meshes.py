@@ -20,10 +20,10 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from runner import distributed
-from runner.build import build
 from runner.config import conf
 from runner.core.train import train
+from runner.job import processes
+from runner.job.build import build
 
 MESHES = ("data", "fsdp", "data_fsdp")
 MLP = ("model.hidden_sizes=[16]", "mesh.min_shard_elements=64")
@@ -58,13 +58,13 @@ def losses(cfg: Any) -> np.ndarray:
 
 def one_of_two(cases: Sequence[tuple[str, ...]], steps: int, own: list[str]) -> None:
     """Train all of them as one process of two, and print the losses of each."""
-    with distributed.connected(composed(steps, *own)):
-        client = distributed._client()
+    with processes.connected(composed(steps, *own)):
+        client = processes._client()
         for run, case in enumerate(cases):
-            distributed._client = lambda run=run: Renamed(client, run)
+            processes._client = lambda run=run: Renamed(client, run)
             cfg = composed(steps, *case, "mesh=data_fsdp", *own)
             print("losses", json.dumps(losses(cfg).tolist()), flush=True)
-        distributed._client = lambda: client
+        processes._client = lambda: client
 
 
 def start_two(arguments: list[str]) -> list[subprocess.Popen]:

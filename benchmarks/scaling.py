@@ -17,10 +17,10 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
 from hydra import compose, initialize_config_dir
 
-from runner.build import build
 from runner.config import conf
 from runner.core.program import program
-from runner.sharding import Crossing, crossings, placed
+from runner.job.build import build
+from runner.job.sharding import Crossing, crossings, placed
 
 DEVICES = (1, 2, 4, 8)
 MODEL = "model.hidden_sizes=[512,512]"

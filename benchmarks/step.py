@@ -27,10 +27,10 @@ import optax
 from flax import nnx
 from omegaconf import OmegaConf, open_dict
 
-from runner.build import build
 from runner.config import conf
 from runner.core.train import Run, train
 from runner.data.dataset import Dataset, MemorySplit, normalize
+from runner.job.build import build
 from runner.models import cnn, mlp
 from runner.record.mirrors.wandb import WandbSettings
 from runner.record.recorder import Recorder

@@ -73,13 +73,14 @@ def peers(jobs: int, folder: Path) -> float:
              f"hydra.sweep.dir={folder}/peers{number}"]
         )  # fmt: skip
     # In one process, imports are paid for once.
-    imports = wall([sys.executable, "-c", "import runner.run, wandb"]) + started
+    imports = wall([sys.executable, "-c", "import runner.job.run, wandb"]) + started
     return imports + (seconds / len(some) - imports) * jobs
 
 
 def one_by_peers() -> None:
     """One job without what peers don't have: probes and digests."""
-    from runner import cli, run
+    from runner import cli
+    from runner.job import run
 
     run.identify = lambda _: {"optimizer_probe": []}
     cli.main()
@@ -216,12 +217,12 @@ def strategies(repeats: int) -> None:
     import hydra
     import jax
 
-    from runner.build import build
     from runner.config import conf
     from runner.core.choose import vmaps
     from runner.core.program import Population, program
     from runner.core.static import step_jaxpr
     from runner.core.train import train, train_population
+    from runner.job.build import build
 
     conf.register()
     print(f"\nseconds of training, {repeats} rounds\n{'':<20}loop    vmap   auto takes")

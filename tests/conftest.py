@@ -23,9 +23,9 @@ from hypothesis import settings
 from omegaconf import DictConfig
 
 from helpers.resuming import SMALL, run
-from runner.build import build
 from runner.config import conf
 from runner.core.train import Run, train
+from runner.job.build import build
 from runner.record import compilation_cache, program_cache
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -10,8 +10,8 @@ import pytest
 
 from runner.compare.wandb_files import read_run, wandb_files
 from runner.errors import ConfigError
+from runner.job.run import run_job
 from runner.record.files import read_metrics
-from runner.run import run_job
 
 SHORT = [
     "train.steps=4",

@@ -15,11 +15,11 @@ from hydra.core.global_hydra import GlobalHydra
 
 from runner.config import conf
 from runner.errors import TrainingStopped
+from runner.job.run import run_job
 from runner.record.conditions import changed
 from runner.record.files import read_metrics
 from runner.replay.__main__ import main
 from runner.replay.rows import Differs, RecordEnds, Rows, relative
-from runner.run import run_job
 
 SHORT = [
     "data=linear_ae",

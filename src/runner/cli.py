@@ -18,7 +18,7 @@ from runner.cluster.settings import IN_TASK
 from runner.config import conf
 from runner.config.explain import explain
 from runner.config.failures import MISTAKES, told, was_told
-from runner.preemption import Preempted
+from runner.job.interruption import Preempted
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
 
     Exit status 0 when every job finished, 1 when one didn't, 130 after Ctrl-C, 75 (try
     again later) when a signal ended it and the same command can go on: see
-    `runner.preemption`.
+    `runner.job.interruption`.
     HYDRA_FULL_ERROR=1 shows the traceback of a mistake too.
     """
     # Hydra hides the traceback of every error, ours too, unless told otherwise.
@@ -78,7 +78,7 @@ def job(cfg: DictConfig) -> float:
             from runner.cluster.run import submit
 
             return submit(cfg, arguments)
-        from runner.run import run_job
+        from runner.job.run import run_job
 
         return run_job(cfg, **arguments)
     except Preempted as stopped:
@@ -97,7 +97,7 @@ def job(cfg: DictConfig) -> float:
 
 
 def job_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """What `runner.run` wants to know of the job that Hydra has just composed.
+    """What `runner.job.run` wants to know of the job that Hydra has just composed.
 
     Of two lengths in `cfg`, the one that the command line doesn't give is taken out.
     """

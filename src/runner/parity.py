@@ -15,12 +15,12 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.build import build
 from runner.config import conf
 from runner.config.explain import explain
 from runner.core import feed, step
 from runner.core.train import Run
 from runner.errors import ConfigError
+from runner.job.build import build
 from runner.record import compilation_cache
 
 FRAMEWORKS = ("jax", "linen", "nnx")  # the first is what the others are compared with

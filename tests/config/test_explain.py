@@ -46,7 +46,7 @@ def test_what_hydra_refuses_is_one_message(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr("sys.argv", ["runner", *arguments.split()])
-    monkeypatch.setattr("runner.run.run_job", None)
+    monkeypatch.setattr("runner.job.run.run_job", None)
     with pytest.raises(SystemExit) as caught:
         main()
     told = str(caught.value.code)

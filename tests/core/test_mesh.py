@@ -18,7 +18,7 @@ from runner.core.step import init as init_step
 from runner.core.step import train_step
 from runner.data.dataset import normalize
 from runner.frameworks.sharded import sharded
-from runner.sharding import crossings, placed, print_sharding
+from runner.job.sharding import crossings, placed, print_sharding
 
 TOLERANCE = 1e-5  # relative
 OWN = {"galore": ["optimizer.rank=4"]}  # below that of the gradients: see its YAML

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from runner.job.run import run_job
 from runner.record.files import read_metrics
 from runner.record.recorder import Recorder
-from runner.run import run_job
 
 SMALL = (
     "model.hidden_sizes=[16]", "train.epochs=null", "train.steps=40",

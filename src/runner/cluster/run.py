@@ -14,8 +14,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from runner import distributed
-from runner.build import check
 from runner.cluster.engine import Engine, State, engine
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
@@ -25,6 +23,8 @@ from runner.cluster.watch import Watch
 from runner.config.conf import ClusterConfig
 from runner.config.failures import told
 from runner.errors import ConfigError, JobFailed
+from runner.job import processes
+from runner.job.build import check
 from runner.record.lock import lock
 from runner.record.terminal import number
 from runner.sweep.ledger import base_of, fingerprint
@@ -40,7 +40,7 @@ def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
 
     Args:
       cfg: the composed configuration.
-      arguments: of `runner.run.run_job`.
+      arguments: of `runner.job.run.run_job`.
 
     Returns:
       the final value of `objective`.
@@ -214,7 +214,7 @@ class _Terminal:
 
 def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
     """What each process of the job does. Returns whether the run is done."""
-    from runner.run import run_job
+    from runner.job.run import run_job
 
     composed: Any = copy.deepcopy(HydraConfig.instance().cfg)
     with read_write(composed), open_dict(composed):  # the log's name depends on it
@@ -229,7 +229,7 @@ def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
         return True
     if task.events:
         task.events.running(job)
-        distributed.before_leaving(partial(_ended_by_another, task, task.events, job))
+        processes.before_leaving(partial(_ended_by_another, task, task.events, job))
     try:
         result = run_job(cfg, **arguments)
     except Exception as error:

@@ -167,7 +167,7 @@ def register() -> None:
 
 
 def _by_process(first: Any, others: Any, *, _root_: DictConfig) -> Any:
-    from runner.distributed import by_process
+    from runner.job.processes import by_process
 
     return by_process(first, others, _root_=_root_)
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.checkpoint import Snapshot
 from runner.core import call, feed, step
 from runner.core.choose import loops
 from runner.core.mesh import Mesh, population_mesh
 from runner.core.static import Static, carry_shapes, init_arguments, step_jaxpr
 from runner.core.step import Values
 from runner.data.dataset import eval_indices
+from runner.job.checkpoint import Snapshot
 from runner.record.program_cache import Entry
 
 # One call of the loop costs the host about as much as ten steps of a small model.

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from runner.checkpoint import Snapshot
 from runner.config.conf import TrainConfig
 from runner.errors import TrainingStopped
+from runner.job.checkpoint import Snapshot
 
 
 class Call(NamedTuple):

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner import distributed
-from runner.checkpoint import Checkpoints, Snapshot, copied
 from runner.config.conf import TrainConfig
 from runner.core import feed
 from runner.core.optimization import Optimization
@@ -20,7 +18,9 @@ from runner.core.rows import Call, logged_steps, write_rows
 from runner.core.static import Static
 from runner.core.step import Values
 from runner.data.order import Order
-from runner.preemption import Interruption
+from runner.job import processes
+from runner.job.checkpoint import Checkpoints, Snapshot, copied
+from runner.job.interruption import Interruption
 
 
 class Run(NamedTuple):
@@ -205,7 +205,7 @@ def _calls(
         next_stop = min(evaluated, saver.next_stop(start))
         count = min(next_stop - start, compiled.capacity)
         if count > 1:
-            most = distributed.agreed(f"pace after {start}", pace.steps_a_call)
+            most = processes.agreed(f"pace after {start}", pace.steps_a_call)
             count = min(count, most)
         stop = start + count
         rates = np.zeros((*lead, compiled.capacity), np.float32)
@@ -224,7 +224,7 @@ def _calls(
                     carry, eval_columns, batches, totals
                 )
                 eval_loss = evaluation["loss"]
-        distributed.dispatched((rows, evaluation))
+        processes.dispatched((rows, evaluation))
         stops = stop < steps and interruption.must_stop()
         save = saver.wants(
             stop, evaluated=stop == evaluated, ends=stop == steps, interrupted=stops

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from runner.errors import ConfigError, TrainingStopped
-from runner.preemption import Preempted
+from runner.job.interruption import Preempted
 from runner.record.files import MetricsFile, read_metrics, write_json
 from runner.record.mirrors.process import WandbMirror
 from runner.record.mirrors.wandb import WandbSettings

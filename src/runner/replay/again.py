@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 from omegaconf import DictConfig, OmegaConf
 
-from runner.build import GROUPS, build
 from runner.checks.fingerprints import identify
 from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
+from runner.job.build import GROUPS, build
 from runner.record import compilation_cache
 from runner.record.conditions import BITS, Fact, changed, check_devices
 from runner.record.mirrors.wandb import WandbSettings

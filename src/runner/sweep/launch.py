@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from runner.cluster.plan import Plan
 from runner.errors import ConfigError, did_you_mean
-from runner.preemption import Preempted
+from runner.job.interruption import Preempted
 from runner.sweep import ledger as ledgers
 from runner.sweep.compose import Composer
 from runner.sweep.job import Job, compose_job, place, take_up
@@ -111,7 +111,7 @@ def launch(
 
 
 def _check(launcher: "PackedLauncher") -> None:
-    from runner.distributed import place
+    from runner.job.processes import place
     from runner.sweep.population import STRATEGIES
 
     assert launcher.config is not None
@@ -155,8 +155,8 @@ def _cluster(
         )
     if wanted is None:
         return None
-    from runner.build import check_ranges
     from runner.cluster.run import settings_of
+    from runner.job.build import check_ranges
 
     swept = [key for key in keys if key.lstrip("+~").partition(".")[0] == "cluster"]
     if swept:

@@ -11,15 +11,15 @@ from typing import Any, Literal, Self
 
 import jax
 
-from runner.checkpoint import Start
 from runner.core.choose import vmaps
 from runner.core.mesh import population_size
 from runner.core.program import Population, Program, program
 from runner.core.static import step_jaxpr
 from runner.core.train import Run, compiled_facts, train_population
 from runner.errors import ConfigError
-from runner.preemption import Interruption
-from runner.run import Prepared, train_recorded
+from runner.job.checkpoint import Start
+from runner.job.interruption import Interruption
+from runner.job.run import Prepared, train_recorded
 from runner.sweep.job import Job
 from runner.sweep.saved import checkpoints_of, ignore
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runner import checkpoint
-from runner.checkpoint import Checkpoints, Start
 from runner.core.program import Population, start_shapes
 from runner.errors import ConfigError, TrainingStopped
-from runner.resume import continued
-from runner.run import checkpoint_record
+from runner.job import checkpoint
+from runner.job.checkpoint import Checkpoints, Start
+from runner.job.resume import continued
+from runner.job.run import checkpoint_record
 from runner.sweep.ledger import fingerprint
 
 if TYPE_CHECKING:

@@ -137,7 +137,7 @@ class Sweep:
 
     def _member(self, job: Job, begin: "Callable[[Run], None]") -> "Member | None":
         """`job`, built; None if that fails, and with it the job."""
-        from runner.run import prepare
+        from runner.job.run import prepare
         from runner.sweep.population import Member
 
         try:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from runner.collectives import Collective, collectives
+from runner.job.collectives import Collective, collectives
 
 MODULE = """HloModule jit_f, is_scheduled=true, num_partitions=8
 

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from helpers.resuming import arrays_of, record, rows_of
-from runner import checkpoint
-from runner.preemption import Interruption, Preempted
+from runner.job import checkpoint
+from runner.job.interruption import Interruption, Preempted
 from runner.record.recorder import Recorder
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)

@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 import jax
 from omegaconf import DictConfig, OmegaConf
 
-from runner import checkpoint, distributed
-from runner.build import build
-from runner.checkpoint import Checkpoints
 from runner.checks.fingerprints import identify
 from runner.config.conf import CheckpointConfig
 from runner.config.explain import explain
 from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
-from runner.preemption import Interruption
+from runner.job import checkpoint, processes
+from runner.job.build import build
+from runner.job.checkpoint import Checkpoints
+from runner.job.interruption import Interruption
+from runner.job.resume import Resumed, resume
 from runner.record import compilation_cache
 from runner.record.files import to_json, write_json
 from runner.record.mirrors import process
@@ -30,7 +31,6 @@ from runner.record.mirrors.wandb import WandbSettings
 from runner.record.provenance import provenance
 from runner.record.recorder import Recorder
 from runner.record.secrets import scrub
-from runner.resume import Resumed, resume
 
 # What tells the runs of a sweep apart at a glance.
 TAGGED = ("model", "framework", "optimizer", "schedule", "data")
@@ -74,15 +74,15 @@ def run_job(
     Raises:
       ConfigError, TrainingStopped: in summary.json too.
     """
-    with distributed.connected(cfg):
-        if not distributed.is_first():  # Hydra has made the folder
+    with processes.connected(cfg):
+        if not processes.is_first():  # Hydra has made the folder
             with contextlib.suppress(OSError):  # process 0's isn't empty
                 folder.rmdir()
-        folder = Path(distributed.agreed("folder", str(folder.absolute())))
+        folder = Path(processes.agreed("folder", str(folder.absolute())))
         if cfg.print is not None:
-            from runner.sharding import print_sharding
+            from runner.job.sharding import print_sharding
 
-            print_sharding(_built(cfg), None if distributed.is_first() else StringIO())
+            print_sharding(_built(cfg), None if processes.is_first() else StringIO())
             return math.nan
         job = prepare(
             cfg,
@@ -92,7 +92,7 @@ def run_job(
             sweep=sweep,
             quiet=False,
         )
-        if not distributed.is_first():
+        if not processes.is_first():
             job.recorder.follow()
             train_recorded(job, job.recorder.track)
             return job.result
@@ -143,7 +143,7 @@ def prepare(
         if cfg.print is not None:
             raise ConfigError(f"print={cfg.print} is for a single run, not for a sweep")
         wandb = wandb_settings(cfg, choices, overrides, sweep)
-        if distributed.is_first():
+        if processes.is_first():
             process.prepare(wandb)
         run = _built(cfg, begin)
         identity = identify(run)
@@ -156,7 +156,7 @@ def prepare(
             folder=Path.cwd(),
         )
         resumed = resume(cfg, run, folder, record)
-        distributed.barrier("resumed")  # from here on process 0 writes there
+        processes.barrier("resumed")  # from here on process 0 writes there
     except Exception as error:
         _write_failure(folder, error)
         raise
@@ -224,7 +224,7 @@ def _check_devices() -> None:
 
 def _write_failure(folder: Path, error: Exception) -> None:
     """Tell whoever finds the folder, which is Hydra's doing, why it is empty."""
-    if not distributed.is_first():
+    if not processes.is_first():
         return
     if (folder / "metrics.jsonl").exists():
         return  # it isn't: an earlier run's summary is no less true for our mistake

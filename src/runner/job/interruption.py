@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
-from runner import distributed
+from runner.job import processes
 
 # sysexits.h's "temporary failure, try again later". Schedulers can be told to requeue
 # a job that ends with it, and no other ending of a run has it.
@@ -53,7 +53,7 @@ class Interruption:
 
     def __enter__(self) -> Self:
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and not distributed.has_peers():
+        if is_main and not processes.has_peers():
             self._before = {s: signal.signal(s, self._note) for s in _SIGNALS}
         return self
 
@@ -69,7 +69,7 @@ class Interruption:
 
     def must_stop(self) -> bool:
         """Whether to end now, at the end of a call. Several processes agree on it."""
-        if distributed.has_peers():
+        if processes.has_peers():
             from jax.experimental import multihost_utils
 
             self._asked += 1  # what they agree on is a number of these

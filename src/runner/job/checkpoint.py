@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner import distributed
 from runner.config.conf import CheckpointConfig
 from runner.errors import ConfigError
+from runner.job import processes
 
 # Where in a run folder they are.
 FOLDER = "checkpoints"
@@ -95,7 +95,7 @@ class Checkpoints:
 
     def __enter__(self) -> Self:
         self._last = time.monotonic()
-        if self.start is not None and distributed.is_first():
+        if self.start is not None and processes.is_first():
             _remove_after(self.folder, self.start.step)
         return self
 
@@ -147,7 +147,7 @@ class Checkpoints:
         if not any(periods):
             return False
         due = self._is_due(step) and self._is_free()
-        return distributed.agreed(f"save after {step}", due)
+        return processes.agreed(f"save after {step}", due)
 
     def _is_due(self, step: int) -> bool:
         steps, minutes = self.settings.every_steps, self.settings.every_minutes

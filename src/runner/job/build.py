@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from runner import distributed
 from runner.checks.fingerprints import toy_batch, toy_model
 from runner.checks.verify import verify
 from runner.cluster.settings import minutes
@@ -28,6 +27,7 @@ from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
 from runner.frameworks.sharded import sharded
+from runner.job import processes
 from runner.record.program_cache import Entry
 from runner.record.recorder import better
 
@@ -62,7 +62,7 @@ def build(cfg: DictConfig, begin: Callable[[Run], None] = lambda run: None) -> R
     """
     # Before the data, which may take an hour to download and prepare.
     check(cfg)
-    with distributed.first_alone("data"):
+    with processes.first_alone("data"):
         dataset = made_once(cfg, "data")
     order = _order(cfg, dataset)
     settings = _settings(cfg, order)

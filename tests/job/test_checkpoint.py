@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from helpers.resuming import SMALL, arrays_of, record, rows_of
-from runner import checkpoint
-from runner.checkpoint import Checkpoints, Snapshot
 from runner.config.conf import CheckpointConfig
 from runner.core.program import start_shapes
 from runner.errors import ConfigError
+from runner.job import checkpoint
+from runner.job.checkpoint import Checkpoints, Snapshot
 from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, TextIO
 
 import jax
 
-from runner.collectives import Collective, collectives
 from runner.core.program import Program, program, start_shapes
 from runner.core.train import Run
 from runner.errors import ConfigError
+from runner.job.collectives import Collective, collectives
 
 
 class Placed(NamedTuple):

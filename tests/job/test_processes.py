@@ -10,8 +10,8 @@ import pytest
 
 from helpers.command_line import run
 from runner.config.conf import DistributedConfig
-from runner.distributed import ALONE, Place, place
 from runner.errors import ConfigError
+from runner.job.processes import ALONE, Place, place
 
 SECTION = {
     "enabled": True,
@@ -107,14 +107,14 @@ def test_where_a_process_finds_its_place(monkeypatch):
 
 @pytest.mark.parametrize(("tasks", "wanted"), [("2", Place(1, 2, None)), ("1", ALONE)])
 def test_a_step_of_slurm_is_found(tasks, wanted, monkeypatch):
-    from runner import distributed
+    from runner.job import processes
 
     for name, value in (SLURM | {"SLURM_NTASKS": tasks}).items():
         monkeypatch.setenv(name, value)
-    distributed._detected.cache_clear()
+    processes._detected.cache_clear()
     assert place(DistributedConfig(**SECTION)) == wanted
     monkeypatch.undo()
-    distributed._detected.cache_clear()
+    processes._detected.cache_clear()
 
 
 @pytest.mark.parametrize(

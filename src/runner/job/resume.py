@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from runner import checkpoint
-from runner.checkpoint import Start
 from runner.config.conf import recorded
 from runner.core.program import start_shapes
 from runner.core.train import Run
 from runner.errors import ConfigError
+from runner.job import checkpoint
+from runner.job.checkpoint import Start
 from runner.record.conditions import changed
 from runner.record.files import to_json
 from runner.record.recorder import Kept, Recorder

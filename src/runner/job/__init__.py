@@ -1,0 +1,1 @@
+"""One job in its folder: built, resumed, trained and recorded."""
