@@ -75,7 +75,7 @@ def job(cfg: DictConfig) -> float:
     arguments = job_arguments(cfg)
     try:
         if cfg.cluster.engine and IN_TASK not in os.environ:
-            from runner.cluster.run import submit
+            from runner.cluster.submit import submit
 
             return submit(cfg, arguments)
         from runner.job.run import run_job

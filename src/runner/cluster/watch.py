@@ -5,10 +5,10 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from runner.cluster.array_task import run
 from runner.cluster.engine import Engine, Silent, State
 from runner.cluster.events import Tail
 from runner.cluster.plan import Plan, Task
-from runner.cluster.task import run
 from runner.errors import ConfigError
 
 EVENTS_SECONDS = 0.5  # between two looks at the files

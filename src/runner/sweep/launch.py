@@ -155,7 +155,7 @@ def _cluster(
         )
     if wanted is None:
         return None
-    from runner.cluster.run import settings_of
+    from runner.cluster.submit import settings_of
     from runner.job.build import check_ranges
 
     swept = [key for key in keys if key.lstrip("+~").partition(".")[0] == "cluster"]

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from runner.cluster.array_task import Payload
 from runner.cluster.engine import Engine, State, engine
 from runner.cluster.plan import Plan, Task
-from runner.cluster.run import leave
-from runner.cluster.task import Payload
+from runner.cluster.submit import leave
 from runner.cluster.watch import Watch, summary
 from runner.config.conf import ClusterConfig
 from runner.errors import JobFailed

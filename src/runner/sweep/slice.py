@@ -8,10 +8,10 @@ from typing import Literal
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from runner.cluster.array_task import Task
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
-from runner.cluster.run import status
-from runner.cluster.task import Task
+from runner.cluster.submit import status
 from runner.config.failures import told
 from runner.errors import ConfigError
 from runner.record.files import write_json

@@ -14,11 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from runner.cluster.array_task import Payload, Task
 from runner.cluster.engine import Engine, State, engine
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.plan import Task as Planned
-from runner.cluster.task import Payload, Task
 from runner.cluster.watch import Watch
 from runner.config.conf import ClusterConfig
 from runner.config.failures import told
