@@ -19,7 +19,7 @@ from runner.errors import ConfigError
 from runner.job.build import check
 from runner.record.files import read_metrics
 from runner.sweep import launch
-from runner.sweep.remote import cut
+from runner.sweep.on_cluster import cut
 
 __all__ = ["run", "start"]  # fixtures
 
@@ -172,7 +172,7 @@ class Like:
     ],
 )
 def test_jobs_are_cut_into_tasks(monkeypatch, sizes, most, max_tasks, expected):
-    monkeypatch.setattr("runner.sweep.remote.can_be_packed", lambda config: True)
+    monkeypatch.setattr("runner.sweep.on_cluster.can_be_packed", lambda config: True)
     jobs = [Like(str(i), n) for i, size in enumerate(sizes) for n in range(size)]
     tasks = cut(jobs, most, max_tasks)  # type: ignore[arg-type]
     assert [len(task) for task in tasks] == expected

@@ -14,7 +14,7 @@ from runner.sweep.population import (
     train_alone,
     train_together,
 )
-from runner.sweep.saved import left_over
+from runner.sweep.population_checkpoints import left_over
 
 
 class Group:

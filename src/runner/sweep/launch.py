@@ -58,9 +58,9 @@ def launch(
         folder = _unfinished(folder, base, jobs) or folder
     cluster = _cluster(launcher, jobs, keys)
     if cluster and cluster.dry_run:
-        from runner.sweep import remote
+        from runner.sweep import on_cluster
 
-        print(remote.script(jobs, cluster, launcher.max_members, folder))
+        print(on_cluster.script(jobs, cluster, launcher.max_members, folder))
         raise SystemExit(0)
     swept = [key.lstrip("+~").partition("@")[0] for key in keys]
     with Ledger(folder, base, swept) as ledger:
@@ -76,9 +76,9 @@ def launch(
         ledger.write()
         try:
             if cluster:
-                from runner.sweep import remote
+                from runner.sweep import on_cluster
 
-                remote.run(launcher, cluster, ledger, plan, left, len(jobs), keys)
+                on_cluster.run(launcher, cluster, ledger, plan, left, len(jobs), keys)
             elif away:
                 raise ConfigError(
                     f"tasks of the sweep in {folder} are on a cluster: take them up "

@@ -21,7 +21,7 @@ from runner.job.checkpoint import Start
 from runner.job.interruption import Interruption
 from runner.job.run import Prepared, train_recorded
 from runner.sweep.job import Job
-from runner.sweep.saved import checkpoints_of, ignore
+from runner.sweep.population_checkpoints import checkpoints_of, ignore
 
 STRATEGIES = ("auto", "vmap", "loop")
 # Each member has an open run of W&B, with a thread, a queue and a file.

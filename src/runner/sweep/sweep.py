@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 from runner.cli import job as run_alone
 from runner.cli import job_arguments
 from runner.config.failures import told
-from runner.sweep.ahead import ahead
 from runner.sweep.job import Job, as_hydra_job, can_be_packed
 from runner.sweep.ledger import State
+from runner.sweep.prefetch import ahead
 from runner.sweep.status import Status
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from runner.sweep.ahead import ahead
+from runner.sweep.prefetch import ahead
 
 
 def test_in_order_and_in_another_thread():

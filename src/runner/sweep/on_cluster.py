@@ -15,8 +15,8 @@ from runner.config.conf import ClusterConfig
 from runner.errors import JobFailed
 from runner.sweep.job import Job, can_be_packed
 from runner.sweep.ledger import Ledger
-from runner.sweep.slice import train_slice, write_slice
 from runner.sweep.status import Status
+from runner.sweep.task_slice import train_slice, write_slice
 
 if TYPE_CHECKING:
     from hydra_plugins.packed_launcher import PackedLauncher
