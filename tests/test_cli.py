@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.compare.wandb_files import read_run, wandb_files
+from runner.compare.load_wandb import read_run, wandb_files
 from runner.errors import ConfigError
 from runner.job.run import run_job
 from runner.record.files import read_metrics

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.compare import load, wandb_files
+from runner.compare import load
 from runner.compare.analysis import Analysis, analyse
 from runner.compare.load import Runs
 from runner.compare.text import console, show
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        runs = (wandb_files if options.wandb else load).load(options.folders)
+        runs = (load_wandb if options.wandb else load).load(options.folders)
         analysis = analyse(
             runs, options.by, options.metric, options.target, options.budget
         )

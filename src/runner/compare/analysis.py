@@ -5,9 +5,9 @@ from typing import NamedTuple
 import polars as pl
 
 from runner.compare.attribution import Attribution, attribute
+from runner.compare.columns import cell_keys, default_by, texts, tuned_keys, varying
 from runner.compare.controlled import Control, control
 from runner.compare.headline import headline
-from runner.compare.keys import cell_keys, default_by, texts, tuned_keys, varying
 from runner.compare.load import GROUPS, Runs
 from runner.compare.statistics import Comparison, Group, compare, groups
 from runner.compare.tuning import Target, Tuning, reach, tune

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from runner.compare.keys import (
+from runner.compare.columns import (
     DEVICES,
     INITIAL,
     ORDER,

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from runner.compare import grammar
+from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
 from runner.compare.load import Runs
 
@@ -23,15 +23,15 @@ def curves(runs: Runs, analysis: Analysis, metric: str) -> alt.LayerChart | None
     One line for each group and each combination of what is crossed with the groups.
     None if no run has two finite values of it.
     """
-    shown = grammar.shown(runs, analysis).few_cells()
+    shown = chart_parts.shown(runs, analysis).few_cells()
     table = aggregate(runs, shown, metric)
     if table.is_empty() or table["step"].n_unique() < 2:
         return None
-    switch = grammar.log_switch([*table["low"], *table["high"]])
+    switch = chart_parts.log_switch([*table["low"], *table["high"]])
     return _layers(table, shown, switch, analysis.by, metric)
 
 
-def aggregate(runs: Runs, shown: grammar.Shown, metric: str) -> pl.DataFrame:
+def aggregate(runs: Runs, shown: chart_parts.Shown, metric: str) -> pl.DataFrame:
     """`group`, `cell`, `step`, `mean`, `low`, `high`, `runs`: at most MAX_ROWS or so.
 
     Thinned by leaving out steps, never by averaging neighbours: what is drawn was
@@ -78,42 +78,42 @@ def _smoothed(chart: alt.Chart) -> alt.Chart:
 
 def _layers(
     table: pl.DataFrame,
-    shown: grammar.Shown,
-    switch: grammar.Switch,
+    shown: chart_parts.Shown,
+    switch: chart_parts.Switch,
     by: str,
     metric: str,
 ) -> alt.LayerChart:
     slider = alt.binding_range(min=0, max=len(_REACHES), step=1, name="smoothing")
     smoothing = alt.param(name="smoothing", value=0, bind=slider)
-    menu, in_cell = grammar.cell_menu(shown)
+    menu, in_cell = chart_parts.cell_menu(shown)
     ends: list[Any] = [table["step"].min(), table["step"].max()]
     x = alt.X("step:Q").axis(tickCount=6, tickMinStep=1)
     x = x.scale(domain=ends, nice=False)
-    base = _smoothed(alt.Chart(grammar.csv(table)))
-    base = base.transform_filter(f"{grammar.SHOWN} && ({in_cell})")
+    base = _smoothed(alt.Chart(chart_parts.csv(table)))
+    base = base.transform_filter(f"{chart_parts.SHOWN} && ({in_cell})")
     base = switch.transform(base, "mean_s", "low_s", "high_s").encode(
         x=x,
         y=switch.encoding(alt.Y, "mean_s", metric),
-        color=grammar.colour(shown.groups, by),
+        color=chart_parts.colour(shown.groups, by),
         detail="cell:N",
     )
     band = base.mark_area(opacity=0.16).encode(
         y=switch.encoding(alt.Y, "low_s", metric), y2="high_s_at:Q"
     )
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round").encode(
-        strokeDash=grammar.dash(shown.groups, by)
+        strokeDash=chart_parts.dash(shown.groups, by)
     )
-    near = grammar.nearest("step")
-    dots = grammar.dots(
+    near = chart_parts.nearest("step")
+    dots = chart_parts.dots(
         base,
         near,
         {"group": by} | ({"cell": "where"} if len(shown.cells) > 1 else {}),
         *_numbers(metric),
     )
-    steps = grammar.csv(table.select("step").unique(maintain_order=True))
+    steps = chart_parts.csv(table.select("step").unique(maintain_order=True))
     rule = alt.Chart(steps, name="hover_rule").mark_rule().encode(x=x)
     rule = rule.transform_filter(near)
-    return grammar.figure(
+    return chart_parts.figure(
         [band, rule, line, dots], [switch.parameter, smoothing, *menu]
     )
 

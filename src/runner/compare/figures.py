@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import altair as alt
 
-from runner.compare import grammar
+from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
 from runner.compare.curves import curves
+from runner.compare.final_charts import heat_map, sensitivity, strip
 from runner.compare.load import Runs
-from runner.compare.profile import profile
-from runner.compare.results import heat_map, sensitivity, strip
+from runner.compare.performance_profile import profile
 
 
 class Figure(NamedTuple):
@@ -59,11 +59,11 @@ def _results(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
 
 def _courses(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
     text = "Mean over seeds; the band spans the lowest to the highest."
-    cells = len(grammar.shown(runs, analysis).cells)
-    if cells > grammar.MAX_CELLS:
+    cells = len(chart_parts.shown(runs, analysis).cells)
+    if cells > chart_parts.MAX_CELLS:
         text = "Mean over all runs of a group; the band spans lowest to highest."
     elif cells > 1:
-        keys = ", ".join(grammar.crossed(runs, analysis))
+        keys = ", ".join(chart_parts.crossed(runs, analysis))
         text += f" One line for each group and each value of {keys}."
     for metric in dict.fromkeys((analysis.metric, "eval/loss", "train/loss")):
         if chart := curves(runs, analysis, metric):

@@ -5,10 +5,10 @@ from html import escape
 
 import polars as pl
 
-from runner.compare import grammar
+from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
+from runner.compare.columns import texts
 from runner.compare.figures import Figure
-from runner.compare.keys import texts
 from runner.compare.load import Runs
 from runner.compare.markup import Html, bullets, details, section, table
 from runner.compare.statistics import Comparison
@@ -194,7 +194,7 @@ def _figures(
 ) -> Iterator[Html]:
     if not figures:
         return
-    shown = grammar.shown(runs, analysis)
+    shown = chart_parts.shown(runs, analysis)
     left_out = len(analysis.groups) - len(shown.groups)
     if left_out:
         yield Html(
@@ -228,7 +228,7 @@ def _series(by: str, groups: Sequence[str]) -> Html:
 
 
 def _runs(runs: Runs, analysis: Analysis) -> Html:
-    keys = [*grammar.crossed(runs, analysis), *analysis.tuning.keys]
+    keys = [*chart_parts.crossed(runs, analysis), *analysis.tuning.keys]
     final = f"final.{analysis.metric}"
     used = set(analysis.used)
     columns = [

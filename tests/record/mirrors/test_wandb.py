@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.fake_wandb import FakeWandb
-from runner.compare.wandb_files import read_run, wandb_files
+from runner.compare.load_wandb import read_run, wandb_files
 from runner.record.files import read_metrics
 
 # Each run is a process of its own, as wandb keeps one core process a process.

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from runner.compare.analysis import Analysis
-from runner.compare.keys import cell_keys, texts
+from runner.compare.columns import cell_keys, texts
 from runner.compare.load import Runs, natural
 from runner.compare.theme import DASHES, PALETTE
 

@@ -3,7 +3,7 @@
 import altair as alt
 import polars as pl
 
-from runner.compare import grammar
+from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
 from runner.compare.load import Runs
 
@@ -18,7 +18,7 @@ def profile(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     when higher is turned into 1 minus itself, an error. None with fewer than two
     problems or if a value is no cost, that is, not positive.
     """
-    shown = grammar.shown(runs, analysis)
+    shown = chart_parts.shown(runs, analysis)
     table = ratios(shown.table, analysis.higher_is_better)
     if table.is_empty() or len(shown.groups) < 2:
         return None
@@ -27,23 +27,23 @@ def profile(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
         type="log", domain=[1, max(end, 1.05)], nice=False, clamp=True
     )
     y = alt.Y("share:Q", title="share of problems").scale(domain=[0, 1.02], nice=False)
-    base = alt.Chart(grammar.csv(profiles(table, max(end, 1.05))))
-    base = base.transform_filter(grammar.SHOWN).encode(
+    base = alt.Chart(chart_parts.csv(profiles(table, max(end, 1.05))))
+    base = base.transform_filter(chart_parts.SHOWN).encode(
         x=x.axis(format="~g", labelOverlap=True, tickCount=5),
         y=y.axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
-        color=grammar.colour(shown.groups, analysis.by),
+        color=chart_parts.colour(shown.groups, analysis.by),
     )
     lines = base.mark_line(interpolate="step-after", strokeWidth=2).encode(
-        strokeDash=grammar.dash(shown.groups, analysis.by)
+        strokeDash=chart_parts.dash(shown.groups, analysis.by)
     )
-    dots = grammar.dots(
+    dots = chart_parts.dots(
         base,
-        grammar.nearest("group", "ratio"),
+        chart_parts.nearest("group", "ratio"),
         {"group": analysis.by},
         alt.Tooltip("ratio:Q", title="within a factor of"),
         alt.Tooltip("share:Q", title="share of problems", format=".1%"),
     )
-    return grammar.figure([lines, dots], [])
+    return chart_parts.figure([lines, dots], [])
 
 
 def ratios(table: pl.DataFrame, higher_is_better: bool) -> pl.DataFrame:

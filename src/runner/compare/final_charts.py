@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from runner.compare import grammar
+from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
-from runner.compare.keys import texts
+from runner.compare.columns import texts
 from runner.compare.load import Runs, natural
 
 # More values than this on a side of the heat map can't be read on a phone.
@@ -19,7 +19,7 @@ def strip(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
 
     None if no run ended with a finite value.
     """
-    shown = grammar.shown(runs, analysis)
+    shown = chart_parts.shown(runs, analysis)
     # Golden-ratio steps spread the dots of a group without a pattern or a random seed.
     place = (pl.int_range(pl.len()).over("group") * 0.618) % 1
     dots = shown.table.filter(pl.col("value").is_finite()).with_columns(place=place)
@@ -27,16 +27,16 @@ def strip(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
         return None
     means = _means(analysis, shown.groups)
     title = f"final {analysis.metric}"
-    switch = grammar.log_switch([*dots["value"], *means["low"], *means["high"]])
+    switch = chart_parts.log_switch([*dots["value"], *means["low"], *means["high"]])
     y = alt.Y("group:N", title=None, sort=means["group"].to_list())
-    hue = grammar.colour(shown.groups, analysis.by).legend(None)
+    hue = chart_parts.colour(shown.groups, analysis.by).legend(None)
 
     def layer(data: pl.DataFrame, *fields: str) -> alt.Chart:
-        chart = alt.Chart(grammar.csv(data)).transform_filter(grammar.SHOWN)
+        chart = alt.Chart(chart_parts.csv(data)).transform_filter(chart_parts.SHOWN)
         x = switch.encoding(alt.X, fields[0], title)
         return switch.transform(chart, *fields).encode(x=x, y=y, color=hue)
 
-    names = grammar.names(shown, analysis.by)
+    names = chart_parts.names(shown, analysis.by)
     value = alt.Tooltip("value:Q", title=analysis.metric)
     offset = alt.YOffset("place:Q", scale=alt.Scale(domain=[-0.6, 1.6]))
     circles = layer(dots, "value").mark_circle(size=55, opacity=0.5)
@@ -46,7 +46,7 @@ def strip(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     lines = lines.encode(x2="high_at:Q", tooltip=[names[0], *interval])
     bars = layer(means.drop_nulls("mean"), "mean").mark_tick(thickness=3, size=28)
     bars = bars.encode(tooltip=[names[0], *interval])
-    return grammar.figure(
+    return chart_parts.figure(
         [circles, lines, bars], [switch.parameter], height=40 + 40 * len(shown.groups)
     )
 
@@ -65,7 +65,7 @@ def sensitivity(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     With several tuned keys, each point is at the best value of the others. None if no
     number with two values or more was tuned.
     """
-    shown = grammar.shown(runs, analysis).few_cells()
+    shown = chart_parts.shown(runs, analysis).few_cells()
     table = analysis.tuning.sensitivity
     numbers = [k for k in analysis.tuning.keys if table[k].dtype.is_numeric()]
     numbers = [k for k in numbers if table[k].n_unique() > 1]
@@ -91,23 +91,25 @@ def sensitivity(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
 
 
 def _sensitivity(
-    table: pl.DataFrame, shown: grammar.Shown, analysis: Analysis, key: str
+    table: pl.DataFrame, shown: chart_parts.Shown, analysis: Analysis, key: str
 ) -> alt.LayerChart:
     title = f"final {analysis.metric}"
-    switch = grammar.log_switch([*table["low"], *table["high"]])
+    switch = chart_parts.log_switch([*table["low"], *table["high"]])
     is_log = (table["at"] > 0).all()
     tried = table["at"].unique().sort().to_list()
     x = alt.X("at:Q", title=key).axis(format="~g", labelOverlap=True, values=tried)
     x = x.scale(type="log", nice=False, padding=14) if is_log else x.scale(zero=False)
-    menu, in_cell = grammar.cell_menu(shown)
-    base = alt.Chart(grammar.csv(table.with_columns(pl.col("chosen").cast(pl.Int8))))
-    base = base.transform_filter(f"{grammar.SHOWN} && ({in_cell})")
+    menu, in_cell = chart_parts.cell_menu(shown)
+    base = alt.Chart(
+        chart_parts.csv(table.with_columns(pl.col("chosen").cast(pl.Int8)))
+    )
+    base = base.transform_filter(f"{chart_parts.SHOWN} && ({in_cell})")
     base = switch.transform(base, "mean", "low", "high").encode(
-        x=x, color=grammar.colour(shown.groups, analysis.by), detail="cell:N"
+        x=x, color=chart_parts.colour(shown.groups, analysis.by), detail="cell:N"
     )
     y = switch.encoding(alt.Y, "mean", title)
     line = base.mark_line(strokeWidth=1.8).encode(
-        y=y, strokeDash=grammar.dash(shown.groups, analysis.by)
+        y=y, strokeDash=chart_parts.dash(shown.groups, analysis.by)
     )
     spans = base.mark_rule(strokeWidth=1.2, opacity=0.7).encode(
         y=switch.encoding(alt.Y, "low", title), y2="high_at:Q"
@@ -117,7 +119,7 @@ def _sensitivity(
     dots = base.mark_circle(size=60, opacity=1).encode(
         y=y,
         tooltip=[
-            *grammar.names(shown, analysis.by),
+            *chart_parts.names(shown, analysis.by),
             alt.Tooltip("at:Q", title=key),
             alt.Tooltip("mean:Q", title=f"mean {title}"),
             alt.Tooltip("low:Q", title="lowest seed"),
@@ -126,7 +128,7 @@ def _sensitivity(
             "diverged:Q",
         ],
     )
-    return grammar.figure([spans, line, rings, dots], [switch.parameter, *menu])
+    return chart_parts.figure([spans, line, rings, dots], [switch.parameter, *menu])
 
 
 def heat_map(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
@@ -135,10 +137,10 @@ def heat_map(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     The second factor is the first that is crossed with the groups, or else tuned. None
     without one, or with too many values to read.
     """
-    ended = grammar.finished(runs)
-    others = [*grammar.crossed(runs, analysis), *analysis.tuning.keys]
+    ended = chart_parts.finished(runs)
+    others = [*chart_parts.crossed(runs, analysis), *analysis.tuning.keys]
     ended = ended.filter(pl.col(f"final.{analysis.metric}").is_finite())
-    groups = grammar.shown(runs, analysis).groups
+    groups = chart_parts.shown(runs, analysis).groups
     if not others or len(groups) < 2:
         return None
     final = pl.col(f"final.{analysis.metric}")
@@ -174,7 +176,9 @@ def _heat_map(
     place = pl.col("mean").log() if spans_much else pl.col("mean")
     place = (place - place.min()) / (place.max() - place.min())
     dark = (place > 0.5) if analysis.higher_is_better else (place < 0.5)
-    base = alt.Chart(grammar.csv(table.with_columns(dark=dark.cast(pl.Int8)))).encode(
+    base = alt.Chart(
+        chart_parts.csv(table.with_columns(dark=dark.cast(pl.Int8)))
+    ).encode(
         y=alt.Y("group:N", title=analysis.by),
         x=alt.X("other:N", title=other, sort=order).axis(
             labelAngle=0 if len(order) <= 5 else -40
@@ -199,6 +203,6 @@ def _heat_map(
     numbers = base.mark_text(fontSize=13, opacity=fits).encode(
         text=alt.Text("mean:Q", format=".3~g"), color=ink, tooltip=tooltip
     )
-    return grammar.figure(
+    return chart_parts.figure(
         [tiles, numbers], [], height=60 + 40 * table["group"].n_unique()
     )

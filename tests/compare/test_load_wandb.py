@@ -7,7 +7,7 @@ import sys
 import polars as pl
 import pytest
 
-from runner.compare import load, wandb_files
+from runner.compare import load, load_wandb
 from runner.errors import ConfigError
 
 # In a process of its own, as wandb keeps one core process a process.
@@ -51,7 +51,7 @@ def recorded(tmp_path_factory):
 
 
 def test_an_offline_file_says_what_its_run_folder_says(recorded):
-    folders, files = load.load([recorded]), wandb_files.load([recorded, recorded])
+    folders, files = load.load([recorded]), load_wandb.load([recorded, recorded])
     assert files.problems == ()
     assert files.table["run"].to_list() == ["adam", "sgd"]
     assert set(files.table.columns) == set(folders.table.columns)
@@ -61,12 +61,12 @@ def test_an_offline_file_says_what_its_run_folder_says(recorded):
 
 
 def test_torn_and_foreign_files(recorded, tmp_path):
-    (file,) = wandb_files.wandb_files(recorded / "adam")
+    (file,) = load_wandb.wandb_files(recorded / "adam")
     torn = tmp_path / "run-torn.wandb"
     torn.write_bytes(file.read_bytes()[:-200])
     (tmp_path / "run-empty.wandb").write_bytes(b"")
     (tmp_path / "run-text.wandb").write_text("no protobuf here")
-    runs = wandb_files.load([tmp_path])
+    runs = load_wandb.load([tmp_path])
     assert runs.table["run"].to_list() == ["run-torn.wandb"]
     assert runs.table["status"].to_list() == ["running"]
     assert 0 < runs.curves.height <= 40
@@ -76,6 +76,6 @@ def test_torn_and_foreign_files(recorded, tmp_path):
 
 def test_no_file_is_a_mistake(tmp_path):
     with pytest.raises(ConfigError, match="no offline W&B run"):
-        wandb_files.load([tmp_path])
+        load_wandb.load([tmp_path])
     with pytest.raises(ConfigError, match="is not a folder"):
-        wandb_files.load([tmp_path / "missing"])
+        load_wandb.load([tmp_path / "missing"])

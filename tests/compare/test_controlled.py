@@ -2,7 +2,7 @@ import pytest
 
 from helpers.compare_runs import write_run
 from runner.compare import controlled
-from runner.compare.keys import cell_keys, default_by, tuned_keys
+from runner.compare.columns import cell_keys, default_by, tuned_keys
 from runner.compare.load import load
 
 ADAM, SGD = [0.1, 0.2, 0.3], [1.0, 2.0, 3.0]

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from helpers.made_up_runs import run, sweep
-from runner.compare import curves, grammar, profile
+from runner.compare import chart_parts, curves, performance_profile
 from runner.compare.analysis import analyse
 from runner.compare.figures import figures
 from runner.compare.load import Runs, tables
@@ -70,7 +70,7 @@ def test_curves_show_each_group_at_the_setting_that_it_is_compared_at():
 def test_long_curves_are_thinned_to_steps_that_were_logged_last_one_included():
     steps = 4000
     runs = tables([run(o, optimizer=o, steps=steps) for o in ("adam", "sgd", "lion")])
-    shown = grammar.shown(runs, analyse(runs, "optimizer", "eval/loss"))
+    shown = chart_parts.shown(runs, analyse(runs, "optimizer", "eval/loss"))
     table = curves.aggregate(runs, shown, "eval/loss")
     assert curves.MAX_ROWS / 2 < table.height < curves.MAX_ROWS + 10
     assert set(table["step"]) <= set(runs.curves["step"])
@@ -94,12 +94,12 @@ def test_of_many_groups_the_best_ten_are_drawn_in_ten_colours():
 
 
 def test_a_switch_spans_its_values_and_stays_positive():
-    switch = grammar.log_switch([0.001, 10.0])
+    switch = chart_parts.log_switch([0.001, 10.0])
     assert 0 < switch.low < 0.001 and switch.high > 10
     assert switch.parameter.param.value is True
-    assert grammar.log_switch([1.0, 2.0]).parameter.param.value is False
+    assert chart_parts.log_switch([1.0, 2.0]).parameter.param.value is False
     for not_positive in ([0.0, 1.0], [-1.0, 1.0], []):
-        spec = grammar.log_switch(not_positive).parameter.param.to_dict()
+        spec = chart_parts.log_switch(not_positive).parameter.param.to_dict()
         assert spec == {"name": "log_scale", "value": False}
 
 
@@ -125,9 +125,9 @@ def test_a_profile_counts_the_problems_within_a_factor_of_the_best():
             "value": [1.0, 4.0, 2.0, 1.0, math.nan, 3.0],
         }
     )
-    ratios = profile.ratios(table, higher_is_better=False)
+    ratios = performance_profile.ratios(table, higher_is_better=False)
     assert ratios["ratio"].to_list() == [1, 4, 2, 1, math.inf, 3]
-    rows = profile.profiles(ratios, 10.0).rows()
+    rows = performance_profile.profiles(ratios, 10.0).rows()
     shares = {(group, ratio): share for group, ratio, share in rows}
     assert shares["a", 1] == shares["b", 1] == 0.5 and shares["c", 1] == 0
     assert shares["a", 4] == shares["b", 10] == 1 and shares["c", 10] == 0.5
@@ -140,5 +140,5 @@ def test_a_profile_of_errors_and_none_of_what_is_no_cost(higher, expected):
     value = np.array([0.9, 0.8, 0.9, 0.6]) if higher else np.array([-1.0, 1, 1, 1])
     seeds = {"group": ["a", "b"] * 2, "cell": [""] * 4, "seed": [0, 0, 1, 1]}
     table = pl.DataFrame({**seeds, "value": value})
-    ratios = profile.ratios(table, higher)["ratio"].to_list()
+    ratios = performance_profile.ratios(table, higher)["ratio"].to_list()
     assert ratios == expected
