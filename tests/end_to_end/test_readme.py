@@ -11,7 +11,7 @@ import pytest
 from runner.config.conf import conf_dir
 from runner.record.files import read_metrics
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line.partition("python -m runner")[2].strip()

@@ -12,7 +12,7 @@ from wandb.sdk.launch.sweeps.utils import (
 
 from runner.config.conf import conf_dir
 
-SWEEPS = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 
 
 def values(parameter: dict) -> list:
