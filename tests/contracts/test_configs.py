@@ -73,7 +73,7 @@ def test_every_experiment_trains_each_choice_of_its_sweep(experiment, folders):
             assert override.is_sweep_override()
             for value in override.sweep_string_iterator():
                 short = ["train.epochs=null", "train.steps=22", "mesh=single"]
-                short.append("verify=false")  # tests/test_verify.py does
+                short.append("verify=false")  # tests/checks/test_verify.py does
                 cfg = compose("config", [*chosen, f"{key}={value}", *short])
                 if "data_dir" in cfg.data:
                     cfg.data.data_dir = str(folders["data"])

@@ -28,7 +28,7 @@ def run(folders, tmp_path):
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-        env["PYTHONPATH"] = str(Path(__file__).parent)
+        env["PYTHONPATH"] = str(Path(__file__).parents[1])
         env["TFDS_DATA_DIR"] = str(folders["data"])
         given = [a.split("=")[0] for a in arguments]
         cache = [f"compilation_cache={folders['xla']}"]

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.compare import load
+from runner.compare import load, load_wandb
 from runner.compare.analysis import Analysis, analyse
 from runner.compare.load import Runs
 from runner.compare.text import console, show

@@ -19,7 +19,8 @@ class Recorded(NamedTuple):
       source: the run folder or the .wandb file.
       config: resolved, as JSON has it.
       hydra: `choices` and `overrides` of its command line; empty if not recorded.
-      provenance: see `runner.record.provenance`, and the digests of `runner.checks.fingerprints`.
+      provenance: see `runner.record.provenance`; and the digests of
+        `runner.checks.fingerprints`.
       rows: in order, without `time/*`, which never repeats.
       finished: whether the run came to its end, so that `rows` are all there are.
     """

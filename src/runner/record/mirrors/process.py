@@ -1,8 +1,8 @@
 """The W&B mirror of a run, kept by a process of its own.
 
 W&B's client takes a second to import and as much of Python's time as training a small
-model does, so neither happens in the process that trains. `python -m runner.record.mirrors.process`
-is the other one: it does what this one says, for as many runs as this one has.
+model does, so neither happens in the process that trains. This module, run with
+`python -m`, is the other one: it does what this one says, for as many runs as it has.
 """
 
 import atexit

@@ -2,7 +2,7 @@
 
 Nothing that happens to W&B stops training or loses a row, because the rows are in the
 run folder before they come here. What is set below and why was measured with wandb
-0.31 and is held by tests/test_wandb.py.
+0.31 and is held by tests/record/mirrors/test_wandb.py.
 """
 
 import os
