@@ -63,7 +63,9 @@ def test_version():
 def test_conf_dir(monkeypatch, tmp_path):
     assert conf.conf_dir() == ROOT / "conf"
     (tmp_path / "runner" / "conf").mkdir(parents=True)
-    monkeypatch.setattr(conf, "__file__", str(tmp_path / "runner" / "config" / "conf.py"))
+    monkeypatch.setattr(
+        conf, "__file__", str(tmp_path / "runner" / "config" / "conf.py")
+    )
     assert conf.conf_dir() == tmp_path / "runner" / "conf"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner.data.tfds import tfds_data
+from runner.data.tfds.dataset import tfds_data
 from runner.errors import ConfigError
 
 

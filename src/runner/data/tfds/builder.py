@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.data.tfds_without_tensorflow import NEEDS_TENSORFLOW, is_tensorflow_missing
+from runner.data.tfds.without_tensorflow import NEEDS_TENSORFLOW, is_tensorflow_missing
 from runner.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:

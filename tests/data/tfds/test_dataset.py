@@ -10,9 +10,9 @@ import pytest
 from helpers.digits import config_error, load
 from runner.data.dataset import MemorySplit, eval_batches, train_batches
 from runner.data.order import Order
-from runner.data.tfds import TfdsSplit
+from runner.data.tfds.dataset import TfdsSplit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # Examples of the digits 0 to 9 in optdigits.tes.
 COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]

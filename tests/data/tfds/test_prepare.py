@@ -10,7 +10,7 @@ import pytest
 
 from helpers.digits import config_error, load
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEBIAN_FILES = Path("/usr/share/datasets/fashion-mnist")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.data import tfds_without_tensorflow
+from runner.data.tfds import without_tensorflow
 from runner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _download_and_prepare(
 ) -> None:
     import tensorflow_datasets as tfds
 
-    tfds_without_tensorflow.install_if_needed()
+    without_tensorflow.install_if_needed()
     manual_dir = manual_dir or Path(builder.data_dir_root) / "downloads" / "manual"
     refused = _guard_downloads(builder, download)
     # They print to stdout what the log has said already.
@@ -183,8 +183,8 @@ def _reason(
         )
     if isinstance(error, NonMatchingChecksumError):
         return str(error)
-    if tfds_without_tensorflow.is_tensorflow_missing(error):
-        return tfds_without_tensorflow.NEEDS_TENSORFLOW
+    if without_tensorflow.is_tensorflow_missing(error):
+        return without_tensorflow.NEEDS_TENSORFLOW
     instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     if instructions and isinstance(error, AssertionError | OSError):
         return f"{error}\n{instructions}"

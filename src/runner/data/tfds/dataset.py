@@ -17,8 +17,8 @@ from runner.data.dataset import (
     check_batch_size,
     check_mode,
 )
-from runner.data.tfds_builder import find_builder
-from runner.data.tfds_prepare import prepare, quiet_tfds
+from runner.data.tfds.builder import find_builder
+from runner.data.tfds.prepare import prepare, quiet_tfds
 from runner.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
