@@ -19,12 +19,12 @@ from pathlib import Path
 from step import make_run
 
 from runner.config import conf
-from runner.config.conf import CheckpointConfig
 from runner.core.train import Run, compilation, train
 from runner.job.checkpoint import Checkpoints
 from runner.job.run import checkpoint_record
-from runner.record.mirrors.wandb import WandbSettings
+from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Recorder
+from runner.settings import CheckpointSettings
 
 
 def main() -> None:
@@ -72,11 +72,11 @@ def trained(run: Run, folder: Path, every: int | None) -> tuple[float, float]:
         folder,
         config=run.config,
         provenance={},
-        wandb=WandbSettings("disabled"),
+        wandb=WandbFields("disabled"),
         total_steps=len(run.learning_rates),
         quiet=True,
     )
-    settings = CheckpointConfig(every, None, 1, False, False, "never")
+    settings = CheckpointSettings(every, None, 1, False, False, "never")
     checkpoints = Checkpoints(
         folder / "checkpoints", settings, "eval/loss",
         lambda step: checkpoint_record(run, step) | recorder.state(),

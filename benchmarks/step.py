@@ -32,7 +32,7 @@ from runner.core.train import Run, train
 from runner.data.dataset import Dataset, MemorySplit, normalize
 from runner.job.build import build
 from runner.models import cnn, mlp
-from runner.record.mirrors.wandb import WandbSettings
+from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Recorder
 
 FRAMEWORKS = ("jax", "linen", "nnx")
@@ -83,7 +83,7 @@ def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], 
             folder / str(next(numbers)),
             config=run.config,
             provenance={},
-            wandb=WandbSettings(wandb, dir=folder),
+            wandb=WandbFields(wandb, dir=folder),
             total_steps=len(run.learning_rates),
             quiet=True,
         )

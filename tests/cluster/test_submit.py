@@ -13,11 +13,11 @@ import pytest
 from helpers.launched import events, run, start, states, wait_for, write_broken_model
 from runner.cluster.events import Events, Tail
 from runner.cluster.plan import Plan
-from runner.cluster.settings import minutes
 from runner.cluster.submit import settings_of
 from runner.errors import ConfigError
 from runner.job.build import check
 from runner.record.files import read_metrics
+from runner.settings import minutes
 from runner.sweep import launch
 from runner.sweep.on_cluster import cut
 

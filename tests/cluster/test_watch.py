@@ -10,8 +10,8 @@ from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.slurm import Slurm
 from runner.cluster.watch import Watch
-from runner.config.conf import ClusterConfig
 from runner.errors import ConfigError
+from runner.settings import ClusterSettings
 
 RUNNING = State("RUNNING", "", "n1", over=False)
 FAILED = State("FAILED", "NonZeroExitCode", "n1", over=True)
@@ -236,7 +236,7 @@ def slurm(tmp_path, monkeypatch):
             path.write_text(f"#!/bin/sh\n{body}\n")
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-        settings = ClusterConfig(
+        settings = ClusterSettings(
             engine="slurm", partition=None, account=None, qos=None, nodes=1, gpus=0,
             cpus=None, memory=None, time=60, sbatch={}, setup=[], array_parallelism=1,
             max_tasks=1, warning_seconds=1, retries=0, dry_run=False,

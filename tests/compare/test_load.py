@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.compare_runs import write_run, write_sweep
-from runner.compare.load import flatten, load, natural
+from runner.compare.load import load, natural
 from runner.errors import ConfigError
 
 
@@ -140,39 +140,6 @@ def test_reading_needs_no_jax_hydra_or_wandb():
         [sys.executable, "-c", code], capture_output=True, text=True
     )
     assert result.stdout == "set()\n", result.stderr
-
-
-_names = st.text("abcXY_", min_size=1, max_size=5)
-_leaves = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**60), 2**60)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text("ab.é", max_size=5)
-    | st.lists(st.integers(0, 9), max_size=3)
-)
-_trees = st.dictionaries(
-    _names, st.recursive(_leaves, lambda t: st.dictionaries(_names, t, max_size=3))
-)
-
-
-@given(_trees)
-def test_flatten_loses_nothing(tree):
-    flat = flatten(tree)
-    rebuilt: dict = {}
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        node = rebuilt
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-
-    def expected(node):
-        if isinstance(node, dict) and node:
-            return {k: expected(v) for k, v in node.items()}
-        return json.dumps(node) if isinstance(node, dict | list) else node
-
-    assert rebuilt == {k: expected(v) for k, v in tree.items()}
 
 
 @given(st.lists(st.text("ab12./", max_size=6)))

@@ -15,7 +15,7 @@ RECORD = """
 import sys
 from pathlib import Path
 from runner.record.recorder import Recorder
-from runner.record.mirrors.wandb import WandbSettings
+from runner.record.mirrors.wandb import WandbFields
 
 for name, seed in (("adam", 0), ("sgd", 1)):
     config = {
@@ -27,7 +27,7 @@ for name, seed in (("adam", 0), ("sgd", 1)):
     }
     provenance = {"git": {"commit": "c0ffee", "dirty": False}, "devices": ["cpu"]}
     folder = Path(sys.argv[1], name)
-    wandb = WandbSettings("offline", project="runner")
+    wandb = WandbFields("offline", project="runner")
     with Recorder(folder, config=config, provenance=provenance, quiet=True,
                   wandb=wandb, total_steps=40) as r:
         for step in range(1, 41):

@@ -6,7 +6,9 @@ from hypothesis import given
 from omegaconf import OmegaConf
 
 from runner.config import conf
+from runner.config.ranges import check_keys
 from runner.errors import ConfigError
+from runner.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +97,7 @@ def test_the_default_config_is_recorded_and_read_again(built, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/somebody/cache")
     recorded = built().config
     assert recorded["compilation_cache"].startswith("${oc.env:XDG_CACHE_HOME")
-    again = OmegaConf.merge(OmegaConf.structured(conf.Config), recorded)
+    again = OmegaConf.merge(OmegaConf.structured(Settings), recorded)
     assert conf.recorded(again) == recorded
 
 
@@ -105,10 +107,10 @@ def test_a_missing_value_is_not_recorded():
 
 
 def test_keys_that_nobody_reads_are_refused(composed):
-    conf.check_keys(composed())
+    check_keys(composed())
     for key in ("train.step", "mesh.dat", "wandb.projct", "optimzer"):
         with pytest.raises(ConfigError, match=r"has no key .* Did you mean"):
-            conf.check_keys(composed(f"+{key}=1"))
+            check_keys(composed(f"+{key}=1"))
 
 
 @pytest.mark.parametrize(

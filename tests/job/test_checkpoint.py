@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from helpers.resuming import SMALL, arrays_of, record, rows_of
-from runner.config.conf import CheckpointConfig
 from runner.core.program import start_shapes
 from runner.errors import ConfigError
 from runner.job import checkpoint
 from runner.job.checkpoint import Checkpoints, Snapshot
 from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
+from runner.settings import CheckpointSettings
 
 CASES = {
     "a plateau of the evaluation, nnx, an average": (
@@ -88,7 +88,7 @@ def test_every_kind_of_state_comes_back(built, tmp_path):
     target = Snapshot({k: t.carry for k, t in targets.items()}, targets["dog"][1])
     saved = jax.tree.map(made_up, target)
     program = runs["dog"].static.description
-    settings = CheckpointConfig(1, None, 1, False, False, "auto")
+    settings = CheckpointSettings(1, None, 1, False, False, "auto")
     saver = Checkpoints(tmp_path, settings, "", lambda step: {"program": program})
     with saver:
         saver.save(7, saved, "always")

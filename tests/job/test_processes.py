@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from helpers.command_line import run
-from runner.config.conf import DistributedConfig
 from runner.errors import ConfigError
 from runner.job.processes import ALONE, Place, place
+from runner.settings import DistributedSettings
 
 SECTION = {
     "enabled": True,
@@ -97,12 +97,12 @@ def test_a_process_that_does_not_come_up_is_told_of(tmp_path):
 
 
 def test_where_a_process_finds_its_place(monkeypatch):
-    assert place(DistributedConfig(**SECTION)) == ALONE
-    assert place(DistributedConfig(**SECTION | EXPLICIT)) == Place(1, 2, "h:1")
+    assert place(DistributedSettings(**SECTION)) == ALONE
+    assert place(DistributedSettings(**SECTION | EXPLICIT)) == Place(1, 2, "h:1")
     one = EXPLICIT | {"num_processes": 1, "process_id": 0}
-    assert place(DistributedConfig(**SECTION | one)) == ALONE
+    assert place(DistributedSettings(**SECTION | one)) == ALONE
     off = SECTION | EXPLICIT | {"enabled": False}
-    assert place(DistributedConfig(**off)) == ALONE
+    assert place(DistributedSettings(**off)) == ALONE
 
 
 @pytest.mark.parametrize(("tasks", "wanted"), [("2", Place(1, 2, None)), ("1", ALONE)])
@@ -112,7 +112,7 @@ def test_a_step_of_slurm_is_found(tasks, wanted, monkeypatch):
     for name, value in (SLURM | {"SLURM_NTASKS": tasks}).items():
         monkeypatch.setenv(name, value)
     processes._detected.cache_clear()
-    assert place(DistributedConfig(**SECTION)) == wanted
+    assert place(DistributedSettings(**SECTION)) == wanted
     monkeypatch.undo()
     processes._detected.cache_clear()
 
@@ -127,7 +127,7 @@ def test_a_step_of_slurm_is_found(tasks, wanted, monkeypatch):
 )
 def test_an_incomplete_section_is_an_error(changed, said):
     with pytest.raises(ConfigError, match=said):
-        place(DistributedConfig(**SECTION | EXPLICIT | changed))
+        place(DistributedSettings(**SECTION | EXPLICIT | changed))
 
 
 def test_it_is_told_in_our_words_though_hydra_meets_it_first(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from runner.errors import ConfigError, TrainingStopped
 from runner.record.files import read_metrics
 from runner.record.mirrors import process
-from runner.record.mirrors.wandb import WandbSettings
+from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Kept, Recorder
 
 
@@ -22,7 +22,7 @@ def recorder(folder: Path, **arguments) -> Recorder:
     defaults = {
         "config": {"seed": 3, "api_key": "hunter2"},
         "provenance": {"git": None},
-        "wandb": WandbSettings("disabled"),
+        "wandb": WandbFields("disabled"),
         "total_steps": 3,
         "quiet": True,
     }
@@ -144,7 +144,7 @@ def wandb_is(tmp_path, monkeypatch):
 
 def test_broken_wandb_is_told_once_and_costs_nothing(tmp_path, wandb_is, capfd):
     wandb_is("raise ImportError('broken')")
-    with recorder(tmp_path, wandb=WandbSettings("offline")) as run:
+    with recorder(tmp_path, wandb=WandbFields("offline")) as run:
         for row in ROWS:
             run.row(row)
     assert summary(tmp_path)["status"] == "finished"
@@ -160,7 +160,7 @@ def test_wandb_that_hangs_holds_up_neither_rows_nor_exit(
     wandb_is("import time\nSettings = dict\ndef init(**_): time.sleep(60)")
     monkeypatch.setattr(process, "finish_limit", lambda: -4.8)
     start = time.monotonic()
-    with recorder(tmp_path, wandb=WandbSettings("offline")) as run:
+    with recorder(tmp_path, wandb=WandbFields("offline")) as run:
         for row in ROWS:
             run.row(row)
     assert time.monotonic() - start < 5
@@ -172,7 +172,7 @@ def test_a_mirror_that_dies_is_told_once_and_the_next_run_gets_another(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(process, "_clients", [])
-    with recorder(tmp_path / "a", wandb=WandbSettings("offline")) as run:
+    with recorder(tmp_path / "a", wandb=WandbFields("offline")) as run:
         run.row(ROWS[0])
         process._clients[-1].process.kill()
         process._clients[-1].process.wait()
@@ -181,7 +181,7 @@ def test_a_mirror_that_dies_is_told_once_and_the_next_run_gets_another(
     assert read_metrics(tmp_path / "a" / "metrics.jsonl") == ROWS
     assert summary(tmp_path / "a")["status"] == "finished"
     assert capsys.readouterr().err.count("its process has ended") == 1
-    with recorder(tmp_path / "b", wandb=WandbSettings("offline")) as run:
+    with recorder(tmp_path / "b", wandb=WandbFields("offline")) as run:
         run.row(ROWS[0])
     assert run._wandb.mode == "offline" and run._wandb.folder.is_dir()
     assert len(process._clients) == 2

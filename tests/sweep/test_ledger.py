@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from runner.errors import ConfigError
 from runner.sweep import ledger as ledgers
@@ -93,29 +91,3 @@ def test_secrets_stay_out(tmp_path):
     with Ledger(tmp_path, BASE | {"api_key": "hunter2"}, []) as ledger:
         ledger.add("a", entry() | {"overrides": ["data.password=hunter2"]})
     assert "hunter2" not in (tmp_path / "sweep.json").read_text()
-
-
-TREES = st.recursive(
-    st.none() | st.integers() | st.text(max_size=3),
-    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(TREES, TREES)
-def test_differences_are_empty_just_for_equal_trees(one, other):
-    assert (ledgers.differences(one, other, ()) == []) == (
-        one == other or both_empty(one, other)
-    )
-    assert ledgers.differences(one, one, ()) == []
-
-
-def both_empty(one, other):
-    """A key that isn't there and one that is null are the same to a configuration."""
-
-    def pruned(tree):
-        if not isinstance(tree, dict):
-            return tree
-        return {k: pruned(v) for k, v in tree.items() if v is not None}
-
-    return pruned(one) == pruned(other)

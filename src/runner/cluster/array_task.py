@@ -15,8 +15,8 @@ from hydra.core.singleton import Singleton
 
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
-from runner.cluster.settings import IN_TASK, minutes
-from runner.config.conf import ClusterConfig
+from runner.cluster.settings import IN_TASK
+from runner.settings import ClusterSettings, minutes
 
 # What announces the end of a job.
 _WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -47,7 +47,7 @@ class Payload:
 
     @classmethod
     def here(
-        cls, settings: ClusterConfig, work: Callable[..., bool], *given: Any
+        cls, settings: ClusterSettings, work: Callable[..., bool], *given: Any
     ) -> "Payload":
         """For tasks of the launcher that this process is."""
         return cls(

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from runner.config.conf import ClusterConfig
 from runner.errors import ConfigError
+from runner.settings import ClusterSettings
 
 
 class State(NamedTuple):
@@ -86,7 +86,9 @@ class Engine(Protocol):
         ...
 
 
-def engine(settings: ClusterConfig, folder: Path, name: str, processes: int) -> Engine:
+def engine(
+    settings: ClusterSettings, folder: Path, name: str, processes: int
+) -> Engine:
     """The engine that `settings` names, with its files in `folder`.
 
     Args:

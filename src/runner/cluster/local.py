@@ -12,9 +12,8 @@ from submitit.core.utils import JobPaths
 from submitit.local.local import LocalExecutor
 
 from runner.cluster.engine import State
-from runner.cluster.settings import minutes
-from runner.config.conf import ClusterConfig
 from runner.errors import ConfigError
+from runner.settings import ClusterSettings, minutes
 
 
 class Local:
@@ -23,7 +22,7 @@ class Local:
     name = "this machine"
     grace_seconds = 1.0
 
-    def __init__(self, settings: ClusterConfig, folder: Path):
+    def __init__(self, settings: ClusterSettings, folder: Path):
         self._folder = folder
         self._settings = settings
         self.at_once: int | None = settings.array_parallelism

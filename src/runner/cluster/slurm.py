@@ -13,9 +13,8 @@ from submitit.slurm import slurm as submitit_slurm
 from submitit.slurm.slurm import SlurmExecutor
 
 from runner.cluster.engine import Silent, State
-from runner.cluster.settings import minutes
-from runner.config.conf import ClusterConfig
 from runner.errors import ConfigError
+from runner.settings import ClusterSettings, minutes
 
 _OVER = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
@@ -32,7 +31,7 @@ class Slurm:
     at_once = None
 
     def __init__(
-        self, settings: ClusterConfig, folder: Path, name: str, processes: int
+        self, settings: ClusterSettings, folder: Path, name: str, processes: int
     ):
         self._folder = folder
         self._name = name
@@ -94,7 +93,7 @@ class Slurm:
         )
 
 
-def _options(settings: ClusterConfig, processes: int) -> dict[str, Any]:
+def _options(settings: ClusterSettings, processes: int) -> dict[str, Any]:
     """submitit's names for what is asked for."""
     return {
         "partition": settings.partition,

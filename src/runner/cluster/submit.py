@@ -20,14 +20,14 @@ from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.plan import Task as Planned
 from runner.cluster.watch import Watch
-from runner.config.conf import ClusterConfig
 from runner.config.failures import told
 from runner.errors import ConfigError, JobFailed
 from runner.job import processes
 from runner.job.build import check
+from runner.job.identity import base_of, fingerprint
 from runner.record.lock import lock
 from runner.record.terminal import number
-from runner.sweep.ledger import base_of, fingerprint
+from runner.settings import ClusterSettings
 
 # That the first process waits for the traceback of another that ends it.
 TRACEBACK_SECONDS = 5.0
@@ -83,14 +83,14 @@ def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
     return terminal.result(plan.tasks[-1], cfg.objective)
 
 
-def settings_of(cfg: DictConfig) -> ClusterConfig:
+def settings_of(cfg: DictConfig) -> ClusterSettings:
     """The `cluster` section as plain values.
 
     Raises:
       ConfigError: it asks for more than one machine here.
     """
     settings = OmegaConf.to_object(cfg.cluster)
-    assert isinstance(settings, ClusterConfig)
+    assert isinstance(settings, ClusterSettings)
     if settings.engine == "local" and settings.nodes > 1:
         raise ConfigError(
             f"cluster.nodes={settings.nodes} must be 1 with cluster=local, which has "

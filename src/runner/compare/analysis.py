@@ -8,7 +8,7 @@ from runner.compare.attribution import Attribution, attribute
 from runner.compare.columns import cell_keys, default_by, texts, tuned_keys, varying
 from runner.compare.controlled import Control, control
 from runner.compare.headline import headline
-from runner.compare.load import GROUPS, Runs
+from runner.compare.load import CHOICES, Runs
 from runner.compare.statistics import Comparison, Group, compare, groups
 from runner.compare.tuning import Target, Tuning, reach, tune
 from runner.errors import ConfigError, did_you_mean
@@ -91,7 +91,7 @@ def _analysed(
 ) -> Analysis:
     higher = is_higher_better(metric)
     # What failed was tried as well: at too high a learning rate that is how runs end.
-    tried = runs.table.filter(pl.any_horizontal(pl.col(*GROUPS, "seed").is_not_null()))
+    tried = runs.table.filter(pl.any_horizontal(pl.col(*CHOICES, "seed").is_not_null()))
     tuned = tuned_keys(tried, by)
     cells = cell_keys(table, by, tuned)
     rows = _rows(table, by, metric, tuned, cells)
@@ -154,7 +154,7 @@ def _metric(runs: Runs, table: pl.DataFrame, metric: str | None) -> str:
 def _factor(table: pl.DataFrame, by: str | None) -> str:
     if by is None:
         return default_by(table)
-    names = [*GROUPS, *varying(table)]
+    names = [*CHOICES, *varying(table)]
     if by not in table or by not in {*names, *_config_keys(table)}:
         told = ", ".join(dict.fromkeys(names))
         raise ConfigError(

@@ -6,61 +6,31 @@ from fnmatch import fnmatchcase
 
 import polars as pl
 
-from runner.compare.load import GROUPS
+from runner.compare.load import CHOICES
+from runner.record.provenance import affects
+from runner.settings import (
+    MACHINE,
+    RECORD,
+    ROUNDING,
+    SETTINGS,
+    Affects,
+    makes_no_difference,
+)
 
-# What may differ between runs of a controlled comparison, and why.
-IGNORED = {
-    # names and results
-    "run": "names",
-    "folder": "names",
-    **dict.fromkeys(("status", "error", "wall_seconds", "compile_seconds"), "results"),
-    **dict.fromkeys(("final.*", "best.*", "best_step.*"), "results"),
-    # what is written and where, not what is trained
-    **dict.fromkeys(("wandb.*", "checkpoint.*", "objective"), "outputs"),
-    "compilation_cache": "outputs",
-    **dict.fromkeys(("train.log_every_steps", "train.profile", "verify"), "outputs"),
-    **dict.fromkeys(("data.data_dir", "data.manual_dir", "data.download"), "places"),
-    **dict.fromkeys(("cluster.*", "distributed.*"), "places"),
-    "print": "outputs",
-    # different in every run, or following from what is compared anyway
-    **dict.fromkeys(("provenance.started", "provenance.pid"), "every run's own"),
-    **dict.fromkeys(("provenance.command", "provenance.folder"), "every run's own"),
-    **dict.fromkeys(("provenance.wandb_id", "provenance.restarts"), "every run's own"),
-    "provenance.program_key": "follows from config, versions and devices",
-    "provenance.device_count": "follows from devices",
-    "provenance.members": "changes rounding, no more",
-    "optimizer_probe": "the same as in provenance",
-    "provenance.git": "null outside a repository; its parts are compared",
-    "provenance.runner_git": "null if installed; its parts are compared",
-}
-# Another machine matters by its device: with equal devices these differ freely.
-_MACHINE = ("hostname", "cpu_count", "platform", "executable")
+# Columns of names and results. What else may differ in a controlled comparison follows
+# from what settings and facts affect.
+_RESULTS = (
+    "run", "folder", "status", "error", "wall_seconds", "compile_seconds",
+    "final.*", "best.*", "best_step.*",
+    "optimizer_probe",  # the same as in provenance
+    "provenance.git", "provenance.runner_git",  # null; its parts are compared
+)  # fmt: skip
 
 PROBE = "provenance.optimizer_probe"
 INITIAL = "provenance.initial_parameters"
 ORDER = "provenance.data_order"
 DEVICES = "provenance.devices"
-_HORIZON = (
-    "train.steps",
-    "train.epochs",
-    "train.eval_every_steps",
-    "schedule.*steps*",
-    PROBE,
-)
 
-# What changes with a factor because it follows from it. The probe is of the optimizer
-# as it trains: with its schedule, and what `train` puts around it.
-_FOLLOWS = {
-    "optimizer": (PROBE,),
-    "schedule": (PROBE,),
-    "train": (PROBE,),
-    "model": (INITIAL,),
-    "data": (INITIAL, ORDER, "train.steps_per_epoch", *_HORIZON),
-    "mesh": (DEVICES,),
-    "seed": (INITIAL, ORDER),
-    "train.steps": _HORIZON,
-    "train.epochs": _HORIZON,
-}
 # The shipped YAML refers to these from elsewhere; an equal value is a reference.
 _SOURCES = ("optimizer.learning_rate", "train.steps", "train.steps_per_epoch")
 
@@ -71,8 +41,21 @@ def is_fact(name: str) -> bool:
 
 
 def ignored(name: str) -> bool:
-    """Whether a column can't make a difference by itself: see IGNORED."""
-    return any(fnmatchcase(name, pattern) for pattern in IGNORED)
+    """Whether a column can't make a difference by itself."""
+    if any(fnmatchcase(name, pattern) for pattern in _RESULTS):
+        return True
+    if is_fact(name):
+        return not _fact_affects(name) & ~(RECORD | ROUNDING)
+    return makes_no_difference(name)
+
+
+def _is_machine(name: str) -> bool:
+    """Whether it is a fact about the machine, which matters by its devices alone."""
+    return is_fact(name) and not _fact_affects(name) & ~(MACHINE | ROUNDING)
+
+
+def _fact_affects(name: str) -> Affects:
+    return affects(name.removeprefix("provenance."))
 
 
 def varying(table: pl.DataFrame) -> list[str]:
@@ -80,8 +63,7 @@ def varying(table: pl.DataFrame) -> list[str]:
     names = []
     same_devices = DEVICES not in table or table[DEVICES].drop_nulls().n_unique() <= 1
     for name in table.columns:
-        machine = name.removeprefix("provenance.") in _MACHINE
-        if (machine and same_devices) or ignored(name):
+        if (same_devices and _is_machine(name)) or ignored(name):
             continue
         values = table[name].drop_nulls() if is_fact(name) else table[name]
         if values.n_unique() > 1:
@@ -105,12 +87,18 @@ def copies(table: pl.DataFrame) -> dict[str, str]:
 
 def own_keys(table: pl.DataFrame, by: str) -> set[str]:
     """`by` and what follows from it: a group's section, what refers to that, facts."""
-    follows = _FOLLOWS.get(by) or _FOLLOWS.get(by.split(".")[0], ())
+    follows = _decided_by(by)
     references = copies(table)
     patterns = [by, references.get(by, by), *follows]
-    patterns += [f"{by}.*"] if by in GROUPS else []
+    patterns += [f"{by}.*"] if by in CHOICES else []
     own = {c for c in table.columns if any(fnmatchcase(c, p) for p in patterns)}
     return own | {name for name, source in references.items() if source in own}
+
+
+def _decided_by(key: str) -> tuple[str, ...]:
+    own = SETTINGS[key].decides if key in SETTINGS else ()
+    section = key.split(".")[0]
+    return own or (SETTINGS[section].decides if section in SETTINGS else ())
 
 
 def tuned_keys(table: pl.DataFrame, by: str) -> list[str]:
@@ -121,14 +109,14 @@ def tuned_keys(table: pl.DataFrame, by: str) -> list[str]:
     factor's own counts only if every group tried the same values: otherwise one group
     would win by a learning rate that another never had.
     """
-    choices = list(dict.fromkeys([by, *GROUPS]))
+    choices = list(dict.fromkeys([by, *CHOICES]))
     skip = {*choices, *copies(table)}
     found = []
     for name in varying(table):
         if name in skip or determined(table, name, choices):
             continue
         is_number = table[name].dtype.is_numeric()
-        if (by in GROUPS and name.startswith(f"{by}.")) or (
+        if (by in CHOICES and name.startswith(f"{by}.")) or (
             name.startswith(("optimizer.", "schedule."))
             and is_number
             and _same_grid(table, by, name)
@@ -139,7 +127,7 @@ def tuned_keys(table: pl.DataFrame, by: str) -> list[str]:
 
 def _same_grid(table: pl.DataFrame, by: str, name: str) -> bool:
     """Whether all values of `by` have the same values of `name`, choice by choice."""
-    others = [group for group in GROUPS if group != by]
+    others = [group for group in CHOICES if group != by]
     grids = table.select(by, *others, name).unique().partition_by(by)
     return len({frozenset(grid.drop(by).rows()) for grid in grids}) == 1
 
@@ -149,7 +137,7 @@ def cell_keys(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> list[str]:
     skip = {by, "seed", *own_keys(table, by), *tuned, *copies(table)}
     names = [n for n in varying(table) if n not in skip and not is_fact(n)]
     kept: list[str] = []
-    for name in sorted(names, key=lambda name: name not in GROUPS):
+    for name in sorted(names, key=lambda name: name not in CHOICES):
         if not determined(table, name, kept):
             kept.append(name)
     return kept
@@ -165,7 +153,7 @@ def determined(table: pl.DataFrame, name: str, by: Sequence[str]) -> bool:
 def default_by(table: pl.DataFrame) -> str:
     """The factor that a sweep was most likely about."""
     keys = [k for k in varying(table) if not is_fact(k)]
-    likely = ("optimizer", "schedule", "framework", "model", *GROUPS)
+    likely = ("optimizer", "schedule", "framework", "model", *CHOICES)
     redundant = {"seed", *copies(table)}
     others = [k for k in keys if k not in redundant]
     return next((k for k in (*likely, *others) if k in keys), "optimizer")

@@ -24,7 +24,7 @@ from runner.compare.columns import (
     texts,
     varying,
 )
-from runner.compare.load import GROUPS, natural
+from runner.compare.load import CHOICES, natural
 
 _FACTS = {
     PROBE: "optimizer probe",
@@ -101,7 +101,7 @@ def control(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> Control:
     roles |= dict.fromkeys(tuned, "tuned") | dict.fromkeys(confounded, "confounder")
     roles |= {by: "factor"} if by in keys else {}
     order = ("confounder", "factor", "tuned", "crossed", "consequence")
-    names = sorted(roles, key=lambda k: (order.index(roles[k]), k not in GROUPS))
+    names = sorted(roles, key=lambda k: (order.index(roles[k]), k not in CHOICES))
     impostors = _impostors(table)
     return Control(
         controlled=not confounded and not impostors,

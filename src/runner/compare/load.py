@@ -11,8 +11,10 @@ import polars as pl
 
 from runner.errors import ConfigError
 from runner.record.files import read_metrics
+from runner.settings import GROUPS
+from runner.trees import flatten
 
-GROUPS = ("model", "framework", "optimizer", "schedule", "data", "loss", "mesh")
+CHOICES = (*GROUPS, "mesh")
 
 # Below a run folder these hold thousands of files and no run.
 _NOT_RUNS = {"wandb", "checkpoints", "profile", ".hydra"}
@@ -23,7 +25,7 @@ class Runs(NamedTuple):
 
     Attributes:
       table: one row a run, in the natural order of `run`, its name. `folder`, `status`,
-        `error`, `wall_seconds` and `compile_seconds`; the names chosen in GROUPS; the
+        `error`, `wall_seconds` and `compile_seconds`; the names chosen in CHOICES; the
         resolved config and `provenance.` flattened with dots, lists as JSON text;
         `final.`, `best.` and `best_step.` of each metric. What a run lacks is null.
       curves: `run`, `step` in optimizer steps, and a Float64 column for each metric.
@@ -126,18 +128,6 @@ def natural(text: str) -> list[Any]:
     return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a.b": 1} of {"a": {"b": 1}}. Lists and empty mappings become JSON text."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            is_leaf = not isinstance(value, Mapping | list)
-            flat[f"{prefix}{key}"] = value if is_leaf else json.dumps(value)
-    return flat
-
-
 def _row(record: Record) -> dict[str, Any]:
     config = dict(record.config)
     choices = _mapping(_mapping(config.pop("hydra", None)).get("choices"))
@@ -145,9 +135,9 @@ def _row(record: Record) -> dict[str, Any]:
     final = _mapping(summary.get("final"))
     best = {k: _mapping(v) for k, v in _mapping(summary.get("best")).items()}
     return {
-        **flatten(config),
-        **{group: choices.get(group) for group in GROUPS},
-        **flatten(record.provenance, "provenance."),
+        **_as_text(flatten(config)),
+        **{group: choices.get(group) for group in CHOICES},
+        **_as_text(flatten(record.provenance, "provenance.")),
         **{f"final.{k}": _number(v) for k, v in final.items()},
         **{f"best.{k}": _number(v.get("value")) for k, v in best.items()},
         **{f"best_step.{k}": v.get("step") for k, v in best.items()},
@@ -157,6 +147,14 @@ def _row(record: Record) -> dict[str, Any]:
         "error": summary.get("error"),
         "wall_seconds": summary.get("wall_seconds"),
         "compile_seconds": summary.get("compile_seconds"),
+    }
+
+
+def _as_text(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`flat` with lists and empty mappings as JSON text."""
+    return {
+        key: json.dumps(value) if isinstance(value, Mapping | list) else value
+        for key, value in flat.items()
     }
 
 
@@ -171,7 +169,7 @@ def _number(value: Any) -> float | None:
     return None
 
 
-_FIRST = ("run", "folder", "status", "error", "seed", *GROUPS)
+_FIRST = ("run", "folder", "status", "error", "seed", *CHOICES)
 _LAST = ("provenance", "final", "best", "best_step", "wall_seconds", "compile_seconds")
 _TYPES = {
     "folder": pl.String,

@@ -1,153 +1,16 @@
 """The configuration: its folder, its schema, and the form in which it is recorded."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import ConfigError, did_you_mean
+from runner.settings import Settings
 from runner.sweep.names import folder_name
-
-
-@dataclass
-class TrainConfig:
-    """`train`: how long, how often and how. conf/config.yaml explains each key."""
-
-    epochs: int | None = MISSING
-    steps: int | None = MISSING
-    steps_per_epoch: int | None = MISSING
-    log_every_steps: int = MISSING
-    eval_every_steps: int = MISSING
-    steps_per_call: Any = MISSING
-    on_nan: str = MISSING
-    clip_global_norm: float | None = MISSING
-    gradient_accumulation: int = MISSING
-    mask_weight_decay: bool = MISSING
-    ema_decay: float | None = MISSING
-    limit_batches: int | None = MISSING
-    debug_nans: bool = MISSING
-    profile: bool = MISSING
-
-
-@dataclass
-class CheckpointConfig:
-    """`checkpoint`: when a run is saved and taken up; conf/config.yaml explains it."""
-
-    every_steps: int | None = MISSING
-    every_minutes: float | None = MISSING
-    keep: int = MISSING
-    best: bool = MISSING
-    last: bool = MISSING
-    resume: str = MISSING
-
-
-@dataclass
-class MeshConfig:
-    """`mesh`: the named axes of the device mesh and how many devices each takes."""
-
-    data: int = MISSING
-    fsdp: int = MISSING
-    min_shard_elements: int = MISSING
-
-
-@dataclass
-class DistributedConfig:
-    """`distributed`: how the processes of one run find each other."""
-
-    enabled: bool = MISSING
-    coordinator_address: str | None = MISSING
-    num_processes: int | None = MISSING
-    process_id: int | None = MISSING
-    timeout_seconds: int = MISSING
-
-
-@dataclass
-class WandbConfig:
-    """`wandb`: W&B's own names; null where W&B or the program decides."""
-
-    mode: str = MISSING
-    project: str | None = MISSING
-    entity: str | None = MISSING
-    group: str | None = MISSING
-    job_type: str | None = MISSING
-    name: str | None = MISSING
-    tags: list[str] | None = MISSING
-    notes: str | None = MISSING
-
-
-@dataclass
-class ClusterConfig:
-    """`cluster`: where runs are trained. conf/cluster/none.yaml explains each key."""
-
-    engine: str | None = MISSING
-    partition: str | None = MISSING
-    account: str | None = MISSING
-    qos: str | None = MISSING
-    nodes: int = MISSING
-    gpus: int = MISSING
-    cpus: int | None = MISSING
-    memory: str | None = MISSING
-    time: Any = MISSING
-    sbatch: dict[str, Any] = MISSING
-    setup: list[str] = MISSING
-    array_parallelism: int = MISSING
-    max_tasks: int = MISSING
-    warning_seconds: int = MISSING
-    retries: int = MISSING
-    dry_run: bool = MISSING
-
-
-@dataclass
-class Config:
-    """The sections whose keys and types are ours. The groups' targets define theirs."""
-
-    seed: int = MISSING
-    objective: str = MISSING
-    verify: bool = MISSING
-    print: str | None = MISSING
-    compilation_cache: str | None = MISSING
-    train: TrainConfig = MISSING
-    checkpoint: CheckpointConfig = MISSING
-    mesh: MeshConfig = MISSING
-    distributed: DistributedConfig = MISSING
-    wandb: WandbConfig = MISSING
-    cluster: ClusterConfig = MISSING
-    loss: Any = MISSING
-    data: Any = MISSING
-    model: Any = MISSING
-    framework: Any = MISSING
-    optimizer: Any = MISSING
-    schedule: Any = MISSING
-
-
-def check_keys(cfg: DictConfig) -> None:
-    """Refuse what `+key=value` adds to the sections of ours: nobody would read it.
-
-    `+optimzer=sgd` would otherwise train with the default optimizer.
-
-    Raises:
-      ConfigError: a key that the schema doesn't have.
-    """
-    ours = {
-        "train": TrainConfig,
-        "checkpoint": CheckpointConfig,
-        "mesh": MeshConfig,
-        "distributed": DistributedConfig,
-        "wandb": WandbConfig,
-        "cluster": ClusterConfig,
-    }
-    for section, schema in {"": Config, **ours}.items():
-        names = [field.name for field in fields(schema)]
-        for key in cfg[section] if section else cfg:
-            if key not in names:
-                raise ConfigError(
-                    f"{section or 'the configuration'} has no key {key!r}; it has "
-                    f"{', '.join(names)}.{did_you_mean(str(key), names)}"
-                )
 
 
 def conf_dir() -> Path:
@@ -159,7 +22,7 @@ def conf_dir() -> Path:
 
 def register() -> None:
     """Give Hydra the schema, and OmegaConf the resolver that the schedules use."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema", node=Settings)
     OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
     OmegaConf.register_new_resolver("case", case, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import sys
 import typing
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra.errors import (
@@ -21,8 +21,10 @@ from omegaconf.errors import (
 )
 
 from runner.config.argument_types import described
-from runner.config.conf import Config, conf_dir
+from runner.config.conf import conf_dir
 from runner.errors import did_you_mean
+from runner.settings import Settings
+from runner.trees import flatten
 
 
 def explain(error: BaseException) -> str:
@@ -99,7 +101,7 @@ def _refused(refused: OmegaConfBaseException, error: BaseException) -> str:
 
 def _wanted(key: str) -> str | None:
     """What the schema wants `key` to be; None where there is no schema."""
-    hint: Any = Config
+    hint: Any = Settings
     for name in key.split("."):
         fields = typing.get_type_hints(hint) if isinstance(hint, type) else {}
         if name not in fields:
@@ -117,25 +119,12 @@ def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
     told += ", ".join(n for n in names if not n.startswith("_")) + "."
     suggestion = did_you_mean(name, names)
     if not section:
-        elsewhere = [k for k in _keys(parent, "") if k.rpartition(".")[2] == name]
+        keys = flatten(cast(dict, OmegaConf.to_container(parent, resolve=False)))
+        elsewhere = [key for key in keys if key.rpartition(".")[2] == name]
         suggestion = suggestion or did_you_mean(name, elsewhere)
         if elsewhere:
             suggestion = f"Did you mean {' or '.join(map(repr, elsewhere))}?"
     return told + _on_its_own_line(suggestion)
-
-
-def _keys(node: DictConfig, prefix: str) -> list[str]:
-    """The dotted names below `node`."""
-
-    def walk(tree: Any, path: str) -> None:
-        for key, value in tree.items():
-            found.append(f"{path}{key}")
-            if isinstance(value, dict):
-                walk(value, f"{path}{key}.")
-
-    found: list[str] = []
-    walk(OmegaConf.to_container(node, resolve=False), prefix)
-    return found
 
 
 def _not_composed(text: str) -> str:

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from runner.config.conf import MeshConfig
 from runner.errors import ConfigError
+from runner.settings import MeshSettings
 
 
 class Mesh(NamedTuple):
@@ -81,7 +81,7 @@ def split(shape: tuple[int, ...], fsdp: int, least: int) -> PartitionSpec:
     return PartitionSpec(*[None] * largest, "fsdp")
 
 
-def device_mesh(config: MeshConfig, batch_size: int, microbatches: int) -> Mesh:
+def device_mesh(config: MeshSettings, batch_size: int, microbatches: int) -> Mesh:
     """The mesh of one run: axes `data` and `fsdp`, which split each batch together.
 
     Args:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from runner.config.conf import TrainConfig
 from runner.errors import TrainingStopped
 from runner.job.checkpoint import Snapshot
+from runner.settings import TrainSettings
 
 
 class Call(NamedTuple):
@@ -74,7 +74,7 @@ def _not_finite(row: dict[str, float]) -> str | None:
     return None
 
 
-def logged_steps(steps: int, settings: TrainConfig) -> np.ndarray:
+def logged_steps(steps: int, settings: TrainSettings) -> np.ndarray:
     """Which of a run's steps metrics.jsonl has a row of: bool [steps]."""
     done = np.arange(1, steps + 1)
     logged = (done == 1) | (done == steps) | (done % settings.log_every_steps == 0)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.config.conf import TrainConfig
 from runner.core import feed
 from runner.core.optimization import Optimization
 from runner.core.optimizers import Optimizer
@@ -21,6 +20,7 @@ from runner.data.order import Order
 from runner.job import processes
 from runner.job.checkpoint import Checkpoints, Snapshot, copied
 from runner.job.interruption import Interruption
+from runner.settings import TrainSettings
 
 
 class Run(NamedTuple):
@@ -44,7 +44,7 @@ class Run(NamedTuple):
     learning_rates: np.ndarray
     init_key: jax.Array
     order: Order
-    settings: TrainConfig
+    settings: TrainSettings
     config: dict[str, Any]
     optimizer: Optimizer
     wanted: Optimization

@@ -1,6 +1,6 @@
 """From a composed configuration to a run of plain values, checked on the way."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.fingerprints import toy_batch, toy_model
 from runner.checks.verify import verify
-from runner.cluster.settings import minutes
-from runner.config.conf import TrainConfig, check_keys, recorded
+from runner.config.conf import recorded
 from runner.config.instantiate import call, check_targets, made_once, target
+from runner.config.ranges import check_keys, check_ranges
 from runner.core import feed, program, schedules, step
 from runner.core.mesh import Mesh, device_mesh
 from runner.core.optimization import Optimization
@@ -30,8 +30,7 @@ from runner.frameworks.sharded import sharded
 from runner.job import processes
 from runner.record.program_cache import Entry
 from runner.record.recorder import better
-
-GROUPS = ("data", "loss", "model", "framework", "optimizer", "schedule")
+from runner.settings import GROUPS, SETTINGS, TrainSettings, is_in_program
 
 
 class _Shared(NamedTuple):
@@ -161,7 +160,7 @@ def _order(cfg: DictConfig, dataset: Dataset) -> Order:
     )
 
 
-def _settings(cfg: DictConfig, order: Order) -> TrainConfig:
+def _settings(cfg: DictConfig, order: Order) -> TrainSettings:
     """The `train` section, complete and within its ranges."""
     train = cfg.train
     if train.steps_per_epoch not in (None, order.steps_per_epoch):
@@ -184,7 +183,7 @@ def _settings(cfg: DictConfig, order: Order) -> TrainConfig:
         train.steps = steps
     _check_values(cfg)  # again, for what refers to the steps
     settings = OmegaConf.to_object(train)
-    assert isinstance(settings, TrainConfig)
+    assert isinstance(settings, TrainSettings)
     return settings
 
 
@@ -198,70 +197,10 @@ def check(cfg: DictConfig) -> None:
     check_targets(cfg, GROUPS)
 
 
-# What types can't say. A null that its type allows is within its range.
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": (lambda x: 0 <= x < 2**32, "from 0 to 2**32 - 1"),
-    "train.epochs": (lambda x: x >= 1, "at least 1"),
-    "train.steps": (lambda x: 1 <= x < 2**31, "at least 1 and below 2**31"),
-    "train.log_every_steps": (lambda x: x >= 1, "at least 1"),
-    "train.eval_every_steps": (lambda x: x >= 1, "at least 1"),
-    "train.gradient_accumulation": (lambda x: x >= 1, "at least 1"),
-    "train.limit_batches": (lambda x: x >= 1, "at least 1, or null"),
-    "train.on_nan": (lambda x: x in ("stop", "continue"), "stop or continue"),
-    "train.steps_per_call": (
-        lambda x: x == "auto" or (type(x) is int and x >= 1),
-        "auto, or a whole number of at least 1",
-    ),
-    "train.clip_global_norm": (lambda x: 0 < x < np.inf, "greater than 0, or null"),
-    "train.ema_decay": (lambda x: 0 < x < 1, "between 0 and 1, or null"),
-    "print": (lambda x: x == "sharding", "sharding, or null"),
-    "checkpoint.every_steps": (lambda x: x >= 1, "at least 1, or null"),
-    "checkpoint.every_minutes": (lambda x: x > 0, "greater than 0, or null"),
-    "checkpoint.keep": (lambda x: x >= 1, "at least 1"),
-    "wandb.mode": (
-        lambda x: x in ("offline", "online", "disabled"),
-        "offline, online or disabled",
-    ),
-    "cluster.engine": (lambda x: x in ("local", "slurm"), "local or slurm, or null"),
-    "cluster.nodes": (lambda x: x >= 1, "at least 1"),
-    "cluster.gpus": (lambda x: x >= 0, "at least 0"),
-    "cluster.cpus": (lambda x: x >= 1, "at least 1, or null"),
-    "cluster.time": (
-        lambda x: minutes(x) is not None,
-        "a number of minutes of at least 1, or such as 12:00:00 or 2-00:00:00",
-    ),
-    "cluster.array_parallelism": (lambda x: x >= 1, "at least 1"),
-    "cluster.max_tasks": (lambda x: 1 <= x <= 1000, "from 1 to 1000"),
-    "cluster.warning_seconds": (lambda x: x >= 1, "at least 1"),
-    "cluster.retries": (lambda x: x >= 0, "at least 0"),
-}
-
-
 def _check_values(cfg: DictConfig) -> None:
     """Check what is ours and already known: the steps may not be."""
     check_keys(cfg)
-    check_ranges(cfg, _RULES)
-
-
-def check_ranges(cfg: DictConfig, keys: Iterable[str]) -> None:
-    """Refuse the values of `keys` that are out of their ranges.
-
-    Raises:
-      ConfigError: names the key, the value and the rule.
-    """
-    for key in keys:
-        if key not in _RULES:
-            continue
-        valid, rule = _RULES[key]
-        section, _, name = key.rpartition(".")
-        parent = cfg[section] if section else cfg
-        if cfg.train.steps_per_epoch is None and OmegaConf.is_interpolation(
-            parent, name
-        ):
-            continue
-        value = parent[name]
-        if value is not None and not valid(value):
-            raise ConfigError(f"{key}={value} must be {rule}")
+    check_ranges(cfg)
 
 
 def _check_objective(cfg: DictConfig, metrics: list[str]) -> None:
@@ -318,9 +257,10 @@ def _description(
         "arguments": sorted(traced),
         "plateau": plateau and {k: v for k, v in plateau.items() if k != "base"},
         "train": {
-            "averaging": settings["ema_decay"] is not None,
-            **{k: settings[k] for k in ("gradient_accumulation", "mask_weight_decay",
-                                        "steps_per_call", "debug_nans")},
+            name: settings[name] is not None if SETTINGS[f"train.{name}"].switch
+            else settings[name]
+            for name in settings
+            if is_in_program(f"train.{name}") or SETTINGS[f"train.{name}"].switch
         },
         "data": {
             "features": {k: [v.shape[1:], str(v.dtype)] for k, v in rows.items()},

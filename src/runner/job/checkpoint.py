@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.config.conf import CheckpointConfig
 from runner.errors import ConfigError
 from runner.job import processes
+from runner.settings import CheckpointSettings
 
 # Where in a run folder they are.
 FOLDER = "checkpoints"
@@ -66,7 +66,7 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        settings: CheckpointConfig,
+        settings: CheckpointSettings,
         objective: str,
         describe: Callable[[int], dict[str, Any]],
         start: Start | None = None,
@@ -85,7 +85,7 @@ class Checkpoints:
     @classmethod
     def none(cls) -> "Checkpoints":
         """From the beginning, and never saved."""
-        never = CheckpointConfig(None, None, 1, False, False, "never")
+        never = CheckpointSettings(None, None, 1, False, False, "never")
         return cls(Path(), never, "", lambda step: {})
 
     @property

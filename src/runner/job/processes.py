@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.conf import DistributedConfig
 from runner.config.explain import explain
 from runner.errors import ConfigError
 from runner.record.files import to_json
-from runner.sweep.ledger import differences
+from runner.settings import DistributedSettings
+from runner.trees import differences
 
 FAILED = "runner/failed"
 SHUTDOWN_SECONDS = 30
@@ -52,7 +52,7 @@ _in_flight: Any = None
 _ending = threading.Lock()  # held by what ends this process; never given back
 
 
-def place(config: DistributedConfig) -> Place:
+def place(config: DistributedSettings) -> Place:
     """Which process this is, as the `distributed` section or the environment says.
 
     Raises:
@@ -217,7 +217,8 @@ def _check_same(cfg: DictConfig, seconds: int) -> None:
     client.key_value_set(f"runner/config/{_place.rank}", json.dumps(mine))
     for other in range(_place.size):
         text = client.blocking_key_value_get(f"runner/config/{other}", seconds * 1000)
-        for key, ours, its in differences(mine, json.loads(text), ["distributed"]):
+        different = differences(mine, json.loads(text), "distributed".__eq__)
+        for key, ours, its in different:
             raise ConfigError(
                 f"processes of one run need one configuration, but {key} is {ours} on "
                 f"process {_place.rank} and {its} on process {other}"

@@ -18,23 +18,8 @@ from runner.record.conditions import changed
 from runner.record.files import to_json
 from runner.record.recorder import Kept, Recorder
 from runner.record.secrets import scrub
-from runner.sweep.ledger import differences
-
-# What a run may be taken up with another value of: it changes no step before the
-# checkpoint, or what it does change is recorded as such.
-_FREE = (
-    "train.steps",
-    "train.epochs",
-    "mesh",
-    "checkpoint",
-    "wandb",
-    "compilation_cache",
-    "cluster",
-    "distributed",
-    "print",
-    "optimizer_probe",
-    "hydra",
-)
+from runner.settings import may_change_on_resume
+from runner.trees import differences
 
 
 class Resumed(NamedTuple):
@@ -266,4 +251,5 @@ def _differing(cfg: DictConfig, earlier: _Earlier) -> list[tuple[str, Any, Any]]
     then = copy.deepcopy(cfg)  # whatever refers to the length has the value of then
     for key in ("steps", "epochs"):
         then.train[key] = earlier.config["train"][key]
-    return differences(earlier.config, to_json(scrub(recorded(then))), _FREE)
+    now = to_json(scrub(recorded(then)))
+    return differences(earlier.config, now, may_change_on_resume)

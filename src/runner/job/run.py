@@ -15,7 +15,6 @@ import jax
 from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.fingerprints import identify
-from runner.config.conf import CheckpointConfig
 from runner.config.explain import explain
 from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
@@ -27,10 +26,11 @@ from runner.job.resume import Resumed, resume
 from runner.record import compilation_cache
 from runner.record.files import to_json, write_json
 from runner.record.mirrors import process
-from runner.record.mirrors.wandb import WandbSettings
+from runner.record.mirrors.wandb import WandbFields
 from runner.record.provenance import provenance
 from runner.record.recorder import Recorder
 from runner.record.secrets import scrub
+from runner.settings import CheckpointSettings
 
 # What tells the runs of a sweep apart at a glance.
 TAGGED = ("model", "framework", "optimizer", "schedule", "data")
@@ -186,7 +186,7 @@ def _checkpoints(
     cfg: DictConfig, run: Run, recorder: Recorder, resumed: Resumed | None
 ) -> Checkpoints:
     settings = OmegaConf.to_object(cfg.checkpoint)
-    assert isinstance(settings, CheckpointConfig)
+    assert isinstance(settings, CheckpointSettings)
     return Checkpoints(
         recorder.folder / checkpoint.FOLDER,
         settings,
@@ -241,10 +241,10 @@ def wandb_settings(
     choices: Mapping[str, str],
     overrides: Sequence[str],
     sweep: str | None,
-) -> WandbSettings:
+) -> WandbFields:
     """The `wandb` section, its nulls filled in so that a sweep is readable."""
     wandb = cfg.wandb
-    return WandbSettings(
+    return WandbFields(
         mode=wandb.mode,
         project=wandb.project,
         entity=wandb.entity,

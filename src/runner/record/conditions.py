@@ -8,20 +8,13 @@ from typing import Any, NamedTuple
 import jax
 
 from runner.errors import ConfigError
+from runner.record.provenance import FACTS, PACKAGES
+from runner.settings import ROUNDING
 
 # With these equal the same compiled program adds the same numbers in the same order.
 BITS = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "numpy",
-    "backend",
-    "devices",
-    "machine",
-    "CPUs",
-    "runs side by side",
-    "changes on the way",
+    *(name for name, affects in PACKAGES.items() if affects & ROUNDING),
+    *(fact.label for fact in FACTS.values() if fact.affects & ROUNDING),
 )
 
 
@@ -56,19 +49,21 @@ def changed(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Fact]:
 
 
 def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
-    facts = {
-        "runner": _commit(provenance.get("runner_git")),
-        "your code": _commit(provenance.get("git")),
-        "python": provenance.get("python"),
-        **(provenance.get("packages") or {}),
-        "backend": provenance.get("backend"),
-        "devices": _devices(provenance.get("devices")),
-        "machine": _machine(provenance.get("platform")),
-        "CPUs": provenance.get("cpu_count"),
-        "host": provenance.get("hostname"),
-        "runs side by side": provenance.get("members") or 1,
-        "changes on the way": "; ".join(provenance.get("changes") or []) or "none",
+    texts = {
+        "runner_git": _commit,
+        "git": _commit,
+        "devices": _devices,
+        "platform": _machine,
+        "members": lambda members: members or 1,
+        "changes": lambda changes: "; ".join(changes or []) or "none",
     }
+    facts: dict[str, Any] = {}
+    for name, fact in FACTS.items():
+        value = provenance.get(name)
+        if name == "packages":
+            facts |= value or {}
+        elif fact.label:
+            facts[fact.label] = texts[name](value) if name in texts else value
     return {k: str(v) for k, v in facts.items() if v is not None}
 
 

@@ -7,25 +7,87 @@ import platform
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from runner.record.secrets import scrub_command
-
-PACKAGES = (
-    "jax-experiment-runner",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "numpy",
-    "orbax-checkpoint",
-    "hydra-core",
-    "omegaconf",
-    "wandb",
-    "tensorflow-datasets",
+from runner.settings import (
+    MACHINE,
+    NUMBERS,
+    PROGRAM,
+    RECORD,
+    ROUNDING,
+    Affects,
+    setting,
+    settings_of,
 )
+
+# A run's package versions, and what they affect.
+PACKAGES = {
+    "jax-experiment-runner": PROGRAM,
+    "jax": PROGRAM | ROUNDING,
+    "jaxlib": PROGRAM | ROUNDING,
+    "flax": PROGRAM | ROUNDING,
+    "optax": PROGRAM | ROUNDING,
+    "numpy": PROGRAM | ROUNDING,
+    "orbax-checkpoint": PROGRAM,
+    "hydra-core": PROGRAM,
+    "omegaconf": PROGRAM,
+    "wandb": PROGRAM,
+    "tensorflow-datasets": PROGRAM,
+}
+
+
+@dataclass
+class Provenance:
+    """The facts in provenance.json. A replay shows those that have a label.
+
+    With all that affect ROUNDING equal, the same compiled program adds the same numbers
+    in the same order.
+    """
+
+    started: str = setting(RECORD)
+    command: list[str] = setting(RECORD)
+    folder: str = setting(RECORD)
+    pid: int = setting(RECORD)
+    runner_git: dict[str, Any] | None = setting(PROGRAM, label="runner")
+    git: dict[str, Any] | None = setting(PROGRAM, label="your code")
+    python: str = setting(PROGRAM, label="python")
+    packages: dict[str, str | None] = setting(PROGRAM, label="packages")
+    backend: str = setting(PROGRAM | ROUNDING, label="backend")
+    devices: list[str] = setting(PROGRAM | ROUNDING, label="devices")
+    device_count: int = setting(RECORD)  # follows from devices
+    platform: str = setting(MACHINE | ROUNDING, label="machine")
+    cpu_count: int | None = setting(MACHINE | ROUNDING, label="CPUs")
+    hostname: str = setting(MACHINE, label="host")
+    executable: str = setting(MACHINE)
+    program_key: str = setting(RECORD)  # follows from the configuration and the above
+    members: int = setting(RECORD | ROUNDING, label="runs side by side")
+    changes: list[str] = setting(NUMBERS | ROUNDING, label="changes on the way")
+    restarts: list[dict[str, Any]] = setting(RECORD)
+    wandb_id: str = setting(RECORD)
+    replay_of: str = setting(RECORD)
+    optimizer_probe: list[float] = setting(NUMBERS)
+    initial_parameters: str = setting(NUMBERS)
+    data_order: str = setting(NUMBERS)
+
+
+FACTS = dict(settings_of(Provenance))
+
+
+def affects(name: str) -> Affects:
+    """What a fact affects, such as `python` or `packages.jax`.
+
+    One that isn't known, as of another version, may affect anything.
+    """
+    section, _, rest = name.partition(".")
+    if section == "packages" and rest in PACKAGES:
+        return PACKAGES[rest]
+    return FACTS[section].affects if section in FACTS else PROGRAM | NUMBERS
+
+
 _GIT_SECONDS = 5.0  # a hung network file system must not hold up the run
 
 

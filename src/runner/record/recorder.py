@@ -12,7 +12,7 @@ from runner.errors import ConfigError, TrainingStopped
 from runner.job.interruption import Preempted
 from runner.record.files import MetricsFile, read_metrics, write_json
 from runner.record.mirrors.process import WandbMirror
-from runner.record.mirrors.wandb import WandbSettings
+from runner.record.mirrors.wandb import WandbFields
 from runner.record.secrets import scrub
 from runner.record.terminal import Progress, summary_table
 
@@ -59,7 +59,7 @@ class Recorder:
         *,
         config: dict[str, Any],
         provenance: dict[str, Any],
-        wandb: WandbSettings,
+        wandb: WandbFields,
         total_steps: int,
         quiet: bool,
         kept: Kept | None = None,

@@ -13,16 +13,17 @@ from omegaconf import DictConfig, OmegaConf
 from runner.checks.fingerprints import identify
 from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
-from runner.job.build import GROUPS, build
+from runner.job.build import build
 from runner.record import compilation_cache
 from runner.record.conditions import BITS, Fact, changed, check_devices
-from runner.record.mirrors.wandb import WandbSettings
+from runner.record.mirrors.wandb import WandbFields
 from runner.record.provenance import provenance
 from runner.record.recorder import Recorder
 from runner.record.terminal import Progress
 from runner.replay import configuration
 from runner.replay.record import Recorded, read
 from runner.replay.rows import Differs, RecordEnds, Rows
+from runner.settings import GROUPS
 
 
 class Limits(NamedTuple):
@@ -165,7 +166,7 @@ def _recorder(
         | {"optimizer_probe": here["optimizer_probe"]}
         | {"hydra": dict(recorded.hydra)},
         provenance=here | {"replay_of": str(recorded.source)},
-        wandb=WandbSettings("disabled"),
+        wandb=WandbFields("disabled"),
         total_steps=len(run.learning_rates),
         quiet=True,
     )

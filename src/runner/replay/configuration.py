@@ -17,6 +17,8 @@ from runner.errors import ConfigError
 from runner.record.files import to_json
 from runner.record.secrets import REDACTED
 from runner.replay.record import Recorded
+from runner.settings import Settings
+from runner.trees import flatten
 
 _SHOWN = 6  # differences that are named
 _FLOATS = {text: float(text) for text in ("NaN", "Infinity", "-Infinity")}
@@ -31,7 +33,7 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
     Raises:
       ConfigError: an unknown key, a wrong type, or a value that was never recorded.
     """
-    for key, value in flat(recorded.config).items():
+    for key, value in flatten(recorded.config).items():
         if value == REDACTED:
             raise ConfigError(
                 f"{recorded.source}: {key} was a secret and isn't recorded, so the run "
@@ -39,12 +41,10 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
             )
     try:
         plain = OmegaConf.create(_floats(recorded.config))
-        cfg = cast(
-            DictConfig, OmegaConf.merge(OmegaConf.structured(conf.Config), plain)
-        )
+        cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Settings), plain))
         for key in sorted(OmegaConf.missing_keys(cfg)):
             value = None if today is None else OmegaConf.select(today, key)
-            if value is None and (today is None or key not in flat(_raw(today))):
+            if value is None and (today is None or key not in flatten(_raw(today))):
                 raise ConfigError(f"{recorded.source}: config.json has no {key}")
             OmegaConf.update(cfg, key, value)
     except OmegaConfBaseException as error:
@@ -91,8 +91,8 @@ def _search_path(provenance: Mapping[str, Any]) -> list[str]:
 
 def differences(recorded: Recorded, today: DictConfig) -> list[str]:
     """Each key whose value isn't that of `today`, as text: "seed 0 -> 1"."""
-    there = flat(recorded.config)
-    here = flat(to_json(conf.recorded(today)))
+    there = flatten(recorded.config)
+    here = flatten(to_json(conf.recorded(today)))
     return [
         f"{key} {_text(here, key)} -> {_text(there, key)}"
         for key in sorted(here | there)
@@ -116,9 +116,9 @@ def check_agreement(recorded: Recorded, today: DictConfig | None) -> None:
       ConfigError: two values disagree that conf/ takes one from the other, or steps
         are not epochs times steps_per_epoch.
     """
-    there = flat(recorded.config)
+    there = flatten(recorded.config)
     told = []
-    for key, text in flat(_raw(today)).items() if today is not None else ():
+    for key, text in flatten(_raw(today)).items() if today is not None else ():
         reference = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
         source = reference[1] if reference else key
         if {key, source} <= set(there) and there[key] != there[source]:
@@ -138,17 +138,6 @@ def check_agreement(recorded: Recorded, today: DictConfig | None) -> None:
             f"{recorded.source}: config.json contradicts itself, so it was edited or "
             f"conf/ has changed: {listed(told)}"
         )
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a.b": 1} of {"a": {"b": 1}}; lists stay."""
-    found = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _raw(cfg: DictConfig) -> Any:

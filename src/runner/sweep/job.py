@@ -21,8 +21,9 @@ from hydra.core.utils import (
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
 
+from runner.job.identity import base_of, fingerprint
+from runner.settings import SECTIONS, SETTINGS, only_numbers
 from runner.sweep.compose import Composer
-from runner.sweep.ledger import base_of, fingerprint
 from runner.sweep.names import job_name
 
 
@@ -73,7 +74,7 @@ def compose_job(
         config.hydra.job.id = config.hydra.job.num = number
         config.hydra.job.override_dirname = name
     folder = Path(config.hydra.sweep.subdir)
-    base = base_of(config)
+    base = base_of(config, [key.lstrip("+~").partition("@")[0] for key in keys])
     likeness = fingerprint(_without_numbers(base))
     return Job(
         number, list(overrides), name, folder, fingerprint(base), likeness, config
@@ -81,13 +82,20 @@ def compose_job(
 
 
 def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
-    """`base` without what is mostly an argument of a program: see `build`."""
+    """`base` without what is mostly an argument of a program: see `runner.settings`."""
+    sections = {name: dict(base[name]) for name in SECTIONS if name in base}
+    for key in filter(only_numbers, SETTINGS):
+        section, _, name = key.rpartition(".")
+        if name in sections.get(section, ()):
+            is_on = sections[section][name] is not None
+            sections[section][name] = SETTINGS[key].switch and is_on
     optimizer, schedule = base["optimizer"], base["schedule"]
     if isinstance(optimizer, dict):
         optimizer = {k: v for k, v in optimizer.items() if not isinstance(v, float)}
     if "plateau" not in str(schedule):  # which is part of its program
         schedule = None
-    return base | {"seed": None, "optimizer": optimizer, "schedule": schedule}
+    numbers = {"seed": None, "optimizer": optimizer, "schedule": schedule}
+    return base | sections | numbers
 
 
 def place(job: Job, sweep: Path, folder: str) -> None:

@@ -11,18 +11,18 @@ from omegaconf import DictConfig
 
 from runner.cluster.plan import Plan
 from runner.errors import ConfigError, did_you_mean
+from runner.job.identity import base_of
 from runner.job.interruption import Preempted
-from runner.sweep import ledger as ledgers
 from runner.sweep.compose import Composer
 from runner.sweep.job import Job, compose_job, place, take_up
-from runner.sweep.ledger import Ledger
+from runner.sweep.ledger import Ledger, unfinished
 from runner.sweep.names import varying
 from runner.sweep.sweep import Sweep
 from runner.sweep.table import print_table
 
 if TYPE_CHECKING:
     from hydra_plugins.packed_launcher import PackedLauncher
-    from runner.config.conf import ClusterConfig
+    from runner.settings import ClusterSettings
 
 
 def launch(
@@ -52,7 +52,7 @@ def launch(
         compose_job(composer, given, first + i, keys)
         for i, given in enumerate(overrides)
     ]
-    base = ledgers.base_of(master)
+    base = base_of(master)
     folder = Path(master.hydra.sweep.dir)
     if launcher.resume and not _is_given(master, "hydra.sweep.dir"):
         folder = _unfinished(folder, base, jobs) or folder
@@ -136,7 +136,7 @@ def _check(launcher: "PackedLauncher") -> None:
 
 def _cluster(
     launcher: "PackedLauncher", jobs: Sequence[Job], keys: Sequence[str]
-) -> "ClusterConfig | None":
+) -> "ClusterSettings | None":
     """Where the jobs are trained; None is here."""
     engines = {"inline": None, "submitit_local": "local", "submitit_slurm": "slurm"}
     names = ["auto", *engines]
@@ -156,7 +156,7 @@ def _cluster(
     if wanted is None:
         return None
     from runner.cluster.submit import settings_of
-    from runner.job.build import check_ranges
+    from runner.config.ranges import check_ranges
 
     swept = [key for key in keys if key.lstrip("+~").partition(".")[0] == "cluster"]
     if swept:
@@ -182,7 +182,7 @@ def _unfinished(new: Path, base: dict[str, Any], jobs: list[Job]) -> Path | None
     fingerprints = [job.fingerprint for job in jobs]
     for path in sorted(new.parent.parent.glob("*/*/sweep.json"), reverse=True):
         folder = path.parent
-        if ledgers.unfinished(folder, base, fingerprints):
+        if unfinished(folder, base, fingerprints):
             print(
                 f"continuing the unfinished sweep in {folder} "
                 "(hydra.launcher.resume=false starts a new one)",

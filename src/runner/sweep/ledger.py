@@ -1,27 +1,23 @@
 """sweep.json: what a sweep's jobs are and how far each of them is."""
 
-import hashlib
 import json
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
-
-from omegaconf import DictConfig, OmegaConf
 
 from runner.errors import ConfigError
 from runner.record.files import to_json, write_json
 from runner.record.lock import lock
 from runner.record.secrets import scrub, scrub_command
+from runner.trees import differences
 
 State = Literal["pending", "running", "done", "failed"]
 WRITE_SECONDS = (
     1.0  # at most one ordinary write in so many: a job's folder is the truth
 )
-# What changes no result may differ between the jobs of one sweep.
-_FREE = ("wandb", "checkpoint", "compilation_cache", "cluster", "distributed")
 
 
 class Entry(TypedDict):
@@ -118,7 +114,7 @@ class Ledger:
             return
         before = read(self._path)
         self._swept = sorted({*self._swept, *before["swept"]})
-        changed = differences(before["base"], self._base, self._swept)
+        changed = differences(before["base"], self._base, self._swept.__contains__)
         if changed:
             told = "; ".join(f"{k}={old}, now {new}" for k, old, new in changed[:5])
             raise ConfigError(
@@ -160,33 +156,3 @@ def unfinished(folder: Path, base: Mapping[str, Any], jobs: Iterable[str]) -> bo
     same = set(ledger["jobs"]) == set(jobs)
     left = bool(states & {"pending", "running"})
     return same and left and ledger["base"] == to_json(scrub(base))
-
-
-def base_of(config: DictConfig) -> dict[str, Any]:
-    """What must not change within a sweep, before anything is resolved."""
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items() if k not in ("hydra", *_FREE)}
-
-
-def fingerprint(base: Mapping[str, Any]) -> str:
-    """Names a job by everything in its configuration that may change its result."""
-    text = json.dumps(base, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def differences(
-    old: Any, new: Any, swept: Iterable[str], key: str = ""
-) -> list[tuple[str, Any, Any]]:
-    """The keys outside of `swept` at which two bases differ, with both values."""
-    swept = list(swept)
-    if key in swept:
-        return []
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = dict.fromkeys([*old, *new])
-        found: Iterator[list[tuple[str, Any, Any]]] = (
-            differences(old.get(n), new.get(n), swept, f"{key}.{n}" if key else n)
-            for n in names
-        )
-        return [one for several in found for one in several]
-    return [] if old == new else [(key, old, new)]

@@ -11,8 +11,8 @@ from runner.cluster.engine import Engine, State, engine
 from runner.cluster.plan import Plan, Task
 from runner.cluster.submit import leave
 from runner.cluster.watch import Watch, summary
-from runner.config.conf import ClusterConfig
 from runner.errors import JobFailed
+from runner.settings import ClusterSettings
 from runner.sweep.job import Job, can_be_packed
 from runner.sweep.ledger import Ledger
 from runner.sweep.status import Status
@@ -63,7 +63,7 @@ def cut(
 
 def script(
     jobs: Sequence[Job],
-    settings: ClusterConfig,
+    settings: ClusterSettings,
     most: int | Literal["auto"],
     folder: Path,
 ) -> str:
@@ -74,7 +74,7 @@ def script(
 
 def run(
     launcher: "PackedLauncher",
-    settings: ClusterConfig,
+    settings: ClusterSettings,
     ledger: Ledger,
     plan: Plan,
     jobs: Sequence[Job],
@@ -110,7 +110,7 @@ def run(
 
 def _plan(
     launcher: "PackedLauncher",
-    settings: ClusterConfig,
+    settings: ClusterSettings,
     plan: Plan,
     jobs: Sequence[Job],
     keys: Sequence[str],
@@ -131,7 +131,7 @@ def _plan(
         write_slice(plan, task.number, several)
 
 
-def _place(settings: ClusterConfig, plan: Plan) -> Engine:
+def _place(settings: ClusterSettings, plan: Plan) -> Engine:
     name = f"runner-{plan.folder.parent.name}"
     return engine(settings, plan.logs, name, processes=1)
 

@@ -11,9 +11,9 @@ from runner.core.program import Population, start_shapes
 from runner.errors import ConfigError, TrainingStopped
 from runner.job import checkpoint
 from runner.job.checkpoint import Checkpoints, Start
+from runner.job.identity import fingerprint
 from runner.job.resume import continued
 from runner.job.run import checkpoint_record
-from runner.sweep.ledger import fingerprint
 
 if TYPE_CHECKING:
     from runner.sweep.population import Member

@@ -21,9 +21,9 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 from runner.log import mirror
 from runner.record.recorder import Recorder
-from runner.record.mirrors.wandb import WandbSettings
+from runner.record.mirrors.wandb import WandbFields
 
-settings = WandbSettings("offline", project="runner", group="sweep", name="lr=0.1",
+settings = WandbFields("offline", project="runner", group="sweep", name="lr=0.1",
                          job_type="train", tags=("adam",))
 
 def record(folder, rows=20, each=lambda step: None, settings=settings, **config):

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.record.mirrors.wandb import (
+    WandbFields,
     WandbRun,
-    WandbSettings,
     finish_limit,
     wanted_mode,
 )
@@ -41,7 +41,7 @@ class WandbMirror:
       url: its page, if it is online.
     """
 
-    def __init__(self, settings: WandbSettings):
+    def __init__(self, settings: WandbFields):
         self.name = next(_names)
         self._settings = settings
         self._limit: float | None = None
@@ -88,7 +88,7 @@ class WandbMirror:
             self._finished.set()
 
 
-def prepare(settings: WandbSettings) -> None:
+def prepare(settings: WandbFields) -> None:
     """Start the process that a run with `settings` will want: it has much to import."""
     if wanted_mode(settings) != "disabled":
         _client()

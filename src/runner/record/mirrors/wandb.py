@@ -19,7 +19,7 @@ from runner.record.lock import lock
 from runner.record.secrets import scrub
 
 
-class WandbSettings(NamedTuple):
+class WandbFields(NamedTuple):
     """What W&B is told about a run. WANDB_* environment variables win over each field.
 
     `mode` is offline, online or disabled. Null leaves a field to W&B, except `dir`:
@@ -80,7 +80,7 @@ class WandbRun:
     `folder` is W&B's own folder of the run and `url` its page.
     """
 
-    def __init__(self, settings: WandbSettings):
+    def __init__(self, settings: WandbFields):
         self._settings = settings
         self._wanted = wanted_mode(settings)
         self._rows: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -251,7 +251,7 @@ def _last_step(root: Path, identity: str | None) -> int:
     return max((int(row["step"]) for row in rows), default=-1)
 
 
-def wanted_mode(settings: WandbSettings) -> str:
+def wanted_mode(settings: WandbFields) -> str:
     """offline, online or disabled; the user's own variable wins."""
     return os.environ.get("WANDB_MODE") or settings.mode
 

@@ -1,0 +1,50 @@
+"""Which keys the configuration may have, and which values."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+
+from omegaconf import DictConfig, OmegaConf
+
+from runner.errors import ConfigError, did_you_mean
+from runner.settings import SECTIONS, SETTINGS, Settings
+
+
+def check_keys(cfg: DictConfig) -> None:
+    """Refuse what `+key=value` adds to the sections of ours: nobody would read it.
+
+    `+optimzer=sgd` would otherwise train with the default optimizer.
+
+    Raises:
+      ConfigError: a key that the schema doesn't have.
+    """
+    for section, schema in {"": Settings, **SECTIONS}.items():
+        names = [field.name for field in fields(schema)]
+        for key in cfg[section] if section else cfg:
+            if key not in names:
+                raise ConfigError(
+                    f"{section or 'the configuration'} has no key {key!r}; it has "
+                    f"{', '.join(names)}.{did_you_mean(str(key), names)}"
+                )
+
+
+def check_ranges(cfg: DictConfig, keys: Iterable[str] = tuple(SETTINGS)) -> None:
+    """Refuse the values of `keys` that are out of their ranges.
+
+    What refers to the number of steps is left out until that is known.
+
+    Raises:
+      ConfigError: names the key, the value and the rule.
+    """
+    for key in keys:
+        valid, rule = SETTINGS[key].valid, SETTINGS[key].rule
+        if valid is None:
+            continue
+        section, _, name = key.rpartition(".")
+        parent = cfg[section] if section else cfg
+        if cfg.train.steps_per_epoch is None and OmegaConf.is_interpolation(
+            parent, name
+        ):
+            continue
+        value = parent[name]
+        if value is not None and not valid(value):
+            raise ConfigError(f"{key}={value} must be {rule}")

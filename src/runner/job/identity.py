@@ -1,0 +1,46 @@
+"""What makes one job another job than those beside it."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from runner.settings import GROUPS, SECTIONS, identifies_job
+
+
+def base_of(config: DictConfig, swept: Collection[str] = ()) -> dict[str, Any]:
+    """What may change a job's result, before anything is resolved.
+
+    Args:
+      config: as composed.
+      swept: keys that tell jobs of one sweep apart, whatever else they do.
+    """
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    return _identifying(plain, "", swept)
+
+
+def _identifying(
+    tree: Mapping[Any, Any], prefix: str, swept: Collection[str]
+) -> dict[str, Any]:
+    kept = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if key in swept:
+            kept[str(name)] = value
+        elif isinstance(value, dict) and (key in SECTIONS or key in GROUPS):
+            section = _identifying(value, f"{key}.", swept)
+            if section:
+                kept[str(name)] = section
+        elif identifies_job(key):
+            kept[str(name)] = value
+    return kept
+
+
+def fingerprint(base: Mapping[str, Any]) -> str:
+    """A name for all that `base` holds: equal where it is equal."""
+    text = json.dumps(base, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

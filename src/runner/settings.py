@@ -1,0 +1,331 @@
+"""Every setting of runner's own: its type, its range, and what it affects.
+
+conf/ gives the values and explains them to a user. What a program is keyed by, what
+makes a job of a sweep another job, what may change when a run is resumed, what compare
+may ignore and what a replay must find as it was follow from what is said here.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Flag, auto
+from typing import Any, NamedTuple, get_type_hints
+
+MISSING: Any = "???"  # as OmegaConf writes a value that must be given
+
+
+class Affects(Flag):
+    """What another value of a setting may change."""
+
+    PROGRAM = auto()
+    """The compiled program."""
+    NUMBERS = auto()
+    """What a run computes: an argument of its program, or its data."""
+    LENGTH = auto()
+    """How many steps it takes."""
+    ROUNDING = auto()
+    """The last bits of its numbers."""
+    RECORD = auto()
+    """What is written or shown of it."""
+    MACHINE = auto()
+    """Where it runs, and where its files are."""
+
+
+PROGRAM, NUMBERS, LENGTH = Affects.PROGRAM, Affects.NUMBERS, Affects.LENGTH
+ROUNDING, RECORD, MACHINE = Affects.ROUNDING, Affects.RECORD, Affects.MACHINE
+
+
+class Setting(NamedTuple):
+    """What is known of a setting besides its type.
+
+    Attributes:
+      affects: see `Affects`.
+      valid: whether a value that isn't null is within the range; None if all are.
+      rule: the range in words, after "must be".
+      switch: null, or not null, is part of the program, whatever the value.
+      decides: other columns of compare that follow from it; may be patterns.
+      label: what a person calls it, if that isn't its name.
+    """
+
+    affects: Affects
+    valid: Callable[[Any], bool] | None
+    rule: str
+    switch: bool
+    decides: tuple[str, ...]
+    label: str
+
+
+def setting(
+    affects: Affects,
+    valid: Callable[[Any], bool] | None = None,
+    rule: str = "",
+    *,
+    switch: bool = False,
+    decides: tuple[str, ...] = (),
+    label: str = "",
+) -> Any:
+    """A field of a settings dataclass. The arguments are those of `Setting`."""
+    meta = Setting(affects, valid, rule, switch, decides, label)
+    return field(default=MISSING, metadata={"setting": meta})
+
+
+_DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?")
+
+
+def minutes(time: Any) -> int | None:
+    """The minutes, rounded up, in one of Slurm's durations; None if it isn't one.
+
+    Its forms are minutes, minutes:seconds, hours:minutes:seconds, days-hours,
+    days-hours:minutes and days-hours:minutes:seconds (`man sbatch`, --time).
+    """
+    match = _DURATION.fullmatch(str(time))
+    if match is None:
+        return None
+    days, *parts = match.groups()
+    given = [int(part) for part in parts if part is not None]
+    if days is None and len(given) < 3:  # they begin with the minutes
+        given = [0, *given]
+    hours, mins, seconds = [*given, 0, 0][:3]
+    total = ((int(days or 0) * 24 + hours) * 60 + mins) * 60 + seconds
+    return -(-total // 60) or None
+
+
+def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: x >= least, f"at least {least}"
+
+
+def _one_of(*options: str) -> tuple[Callable[[Any], bool], str]:
+    *first, last = options
+    text = f"{', '.join(first)} or {last}" if first else last
+    return lambda x: x in options, text
+
+
+def _or_null(limits: tuple[Callable[[Any], bool], str]) -> tuple[Any, str]:
+    return limits[0], f"{limits[1]}, or null"
+
+
+# Facts of provenance.json that follow from settings.
+_PROBE = "provenance.optimizer_probe"
+_INITIAL = "provenance.initial_parameters"
+_ORDER = "provenance.data_order"
+_HORIZON = (
+    "train.steps",
+    "train.epochs",
+    "train.eval_every_steps",
+    "schedule.*steps*",
+    _PROBE,
+)
+
+
+@dataclass
+class TrainSettings:
+    """`train`: how long, how often and how. conf/config.yaml explains each key."""
+
+    epochs: int | None = setting(LENGTH, *_at_least(1), decides=_HORIZON)
+    steps: int | None = setting(
+        LENGTH,
+        lambda x: 1 <= x < 2**31,
+        "at least 1 and below 2**31",
+        decides=_HORIZON,
+    )
+    steps_per_epoch: int | None = setting(NUMBERS)
+    log_every_steps: int = setting(RECORD, *_at_least(1))
+    # A plateau may watch the evaluations.
+    eval_every_steps: int = setting(NUMBERS | LENGTH, *_at_least(1))
+    steps_per_call: Any = setting(
+        PROGRAM,
+        lambda x: x == "auto" or (type(x) is int and x >= 1),
+        "auto, or a whole number of at least 1",
+    )
+    on_nan: str = setting(NUMBERS, *_one_of("stop", "continue"))
+    clip_global_norm: float | None = setting(
+        NUMBERS, lambda x: 0 < x < float("inf"), "greater than 0, or null", switch=True
+    )
+    gradient_accumulation: int = setting(PROGRAM, *_at_least(1))
+    mask_weight_decay: bool = setting(PROGRAM)
+    ema_decay: float | None = setting(
+        NUMBERS, lambda x: 0 < x < 1, "between 0 and 1, or null", switch=True
+    )
+    limit_batches: int | None = setting(NUMBERS, *_or_null(_at_least(1)))
+    debug_nans: bool = setting(PROGRAM)
+    profile: bool = setting(RECORD)
+
+
+@dataclass
+class CheckpointSettings:
+    """`checkpoint`: when a run is saved and resumed; conf/config.yaml explains it."""
+
+    every_steps: int | None = setting(RECORD, *_or_null(_at_least(1)))
+    every_minutes: float | None = setting(
+        RECORD, lambda x: x > 0, "greater than 0, or null"
+    )
+    keep: int = setting(RECORD, *_at_least(1))
+    best: bool = setting(RECORD)
+    last: bool = setting(RECORD)
+    resume: str = setting(RECORD)
+
+
+@dataclass
+class MeshSettings:
+    """`mesh`: the named axes of the device mesh and how many devices each takes."""
+
+    data: int = setting(PROGRAM | MACHINE)
+    fsdp: int = setting(PROGRAM | MACHINE)
+    min_shard_elements: int = setting(PROGRAM | MACHINE, *_at_least(1))
+
+
+@dataclass
+class DistributedSettings:
+    """`distributed`: how the processes of one run find each other."""
+
+    enabled: bool = setting(MACHINE)
+    coordinator_address: str | None = setting(MACHINE)
+    num_processes: int | None = setting(MACHINE)
+    process_id: int | None = setting(MACHINE)
+    timeout_seconds: int = setting(MACHINE, *_at_least(1))
+
+
+@dataclass
+class WandbSettings:
+    """`wandb`: W&B's own names; null where W&B or the program decides."""
+
+    mode: str = setting(RECORD, *_one_of("offline", "online", "disabled"))
+    project: str | None = setting(RECORD)
+    entity: str | None = setting(RECORD)
+    group: str | None = setting(RECORD)
+    job_type: str | None = setting(RECORD)
+    name: str | None = setting(RECORD)
+    tags: list[str] | None = setting(RECORD)
+    notes: str | None = setting(RECORD)
+
+
+@dataclass
+class ClusterSettings:
+    """`cluster`: where runs are trained. conf/cluster/none.yaml explains each key."""
+
+    engine: str | None = setting(MACHINE, *_or_null(_one_of("local", "slurm")))
+    partition: str | None = setting(MACHINE)
+    account: str | None = setting(MACHINE)
+    qos: str | None = setting(MACHINE)
+    nodes: int = setting(MACHINE, *_at_least(1))
+    gpus: int = setting(MACHINE, *_at_least(0))
+    cpus: int | None = setting(MACHINE, *_or_null(_at_least(1)))
+    memory: str | None = setting(MACHINE)
+    time: Any = setting(
+        MACHINE,
+        lambda x: minutes(x) is not None,
+        "a number of minutes of at least 1, or such as 12:00:00 or 2-00:00:00",
+    )
+    sbatch: dict[str, Any] = setting(MACHINE)
+    setup: list[str] = setting(MACHINE)
+    array_parallelism: int = setting(MACHINE, *_at_least(1))
+    max_tasks: int = setting(MACHINE, lambda x: 1 <= x <= 1000, "from 1 to 1000")
+    warning_seconds: int = setting(MACHINE, *_at_least(1))
+    retries: int = setting(MACHINE, *_at_least(0))
+    dry_run: bool = setting(MACHINE)
+
+
+@dataclass
+class Settings:
+    """The whole configuration. The groups' targets define the keys of GROUPS."""
+
+    seed: int = setting(
+        NUMBERS,
+        lambda x: 0 <= x < 2**32,
+        "from 0 to 2**32 - 1",
+        decides=(_INITIAL, _ORDER),
+    )
+    objective: str = setting(RECORD)
+    verify: bool = setting(RECORD)
+    print: str | None = setting(RECORD, *_or_null(_one_of("sharding")))
+    compilation_cache: str | None = setting(MACHINE)
+    train: TrainSettings = setting(PROGRAM, decides=(_PROBE,))
+    checkpoint: CheckpointSettings = setting(RECORD)
+    mesh: MeshSettings = setting(PROGRAM | MACHINE, decides=("provenance.devices",))
+    distributed: DistributedSettings = setting(MACHINE)
+    wandb: WandbSettings = setting(RECORD)
+    cluster: ClusterSettings = setting(MACHINE)
+    loss: Any = setting(PROGRAM)
+    data: Any = setting(
+        PROGRAM | NUMBERS,
+        decides=(_INITIAL, _ORDER, "train.steps_per_epoch", *_HORIZON),
+    )
+    model: Any = setting(PROGRAM, decides=(_INITIAL,))
+    framework: Any = setting(PROGRAM)
+    # Of these two, numbers are arguments of the program; what isn't one is in its key.
+    optimizer: Any = setting(PROGRAM | NUMBERS, decides=(_PROBE,))
+    schedule: Any = setting(PROGRAM | NUMBERS, decides=(_PROBE,))
+
+
+# The groups whose choices name a function by `_target_`.
+GROUPS = ("model", "framework", "optimizer", "schedule", "data", "loss")
+
+# Arguments of targets that say where files are.
+_ARGUMENTS = {
+    f"data.{name}": Setting(MACHINE, None, "", False, (), "")
+    for name in ("data_dir", "manual_dir", "download")
+}
+# Keys of config.json beside the configuration.
+RECORDED = ("hydra", "optimizer_probe")
+
+
+def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Setting]]:
+    """The dotted name of each field of `schema` and of its sections."""
+    hints = get_type_hints(schema)
+    for entry in fields(schema):
+        name = f"{prefix}{entry.name}"
+        yield name, entry.metadata["setting"]
+        section = hints[entry.name]
+        if is_dataclass(section):
+            assert isinstance(section, type)
+            yield from settings_of(section, f"{name}.")
+
+
+SETTINGS: dict[str, Setting] = dict(settings_of(Settings)) | _ARGUMENTS
+SECTIONS: dict[str, Any] = {
+    name: hint for name, hint in get_type_hints(Settings).items() if is_dataclass(hint)
+}
+
+
+def affects(key: str) -> Affects:
+    """What the setting affects that a dotted key is, or is within."""
+    name = key
+    while name and name not in SETTINGS:
+        name = name.rpartition(".")[0]
+    # What isn't known may change anything.
+    return SETTINGS[name].affects if name else PROGRAM | NUMBERS
+
+
+def identifies_job(key: str) -> bool:
+    """Whether another value makes a job of a sweep another job."""
+    return not _is_within(key, RECORD | MACHINE)
+
+
+def may_change_on_resume(key: str) -> bool:
+    """Whether a run may be resumed with another value.
+
+    It then changes no step before the checkpoint, or what it changes is recorded.
+    """
+    if key.partition(".")[0] in RECORDED:
+        return True
+    affected = affects(key)
+    return not affected & NUMBERS and bool(affected & (LENGTH | RECORD | MACHINE))
+
+
+def only_numbers(key: str) -> bool:
+    """Whether runs that differ in it share their program and their timetable."""
+    return _is_within(key, NUMBERS)
+
+
+def is_in_program(key: str) -> bool:
+    """Whether a value is part of the key of the compiled program."""
+    return bool(affects(key) & PROGRAM)
+
+
+def makes_no_difference(key: str) -> bool:
+    """Whether compare may ignore it: it says what is written, or where."""
+    return _is_within(key, RECORD | MACHINE)
+
+
+def _is_within(key: str, flags: Affects) -> bool:
+    return not affects(key) & ~flags

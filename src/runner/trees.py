@@ -1,0 +1,40 @@
+"""Trees of plain values, such as a configuration, by their dotted keys."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a.b": 1} of {"a": {"b": 1}}. Lists and empty mappings stay as they are."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(
+    old: Any,
+    new: Any,
+    skip: Callable[[str], bool] = lambda key: False,
+    key: str = "",
+) -> list[tuple[str, Any, Any]]:
+    """The keys at which two trees differ, with both values; None stands for no value.
+
+    Args:
+      skip: whether a key, and all below it, may differ.
+      key: where in a larger tree these two are.
+    """
+    if key and skip(key):
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for name in dict.fromkeys([*old, *new])
+            for difference in differences(
+                old.get(name), new.get(name), skip, f"{key}.{name}" if key else name
+            )
+        ]
+    return [] if old == new else [(key, old, new)]
