@@ -58,8 +58,19 @@ class PackedLauncher(BasicLauncher):
         """Run the jobs; each has its own folder and its own fate."""
         from runner.cli import job
 
+        assert self.config is not None and self.hydra_context is not None
         if self.task_function is not job:
             return super().launch(job_overrides, initial_job_idx)
         from runner.sweep.launch import launch
+        from runner.sweep.launcher import Launcher
 
-        return launch(self, job_overrides, initial_job_idx)
+        launcher = Launcher(
+            self.hydra_context,
+            self.config,
+            job,
+            self.strategy,
+            self.max_members,
+            self.executor,
+            self.resume,
+        )
+        return launch(launcher, job_overrides, initial_job_idx)

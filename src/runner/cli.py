@@ -6,19 +6,17 @@ Nothing heavy is imported before a job runs, so `--help` and `--cfg job` are qui
 import os
 import sys
 import traceback
-from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from runner.cluster.settings import IN_TASK
+from runner.cluster.plan import IN_TASK
 from runner.config import conf
-from runner.config.explain import explain
-from runner.config.failures import MISTAKES, told, was_told
-from runner.job.interruption import Preempted
+from runner.config.explain import MISTAKES, explain, failure, was_reported
+from runner.config.hydra_job import hydra_job
+from runner.errors import Preempted
 
 
 def main() -> None:
@@ -57,7 +55,7 @@ def _message(error: BaseException) -> str | None:
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     if job.__code__ in frames:
         return None
-    if was_told(error):  # with its traceback, when a job of a packed sweep failed
+    if was_reported(error):  # with its traceback, when a job of a packed sweep failed
         return f"{type(error).__name__}: {error}"
     # From here on it happened in Hydra, before any job of ours.
     cause = error if isinstance(error, OSError) else error.__cause__
@@ -72,49 +70,25 @@ def _message(error: BaseException) -> str | None:
 def job(cfg: DictConfig) -> float:
     """Run one composed job in its folder; returns the final value of `objective`."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    arguments = job_arguments(cfg)
+    composed = hydra_job(cfg)
     try:
         if cfg.cluster.engine and IN_TASK not in os.environ:
             from runner.cluster.submit import submit
 
-            return submit(cfg, arguments)
+            return submit(cfg, composed)
         from runner.job.run import run_job
 
-        return run_job(cfg, **arguments)
+        return run_job(cfg, composed)
     except Preempted as stopped:
         if not in_sweep:
             print(f"{stopped}; the same command with hydra.run.dir="
-                  f"{arguments['folder']} goes on", file=sys.stderr)  # fmt: skip
+                  f"{composed.folder} goes on", file=sys.stderr)  # fmt: skip
         stopped.forward()
         raise
     except Exception as error:
         if in_sweep:  # Hydra tells only the first error, after the last job
-            print(told(HydraConfig.get().job.num, error), file=sys.stderr)
+            print(failure(HydraConfig.get().job.num, error), file=sys.stderr)
         elif isinstance(error, MISTAKES):
             # As an Exception, Hydra would write lines of its own.
             raise SystemExit(f"error: {explain(error)}") from error
         raise
-
-
-def job_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """What `runner.job.run` wants to know of the job that Hydra has just composed.
-
-    Of two lengths in `cfg`, the one that the command line doesn't give is taken out.
-    """
-    composed = HydraConfig.get()
-    # As they were typed: an interpolation in one may name a secret.
-    overrides = OmegaConf.to_container(composed.overrides.task, resolve=False)
-    assert isinstance(overrides, list)
-    conf.one_length(cfg, overrides)
-    in_sweep = composed.mode == RunMode.MULTIRUN
-    return {
-        "folder": Path(composed.runtime.output_dir),
-        "choices": {
-            group: choice
-            for group, choice in composed.runtime.choices.items()
-            # Hydra's own, and what a preset puts into Hydra's section.
-            if not group.startswith("hydra/") and "@hydra." not in group
-        },
-        "overrides": overrides,
-        "sweep": Path(composed.sweep.dir).name if in_sweep else None,
-    }

@@ -1,7 +1,13 @@
-"""Mistakes of a user, told in one message and without a traceback."""
+"""How a run can end early: by a mistake of its user, or by a signal."""
 
 import difflib
+import signal
 from collections.abc import Iterable
+from typing import Any
+
+# sysexits.h's "temporary failure, try again later". Schedulers can be told to requeue
+# a job that ends with it, and no other ending of a run has it.
+REQUEUE = 75
 
 
 class ConfigError(Exception):
@@ -14,6 +20,30 @@ class TrainingStopped(Exception):
 
 class JobFailed(Exception):
     """A job failed in another process, which has told all there is to tell."""
+
+
+class Preempted(SystemExit):
+    """A run ended before its last step because of a signal, saved if it can be.
+
+    Its `code` is REQUEUE, or 130 after Ctrl-C.
+    """
+
+    def __init__(self, number: int, handler: Any = None):
+        super().__init__(130 if number == signal.SIGINT else REQUEUE)
+        self._number = number
+        self._handler = handler
+
+    def __str__(self) -> str:
+        return signal.Signals(self._number).name
+
+    def forward(self) -> None:
+        """Call whose handler we took the place of, such as submitit's, that requeues.
+
+        To be done when all is saved: it may end the process.
+        """
+        handler, self._handler = self._handler, None
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(self._number, None)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

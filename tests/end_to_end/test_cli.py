@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.compare.load_wandb import read_run, wandb_files
+from runner.config.hydra_job import HydraJob
 from runner.errors import ConfigError
 from runner.job.run import run_job
 from runner.record.files import read_metrics
@@ -107,7 +108,7 @@ def test_a_mistake_leaves_an_earlier_run_in_its_folder_alone(
     (tmp_path / "summary.json").write_text('{"status": "finished"}')
     cfg = composed("seed=-1", f"compilation_cache={folders['xla']}")
     with pytest.raises(ConfigError, match="seed=-1"):
-        run_job(cfg, folder=tmp_path, choices={}, overrides=[], sweep=None)
+        run_job(cfg, HydraJob(tmp_path, {}, [], None))
     assert summary(tmp_path) == {"status": "finished"}
 
 

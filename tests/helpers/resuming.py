@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from runner.config.hydra_job import HydraJob
 from runner.job.run import run_job
 from runner.record.files import read_metrics
 from runner.record.recorder import Recorder
@@ -54,11 +55,11 @@ def record(folder: Path, name: str) -> dict:
 def run(cfg, folder: Path, stop: int | None) -> list[dict]:
     """The rows of a job in `folder`; `stop` is a step whose row kills it."""
     folder.mkdir(exist_ok=True)  # as Hydra does
-    given = {"folder": folder, "choices": {}, "overrides": [], "sweep": None}
+    composed = HydraJob(folder, {}, [], None)
     if stop is None:
-        run_job(cfg, **given)
+        run_job(cfg, composed)
     else:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             patch.setattr(Recorder, "row", killed_at(stop))
-            run_job(cfg, **given)
+            run_job(cfg, composed)
     return rows_of(folder)

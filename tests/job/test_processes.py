@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from helpers.command_line import run
+from runner.config.rank import ALONE, Rank, rank
 from runner.errors import ConfigError
-from runner.job.processes import ALONE, Place, place
 from runner.settings import DistributedSettings
 
 SECTION = {
@@ -97,22 +97,22 @@ def test_a_process_that_does_not_come_up_is_told_of(tmp_path):
 
 
 def test_where_a_process_finds_its_place(monkeypatch):
-    assert place(DistributedSettings(**SECTION)) == ALONE
-    assert place(DistributedSettings(**SECTION | EXPLICIT)) == Place(1, 2, "h:1")
+    assert rank(DistributedSettings(**SECTION)) == ALONE
+    assert rank(DistributedSettings(**SECTION | EXPLICIT)) == Rank(1, 2, "h:1")
     one = EXPLICIT | {"num_processes": 1, "process_id": 0}
-    assert place(DistributedSettings(**SECTION | one)) == ALONE
+    assert rank(DistributedSettings(**SECTION | one)) == ALONE
     off = SECTION | EXPLICIT | {"enabled": False}
-    assert place(DistributedSettings(**off)) == ALONE
+    assert rank(DistributedSettings(**off)) == ALONE
 
 
-@pytest.mark.parametrize(("tasks", "wanted"), [("2", Place(1, 2, None)), ("1", ALONE)])
+@pytest.mark.parametrize(("tasks", "wanted"), [("2", Rank(1, 2, None)), ("1", ALONE)])
 def test_a_step_of_slurm_is_found(tasks, wanted, monkeypatch):
     from runner.job import processes
 
     for name, value in (SLURM | {"SLURM_NTASKS": tasks}).items():
         monkeypatch.setenv(name, value)
     processes._detected.cache_clear()
-    assert place(DistributedSettings(**SECTION)) == wanted
+    assert rank(DistributedSettings(**SECTION)) == wanted
     monkeypatch.undo()
     processes._detected.cache_clear()
 
@@ -127,7 +127,7 @@ def test_a_step_of_slurm_is_found(tasks, wanted, monkeypatch):
 )
 def test_an_incomplete_section_is_an_error(changed, said):
     with pytest.raises(ConfigError, match=said):
-        place(DistributedSettings(**SECTION | EXPLICIT | changed))
+        rank(DistributedSettings(**SECTION | EXPLICIT | changed))
 
 
 def test_it_is_told_in_our_words_though_hydra_meets_it_first(tmp_path):

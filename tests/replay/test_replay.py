@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from runner.config import conf
+from runner.config.hydra_job import HydraJob
 from runner.errors import TrainingStopped
 from runner.job.run import run_job
 from runner.record.conditions import changed
@@ -41,7 +42,7 @@ def record(folder: Path, folders: dict[str, Path], *more: str) -> None:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         cfg = compose("config", overrides)
-    run_job(cfg, folder=folder, choices={}, overrides=overrides, sweep=None)
+    run_job(cfg, HydraJob(folder, {}, overrides, None))
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 
 from runner.cluster.events import Events
-from runner.cluster.plan import Plan
-from runner.cluster.settings import IN_TASK
+from runner.cluster.plan import IN_TASK, Plan
 from runner.settings import ClusterSettings, minutes
 
 # What announces the end of a job.

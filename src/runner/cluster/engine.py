@@ -4,9 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from runner.errors import ConfigError
-from runner.settings import ClusterSettings
-
 
 class State(NamedTuple):
     """How a task is, in the engine's words.
@@ -84,31 +81,3 @@ class Engine(Protocol):
     def script(self, count: int) -> str:
         """What would be submitted for so many tasks."""
         ...
-
-
-def engine(
-    settings: ClusterSettings, folder: Path, name: str, processes: int
-) -> Engine:
-    """The engine that `settings` names, with its files in `folder`.
-
-    Args:
-      name: of what is submitted, as people see it in the queue.
-      processes: of a task on each node.
-
-    Raises:
-      ConfigError: submitit isn't installed, or Slurm isn't.
-    """
-    try:
-        import submitit  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            f"cluster={settings.engine} needs submitit: pip install submitit, which "
-            "the extra slurm has"
-        ) from None
-    if settings.engine == "local":
-        from runner.cluster.local import Local
-
-        return Local(settings, folder)
-    from runner.cluster.slurm import Slurm
-
-    return Slurm(settings, folder, name, processes)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.config.explain import explain
-from runner.config.failures import described
+from runner.config.explain import explain, reason
 from runner.errors import JobFailed
 from runner.record.files import MetricsFile, from_json, to_json
 from runner.record.secrets import scrub
@@ -49,7 +48,7 @@ class Events:
 
     def broken(self, error: BaseException) -> None:
         """The task itself can't go on, and another attempt couldn't either."""
-        self._tell(event="broken", told=f"a task failed:{described(error)}")
+        self._tell(event="broken", told=f"a task failed:{reason(error)}")
 
     def requeued(self) -> None:
         """The task was asked to stop, and its engine will start it again."""

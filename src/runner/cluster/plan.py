@@ -8,6 +8,9 @@ from pathlib import Path
 from runner.errors import ConfigError
 from runner.record.files import write_json
 
+# Set in the processes of a task, which don't submit what they run.
+IN_TASK = "RUNNER_IN_TASK"
+
 
 @dataclass
 class Task:
@@ -62,7 +65,7 @@ class Plan:
             self.tasks = [task for task in tasks if task.ids or task.submitting]
 
     @property
-    def going(self) -> list[Task]:
+    def active(self) -> list[Task]:
         """The tasks that aren't over."""
         return [task for task in self.tasks if task.over is None]
 

@@ -15,12 +15,14 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner.cluster.array_task import Payload, Task
-from runner.cluster.engine import Engine, State, engine
+from runner.cluster.engine import Engine, State
+from runner.cluster.engines import engine
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.plan import Task as Planned
 from runner.cluster.watch import Watch
-from runner.config.failures import told
+from runner.config.explain import failure
+from runner.config.hydra_job import HydraJob
 from runner.errors import ConfigError, JobFailed
 from runner.job import processes
 from runner.job.build import check
@@ -33,14 +35,14 @@ from runner.settings import ClusterSettings
 TRACEBACK_SECONDS = 5.0
 
 
-def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
+def submit(cfg: DictConfig, job: HydraJob) -> float:
     """Run one composed job on the cluster, or take up the one that its folder has.
 
     It has a process for each GPU of its nodes, or one on each node.
 
     Args:
       cfg: the composed configuration.
-      arguments: of `runner.job.run.run_job`.
+      job: what else Hydra knows of it.
 
     Returns:
       the final value of `objective`.
@@ -52,7 +54,7 @@ def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
     """
     check(cfg)
     settings = settings_of(cfg)
-    folder: Path = arguments["folder"]
+    folder = job.folder
     processes = settings.gpus if settings.engine == "slurm" else 1
     plan = Plan(folder)
     place = engine(settings, plan.logs, "runner", max(processes, 1))
@@ -60,16 +62,16 @@ def submit(cfg: DictConfig, arguments: dict[str, Any]) -> float:
         print(place.script(1))
         raise SystemExit(0)
     name = fingerprint(base_of(cfg))
-    if plan.tasks and plan.tasks[-1].jobs != [name] and plan.going:
+    if plan.tasks and plan.tasks[-1].jobs != [name] and plan.active:
         raise ConfigError(
             f"the run in {folder} is another one, and not over: wait for job "
             f"{plan.tasks[-1].id}, cancel it, or set hydra.run.dir to another folder"
         )
     ended = plan.tasks and plan.tasks[-1].over == "done"
-    if not plan.going and not (ended and plan.tasks[-1].jobs == [name]):
-        payload = Payload.here(settings, _train, cfg, arguments)
+    if not plan.active and not (ended and plan.tasks[-1].jobs == [name]):
+        payload = Payload.here(settings, _train, cfg, job)
         plan.add([name], payload.write(plan.folder))
-    elif plan.going:
+    elif plan.active:
         print(f"taking up the run in {folder}", file=sys.stderr)
     terminal = _Terminal(place, folder)
     watch = Watch(place, plan, settings.retries, terminal)
@@ -105,7 +107,7 @@ def leave(watch: Watch, plan: Plan) -> bool:
     Returns:
       whether nothing goes on.
     """
-    ids = [task.id for task in plan.going if task.ids]
+    ids = [task.id for task in plan.active if task.ids]
     if not ids:
         return True
     told = ids[0] if len(ids) == 1 else f"{ids[0]} ... {ids[-1]}"
@@ -212,7 +214,7 @@ class _Terminal:
         return value
 
 
-def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
+def _train(task: Task, cfg: DictConfig, job: HydraJob) -> bool:
     """What each process of the job does. Returns whether the run is done."""
     from runner.job.run import run_job
 
@@ -220,36 +222,36 @@ def _train(task: Task, cfg: DictConfig, arguments: dict[str, Any]) -> bool:
     with read_write(composed), open_dict(composed):  # the log's name depends on it
         composed.distributed = cfg.distributed
     configure_log(composed.hydra.job_logging, composed.hydra.verbose)
-    job = fingerprint(base_of(cfg))
+    name = fingerprint(base_of(cfg))
     # An attempt may have finished and been killed before it could say so.
-    began = job in task.events.started_before if task.events else task.again
+    began = name in task.events.started_before if task.events else task.again
     if began and status(task.folder) == "finished":
         if task.events:
-            task.events.done(job, None)
+            task.events.done(name, None)
         return True
     if task.events:
-        task.events.running(job)
-        processes.before_leaving(partial(_ended_by_another, task, task.events, job))
+        task.events.running(name)
+        processes.before_leaving(partial(_ended_by_another, task, task.events, name))
     try:
-        result = run_job(cfg, **arguments)
+        result = run_job(cfg, job)
     except Exception as error:
-        name = f"process {task.rank}" if task.rank else task.folder.name
-        text = told(name, error)
+        who = f"process {task.rank}" if task.rank else task.folder.name
+        text = failure(who, error)
         print(text, file=sys.stderr)
         if task.events:
-            task.events.failed(job, error, text)
+            task.events.failed(name, error, text)
         else:
             task.failure.write_text(text, encoding="utf-8")
         return False
     except (KeyboardInterrupt, SystemExit):
         others = task.failures()
         if task.events and others:  # Slurm has ended this process because of another
-            task.events.failed(job, JobFailed(others[0].splitlines()[-1]), others[0])
+            task.events.failed(name, JobFailed(others[0].splitlines()[-1]), others[0])
             return False
         task.keeps = status(task.folder) == "preempted"
         raise
     if task.events:
-        task.events.done(job, result)
+        task.events.done(name, result)
     return True
 
 

@@ -67,7 +67,7 @@ class Watch:
         """
         self._find()
         asked = 0.0
-        while self._plan.going:
+        while self._plan.active:
             self._submit_what_waits()
             self._read()
             if time.monotonic() - asked >= self._pause:
@@ -75,18 +75,18 @@ class Watch:
                 self._ask()
                 asked = time.monotonic()
             self._listener.look()
-            if self._plan.going:
+            if self._plan.active:
                 time.sleep(EVENTS_SECONDS)
 
     def cancel(self) -> None:
         """End all tasks."""
-        self._engine.cancel([task.id for task in self._plan.going if task.ids])
-        for task in self._plan.going:
+        self._engine.cancel([task.id for task in self._plan.active if task.ids])
+        for task in self._plan.active:
             self._over(task, "cancelled")
 
     def _find(self) -> None:
         """Find what a launcher submitted that was killed before it could note it."""
-        for task in self._plan.going:
+        for task in self._plan.active:
             if task.submitting:
                 name, count, index = task.submitting
                 try:
@@ -102,9 +102,9 @@ class Watch:
         self._plan.write()
 
     def _submit_what_waits(self) -> None:
-        waiting = [task for task in self._plan.going if not task.ids]
+        waiting = [task for task in self._plan.active if not task.ids]
         if self._engine.at_once is not None:
-            under_way = len(self._plan.going) - len(waiting)
+            under_way = len(self._plan.active) - len(waiting)
             waiting = waiting[: max(self._engine.at_once - under_way, 0)]
         if waiting:
             self._submit(waiting)
@@ -133,7 +133,7 @@ class Watch:
 
     def _read(self) -> None:
         """Hand on what the tasks have told."""
-        for task in self._plan.going:
+        for task in self._plan.active:
             tail = self._tails.get(task.number)
             if tail is None:
                 tail = self._tails[task.number] = Tail(self._plan.events(task.number))
@@ -153,7 +153,7 @@ class Watch:
 
     def _ask(self) -> None:
         """Ask the engine how the tasks are."""
-        tasks = [task for task in self._plan.going if task.ids]
+        tasks = [task for task in self._plan.active if task.ids]
         try:
             states = self._engine.states([task.id for task in tasks]) if tasks else {}
         except Silent as error:

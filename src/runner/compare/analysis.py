@@ -7,7 +7,6 @@ import polars as pl
 from runner.compare.attribution import Attribution, attribute
 from runner.compare.columns import cell_keys, default_by, texts, tuned_keys, varying
 from runner.compare.controlled import Control, control
-from runner.compare.headline import headline
 from runner.compare.load import CHOICES, Runs
 from runner.compare.statistics import Comparison, Group, compare, groups
 from runner.compare.tuning import Target, Tuning, reach, tune
@@ -23,7 +22,6 @@ class Analysis(NamedTuple):
       by: the column of `Runs.table` whose values are compared, such as "optimizer".
       metric: such as "eval/loss"; its last value, `final.<metric>`, is compared.
       higher_is_better: of the metric.
-      headline: the finding in one sentence.
       control: which keys vary with `by`, and whether the comparison is controlled.
       groups: one for each value of `by`, the best mean first.
       comparisons: of each pair of groups, over everything that is crossed with `by`.
@@ -40,7 +38,6 @@ class Analysis(NamedTuple):
     by: str
     metric: str
     higher_is_better: bool
-    headline: str
     control: Control
     groups: tuple[Group, ...]
     comparisons: tuple[Comparison, ...]
@@ -77,8 +74,7 @@ def analyse(
             f"none of the {runs.table.height} runs is finished: {_listed(runs.table)}"
         )
     metric, by = _metric(runs, table, metric), _factor(table, by)
-    analysis = _analysed(runs, table, by, metric, target, budget)
-    return analysis._replace(headline=headline(analysis))
+    return _analysed(runs, table, by, metric, target, budget)
 
 
 def _analysed(
@@ -103,7 +99,6 @@ def _analysed(
         by=by,
         metric=metric,
         higher_is_better=higher,
-        headline="",
         control=control(table, by, tuned),
         groups=ranked,
         comparisons=compare(used, ranked, higher, cells=False),

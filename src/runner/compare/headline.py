@@ -1,14 +1,8 @@
 """The finding in one sentence."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from runner.compare.analysis import Analysis
 from runner.compare.attribution import Attribution
 from runner.compare.statistics import Comparison
-
-if TYPE_CHECKING:  # which imports this module
-    from runner.compare.analysis import Analysis
 
 
 def headline(analysis: Analysis) -> str:

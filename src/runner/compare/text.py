@@ -9,6 +9,7 @@ from rich.text import Text
 
 from runner.compare.analysis import Analysis
 from runner.compare.controlled import Key
+from runner.compare.headline import headline
 from runner.compare.statistics import Comparison
 
 _MOST_ROWS = 40  # the rest is in the page
@@ -25,7 +26,7 @@ def show(analysis: Analysis, console: Console) -> None:
     """Print the finding, whether it can be trusted, and the numbers behind it."""
     for sentence in analysis.control.impostors:
         _line(console, "NOT WHAT IT IS CALLED", sentence, "bold red")
-    _line(console, "", analysis.headline, "bold")
+    _line(console, "", headline(analysis), "bold")
     _control(analysis, console)
     for warning in analysis.warnings:
         _line(console, "warning", warning, "yellow")

@@ -1,5 +1,7 @@
 """The configuration: its folder, its schema, and the form in which it is recorded."""
 
+import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -8,9 +10,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.config.rank import by_process
 from runner.errors import ConfigError, did_you_mean
 from runner.settings import Settings
-from runner.sweep.names import folder_name
+
+LONGEST_NAME = 120  # a file name has at most 255 bytes, and people read it
 
 
 def conf_dir() -> Path:
@@ -26,13 +30,15 @@ def register() -> None:
     OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
     OmegaConf.register_new_resolver("case", case, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-    OmegaConf.register_new_resolver("by_process", _by_process, replace=True)
+    OmegaConf.register_new_resolver("by_process", by_process, replace=True)
 
 
-def _by_process(first: Any, others: Any, *, _root_: DictConfig) -> Any:
-    from runner.job.processes import by_process
-
-    return by_process(first, others, _root_=_root_)
+def folder_name(name: str) -> str:
+    """`name` as a folder's. What is replaced in it or cut off is told by a hash."""
+    safe = re.sub(r"[^\w.=,+-]", "_", name).strip(".")[:LONGEST_NAME] or "default"
+    if safe == name or not name:
+        return safe
+    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def case(value: Any, *pairs: Any) -> Any:

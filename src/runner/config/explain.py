@@ -1,14 +1,17 @@
 """What Hydra and OmegaConf refuse, in one message that names key, value and rule."""
 
+import contextlib
 import dataclasses
 import re
 import sys
+import traceback
 import typing
 from typing import Any, cast
 
 import yaml
 from hydra.errors import (
     ConfigCompositionException,
+    HydraException,
     MissingConfigException,
     OverrideParseException,
 )
@@ -22,9 +25,37 @@ from omegaconf.errors import (
 
 from runner.config.argument_types import described
 from runner.config.conf import conf_dir
-from runner.errors import did_you_mean
+from runner.errors import ConfigError, JobFailed, TrainingStopped, did_you_mean
 from runner.settings import Settings
 from runner.trees import flatten
+
+# Shown in one message. Everything else is a bug, ours or a user's, with its traceback.
+MISTAKES = (
+    ConfigError,
+    TrainingStopped,
+    JobFailed,
+    HydraException,
+    OmegaConfBaseException,
+)
+
+
+def failure(name: object, error: BaseException) -> str:
+    """What to print when the job `name` of a sweep fails."""
+    return f"job {name} failed:{reason(error)}"
+
+
+def reason(error: BaseException) -> str:
+    """What comes after the colon: one message, or a bug's traceback."""
+    with contextlib.suppress(AttributeError):  # an exception with slots
+        error._runner_reported = True  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(error, MISTAKES):
+        return f" {explain(error)}"
+    return "\n" + "".join(traceback.format_exception(error))
+
+
+def was_reported(error: BaseException) -> bool:
+    """Whether `reason` has said all there is to say of `error`."""
+    return getattr(error, "_runner_reported", False)
 
 
 def explain(error: BaseException) -> str:

@@ -6,37 +6,11 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
+from runner.errors import Preempted
 from runner.job import processes
 
-# sysexits.h's "temporary failure, try again later". Schedulers can be told to requeue
-# a job that ends with it, and no other ending of a run has it.
-REQUEUE = 75
 # What Slurm and its like send before a time limit or a preemption; submitit has USR2.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-
-class Preempted(SystemExit):
-    """A run ended before its last step because of a signal, saved if it can be.
-
-    Its `code` is REQUEUE, or 130 after Ctrl-C.
-    """
-
-    def __init__(self, number: int, handler: Any = None):
-        super().__init__(130 if number == signal.SIGINT else REQUEUE)
-        self._number = number
-        self._handler = handler
-
-    def __str__(self) -> str:
-        return signal.Signals(self._number).name
-
-    def forward(self) -> None:
-        """Call whose handler we took the place of, such as submitit's, that requeues.
-
-        To be done when all is saved: it may end the process.
-        """
-        handler, self._handler = self._handler, None
-        if callable(handler) and handler is not signal.default_int_handler:
-            handler(self._number, None)
 
 
 class Interruption:

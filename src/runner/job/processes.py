@@ -7,7 +7,6 @@ the key-value store of JAX's coordinator.
 
 import atexit
 import contextlib
-import functools
 import json
 import os
 import sys
@@ -15,14 +14,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.explain import explain
+from runner.config.ranges import check_ranges
+from runner.config.rank import ALONE, Rank, rank
 from runner.errors import ConfigError
 from runner.record.files import to_json
-from runner.settings import DistributedSettings
 from runner.trees import differences
 
 FAILED = "runner/failed"
@@ -36,82 +36,21 @@ AGREED = 64
 PATIENCE_MS = 24 * 3600 * 1000  # for data, which may take hours to download
 
 
-class Place(NamedTuple):
-    """A process among those of its run. `address` is None where JAX finds it."""
-
-    rank: int
-    size: int
-    address: str | None
-
-
-ALONE = Place(0, 1, None)
-_place = ALONE  # of this process, once it has been connected to the others
+_rank = ALONE  # of this process, once it has been connected to the others
 _agreed: deque[str] = deque()
 _last_words: list[Callable[[str], None]] = []
 _in_flight: Any = None
 _ending = threading.Lock()  # held by what ends this process; never given back
 
 
-def place(config: DistributedSettings) -> Place:
-    """Which process this is, as the `distributed` section or the environment says.
-
-    Raises:
-      ConfigError: the section is incomplete or contradicts itself.
-    """
-    given = {
-        name: getattr(config, name)
-        for name in ("coordinator_address", "num_processes", "process_id")
-    }
-    missing = [name for name, value in given.items() if value is None]
-    if not config.enabled:
-        return ALONE
-    if len(missing) == 3:
-        return _detected()
-    if missing:
-        raise ConfigError(
-            f"distributed.{missing[0]} must be given with "
-            f"distributed.{next(n for n in given if n not in missing)}, on each process"
-        )
-    address, count, index = given.values()
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(
-            f"distributed.coordinator_address={address} must be the host:port of "
-            "process 0"
-        )
-    if not 0 <= index < count:
-        raise ConfigError(
-            f"distributed.process_id={index} must be from 0 to "
-            f"distributed.num_processes={count} less 1"
-        )
-    return Place(index, count, address) if count > 1 else ALONE
-
-
-@functools.cache
-def _detected() -> Place:
-    """What `jax.distributed.initialize` would find by itself."""
-    from jax._src.clusters import ClusterEnv  # there is no public name for this
-
-    for env in ClusterEnv._cluster_types:
-        if not env.opt_in_only_method and env.is_env_present():
-            count = env.get_process_count()
-            return Place(env.get_process_id(), count, None) if count > 1 else ALONE
-    return ALONE
-
-
-def by_process(first: Any, others: Any, *, _root_: DictConfig) -> Any:
-    """`${by_process:A,B}`: A on process 0 and where there is one only, B elsewhere."""
-    return others if place(_root_.distributed).rank else first
-
-
 def has_peers() -> bool:
     """Whether other processes train the same run."""
-    return _place.size > 1
+    return _rank.size > 1
 
 
 def is_first() -> bool:
     """Whether this process prepares, writes and talks."""
-    return _place.rank == 0
+    return _rank.process == 0
 
 
 @contextlib.contextmanager
@@ -124,20 +63,17 @@ def connected(cfg: DictConfig) -> Iterator[None]:
     Raises:
       ConfigError: the processes weren't started with the same configuration.
     """
-    global _place
+    global _rank
     config = cfg.distributed
-    if config.timeout_seconds < 1:
-        raise ConfigError(
-            f"distributed.timeout_seconds={config.timeout_seconds} must be at least 1"
-        )
-    here = place(config)
+    check_ranges(cfg, ["distributed.timeout_seconds"])
+    here = rank(config)
     if here.size == 1:
         yield
         return
     import jax
 
     _initialize(here, config.timeout_seconds)
-    _place = here
+    _rank = here
     threading.Thread(target=_watch, name="runner-peers", daemon=True).start()
     preempted = None
     try:
@@ -156,10 +92,10 @@ def connected(cfg: DictConfig) -> Iterator[None]:
         raise preempted
 
 
-def _initialize(here: Place, seconds: int) -> None:
+def _initialize(here: Rank, seconds: int) -> None:
     import jax
 
-    name = f"process {here.rank} of {here.size}"
+    name = f"process {here.process} of {here.size}"
     where = f"at {here.address}" if here.address else "that the environment names"
 
     def give_up():
@@ -181,7 +117,7 @@ def _initialize(here: Place, seconds: int) -> None:
         given = {
             "coordinator_address": here.address,
             "num_processes": here.size,
-            "process_id": here.rank,
+            "process_id": here.process,
             "cluster_detection_method": "deactivate",
         }
     try:
@@ -214,14 +150,14 @@ def _check_same(cfg: DictConfig, seconds: int) -> None:
     mine = plain | {"version of jax": jax.__version__}
     client = _client()
     mine = to_json(mine)
-    client.key_value_set(f"runner/config/{_place.rank}", json.dumps(mine))
-    for other in range(_place.size):
+    client.key_value_set(f"runner/config/{_rank.process}", json.dumps(mine))
+    for other in range(_rank.size):
         text = client.blocking_key_value_get(f"runner/config/{other}", seconds * 1000)
         different = differences(mine, json.loads(text), "distributed".__eq__)
         for key, ours, its in different:
             raise ConfigError(
                 f"processes of one run need one configuration, but {key} is {ours} on "
-                f"process {_place.rank} and {its} on process {other}"
+                f"process {_rank.process} and {its} on process {other}"
             )
 
 
@@ -282,7 +218,7 @@ def _tell(error: BaseException) -> None:
     if not _ending.acquire(blocking=False):
         threading.Event().wait()  # for _watch, which ends this process
     text = " ".join(explain(error).split()) if isinstance(error, Exception) else ""
-    message = f"process {_place.rank} of {_place.size} failed: {text or repr(error)}"
+    message = f"process {_rank.process} of {_rank.size} failed: {text or repr(error)}"
     with contextlib.suppress(Exception):  # another was first, or the coordinator's gone
         _client().key_value_set(FAILED, message)
     _drain()

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.fingerprints import identify
 from runner.config.explain import explain
+from runner.config.hydra_job import HydraJob
 from runner.core.train import Run, compilation, train
 from runner.errors import ConfigError
 from runner.job import checkpoint, processes
@@ -59,11 +60,7 @@ class Prepared(NamedTuple):
 
 def run_job(
     cfg: DictConfig,
-    *,
-    folder: Path,
-    choices: Mapping[str, str],
-    overrides: Sequence[str],
-    sweep: str | None,
+    composed: HydraJob,
 ) -> float:
     """Build, train and record one job. The arguments are those of `prepare`.
 
@@ -77,21 +74,15 @@ def run_job(
     with processes.connected(cfg):
         if not processes.is_first():  # Hydra has made the folder
             with contextlib.suppress(OSError):  # process 0's isn't empty
-                folder.rmdir()
-        folder = Path(processes.agreed("folder", str(folder.absolute())))
+                composed.folder.rmdir()
+        folder = Path(processes.agreed("folder", str(composed.folder.absolute())))
+        composed = composed._replace(folder=folder)
         if cfg.print is not None:
             from runner.job.sharding import print_sharding
 
             print_sharding(_built(cfg), None if processes.is_first() else StringIO())
             return math.nan
-        job = prepare(
-            cfg,
-            folder=folder,
-            choices=choices,
-            overrides=overrides,
-            sweep=sweep,
-            quiet=False,
-        )
+        job = prepare(cfg, composed, quiet=False)
         if not processes.is_first():
             job.recorder.follow()
             train_recorded(job, job.recorder.track)
@@ -117,11 +108,8 @@ def train_recorded(job: Prepared, write: Callable[[dict], None]) -> None:
 
 def prepare(
     cfg: DictConfig,
+    composed: HydraJob,
     *,
-    folder: Path,
-    choices: Mapping[str, str],
-    overrides: Sequence[str],
-    sweep: str | None,
     quiet: bool,
     begin: Callable[[Run], None] = lambda run: None,
 ) -> Prepared:
@@ -129,16 +117,14 @@ def prepare(
 
     Args:
       cfg: the composed configuration.
-      folder: the run folder.
-      choices: the name chosen in each config group.
-      overrides: the job's command line, as recorded.
-      sweep: the name of the sweep that the job belongs to, if any.
+      composed: what else Hydra knows of it.
       quiet: show neither its progress nor its summary.
       begin: see `build`.
 
     Raises:
       ConfigError: in the folder's summary.json too, like any other error.
     """
+    folder, choices, overrides, sweep = composed
     try:
         if cfg.print is not None:
             raise ConfigError(f"print={cfg.print} is for a single run, not for a sweep")

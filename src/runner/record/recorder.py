@@ -8,8 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from runner.errors import ConfigError, TrainingStopped
-from runner.job.interruption import Preempted
+from runner.errors import ConfigError, Preempted, TrainingStopped
 from runner.record.files import MetricsFile, read_metrics, write_json
 from runner.record.mirrors.process import WandbMirror
 from runner.record.mirrors.wandb import WandbFields

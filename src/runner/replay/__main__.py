@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.cli import MISTAKES
 from runner.config import conf
-from runner.config.explain import explain
+from runner.config.explain import MISTAKES, explain
 from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from runner.core.program import Population, program
 from runner.core.train import Run
+from runner.sweep.member import Member
 from runner.sweep.population import (
     Closing,
-    Member,
     compile_for,
     longest_call,
     train_alone,

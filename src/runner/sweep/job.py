@@ -24,7 +24,6 @@ from omegaconf._utils import OmegaConfDumper
 from runner.job.identity import base_of, fingerprint
 from runner.settings import SECTIONS, SETTINGS, only_numbers
 from runner.sweep.compose import Composer
-from runner.sweep.names import job_name
 
 
 @dataclass
@@ -62,6 +61,19 @@ class Job:
         )
         returned.return_value = self.error or self.result
         return returned
+
+
+def varying(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The keys of the overrides in which `jobs` differ, in the order of the first."""
+    given = [{k: v for k, _, v in (o.partition("=") for o in job)} for job in jobs]
+    keys = dict.fromkeys(key for job in given for key in job)
+    return [key for key in keys if len({job.get(key) for job in given}) > 1]
+
+
+def job_name(overrides: Sequence[str], keys: Sequence[str]) -> str:
+    """What tells a job from the others: its overrides of `keys`, or all it has."""
+    told = [o for o in overrides if not keys or o.partition("=")[0] in keys]
+    return ",".join(override.lstrip("+~") for override in told)
 
 
 def compose_job(

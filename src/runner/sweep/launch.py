@@ -1,37 +1,34 @@
 """What `python -m runner -m` does with its jobs."""
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from omegaconf import DictConfig
 
 from runner.cluster.plan import Plan
-from runner.errors import ConfigError, did_you_mean
+from runner.errors import ConfigError, Preempted, did_you_mean
 from runner.job.identity import base_of
-from runner.job.interruption import Preempted
+from runner.settings import ClusterSettings
 from runner.sweep.compose import Composer
-from runner.sweep.job import Job, compose_job, place, take_up
+from runner.sweep.job import Job, compose_job, place, take_up, varying
+from runner.sweep.launcher import Launcher
 from runner.sweep.ledger import Ledger, unfinished
-from runner.sweep.names import varying
 from runner.sweep.sweep import Sweep
 from runner.sweep.table import print_table
 
-if TYPE_CHECKING:
-    from hydra_plugins.packed_launcher import PackedLauncher
-    from runner.settings import ClusterSettings
-
 
 def launch(
-    launcher: "PackedLauncher", overrides: Sequence[Sequence[str]], first: int
+    launcher: Launcher, overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
     """Run the jobs of a sweep, or of one batch of it.
 
     Args:
-      launcher: set up by Hydra.
+      launcher: what runs them.
       overrides: of each job.
       first: the number of the first of them.
 
@@ -41,13 +38,12 @@ def launch(
     Raises:
       ConfigError: the jobs can't be composed, or the sweep's folder is another's.
     """
-    master = launcher.config
-    assert master is not None and launcher.hydra_context is not None
+    master = launcher.master
     setup_globals()
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     _check(launcher)
     keys = varying(overrides)
-    composer = Composer(launcher.hydra_context.config_loader, master)
+    composer = Composer(launcher.context.config_loader, master)
     jobs = [
         compose_job(composer, given, first + i, keys)
         for i, given in enumerate(overrides)
@@ -65,57 +61,69 @@ def launch(
     swept = [key.lstrip("+~").partition("@")[0] for key in keys]
     with Ledger(folder, base, swept) as ledger:
         plan = Plan(folder)
-        away = {name for task in plan.going for name in task.jobs}
+        submitted = {name for task in plan.active for name in task.jobs}
         # Equal jobs, as Optuna may sample them, are one.
         todo = {
             job.fingerprint: job
             for job in reversed(jobs)
-            if not _is_done(job, ledger, away)
+            if not _is_done(job, ledger, submitted)
         }
-        left = list(reversed(todo.values()))
         ledger.write()
-        try:
-            if cluster:
-                from runner.sweep import on_cluster
-
-                on_cluster.run(launcher, cluster, ledger, plan, left, len(jobs), keys)
-            elif away:
-                raise ConfigError(
-                    f"tasks of the sweep in {folder} are on a cluster: take them up "
-                    "with the same cluster=..., or cancel them and delete "
-                    f"{plan.folder}"
-                )
-            else:
-                sweep = Sweep(
-                    launcher.hydra_context,
-                    ledger,
-                    launcher.strategy,
-                    launcher.max_members,
-                )
-                sweep.run(left, len(jobs))
-        except (KeyboardInterrupt, Preempted) as stopped:
-            why = stopped if isinstance(stopped, Preempted) else "interrupted"
-            print(f"{why}; the same command continues {folder}", file=sys.stderr)
-            if isinstance(stopped, Preempted):
-                ledger.close()  # which its successor will open
-                stopped.forward()
-            raise
+        unfinished = list(reversed(todo.values()))
+        with _resumable(ledger):
+            _run(launcher, cluster, ledger, plan, unfinished, len(jobs), keys)
     for job in jobs:
         if job.fingerprint in todo:
-            twin = todo[job.fingerprint]
-            job.result, job.error = twin.result, twin.error
+            original = todo[job.fingerprint]
+            job.result, job.error = original.result, original.error
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     if len(jobs) > 1:
         print_table(jobs, keys, folder, master.objective)
     return [job.returned() for job in jobs]
 
 
-def _check(launcher: "PackedLauncher") -> None:
-    from runner.job.processes import place
+def _run(
+    launcher: Launcher,
+    cluster: ClusterSettings | None,
+    ledger: Ledger,
+    plan: Plan,
+    jobs: Sequence[Job],
+    total: int,
+    keys: Sequence[str],
+) -> None:
+    """Run `jobs`, the unfinished ones of `total`, here or on a cluster."""
+    if cluster:
+        from runner.sweep import on_cluster
+
+        on_cluster.run(launcher, cluster, ledger, plan, jobs, total, keys)
+    elif plan.active:
+        raise ConfigError(
+            f"tasks of the sweep in {ledger.folder} are on a cluster: continue them "
+            f"with the same cluster=..., or cancel them and delete {plan.folder}"
+        )
+    else:
+        Sweep(launcher, ledger).run(jobs, total)
+
+
+@contextlib.contextmanager
+def _resumable(ledger: Ledger) -> Iterator[None]:
+    """Say how to continue a sweep that is interrupted within the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, Preempted) as stopped:
+        why = stopped if isinstance(stopped, Preempted) else "interrupted"
+        print(f"{why}; the same command continues {ledger.folder}", file=sys.stderr)
+        if isinstance(stopped, Preempted):
+            ledger.close()  # which its successor will open
+            stopped.forward()
+        raise
+
+
+def _check(launcher: Launcher) -> None:
+    from runner.config.rank import rank
     from runner.sweep.population import STRATEGIES
 
-    assert launcher.config is not None
-    processes = place(launcher.config.distributed).size
+    processes = rank(launcher.master.distributed).size
     if processes > 1:
         raise ConfigError(
             f"a sweep (-m) is run by one process, but here are {processes}; start one, "
@@ -135,8 +143,8 @@ def _check(launcher: "PackedLauncher") -> None:
 
 
 def _cluster(
-    launcher: "PackedLauncher", jobs: Sequence[Job], keys: Sequence[str]
-) -> "ClusterSettings | None":
+    launcher: Launcher, jobs: Sequence[Job], keys: Sequence[str]
+) -> ClusterSettings | None:
     """Where the jobs are trained; None is here."""
     engines = {"inline": None, "submitit_local": "local", "submitit_slurm": "slurm"}
     names = ["auto", *engines]
@@ -197,8 +205,8 @@ def _unfinished(new: Path, base: dict[str, Any], jobs: list[Job]) -> Path | None
     return None
 
 
-def _is_done(job: Job, ledger: Ledger, away: Collection[str]) -> bool:
-    """Whether an earlier process has done `job`; `away` are in a cluster's hands."""
+def _is_done(job: Job, ledger: Ledger, submitted: Collection[str]) -> bool:
+    """Whether an earlier process has done `job`; `submitted` are on a cluster."""
     is_known = job.fingerprint in ledger.jobs
     entry = ledger.add(
         job.fingerprint,
@@ -211,7 +219,7 @@ def _is_done(job: Job, ledger: Ledger, away: Collection[str]) -> bool:
         },
     )
     place(job, ledger.folder, entry["folder"])
-    if not is_known or job.fingerprint in away or not take_up(job):
+    if not is_known or job.fingerprint in submitted or not take_up(job):
         return False
     entry.update(state="done", result=job.result)
     return True

@@ -4,22 +4,21 @@ import heapq
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from runner.cluster.array_task import Payload
-from runner.cluster.engine import Engine, State, engine
+from runner.cluster.engine import Engine, State
+from runner.cluster.engines import engine
 from runner.cluster.plan import Plan, Task
 from runner.cluster.submit import leave
 from runner.cluster.watch import Watch, summary
 from runner.errors import JobFailed
 from runner.settings import ClusterSettings
 from runner.sweep.job import Job, can_be_packed
+from runner.sweep.launcher import Launcher
 from runner.sweep.ledger import Ledger
 from runner.sweep.status import Status
 from runner.sweep.task_slice import train_slice, write_slice
-
-if TYPE_CHECKING:
-    from hydra_plugins.packed_launcher import PackedLauncher
 
 _LAST_LINES = 15
 
@@ -73,7 +72,7 @@ def script(
 
 
 def run(
-    launcher: "PackedLauncher",
+    launcher: Launcher,
     settings: ClusterSettings,
     ledger: Ledger,
     plan: Plan,
@@ -89,7 +88,7 @@ def run(
       ConfigError: the cluster doesn't take them.
     """
     place = _place(settings, plan)
-    away = {name for task in plan.going for name in task.jobs}
+    away = {name for task in plan.active for name in task.jobs}
     new = [job for job in jobs if job.fingerprint not in away]
     if new:
         _plan(launcher, settings, plan, new, keys)
@@ -99,8 +98,8 @@ def run(
     try:
         with status:
             status.say(
-                f"{len(jobs)} jobs in {len(plan.going)} tasks on {place.name}; logs in "
-                f"{plan.logs}"
+                f"{len(jobs)} jobs in {len(plan.active)} tasks on {place.name}; "
+                f"logs in {plan.logs}"
             )
             watch.run()
     except KeyboardInterrupt:
@@ -109,7 +108,7 @@ def run(
 
 
 def _plan(
-    launcher: "PackedLauncher",
+    launcher: Launcher,
     settings: ClusterSettings,
     plan: Plan,
     jobs: Sequence[Job],
@@ -119,10 +118,7 @@ def _plan(
     payload = Payload.here(
         settings,
         train_slice,
-        launcher.hydra_context,
-        launcher.config,
-        launcher.strategy,
-        launcher.max_members,
+        launcher,
         list(keys),
     )
     file = payload.write(plan.folder)
@@ -229,7 +225,7 @@ class _Sweep:
 
     def look(self) -> None:
         """Tell how the tasks are, when that has changed."""
-        states = (self._states.get(task.number) for task in self._plan.going)
+        states = (self._states.get(task.number) for task in self._plan.active)
         told = summary(state for state in states if state and not state.over)
         if told and told != self._told:
             self._told = told

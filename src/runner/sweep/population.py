@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,7 +19,7 @@ from runner.errors import ConfigError
 from runner.job.checkpoint import Start
 from runner.job.interruption import Interruption
 from runner.job.run import Prepared, train_recorded
-from runner.sweep.job import Job
+from runner.sweep.member import Member
 from runner.sweep.population_checkpoints import checkpoints_of, ignore
 
 STRATEGIES = ("auto", "vmap", "loop")
@@ -31,58 +30,6 @@ MOST_MEMBERS = 256
 CPU_MEMBERS = 32
 # Of the memory that is free, for the state of a population and what its step needs.
 MEMORY_SHARE = 0.5
-
-
-@dataclass
-class Member:
-    """A job on its way, and whom it tells.
-
-    Attributes:
-      prepared: what is trained and recorded.
-      started: called when the job starts.
-      advanced: called with the fraction of its steps that is done.
-      ended: called when all of it, W&B too, is over; its error is in the job.
-    """
-
-    job: Job
-    prepared: Prepared
-    started: Callable[[Job], None]
-    advanced: Callable[[Job, float], None]
-    ended: Callable[[Job], None]
-
-    @property
-    def run(self) -> Run:
-        return self.prepared.run
-
-    def open(self) -> bool:
-        """Enter the recorder; False if that fails, and with it the job."""
-        try:
-            self.prepared.recorder.__enter__()
-        except Exception as error:
-            self.job.error = error
-            self.ended(self.job)
-            return False
-        self.started(self.job)
-        return True
-
-    def row(self, row: dict) -> None:
-        self.prepared.recorder.row(row)
-        self.advanced(self.job, row["step"] / len(self.run.learning_rates))
-
-    def close(self, error: BaseException | None = None) -> None:
-        """Leave the recorder, and wait for W&B."""
-        if isinstance(error, Exception):
-            self.job.error = error
-        kind = type(error) if error else None
-        trace = error.__traceback__ if error else None
-        try:
-            self.prepared.recorder.__exit__(kind, error, trace)
-        except Exception as closing:
-            self.job.error = self.job.error or closing
-        if error is None and self.job.error is None:
-            self.job.result = self.prepared.result
-        if error is None or self.job.error:  # not if the sweep is interrupted
-            self.ended(self.job)
 
 
 class Closing:

@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from runner.core.program import Population, start_shapes
 from runner.errors import ConfigError, TrainingStopped
@@ -14,9 +14,7 @@ from runner.job.checkpoint import Checkpoints, Start
 from runner.job.identity import fingerprint
 from runner.job.resume import continued
 from runner.job.run import checkpoint_record
-
-if TYPE_CHECKING:
-    from runner.sweep.population import Member
+from runner.sweep.member import Member
 
 
 class Saved(NamedTuple):
@@ -32,14 +30,14 @@ class Saved(NamedTuple):
     names: list[str]
     population: Population
     start: Start
-    going: dict[int, "Member"]
+    going: dict[int, Member]
 
 
 def checkpoints_of(
     sweep: Path,
     names: Sequence[str],
     size: int,
-    going: Mapping[int, "Member"],
+    going: Mapping[int, Member],
     start: Start | None,
 ) -> Checkpoints:
     """The checkpoints of a population, in the folder of its sweep.
@@ -66,8 +64,8 @@ def checkpoints_of(
 
 
 def left_over(
-    sweep: Path, members: Iterable["Member"], most_steps: int
-) -> tuple[list[Saved], list["Member"]]:
+    sweep: Path, members: Iterable[Member], most_steps: int
+) -> tuple[list[Saved], list[Member]]:
     """The populations that `members` were in when the sweep was killed.
 
     A member whose end came before its population was saved stays as it ended.
@@ -87,7 +85,7 @@ def left_over(
     return found, anew
 
 
-def _read(path: Path, begun: dict[str, "Member"], most_steps: int) -> Saved | None:
+def _read(path: Path, begun: dict[str, Member], most_steps: int) -> Saved | None:
     try:
         newest = path / str(checkpoint.steps(path)[-1]) / "record" / "metadata"
         record = json.loads(newest.read_text(encoding="utf-8"))
@@ -121,7 +119,7 @@ def _read(path: Path, begun: dict[str, "Member"], most_steps: int) -> Saved | No
     return Saved(record["members"], population, start, going)
 
 
-def _stays(member: "Member") -> None:
+def _stays(member: Member) -> None:
     path = member.prepared.recorder.folder / "summary.json"
     told = json.loads(path.read_text(encoding="utf-8"))
     member.job.error = TrainingStopped(told.get("error", told["status"]))

@@ -4,27 +4,26 @@ import contextlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hydra.core.utils import JobStatus, run_job
-from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from runner.cli import job as run_alone
-from runner.cli import job_arguments
-from runner.config.failures import told
+from runner.config.explain import failure
+from runner.config.hydra_job import hydra_job
 from runner.sweep.job import Job, as_hydra_job, can_be_packed
+from runner.sweep.launcher import Launcher
 from runner.sweep.ledger import State
 from runner.sweep.prefetch import ahead
 from runner.sweep.status import Status
 
 if TYPE_CHECKING:
     from runner.core.train import Run
-    from runner.sweep.population import Member
+    from runner.sweep.member import Member
 
 # Jobs that are built before those ahead of them are trained.
 BUILT_AHEAD = 64
@@ -49,26 +48,22 @@ class Sweep:
     """Runs the jobs that are left, and notes what becomes of them.
 
     Args:
-      context: Hydra's.
+      launcher: what the sweep was launched with.
       journal: where that is noted.
-      strategy, max_members: of `hydra.launcher`.
     """
 
     def __init__(
         self,
-        context: HydraContext,
+        launcher: Launcher,
         journal: Journal,
-        strategy: str,
-        max_members: int | Literal["auto"],
     ):
-        self._context = context
+        self._launcher = launcher
+        self._context = launcher.context
         self._journal = journal
-        self._strategy = strategy
-        self._max_members: int | Literal["auto"] = max_members
         self._lock = threading.Lock()  # jobs end in threads of their own
         self._status: Status
 
-    def run(self, todo: list[Job], total: int) -> None:
+    def run(self, todo: Sequence[Job], total: int) -> None:
         """Run `todo`, which are what is left of `total`."""
         packed = [job for job in todo if can_be_packed(job.config)]
         if len(packed) > 1:
@@ -84,7 +79,7 @@ class Sweep:
         from runner.sweep import population
         from runner.sweep.group import Group, group_key
 
-        strategy, most = self._strategy, self._max_members
+        strategy, most = self._launcher.strategy, self._launcher.max_members
         alike = Counter(job.likeness for job in jobs)
         compiling: dict[Any, Future[int]] = {}
         groups: dict[Any, Group] = {}
@@ -138,15 +133,15 @@ class Sweep:
     def _member(self, job: Job, begin: "Callable[[Run], None]") -> "Member | None":
         """`job`, built; None if that fails, and with it the job."""
         from runner.job.run import prepare
-        from runner.sweep.population import Member
+        from runner.sweep.member import Member
 
         try:
             with as_hydra_job(job.config, job.folder) as task:
                 self._context.callbacks.on_job_start(
-                    config=job.config, task_function=run_alone
+                    config=job.config, task_function=self._launcher.task
                 )
-                arguments = job_arguments(task)
-                prepared = prepare(task, **arguments, quiet=True, begin=begin)
+                composed = hydra_job(task)
+                prepared = prepare(task, composed, quiet=True, begin=begin)
         except Exception as error:
             job.error = error
             self._ended(job)
@@ -174,7 +169,7 @@ class Sweep:
             status.progress[job.number] = 1.0
             if job.error:
                 status.failed += 1
-                status.say(told(job.name, job.error))
+                status.say(failure(job.name, job.error))
             else:
                 status.done += 1
             status.changed()
@@ -190,7 +185,7 @@ class Sweep:
         self._journal.set(job.fingerprint, "running")
         returned = run_job(
             hydra_context=self._context,
-            task_function=run_alone,
+            task_function=self._launcher.task,
             config=job.config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",

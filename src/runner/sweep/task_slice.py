@@ -3,20 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
-
-from hydra.types import HydraContext
-from omegaconf import DictConfig
 
 from runner.cluster.array_task import Task
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.submit import status
-from runner.config.failures import told
+from runner.config.explain import failure
 from runner.errors import ConfigError
 from runner.record.files import write_json
 from runner.sweep.compose import Composer
 from runner.sweep.job import Job, compose_job, place, take_up
+from runner.sweep.launcher import Launcher
 from runner.sweep.ledger import State
 
 
@@ -33,10 +30,7 @@ def write_slice(plan: Plan, number: int, jobs: Sequence[Job]) -> None:
 
 def train_slice(
     task: Task,
-    context: HydraContext,
-    master: DictConfig,
-    strategy: str,
-    max_members: int | Literal["auto"],
+    launcher: Launcher,
     keys: Sequence[str],
 ) -> bool:
     """Train what is left of a task's jobs. Returns whether all of them are done.
@@ -48,7 +42,7 @@ def train_slice(
 
     assert task.events is not None  # a task of a sweep is one process
     path = Plan(task.folder).events(task.number).with_suffix(".json")
-    composer = Composer(context.config_loader, master)
+    composer = Composer(launcher.context.config_loader, launcher.master)
     todo = []
     for number, overrides, wanted, folder in json.loads(path.read_text("utf-8")):
         job = compose_job(composer, overrides, number, keys)
@@ -64,7 +58,7 @@ def train_slice(
             todo.append(job)
     journal = _TaskJournal(task, task.events, {job.fingerprint: job for job in todo})
     try:
-        Sweep(context, journal, strategy, max_members).run(todo, len(todo))
+        Sweep(launcher, journal).run(todo, len(todo))
     except (KeyboardInterrupt, SystemExit):
         task.keeps = task.keeps or any(
             status(job.folder) == "preempted" for job in todo
@@ -92,4 +86,4 @@ class _TaskJournal:
             return
         job = self._jobs[fingerprint]
         assert job.error is not None
-        self._events.failed(fingerprint, job.error, told(job.name, job.error))
+        self._events.failed(fingerprint, job.error, failure(job.name, job.error))

@@ -326,7 +326,7 @@ def part(first, last, kept=None, rest="", **given):
         exec(rest)
 
 from runner.record.recorder import Kept
-from runner.job.interruption import Preempted
+from runner.errors import Preempted
 kept = Kept(Path("metrics.jsonl"), 8, 0.0)
 """
 KILLED = "time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)"

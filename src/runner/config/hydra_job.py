@@ -1,0 +1,51 @@
+"""What Hydra knows of the job that it has just composed."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config.conf import one_length
+
+
+class HydraJob(NamedTuple):
+    """A composed job, besides its configuration.
+
+    Attributes:
+      folder: the run folder.
+      choices: the name chosen in each config group.
+      overrides: its command line, as recorded.
+      sweep: the name of the sweep that it belongs to, if any.
+    """
+
+    folder: Path
+    choices: Mapping[str, str]
+    overrides: Sequence[str]
+    sweep: str | None
+
+
+def hydra_job(cfg: DictConfig) -> HydraJob:
+    """The job that Hydra has just composed as `cfg`.
+
+    Of two lengths in `cfg`, the one that the command line doesn't give is taken out.
+    """
+    composed = HydraConfig.get()
+    # As they were typed: an interpolation in one may name a secret.
+    overrides = OmegaConf.to_container(composed.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    one_length(cfg, overrides)
+    in_sweep = composed.mode == RunMode.MULTIRUN
+    return HydraJob(
+        folder=Path(composed.runtime.output_dir),
+        choices={
+            group: choice
+            for group, choice in composed.runtime.choices.items()
+            # Hydra's own, and what a preset puts into Hydra's section.
+            if not group.startswith("hydra/") and "@hydra." not in group
+        },
+        overrides=overrides,
+        sweep=Path(composed.sweep.dir).name if in_sweep else None,
+    )

@@ -1,0 +1,72 @@
+"""Which of the processes of a run this one is."""
+
+import functools
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from runner.errors import ConfigError
+from runner.settings import DistributedSettings
+
+
+class Rank(NamedTuple):
+    """A process among those of its run. `address` is None where JAX finds it."""
+
+    process: int
+    size: int
+    address: str | None
+
+
+ALONE = Rank(0, 1, None)
+
+
+def rank(settings: DistributedSettings) -> Rank:
+    """Which process this is, as the `distributed` section or the environment says.
+
+    Raises:
+      ConfigError: the section is incomplete or contradicts itself.
+    """
+    given = {
+        name: getattr(settings, name)
+        for name in ("coordinator_address", "num_processes", "process_id")
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if not settings.enabled:
+        return ALONE
+    if len(missing) == 3:
+        return _detected()
+    if missing:
+        raise ConfigError(
+            f"distributed.{missing[0]} must be given with "
+            f"distributed.{next(n for n in given if n not in missing)}, on each process"
+        )
+    address, count, index = given.values()
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(
+            f"distributed.coordinator_address={address} must be the host:port of "
+            "process 0"
+        )
+    if not 0 <= index < count:
+        raise ConfigError(
+            f"distributed.process_id={index} must be from 0 to "
+            f"distributed.num_processes={count} less 1"
+        )
+    return Rank(index, count, address) if count > 1 else ALONE
+
+
+@functools.cache
+def _detected() -> Rank:
+    """What `jax.distributed.initialize` would find by itself."""
+    from jax._src.clusters import ClusterEnv  # there is no public name for this
+
+    for env in ClusterEnv._cluster_types:
+        if not env.opt_in_only_method and env.is_env_present():
+            count = env.get_process_count()
+            return Rank(env.get_process_id(), count, None) if count > 1 else ALONE
+    return ALONE
+
+
+def by_process(first: Any, others: Any, *, _root_: DictConfig) -> Any:
+    """`${by_process:A,B}`: A on process 0 and where there is one only, B elsewhere."""
+    return others if rank(_root_.distributed).process else first

@@ -1,0 +1,25 @@
+"""What a sweep is launched with."""
+
+from typing import Literal, NamedTuple
+
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class Launcher(NamedTuple):
+    """What a launcher of Hydra's was set up with.
+
+    Attributes:
+      context: Hydra's.
+      master: the configuration of the sweep as a whole.
+      task: trains one job that can't be packed.
+      strategy, max_members, executor, resume: of `hydra.launcher`.
+    """
+
+    context: HydraContext
+    master: DictConfig
+    task: TaskFunction
+    strategy: str
+    max_members: int | Literal["auto"]
+    executor: str
+    resume: bool
