@@ -35,7 +35,7 @@ def measure(mesh: str, count: int, batch: int) -> tuple[int, int, list[Crossing]
     parts = placed(run)
     parameters = sum(array.bytes for array in parts["params"])
     held = sum(array.device_bytes for arrays in parts.values() for array in arrays)
-    crossed = crossings(program(run.static, run.values))
+    crossed = crossings(program(run.spec, run.values))
     return parameters, held, [c for c in crossed if c.when == "each step"]
 
 

@@ -97,9 +97,9 @@ def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], 
 
 def arrays(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Normalized inputs, labels, and the rows of each step [steps, batch_size]."""
-    split = run.static.dataset.train
+    split = run.spec.dataset.train
     assert isinstance(split, MemorySplit)
-    inputs = np.asarray(normalize(run.static.dataset, split.columns)["input"])
+    inputs = np.asarray(normalize(run.spec.dataset, split.columns)["input"])
     rows = run.order.indices(0, len(run.learning_rates))
     return inputs, split.columns["label"], rows
 
@@ -143,7 +143,7 @@ def scan_loop(run: Run) -> Callable[[], float]:
 
 
 def initial(run: Run):
-    init = run.static.pipeline.init
+    init = run.spec.pipeline.init
     return init(run.init_key, run.learning_rates[0], run.values.hyperparameters).params
 
 

@@ -216,11 +216,11 @@ def strategies(repeats: int) -> None:
     """How good the launcher's choice is: training alone, in one process."""
     import hydra
     import jax
+    from runner.core.static import step_jaxpr
 
     from runner.config import conf
     from runner.core.choose import vmaps
     from runner.core.program import Population, program
-    from runner.core.static import step_jaxpr
     from runner.core.train import train, train_population
     from runner.job.build import build
 
@@ -234,9 +234,9 @@ def strategies(repeats: int) -> None:
                 for seed in range(members)
             ]
         run = runs[0]
-        program(run.static, run.values)
+        program(run.spec, run.values)
         together = Population(members, run.timetable[1])
-        compiled = program(run.static, run.values, together)
+        compiled = program(run.spec, run.values, together)
 
         def loop(runs=runs):
             for run in runs:
@@ -254,7 +254,7 @@ def strategies(repeats: int) -> None:
                 way()
                 times[way.__name__].append(time.perf_counter() - started)
         medians = {way: statistics.median(t) for way, t in times.items()}
-        jaxpr = step_jaxpr(run.static, run.values)
+        jaxpr = step_jaxpr(run.spec, run.values)
         auto = "vmap" if vmaps(jaxpr, jax.default_backend()) else "loop"
         of_best = medians[auto] / min(medians.values())
         print(

@@ -23,10 +23,10 @@ from hypothesis import settings
 from omegaconf import DictConfig
 
 from helpers.resuming import SMALL, run
+from helpers.training import build_job, train_run
 from runner.config import conf
-from runner.core.train import Run, train
-from runner.job.build import build
-from runner.record import compilation_cache, program_cache
+from runner.core.run import Run
+from runner.record import compiled
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake
@@ -71,15 +71,8 @@ def folders(tmp_path_factory):
     if "PYTEST_XDIST_WORKER" in os.environ:  # a folder of each worker, within ours
         root = root.parent
     root = root / "shared"
-    compilation_cache.set_up(str(root / "xla"))
+    compiled.set_up(str(root / "xla"))
     return {"data": root / "data", "xla": root / "xla"}
-
-
-@pytest.fixture(autouse=True)
-def made_anew(monkeypatch):
-    """No test gets what another has verified. Commands that are run in a process of
-    their own do."""
-    monkeypatch.setattr(program_cache, "_folder", lambda: None)
 
 
 @pytest.fixture
@@ -106,7 +99,7 @@ def built(composed):
     """Build a run from overrides."""
 
     def built(*overrides: str) -> Run:
-        return build(composed(*overrides))
+        return build_job(composed(*overrides)).run
 
     return built
 
@@ -117,7 +110,7 @@ def trained(built):
 
     def trained(*overrides: str) -> list[dict]:
         rows: list[dict] = []
-        train(built(*overrides), rows.append)
+        train_run(built(*overrides), rows.append)
         for row in rows:
             del row["time/steps_per_second"]
         return rows

@@ -18,10 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config import conf
 from runner.config.explain import explain
 from runner.core import feed, step
-from runner.core.train import Run
+from runner.core.run import Run
 from runner.errors import ConfigError
 from runner.job.build import build
-from runner.record import compilation_cache
+from runner.job.session import Session
+from runner.record import compiled
 
 FRAMEWORKS = ("jax", "linen", "nnx")  # the first is what the others are compared with
 MEASURES = ("loss", "grad", "params")
@@ -73,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def trajectory(run: Run, steps: int, train_step: Any) -> Trajectory:
     """Take `steps` steps of `run`, one by one, with `train_step` from `jitted`."""
-    static, values = run.static, run.values
-    carry = static.init(run.init_key, run.learning_rates[0], values.hyperparameters)
-    columns = feed.columns(static.dataset, static.dataset.train, static.mesh)
-    batches = feed.TrainFeed(static.dataset, run.order, static.mesh, 1, start=0)
+    spec, values = run.spec, run.values
+    carry = spec.init(run.init_key, run.learning_rates[0], values.hyperparameters)
+    columns = feed.device_data(spec.dataset, spec.mesh).train
+    batches = feed.TrainFeed(spec.dataset, [run.order], spec.mesh, 1, start=0)
     losses, norms, params = [], [], []
     for k in range(steps):
         carry, row = train_step(
@@ -95,10 +96,10 @@ def trajectory(run: Run, steps: int, train_step: Any) -> Trajectory:
 
 def jitted(run: Run) -> Any:
     """`run`'s training step, as `trajectory` takes it."""
-    one = step.train_step(run.static.pipeline, run.static.microbatches)
+    one = step.train_step(run.spec.pipeline, run.spec.microbatches)
 
     def train_step(carry, columns, batches, k, learning_rate, values):
-        batch = feed.batch_at(run.static.dataset, columns, batches, 0)
+        batch = feed.batch_at(run.spec.dataset, columns, batches, 0)
         return one(carry, batch, k, learning_rate, True, np.float32(np.inf), values)
 
     return jax.jit(train_step)
@@ -167,8 +168,8 @@ def _built(overrides: Sequence[str], steps: int) -> Run:
         "config",
         ["train.epochs=null", f"train.steps={steps}", "verify=false", *overrides],
     )
-    compilation_cache.set_up(cfg.compilation_cache)
-    return build(cfg)
+    compiled.set_up(cfg.compilation_cache)
+    return build(cfg, Session()).run
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from helpers.sabotaged import CASES
+from helpers.training import build_job
 from runner.checks.fingerprints import identify
 from runner.config.conf import conf_dir
 from runner.errors import ConfigError
@@ -55,25 +56,37 @@ def test_no_option_is_refused(overrides, framework, built):
     built(*SHORT[:3], *overrides, f"framework={framework}")
 
 
-def probe(run):
-    return identify(run)["optimizer_probe"]
+@pytest.fixture
+def identified(composed):
+    """The digests of a run from overrides."""
+
+    def identified(*overrides: str) -> dict:
+        job = build_job(composed(*overrides))
+        return identify(job.run, job.toy, job.init)
+
+    return identified
 
 
-def test_probe_tells_what_ran_whatever_it_is_called(built):
-    adam = probe(built(*SHORT))
+@pytest.fixture
+def probe(identified):
+    return lambda *overrides: identified(*overrides)["optimizer_probe"]
+
+
+def test_probe_tells_what_ran_whatever_it_is_called(probe):
+    adam = probe(*SHORT)
     called_adam = "framework._target_=helpers.sabotaged.nnx_sgd"
-    assert probe(built(*SHORT, called_adam, "verify=false")) != adam
-    sgd = probe(built(*SHORT, "optimizer=sgd"))
+    assert probe(*SHORT, called_adam, "verify=false") != adam
+    sgd = probe(*SHORT, "optimizer=sgd")
     swapped = "framework._target_=helpers.sabotaged.linen_sgd"
-    linen = probe(built(*SHORT, swapped, "verify=false", "optimizer.learning_rate=0.1"))
+    linen = probe(*SHORT, swapped, "verify=false", "optimizer.learning_rate=0.1")
     assert linen == sgd != adam
 
 
 @pytest.mark.parametrize(
     "same", ["framework=jax", "framework=linen", "seed=5", "model.hidden_sizes=[3]"]
 )
-def test_probe_is_of_the_optimizer_alone(same, built):
-    assert probe(built(*SHORT)) == probe(built(*SHORT, same))
+def test_probe_is_of_the_optimizer_alone(same, probe):
+    assert probe(*SHORT) == probe(*SHORT, same)
 
 
 @pytest.mark.parametrize(
@@ -87,18 +100,18 @@ def test_probe_is_of_the_optimizer_alone(same, built):
         "train.mask_weight_decay=true",
     ],
 )
-def test_probe_shows_every_change_of_the_optimizer(other, built):
+def test_probe_shows_every_change_of_the_optimizer(other, probe):
     base = (*SHORT, "optimizer=adamw")
-    assert probe(built(*base)) != probe(built(*base, other))
+    assert probe(*base) != probe(*base, other)
 
 
-def test_digests_follow_seed_data_and_model(built):
-    base = identify(built(*SHORT))
-    assert identify(built(*SHORT, "framework=linen")) == base
-    seed = identify(built(*SHORT, "seed=1"))
+def test_digests_follow_seed_data_and_model(identified):
+    base = identified(*SHORT)
+    assert identified(*SHORT, "framework=linen") == base
+    seed = identified(*SHORT, "seed=1")
     assert seed["initial_parameters"] != base["initial_parameters"]
     assert seed["data_order"] != base["data_order"]
-    model = identify(built(*SHORT, "model.hidden_sizes=[9]"))
+    model = identified(*SHORT, "model.hidden_sizes=[9]")
     assert model["initial_parameters"] != base["initial_parameters"]
     assert model["data_order"] == base["data_order"]
     assert np.isfinite(base["optimizer_probe"]).all()

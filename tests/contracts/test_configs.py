@@ -7,10 +7,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from helpers.training import build_job, train_run
 from runner.config import conf
 from runner.config.conf import conf_dir
-from runner.core.train import train
-from runner.job.build import build
 
 # Prepared from files that aren't there; that they name them is held by test_tfds.py.
 ABSENT = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "tfds"}
@@ -40,7 +39,7 @@ def test_every_data_set_is_composed_and_the_small_ones_built(data, composed):
     cfg = composed(f"data={data}", "train.epochs=1", *name)
     assert cfg.data._target_.startswith("runner.data.")
     if data not in ABSENT:
-        assert build(cfg).settings.steps > 0
+        assert build_job(cfg).run.settings.steps > 0
 
 
 @pytest.mark.parametrize("loss", options("loss"))
@@ -52,7 +51,7 @@ def test_every_loss_builds(loss, built):
 def test_every_debug_preset_trains(debug, composed):
     cfg = composed(f"debug={debug}")
     rows = []
-    train(build(cfg), rows.append)
+    train_run(build_job(cfg).run, rows.append)
     assert rows[-1]["step"] == cfg.train.steps
 
 
@@ -77,4 +76,4 @@ def test_every_experiment_trains_each_choice_of_its_sweep(experiment, folders):
                 cfg = compose("config", [*chosen, f"{key}={value}", *short])
                 if "data_dir" in cfg.data:
                     cfg.data.data_dir = str(folders["data"])
-                build(cfg)
+                build_job(cfg)

@@ -35,7 +35,7 @@ def test_state_has_the_same_paths_shapes_and_values(model, built):
     states = {}
     for framework in FRAMEWORKS:
         run = built(f"framework={framework}", f"model={model}", "train.epochs=1")
-        init = jax.jit(run.static.pipeline.init)
+        init = jax.jit(run.spec.pipeline.init)
         states[framework] = init(run.init_key, 0.1, run.values.hyperparameters)
     for framework in ("linen", "nnx"):
         ours, theirs = states["jax"], states[framework]
@@ -56,7 +56,7 @@ def test_dropout_changes_with_the_step_and_is_off_in_evaluation(
         f"framework={framework}", f"model={model}", SMALL[model],
         "model.dropout=0.5", "train.epochs=1",
     )  # fmt: skip
-    pipeline, dataset = run.static.pipeline, run.static.dataset
+    pipeline, dataset = run.spec.pipeline, run.spec.dataset
     from runner.data.dataset import normalize
 
     batch = normalize(dataset, dataset.train.rows(np.arange(64)))
@@ -76,7 +76,7 @@ def test_batch_norm_statistics_follow_training(framework, built):
     run = built(f"framework={framework}", "model=cnn", SMALL["cnn"], "train.epochs=1")
     from runner.data.dataset import normalize
 
-    dataset, pipeline = run.static.dataset, run.static.pipeline
+    dataset, pipeline = run.spec.dataset, run.spec.pipeline
     batch = normalize(dataset, dataset.train.rows(np.arange(64)))
     state = jax.jit(pipeline.init)(run.init_key, 0.1, run.values.hyperparameters)
     model_state = jax.jit(pipeline.gradients)(state, batch, jax.random.key(0))[3]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from runner.core.choose import dot_flops, loops, vmaps
-from runner.core.static import step_jaxpr
+from runner.core.program import step_jaxpr
 
 
 def test_convolutions_do_not_loop_on_cpu():
@@ -44,6 +44,6 @@ def test_dot_flops():
 )
 def test_members_side_by_side_are_small_on_cpu(model, on_cpu, built):
     run = built(*model, "framework=jax")
-    jaxpr = step_jaxpr(run.static, run.values)
+    jaxpr = step_jaxpr(run.spec, run.values)
     assert vmaps(jaxpr, "cpu") == on_cpu
     assert vmaps(jaxpr, "gpu")

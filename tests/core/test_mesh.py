@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from helpers.shipped import NAMES, SMALL
+from helpers.training import SESSION
 from runner.core.mesh import device_mesh, split
-from runner.core.program import program
 from runner.core.step import init as init_step
 from runner.core.step import train_step
 from runner.data.dataset import normalize
@@ -43,8 +43,8 @@ def losses(run, mesh, steps=6):
 
     With XLA's optimizations off, which take longer than all the steps.
     """
-    static, values = run.static, run.values
-    pipeline = sharded(static.pipeline, mesh)
+    spec, values = run.spec, run.values
+    pipeline = sharded(spec.pipeline, mesh)
     init = init_step(pipeline, averaging=False)
     rates, hyperparameters = run.learning_rates, values.hyperparameters
     places = mesh.state(jax.eval_shape(init, run.init_key, rates[0], hyperparameters))
@@ -57,8 +57,8 @@ def losses(run, mesh, steps=6):
     examples = NamedSharding(mesh.own.mesh, PartitionSpec(("data", "fsdp")))
     shared, found = (jnp.bool(True), jnp.float32(jnp.inf), values), []
     for i in range(steps):
-        batch = static.dataset.train.rows(run.order.indices_at(i))
-        batch = jax.device_put(normalize(static.dataset, batch), examples)
+        batch = spec.dataset.train.rows(run.order.indices_at(i))
+        batch = jax.device_put(normalize(spec.dataset, batch), examples)
         carry, row = step(carry, batch, jnp.int32(i), jnp.float32(rates[i]), *shared)
         found.append(row["train/loss"])
     return np.array(found)
@@ -69,8 +69,8 @@ def test_every_optimizer_on_two_axes(name, composed, built):
     """benchmarks/meshes.py has the other meshes."""
     run = built(f"optimizer={name}", *OWN.get(name, []), *SMALL)
     cfg = composed("mesh=data_fsdp", "mesh.min_shard_elements=64").mesh
-    two = losses(run, device_mesh(cfg, run.static.dataset.batch_size, 1))
-    np.testing.assert_allclose(two, losses(run, run.static.mesh), rtol=TOLERANCE)
+    two = losses(run, device_mesh(cfg, run.spec.dataset.batch_size, 1))
+    np.testing.assert_allclose(two, losses(run, run.spec.mesh), rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def wide():
 
 def test_each_of_8_devices_has_an_8th_of_the_state(built, wide):
     run = built(*wide)
-    compiled = program(run.static, run.values)
+    compiled = SESSION.program(run.spec, run.values)
     values = run.values.hyperparameters
     carry = compiled.init(run.init_key, run.learning_rates[0], values)
     for part in (carry.state.params, carry.state.opt_state, carry.average):
@@ -127,7 +127,7 @@ def test_each_of_8_devices_has_an_8th_of_the_state(built, wide):
 def test_initial_values_are_made_where_they_stay(built, wide):
     """No device makes a whole parameter first: XLA's buffers for it are too small."""
     run = built(*wide)
-    memory = program(run.static, run.values).init.memory_analysis()
+    memory = SESSION.program(run.spec, run.values).init.memory_analysis()
     largest = 256 * 256 * 4
     assert memory.temp_size_in_bytes < largest < 2 * 8 * memory.output_size_in_bytes
 
@@ -135,19 +135,21 @@ def test_initial_values_are_made_where_they_stay(built, wide):
 def test_a_data_parallel_step_has_one_fused_all_reduce(built):
     """Of all gradients, and of the means of loss and accuracy with them."""
     run = built("mesh=data")
-    (only,) = crossings(program(run.static, run.values))
+    (only,) = crossings(SESSION.program(run.spec, run.values))
     parameters = sum(array.bytes for array in placed(run)["params"])
     assert only[:4] == ("all-reduce", "each step", 1, parameters + 2 * 4)
 
 
 def test_one_device_moves_nothing(built):
     run = built()
-    assert crossings(program(run.static, run.values)) == []
+    assert crossings(SESSION.program(run.spec, run.values)) == []
 
 
 def test_fsdp_gathers_each_parameter_once(built):
     run = built("mesh=fsdp")
-    crossed = {(c.kind, c.when): c for c in crossings(program(run.static, run.values))}
+    crossed = {
+        (c.kind, c.when): c for c in crossings(SESSION.program(run.spec, run.values))
+    }
     parameters = placed(run)["params"]
     large = [array for array in parameters if array.spec != "replicated"]
     gathered = crossed["all-gather", "each step"]
@@ -161,7 +163,8 @@ def test_fsdp_gathers_each_parameter_once(built):
 
 def test_what_is_printed(built):
     stream = io.StringIO()
-    print_sharding(built("mesh=fsdp"), stream)
+    run = built("mesh=fsdp")
+    print_sharding(run, SESSION.program(run.spec, run.values), stream)
     told = stream.getvalue()
     assert "mesh: data 1 x fsdp 8, 8 x cpu" in told
     line = next(line for line in told.splitlines() if "dense_0/kernel" in line)

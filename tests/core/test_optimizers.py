@@ -11,10 +11,14 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from helpers.shipped import NAMES
+from helpers.training import SESSION, train_run
 from runner.config.conf import conf_dir
-from runner.core import program, train
-from runner.core.optimization import Optimization, decayed_parameters, extra_arguments
-from runner.core.optimizers import optimizer
+from runner.core.optimizers import (
+    OptimizerSpec,
+    decayed_parameters,
+    extra_arguments,
+    optimizer,
+)
 from runner.errors import ConfigError
 
 # Of optax's functions with a learning rate, those without a YAML. CHANGELOG says why.
@@ -83,9 +87,9 @@ def test_trains_and_lowers_the_loss_without_recompiling(name, built, caplog):
         "train.steps=80", "train.epochs=null", "train.eval_every_steps=40",
     )  # fmt: skip
     rows = []
-    program.program(run.static, run.values)
+    SESSION.program(run.spec, run.values)
     with jax.log_compiles():
-        train.train(run, rows.append)
+        train_run(run, rows.append)
     compiled = [r.message for r in caplog.records if "Finished XLA" in r.message]
     # Compiled ahead; what is left are copies to the device and the like.
     assert not [m for m in compiled if "call" in m or "step" in m]
@@ -100,7 +104,7 @@ def test_equals_optax_used_the_textbook_way(name):
     made = factory(name)
     target, arguments = made.func, dict(made.keywords)
     rates = np.linspace(arguments["learning_rate"], 0, 8, dtype=np.float32)
-    ours = optimizer(Optimization(made, lambda step: 0.0, 8, None, False))
+    ours = optimizer(OptimizerSpec(made, lambda step: 0.0, 8, None, False))
     params = {"w": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.ones(3)}
 
     def loss_fn(p):
@@ -136,7 +140,7 @@ def test_which_float_arguments_are_part_of_the_program():
     static = {}
     for name in NAMES:
         floats = {k for k, v in node(name).items() if isinstance(v, float)}
-        ours = optimizer(Optimization(factory(name), lambda step: 0.0, 8, None, False))
+        ours = optimizer(OptimizerSpec(factory(name), lambda step: 0.0, 8, None, False))
         rest = floats - {"learning_rate"} - set(ours.hyperparameters)
         if rest:
             static[name] = rest
@@ -159,7 +163,7 @@ def test_masked_weight_decay_spares_biases_and_norm_scales(built):
     cnn = ("model=cnn", "optimizer=adamw", "optimizer.learning_rate=1.0", decay)
     for masked in (False, True):
         run = built(*cnn, f"train.mask_weight_decay={masked}")
-        pipeline, values = run.static.pipeline, run.values
+        pipeline, values = run.spec.pipeline, run.values
         state = jax.jit(pipeline.init)(run.init_key, 1.0, values.hyperparameters)
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         ones = state._replace(params=jax.tree.map(jnp.ones_like, state.params))

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from helpers.shipped import NAMES, SMALL
-from runner.core import program
+from helpers.training import SESSION, train_run
 from runner.core.mesh import population_mesh, population_size
 from runner.core.program import Population
+from runner.core.run import Host
 from runner.core.step import init as init_step
 from runner.core.step import train_step
-from runner.core.train import train, train_population
+from runner.core.train import train
 from runner.data.dataset import normalize
 from runner.errors import TrainingStopped
 
@@ -22,19 +23,19 @@ TOLERANCE = 1e-4
 
 def together(runs, members=None):
     """Rows of each run, and the errors by its index."""
-    size = population_size(runs[0].static.mesh.devices, members or len(runs))
+    size = population_size(runs[0].spec.mesh.devices, members or len(runs))
     most = min(runs[0].timetable[:2])
     run = runs[0]
-    compiled = program.program(run.static, run.values, Population(size, most))
+    compiled = SESSION.program(run.spec, run.values, Population(size, most))
     rows = [[] for _ in runs]
-    writers = [each.append for each in rows]
-    errors = dict(train_population(runs, writers, compiled))
+    host = Host(lambda index, row: rows[index].append(row))
+    errors = dict(train(compiled, runs, host))
     return rows, errors
 
 
 def alone(run):
     rows = []
-    train(run, rows.append)
+    train_run(run, rows.append)
     return rows
 
 
@@ -52,13 +53,13 @@ def assert_close(rows, wanted, tolerance=TOLERANCE):
 def test_every_optimizer_packed_equals_plain(built, name):
     """The step; the tests below have all that is around it."""
     runs = [built(f"optimizer={name}", f"seed={seed}", *SMALL) for seed in (0, 1)]
-    static = runs[0].static
-    plain = static.train_step
-    step = train_step(static.pipeline, 1, "members")
+    spec = runs[0].spec
+    plain = spec.train_step
+    step = train_step(spec.pipeline, 1, "members")
     packed = jax.jit(
         jax.vmap(step, (0, 0, None, 0, None, None, 0), axis_name="members")
     )
-    init = init_step(static.pipeline, averaging=False)
+    init = init_step(spec.pipeline, averaging=False)
     alone = [
         init(run.init_key, run.learning_rates[0], run.values.hyperparameters)
         for run in runs
@@ -67,7 +68,7 @@ def test_every_optimizer_packed_equals_plain(built, name):
     values = stacked(*(run.values for run in runs))
     for i in range(12):
         batches = [
-            normalize(static.dataset, static.dataset.train.rows(order.indices_at(i)))
+            normalize(spec.dataset, spec.dataset.train.rows(order.indices_at(i)))
             for order in (run.order for run in runs)
         ]
         rates = jnp.stack([run.learning_rates[i] for run in runs])
@@ -99,7 +100,7 @@ def test_members_differ_in_every_number_that_is_an_argument(built, framework):
         built(*SMALL, f"framework={framework}", "model.dropout=0.1", *overrides)
         for overrides in different
     ]
-    assert len({run.static.key for run in runs}) == 1
+    assert len({run.spec.key for run in runs}) == 1
     rows, _ = together(runs)
     for run, own in zip(runs, rows, strict=True):
         assert_close(own, alone(run))
@@ -150,13 +151,15 @@ def test_on_nan_continue_goes_on(built):
 
 def test_a_writer_that_fails_ends_its_run_alone(built):
     runs = [built(*SMALL, f"seed={seed}") for seed in (0, 1)]
-    compiled = program.program(runs[0].static, runs[0].values, Population(2, 20))
+    compiled = SESSION.program(runs[0].spec, runs[0].values, Population(2, 20))
     rows = []
 
-    def full(row):
-        raise OSError(28, "No space left on device")
+    def write(index, row):
+        if index == 0:
+            raise OSError(28, "No space left on device")
+        rows.append(row)
 
-    errors = dict(train_population(runs, [full, rows.append], compiled))
+    errors = dict(train(compiled, runs, Host(write)))
     assert list(errors) == [0] and isinstance(errors[0], OSError)
     assert len(rows) == 20
 
@@ -164,7 +167,7 @@ def test_a_writer_that_fails_ends_its_run_alone(built):
 def test_a_population_is_filled_up_and_spread_over_devices(built):
     fixed = (*SMALL, "mesh=data")
     runs = [built(*fixed, f"seed={seed}") for seed in range(3)]
-    assert runs[0].static.mesh.devices == 8
+    assert runs[0].spec.mesh.devices == 8
     rows, _ = together(runs)  # 2 devices a member's batch, 4 members
     for run, own in zip(runs, rows, strict=True):
         assert_close(own, alone(built(*SMALL, f"seed={run.config['seed']}")))

@@ -1,7 +1,9 @@
-"""Which runs share a compiled program, and that the rules of strategy.py are used."""
+"""Which runs share a compiled program, and that the rules of `choose` are used."""
 
 import jax
 import pytest
+
+from helpers.training import SESSION, train_run
 
 
 @pytest.mark.parametrize(
@@ -13,7 +15,7 @@ import pytest
     ],
 )  # fmt: skip
 def test_numbers_share_a_program(override, built):
-    assert built().static.key == built(override).static.key
+    assert built().spec.key == built(override).spec.key
 
 
 @pytest.mark.parametrize(
@@ -28,27 +30,23 @@ def test_numbers_share_a_program(override, built):
     ],
 )  # fmt: skip
 def test_structure_does_not(override, built):
-    assert built().static.key != built(override).static.key
+    assert built().spec.key != built(override).spec.key
 
 
 @pytest.mark.parametrize(
     "model,capacity", [("mlp", True), ("cnn", False), ("linear_autoencoder", True)]
 )
 def test_the_rule_is_applied_to_the_models(model, capacity, built):
-    from runner.core.program import program
-
     run = built(f"model={model}", "train.epochs=1")
-    assert (program(run.static, run.values).capacity > 1) == capacity
+    assert (SESSION.program(run.spec, run.values).capacity > 1) == capacity
 
 
 def test_runs_with_one_program_compile_it_once(built, caplog):
-    from runner.core.train import train
-
     first = built("train.epochs=1", "model.hidden_sizes=[12]")
-    train(first, lambda row: None)
+    train_run(first, lambda row: None)
     with jax.log_compiles():
         for override in ("seed=3", "schedule=linear", "optimizer.b2=0.9"):
             run = built("train.epochs=1", "model.hidden_sizes=[12]", override)
-            train(run, lambda row: None)
+            train_run(run, lambda row: None)
     compiled = [r.getMessage() for r in caplog.records if "Finished XLA" in r.msg]
     assert not [m for m in compiled if "call" in m]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from runner.core.train import train
+from helpers.training import train_run
 from runner.errors import TrainingStopped
 from runner.record.files import to_json
 
@@ -54,8 +54,8 @@ def test_batches_are_sharded_over_the_devices(built):
     from runner.core import feed
 
     run = built(*LENGTH, "mesh=data", "data.mode=memory")
-    static = run.static
-    batches = feed.TrainFeed(static.dataset, run.order, static.mesh, 4, 0).take(2)
+    spec = run.spec
+    batches = feed.TrainFeed(spec.dataset, [run.order], spec.mesh, 4, 0).take(2)
     shards = batches["input"].addressable_shards
     assert len(shards) == len(jax.devices()) == 8
     assert {shard.data.shape for shard in shards} == {(4, 8, 8, 8, 1)}
@@ -65,7 +65,7 @@ def test_nan_stops_at_its_step_and_keeps_the_rows(built):
     run = built(*LENGTH, "optimizer=sgd", "optimizer.learning_rate=1e6")
     rows = []
     with pytest.raises(TrainingStopped, match=r"nan at step (\d+)") as stopped:
-        train(run, rows.append)
+        train_run(run, rows.append)
     step = int(str(stopped.value).split("step ")[1].split(".")[0])
     assert rows[-1]["step"] == step and math.isnan(rows[-1]["train/loss"])
     assert all(math.isfinite(row["train/loss"]) for row in rows[:-1])
@@ -84,7 +84,7 @@ def test_an_evaluation_that_is_not_finite_stops_too(built):
                 "optimizer.learning_rate=1e38")  # fmt: skip
     rows = []
     with pytest.raises(TrainingStopped, match=r"eval/loss is (nan|inf) at step 1"):
-        train(run, rows.append)
+        train_run(run, rows.append)
     assert math.isfinite(rows[-1]["train/loss"])
 
 
@@ -92,7 +92,7 @@ def test_find_nan_names_the_operation(built):
     """With a model whose activation takes the logarithm of a negative number."""
     asked = ("model.activation=log_sigmoid", "debug=find_nan", "optimizer=sgd")
     with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
-        train(built(*asked, "optimizer.learning_rate=1e30"), lambda row: None)
+        train_run(built(*asked, "optimizer.learning_rate=1e30"), lambda row: None)
 
 
 def test_one_batch_is_overfit(trained):
@@ -103,11 +103,11 @@ def test_one_batch_is_overfit(trained):
 def test_evaluation_is_the_mean_over_every_example(built, trained):
     """360 test images in batches of 64: the last batch is padded."""
     from runner.data.dataset import normalize
-    from runner.tasks.losses import classification
+    from runner.tasks.classification import classification
 
     rows = trained("train.steps=1", "train.epochs=null")
     run = built("train.steps=1", "train.epochs=null")
-    dataset, pipeline = run.static.dataset, run.static.pipeline
+    dataset, pipeline = run.spec.dataset, run.spec.pipeline
     state = jax.jit(pipeline.init)(run.init_key, 1e-3, run.values.hyperparameters)
     batch = normalize(dataset, dataset.train.rows(run.order.indices_at(0)))
     loss, _, grads, _ = pipeline.gradients(state, batch, run.values.key)

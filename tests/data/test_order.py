@@ -1,9 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.data import order as order_module
 from runner.data.order import Order
 
 # Two epochs of Order(num_examples=10, batch_size=4, seed=0).
@@ -44,7 +45,7 @@ def test_indices_stacks_indices_at(order, start, count):
 @given(orders(), st.lists(st.integers(0, 500), min_size=1, max_size=20))
 def test_a_step_has_the_same_rows_whatever_was_asked_before(order, steps):
     expected = [order.indices_at(step).copy() for step in steps]
-    order_module._permutation.cache_clear()
+    order._permutations.clear()
     for step, rows in reversed(list(zip(steps, expected, strict=True))):
         np.testing.assert_array_equal(order.indices_at(step), rows)
 
@@ -68,7 +69,7 @@ def test_the_rule_never_changes():
 @pytest.mark.parametrize("limit", [1, 3])
 def test_a_limit_repeats_the_first_batches_of_epoch_0(limit):
     unlimited = Order(100, 8, seed=3, limit_batches=None)
-    limited = unlimited._replace(limit_batches=limit)
+    limited = dataclasses.replace(unlimited, limit_batches=limit)
     first = unlimited.indices(0, limit)
     np.testing.assert_array_equal(limited.indices(0, 4 * limit), np.tile(first, (4, 1)))
     np.testing.assert_array_equal(limited.indices_at(5 * limit), first[0])
@@ -86,7 +87,7 @@ def test_epochs_seeds_and_tails_differ():
     assert len({tuple(rows) for rows in epochs}) == 20
     tails = {frozenset(range(10)) - set(rows.tolist()) for rows in epochs}
     assert frozenset().union(*tails) == set(range(10))
-    other = order._replace(seed=1)
+    other = dataclasses.replace(order, seed=1)
     assert other.indices_at(0).tolist() != order.indices_at(0).tolist()
 
 

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from flax.training import train_state
 
-from runner.core.pipeline import State
+from runner.core.pipeline import TrainState
 from runner.frameworks import jax as plain
 from runner.frameworks import linen as linen_pipeline
 from runner.frameworks import nnx as nnx_pipeline
@@ -31,12 +31,12 @@ def linen_sgd(model, loss, optimizer):
     def init(key, learning_rate, hyperparameters):
         params, model_state = model.init(key)
         state = create_train_state(module, params, learning_rate)
-        return State(state.params, model_state, state.opt_state)
+        return TrainState(state.params, model_state, state.opt_state)
 
     def apply_gradients(state, grads, loss, learning_rate, hyperparameters, *_):
         before = create_train_state(module, state.params, learning_rate)
         after = before.replace(opt_state=state.opt_state).apply_gradients(grads=grads)
-        return State(after.params, state.model_state, after.opt_state)
+        return TrainState(after.params, state.model_state, after.opt_state)
 
     return honest._replace(init=init, apply_gradients=apply_gradients)
 
@@ -190,7 +190,7 @@ def forgets_value(model, loss, optimizer):
         tx = optimizer.transformation(learning_rate, hyperparameters)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(params, state.model_state, opt_state)
+        return TrainState(params, state.model_state, opt_state)
 
     return honest._replace(apply_gradients=apply_gradients)
 

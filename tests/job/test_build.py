@@ -132,7 +132,7 @@ def test_what_a_users_target_raises_is_theirs_to_see(built):
 
 
 def test_a_bug_in_ours_is_no_mistake_of_the_user(built, monkeypatch):
-    monkeypatch.setattr("runner.job.build._table", lambda *_: 1 / 0)
+    monkeypatch.setattr("runner.job.build._learning_rates", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         built()
 

@@ -13,9 +13,10 @@ import pytest
 
 from helpers.resuming import SMALL, arrays_of, record, rows_of
 from runner.core.program import start_shapes
+from runner.core.snapshot import Snapshot
 from runner.errors import ConfigError
 from runner.job import checkpoint
-from runner.job.checkpoint import Checkpoints, Snapshot
+from runner.job.checkpoint import Checkpoints
 from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
 from runner.settings import CheckpointSettings
@@ -84,10 +85,10 @@ def test_every_kind_of_state_comes_back(built, tmp_path):
         return jnp.full(leaf.shape, next(numbers) % 100, leaf.dtype)
 
     runs = {name: built(f"optimizer={name}", *SMALL[:1]) for name in STATES}
-    targets = {name: start_shapes(r.static, r.values) for name, r in runs.items()}
+    targets = {name: start_shapes(r.spec, r.values) for name, r in runs.items()}
     target = Snapshot({k: t.carry for k, t in targets.items()}, targets["dog"][1])
     saved = jax.tree.map(made_up, target)
-    program = runs["dog"].static.description
+    program = runs["dog"].spec.description
     settings = CheckpointSettings(1, None, 1, False, False, "auto")
     saver = Checkpoints(tmp_path, settings, "", lambda step: {"program": program})
     with saver:

@@ -73,10 +73,10 @@ def test_the_handler_before_is_called_when_all_is_saved():
     before = signal.signal(signal.SIGUSR2, lambda *given: called.append(given))
     try:
         with Interruption() as interruption:
-            assert not interruption.must_stop()
+            assert interruption.stopping() is None
             os.kill(os.getpid(), signal.SIGUSR2)
-            assert interruption.must_stop() and not called
-        stopped = interruption.preempted()
+            stopped = interruption.stopping()
+            assert stopped is not None and not called
         stopped.forward()
         stopped.forward()
         assert called == [(signal.SIGUSR2, None)]
@@ -91,7 +91,7 @@ def test_in_another_thread_no_handler_is_set():
     def work():
         with Interruption() as interruption:
             seen.append([signal.getsignal(s) for s in SIGNALS])
-            assert not interruption.must_stop()
+            assert interruption.stopping() is None
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.record.provenance import git_state, provenance
+from runner.record.provenance import code, git_state, provenance
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +55,11 @@ def test_git_that_is_missing_or_hangs_or_fails(tmp_path, monkeypatch, git_script
 
 def test_provenance(tmp_path):
     facts = provenance(
+        code(tmp_path),
         backend="cpu",
         devices=["cpu", "cpu"],
         program_key="abc",
         argv=["runner", "+api_key=hunter2", "lr=0.1"],
-        folder=tmp_path,
     )
     assert facts["command"] == ["runner", "+api_key=<redacted>", "lr=0.1"]
     assert facts["git"] is None
@@ -71,15 +71,12 @@ def test_provenance(tmp_path):
 
 def test_package_that_is_missing_is_null(tmp_path, monkeypatch):
     monkeypatch.setattr("runner.record.provenance.PACKAGES", ("no-such-package",))
-    facts = provenance(
-        backend="cpu", devices=["cpu"], program_key="", argv=[], folder=tmp_path
-    )
-    assert facts["packages"] == {"no-such-package": None}
+    assert code(tmp_path)["packages"] == {"no-such-package": None}
 
 
-def test_log_imports_nothing_heavy():
-    modules = "files provenance secrets wandb terminal recorder".split()
-    code = "; ".join(f"import runner.log.{name}" for name in modules)
+def test_the_record_imports_nothing_heavy():
+    modules = "files provenance secrets terminal recorder mirrors.wandb".split()
+    imports = "; ".join(f"import runner.record.{name}" for name in modules)
     check = "import sys; print({'jax','wandb','rich','numpy'} & set(sys.modules))"
-    command = [sys.executable, "-c", f"{code}; {check}"]
+    command = [sys.executable, "-c", f"{imports}; {check}"]
     assert subprocess.check_output(command, text=True).strip() == "set()"

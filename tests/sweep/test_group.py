@@ -2,6 +2,7 @@
 
 from concurrent.futures import Future
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from runner.sweep.group import Group
 def trained(monkeypatch):
     """The names in each population, in the order in which they trained."""
     found = []
-    monkeypatch.setattr(group, "program", lambda *_: None)
     monkeypatch.setattr(
         group, "train_together", lambda names, *_: found.append("".join(names))
     )
@@ -21,7 +21,7 @@ def trained(monkeypatch):
 
 
 def member(name):
-    run = SimpleNamespace(static=None, values=None, timetable=(9, 9, 9))
+    run = SimpleNamespace(spec=None, values=None, timetable=(9, 9, 9))
     recorder = SimpleNamespace(provenance={}, kept=None)
     return SimpleNamespace(
         run=run,
@@ -32,7 +32,8 @@ def member(name):
 
 def test_a_population_trains_before_the_next_members_are_built(trained, tmp_path):
     compiling: Future[int] = Future()
-    waiting = Group("auto", None, tmp_path, compiling)
+    session: Any = SimpleNamespace(program=lambda *_: None)
+    waiting = Group("auto", session, None, tmp_path, compiling)
     for name in "abc":
         waiting.add(member(name))
     assert trained == []  # their program isn't compiled yet

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from runner import cli
-from runner.core import program
+from runner.core.program import Population
+from runner.job import session
 from runner.record.files import read_metrics
 from runner.sweep.status import Status
 
@@ -297,7 +298,6 @@ def test_two_processes_dont_work_on_one_sweep(start, run, tmp_path):
 @pytest.fixture
 def main(folders, tmp_path, monkeypatch):
     """The program in this process, with no program compiled so far."""
-    monkeypatch.setattr(program, "_programs", {})
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which main changes
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -317,13 +317,13 @@ def main(folders, tmp_path, monkeypatch):
 def test_a_program_that_cant_be_compiled_fails_its_own_jobs_alone(
     main, tmp_path, monkeypatch
 ):
-    def compile_one(static, values, population, entry):
-        if "sgd" in str(static.description["optimizer"]):
+    def compile_one(spec, values, population, keep):
+        if "sgd" in str(spec.description["optimizer"]):
             raise RuntimeError("XLA: out of memory")
-        return compile_program(static, values, population, entry)
+        return compile_program(spec, values, population, keep)
 
-    compile_program = program._compile
-    monkeypatch.setattr(program, "_compile", compile_one)
+    compile_program = session.compile_program
+    monkeypatch.setattr(session, "compile_program", compile_one)
     said: list[str] = []  # each with its traceback, when it happens
     monkeypatch.setattr(Status, "say", lambda _, text: said.append(text))
     with pytest.raises(SystemExit) as ended:
@@ -341,12 +341,12 @@ def made(monkeypatch):
     """The populations whose programs are compiled."""
     made = []
 
-    def counted(static, values, population, entry):
+    def counted(spec, values, population, keep):
         made.append(population)
-        return compile_program(static, values, population, entry)
+        return compile_program(spec, values, population, keep)
 
-    compile_program = program._compile
-    monkeypatch.setattr(program, "_compile", counted)
+    compile_program = session.compile_program
+    monkeypatch.setattr(session, "compile_program", counted)
     return made
 
 
@@ -367,6 +367,6 @@ def test_two_optimizers_three_frameworks_five_schedules_ten_seeds_are_six_progra
         "schedule=constant,cosine,linear,exponential,warmup_cosine",
         "seed=0,1,2,3,4,5,6,7,8,9",
     )  # fmt: skip
-    assert made == [program.Population(25, 10)] * 6
+    assert made == [Population(25, 10)] * 6
     assert len(rows(tmp_path)) == 300
     assert states(tmp_path) == {"done": 300}

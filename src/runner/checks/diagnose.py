@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from runner.core.optimization import Optimization
+from runner.core.optimizers import OptimizerSpec
 from runner.core.schedules import ReduceOnPlateau
 
 MATCH = 1e-4  # relative distance below which an optimizer is named
@@ -32,7 +32,7 @@ USUAL = (
 
 def looks_like(
     observed: list[Any],
-    wanted: Optimization,
+    wanted: OptimizerSpec,
     rates: np.ndarray,
     replay: Callable[[Any], list[Any]],
 ) -> str:
@@ -72,7 +72,7 @@ def looks_like(
 
 
 def _told(
-    wanted: Optimization, rates: np.ndarray, shape: np.ndarray, factor: float
+    wanted: OptimizerSpec, rates: np.ndarray, shape: np.ndarray, factor: float
 ) -> tuple[float, str]:
     """The learning rate of a match, and how it is used, in words."""
     varies = np.ptp(rates[1:]) > 0
@@ -84,7 +84,7 @@ def _told(
     return factor, " at a constant learning rate" if varies else ""
 
 
-def _candidates(wanted: Optimization) -> Iterator[tuple[str, str, Optimization]]:
+def _candidates(wanted: OptimizerSpec) -> Iterator[tuple[str, str, OptimizerSpec]]:
     """What is left of the wanted optimizer with a part lost, itself, and others."""
     name, arguments = wanted.text.split("(")[0], wanted.factory.keywords
     deaf = wanted

@@ -1,41 +1,62 @@
 """What tells runs apart by what they did, not by what they are called."""
 
-import functools
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.checks.problem import float64_on_cpu, live_changes, start
-from runner.core import program
-from runner.core.optimization import Optimization
+from runner.checks.problem import float64_on_cpu, live_changes, live_step, start
+from runner.core.optimizers import OptimizerSpec
 from runner.core.pipeline import Pipeline
-from runner.core.train import Run
+from runner.core.run import Run
 from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.models.mlp import mlp
 from runner.models.model import Model
-from runner.record.program_cache import Entry
 
 ORDERED_STEPS = 64  # whose rows the digest of the data covers
 
 
-def identify(run: Run) -> dict[str, Any]:
+class Toy(NamedTuple):
+    """The optimizer of a run in a pipeline of `toy_model`: what the probe drives.
+
+    Attributes:
+      init: hyperparameters -> TrainState, jitted.
+      step: see `runner.checks.problem.live_step`.
+    """
+
+    init: Callable
+    step: Callable
+
+
+def toy(pipeline: Pipeline) -> Toy:
+    """What the probe needs of a pipeline of `toy_model`. Runs of a program share it."""
+
+    def init(hyperparameters):
+        return pipeline.init(jax.random.key(0), jnp.float32(1), hyperparameters)
+
+    return Toy(jax.jit(init), live_step(pipeline))
+
+
+def identify(run: Run, toy: Toy, init: Callable) -> dict[str, Any]:
     """The digests of a run for its record.
+
+    Args:
+      run: which trains.
+      toy: of the run's program.
+      init: `Program.init` of a run alone.
 
     Returns:
       `optimizer_probe`, `initial_parameters` and `data_order`. Where one differs
       between two runs, so did what it is made from.
     """
-    values = run.optimizer.hyperparameters
     return {
-        "optimizer_probe": optimizer_probe(
-            run.toy, values, run.wanted, run.static.entry
-        ),
-        "initial_parameters": initial_parameters(run),
-        "data_order": data_order(run.static.dataset, run.order),
+        "optimizer_probe": optimizer_probe(toy, run.hyperparameters, run.optimizer),
+        "initial_parameters": initial_parameters(run, init),
+        "data_order": data_order(run.spec.dataset, run.order),
     }
 
 
@@ -56,10 +77,7 @@ def toy_batch() -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def optimizer_probe(
-    toy: Pipeline,
-    hyperparameters: dict[str, float],
-    wanted: Optimization,
-    entry: Entry,
+    toy: Toy, hyperparameters: dict[str, float], wanted: OptimizerSpec
 ) -> list[float]:
     """What the optimizer did to a small model: changes of one of its parameters.
 
@@ -70,32 +88,22 @@ def optimizer_probe(
       toy: the run's pipeline, but of `toy_model`.
       hyperparameters: what the run gives it.
       wanted: for its learning rates.
-      entry: of the run's program, which keeps those of this.
     """
-
-    def init(hyperparameters):
-        return toy.init(jax.random.key(0), jnp.float32(1), hyperparameters)
-
-    on_host = functools.partial(entry.function, on_host=True)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        ready = on_host("toy_init", jax.jit(init), hyperparameters)
-        initial = ready(hyperparameters)
+        initial = toy.init(hyperparameters)
     with float64_on_cpu():
         state, problem = start(initial, wanted)
-        ready = functools.partial(on_host, "toy_step")
-        changes = live_changes(toy, state, problem, hyperparameters, wanted, ready)
+        changes = live_changes(toy.step, state, problem, hyperparameters, wanted)
         # A weight with a gradient, the one whose gradient is zero, and a bias.
         layers = [change["output"] for change in changes]
-        told = [[*np.ravel(x["kernel"])[[0, 3]], x["bias"][0]] for x in layers]
-    return [float(f"{value:.6g}") for value in np.ravel(told)]
+        shown = [[*np.ravel(x["kernel"])[[0, 3]], x["bias"][0]] for x in layers]
+    return [float(f"{value:.6g}") for value in np.ravel(shown)]
 
 
-def initial_parameters(run: Run) -> str:
+def initial_parameters(run: Run, init: Callable) -> str:
     """A digest of the initial parameters: equal for equal names, shapes and bits."""
-    init = program.init(run.static, run.values)
     carry = init(run.init_key, run.learning_rates[0], run.values.hyperparameters)
-    told = carry.state.params, carry.state.model_state
-    digests = run.static.entry.function("digests", jax.jit(_digests), told)(told)
+    digests = _digests((carry.state.params, carry.state.model_state))
     leaves = jax.tree.leaves_with_path(digests)
     leaves = [(jax.tree_util.keystr(path), int(leaf)) for path, leaf in leaves]
     return _sha(repr(leaves).encode())
@@ -110,6 +118,7 @@ def data_order(dataset: Dataset, order: Order) -> str:
     return _sha(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
 
 
+@jax.jit
 def _digests(tree: Any) -> Any:
     return jax.tree.map(_digest, tree)
 

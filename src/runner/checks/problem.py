@@ -1,7 +1,6 @@
 """Fixed gradients, losses and learning rates, and what an optimizer makes of them."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,8 +10,8 @@ import numpy as np
 import optax
 from optax.contrib import ReduceLROnPlateauState
 
-from runner.core.optimization import Optimization, extra_arguments
-from runner.core.pipeline import Pipeline, State
+from runner.core.optimizers import OptimizerSpec, extra_arguments
+from runner.core.pipeline import Pipeline, TrainState
 from runner.core.schedules import ReduceOnPlateau
 from runner.errors import ConfigError
 
@@ -55,7 +54,7 @@ def _float64(leaf: Any) -> Any:
     return np.asarray(leaf, np.float64 if real else None)
 
 
-def start(state: State, wanted: Optimization) -> tuple[State, Problem]:
+def start(state: TrainState, wanted: OptimizerSpec) -> tuple[TrainState, Problem]:
     """`state` in float64, and what to drive it with."""
     # The large first step moves parameters that start at zero, such as biases, to
     # where a weight decay that shouldn't be there shows.
@@ -87,26 +86,18 @@ def start(state: State, wanted: Optimization) -> tuple[State, Problem]:
 
 
 def live_changes(
-    pipeline: Pipeline,
-    state: State,
+    step: Callable,
+    state: TrainState,
     problem: Problem,
     hyperparameters: dict,
-    wanted: Optimization,
-    ready: Callable[..., Callable] = lambda step, *_: step,
+    wanted: OptimizerSpec,
 ) -> list[Any]:
-    """The changes that the pipeline makes, step by step.
-
-    Args:
-      ready: makes the jitted step, given its first arguments, what is called.
-    """
-    step = None
+    """The changes that a `live_step` of the pipeline makes, one by one."""
     state = state._replace(opt_state=_about_to_fall(state.opt_state, wanted))
     changed = []
     for gradients, loss, eval_loss, rate in _steps(problem):
-        arguments = state, gradients, loss, eval_loss, rate, hyperparameters
         try:
-            step = step or ready(_live_step(pipeline), *arguments)
-            after = step(*arguments)
+            after = step(state, gradients, loss, eval_loss, rate, hyperparameters)
         except Exception as error:
             raise ConfigError(
                 "verify: the pipeline's apply_gradients raised "
@@ -121,8 +112,9 @@ def live_changes(
     return changed
 
 
-@functools.lru_cache(maxsize=8)  # for the runs of a sweep, which share pipelines
-def _live_step(pipeline: Pipeline) -> Callable:
+def live_step(pipeline: Pipeline) -> Callable:
+    """The pipeline's `apply_gradients`, jitted, as `live_changes` takes it."""
+
     @jax.jit
     def step(state, gradients, loss, eval_loss, rate, hyperparameters):
         loss_fn = _loss_at(state.params, gradients, loss)
@@ -133,7 +125,7 @@ def _live_step(pipeline: Pipeline) -> Callable:
     return step
 
 
-def changes_of(tx: Any, *, problem: Problem, wanted: Optimization) -> list[Any]:
+def changes_of(tx: Any, *, problem: Problem, wanted: OptimizerSpec) -> list[Any]:
     """The changes that `tx` makes on `problem`, step by step."""
 
     @jax.jit
@@ -169,7 +161,7 @@ def _loss_at(params: Any, gradients: Any, loss: Any) -> Callable[[Any], jax.Arra
     return loss_fn
 
 
-def _about_to_fall(opt_state: Any, wanted: Optimization) -> Any:
+def _about_to_fall(opt_state: Any, wanted: OptimizerSpec) -> Any:
     """`opt_state` with its plateau, if any, one loss away from scaling.
 
     The window's mean is so far 0 and the best one 1, so it falls only if it is fed the
@@ -182,13 +174,17 @@ def _about_to_fall(opt_state: Any, wanted: Optimization) -> Any:
     def set_up(node):
         if not isinstance(node, ReduceLROnPlateauState):
             return node
-        like = lambda value, old: np.asarray(value, old.dtype)  # noqa: E731
+        values = {
+            "best_value": 1.0,
+            "avg_value": 0.0,
+            "count": schedule.accumulation_size - 1,
+            "plateau_count": schedule.patience - 1,
+        }
         return node._replace(
-            best_value=like(1.0, node.best_value),
-            avg_value=like(0.0, node.avg_value),
-            count=like(schedule.accumulation_size - 1, node.count),
-            plateau_count=like(schedule.patience - 1, node.plateau_count),
+            **{k: np.asarray(v, getattr(node, k).dtype) for k, v in values.items()}
         )
 
-    is_plateau = lambda node: isinstance(node, ReduceLROnPlateauState)  # noqa: E731
+    def is_plateau(node):
+        return isinstance(node, ReduceLROnPlateauState)
+
     return jax.tree.map(set_up, opt_state, is_leaf=is_plateau)

@@ -15,9 +15,16 @@ import jax
 import numpy as np
 
 from runner.checks.diagnose import looks_like
-from runner.checks.problem import STEPS, changes_of, float64_on_cpu, live_changes, start
-from runner.core.optimization import Optimization
-from runner.core.pipeline import Pipeline, State
+from runner.checks.problem import (
+    STEPS,
+    changes_of,
+    float64_on_cpu,
+    live_changes,
+    live_step,
+    start,
+)
+from runner.core.optimizers import OptimizerSpec
+from runner.core.pipeline import Pipeline, TrainState
 from runner.errors import ConfigError
 
 # Of the largest change of a parameter. Two float64 implementations of one formula agree
@@ -27,9 +34,9 @@ TOLERANCE = 1e-6
 
 def verify(
     pipeline: Pipeline,
-    init: Callable[[dict[str, Any]], State],
+    init: Callable[[dict[str, Any]], TrainState],
     hyperparameters: dict[str, Any],
-    wanted: Optimization,
+    wanted: OptimizerSpec,
 ) -> None:
     """Refuse a pipeline whose updates aren't those of `wanted`.
 
@@ -43,14 +50,15 @@ def verify(
       ConfigError: naming the parameter, the step, by how much the change is off, and
         the optimizer that the changes look like.
     """
-    _check(pipeline, init, hyperparameters, wanted)
+    step = live_step(pipeline)
+    _check(step, init, hyperparameters, wanted)
     if not hyperparameters:
         return
     # Runs that differ in these share a compiled program, so they must be read from the
     # arguments: a pipeline that knows them in another way is caught when they change.
     changed = {k: 0.9 * v for k, v in hyperparameters.items()}
     try:
-        _check(pipeline, init, changed, wanted.with_values(changed))
+        _check(step, init, changed, wanted.with_values(changed))
     except ConfigError as error:
         raise ConfigError(
             "verify: the pipeline doesn't use the hyperparameters that it is handed. "
@@ -59,15 +67,15 @@ def verify(
 
 
 def _check(
-    pipeline: Pipeline,
-    init: Callable[[dict[str, Any]], State],
+    step: Callable,
+    init: Callable[[dict[str, Any]], TrainState],
     hyperparameters: dict[str, Any],
-    wanted: Optimization,
+    wanted: OptimizerSpec,
 ) -> None:
     initial = init(hyperparameters)
     with float64_on_cpu():
         state, problem = start(initial, wanted)
-        observed = live_changes(pipeline, state, problem, hyperparameters, wanted)
+        observed = live_changes(step, state, problem, hyperparameters, wanted)
         replay = functools.partial(changes_of, problem=problem, wanted=wanted)
         expected = replay(wanted.textbook(problem.learning_rates))
         difference = _first_difference(observed, expected, problem.params)

@@ -4,7 +4,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,9 @@ from runner.cluster.watch import Watch
 from runner.config.explain import failure
 from runner.config.hydra_job import HydraJob
 from runner.errors import ConfigError, JobFailed
-from runner.job import processes
 from runner.job.build import check
 from runner.job.identity import base_of, fingerprint
-from runner.record.lock import lock
+from runner.record.files import lock
 from runner.record.terminal import number
 from runner.settings import ClusterSettings
 
@@ -229,11 +228,12 @@ def _train(task: Task, cfg: DictConfig, job: HydraJob) -> bool:
         if task.events:
             task.events.done(name, None)
         return True
+    last_words: list[Callable[[str], None]] = []
     if task.events:
         task.events.running(name)
-        processes.before_leaving(partial(_ended_by_another, task, task.events, name))
+        last_words.append(partial(_ended_by_another, task, task.events, name))
     try:
-        result = run_job(cfg, job)
+        result = run_job(cfg, job, last_words)
     except Exception as error:
         who = f"process {task.rank}" if task.rank else task.folder.name
         text = failure(who, error)

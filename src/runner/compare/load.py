@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from runner.errors import ConfigError
-from runner.record.files import read_metrics
+from runner.record.files import NON_FINITE, read_metrics
 from runner.settings import GROUPS
 from runner.trees import flatten
 
@@ -164,7 +164,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, int | float) or value in ("NaN", "Infinity", "-Infinity"):
+    if isinstance(value, int | float) or value in NON_FINITE:
         return float(value)
     return None
 

@@ -3,7 +3,6 @@
 import functools
 import importlib
 import inspect
-import json
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -15,7 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.argument_types import described, fits, hints
 from runner.config.explain import explain
-from runner.core.recent import Recent
 from runner.errors import ConfigError, did_you_mean
 
 _HYDRA_KEYS = {"_target_", "_convert_", "_partial_", "_recursive_", "_args_"}
@@ -79,16 +77,6 @@ def call(cfg: DictConfig, group: str, **given) -> Any:
         if _is_known(name):
             raise ConfigError(f"{group}: {error}") from error
         raise
-
-
-_made: Recent[Any] = Recent(16)
-
-
-def made_once(cfg: DictConfig, group: str, **given) -> Any:
-    """`call`, or what it made when this process last asked for the same."""
-    node = OmegaConf.to_container(cfg[group], resolve=True)
-    name = json.dumps([group, node, given], sort_keys=True, default=str)
-    return _made.get(name, lambda: call(cfg, group, **given))
 
 
 def _check(node: Any, key: str) -> None:

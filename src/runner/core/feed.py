@@ -1,7 +1,8 @@
 """How batches reach the devices: as rows of columns there, or by themselves."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,21 @@ def steps_that_fit(dataset: Dataset, most: int) -> int:
     return max(1, min(most, SENT_BYTES // sum(v.nbytes for v in rows.values())))
 
 
-@functools.lru_cache(maxsize=4)  # the two splits of a sweep's jobs, mostly
-def columns(dataset: Dataset, split: Split, mesh: Mesh) -> dict[str, jax.Array]:
-    """In device mode, all of `split` on every device; otherwise nothing."""
+class DeviceData(NamedTuple):
+    """In device mode, all columns of both splits on every device; otherwise nothing."""
+
+    train: dict[str, jax.Array]
+    eval: dict[str, jax.Array]
+
+
+def device_data(dataset: Dataset, mesh: Mesh) -> DeviceData:
+    """Copy what training and evaluation read to the devices of `mesh`."""
+    return DeviceData(
+        *(_columns(dataset, s, mesh) for s in (dataset.train, dataset.eval))
+    )
+
+
+def _columns(dataset: Dataset, split: Split, mesh: Mesh) -> dict[str, jax.Array]:
     if dataset.mode != "device":
         return {}
     assert isinstance(split, MemorySplit)
@@ -45,7 +58,7 @@ def columns(dataset: Dataset, split: Split, mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def column_shapes(dataset: Dataset, split: Split) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `columns` gives, without copying anything."""
+    """Shapes of the columns of `DeviceData`, without copying anything."""
     if dataset.mode != "device":
         return {}
     assert isinstance(split, MemorySplit)
@@ -68,65 +81,70 @@ def example(dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 class TrainFeed:
-    """The training batches from step `start` on, at most `capacity` a call."""
+    """The training batches of one run, or of several, from step `start` on.
+
+    Args:
+      dataset: of all runs.
+      orders: of each run. If there are several, the data are on the devices.
+      mesh: which devices read which part of a batch.
+      capacity: the most batches that are taken at a time.
+      start: how many steps are done.
+      has_members: the batches have a leading member axis.
+    """
 
     def __init__(
-        self, dataset: Dataset, order: Order, mesh: Mesh, capacity: int, start: int
+        self,
+        dataset: Dataset,
+        orders: Sequence[Order],
+        mesh: Mesh,
+        capacity: int,
+        start: int,
+        has_members: bool = False,
     ):
-        self._order = order
-        self._mesh = mesh
-        self._capacity = capacity
-        self._step = start
-        self._rows = mesh.rows(order.batch_size)
-        self._host_batches = None
-        if dataset.mode != "device":
-            self._host_batches = train_batches(dataset, order, start, self._rows)
-
-    def take(self, count: int) -> dict[str, jax.Array]:
-        """The next `count` batches [capacity, batch_size, ...]; the rest is padding."""
-        if self._host_batches is None:
-            taken = {"rows": self._order.indices(self._step, count)[:, self._rows]}
-        else:
-            taken = _stack([next(self._host_batches) for _ in range(count)])
-        self._step += count
-        padded = _padded(taken, self._capacity)
-        return self._mesh.put(padded, self._mesh.batches, self._order.batch_size)
-
-
-class PopulationFeed:
-    """`TrainFeed` for several runs at once, whose data are on the devices."""
-
-    def __init__(self, orders: Sequence[Order], mesh: Mesh, capacity: int, start: int):
         self._orders = orders
         self._mesh = mesh
         self._capacity = capacity
         self._step = start
+        self._has_members = has_members
+        self._rows = mesh.rows(orders[0].batch_size)
+        self._host_batches = None
+        if dataset.mode != "device":
+            self._host_batches = train_batches(dataset, orders[0], start, self._rows)
 
     def take(self, count: int) -> dict[str, jax.Array]:
-        """The rows of the next `count` steps [members, capacity, batch_size]."""
-        # Runs of one seed have one order.
-        rows = {o: o.indices(self._step, count) for o in dict.fromkeys(self._orders)}
-        size = self._orders[0].batch_size
-        shape = len(self._orders), self._capacity, size
-        padded = np.zeros(shape, np.int32)
-        padded[:, :count] = [rows[order] for order in self._orders]
+        """The next `count` batches [capacity, batch_size, ...]; the rest is padding."""
+        if self._host_batches is None:
+            taken = {"rows": self._indices(count)}
+        else:
+            batches = _stack([next(self._host_batches) for _ in range(count)])
+            taken = _padded(batches, self._capacity)
         self._step += count
-        return jax.device_put({"rows": padded}, self._mesh.batches)
+        return self._mesh.put(taken, self._mesh.batches, self._orders[0].batch_size)
+
+    def _indices(self, count: int) -> np.ndarray:
+        # Runs of one seed have one order.
+        rows = {
+            order: order.indices(self._step, count)[:, self._rows]
+            for order in dict.fromkeys(self._orders)
+        }
+        width = len(next(iter(rows.values()))[0])
+        padded = np.zeros((len(self._orders), self._capacity, width), np.int32)
+        padded[:, :count] = [rows[order] for order in self._orders]
+        return padded if self._has_members else padded[0]
 
 
-def eval_feed(dataset: Dataset, mesh: Mesh, capacity: int) -> Iterable[dict]:
-    """One pass over the evaluation split: batches [capacity, batch_size, ...].
+def eval_feed(
+    dataset: Dataset, mesh: Mesh, capacity: int
+) -> Callable[[], Iterable[dict]]:
+    """What gives one pass over the evaluation split: [capacity, batch_size, ...].
 
     Batches that only fill the last call have an all-zero `mask`.
     """
-    if dataset.mode == "device":  # rows of what is there already
-        return _eval_rows(dataset, mesh, capacity)
-    return _eval_batches(dataset, mesh, capacity)
-
-
-@functools.lru_cache(maxsize=4)
-def _eval_rows(dataset: Dataset, mesh: Mesh, capacity: int) -> tuple[dict, ...]:
-    return tuple(_eval_batches(dataset, mesh, capacity))
+    if dataset.mode != "device":
+        return lambda: _eval_batches(dataset, mesh, capacity)
+    # Rows of what is on the devices already: sent once.
+    rows = functools.cache(lambda: list(_eval_batches(dataset, mesh, capacity)))
+    return rows
 
 
 def _eval_batches(dataset: Dataset, mesh: Mesh, capacity: int) -> Iterator[dict]:

@@ -81,6 +81,21 @@ def split(shape: tuple[int, ...], fsdp: int, least: int) -> PartitionSpec:
     return PartitionSpec(*[None] * largest, "fsdp")
 
 
+def devices() -> list[Any]:
+    """The devices of all processes.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # jax's way to say: none at all
+        platforms = jax.config.jax_platforms or ""  # pyright: ignore
+        raise ConfigError(
+            f"JAX has no device to run on, with JAX_PLATFORMS={platforms}: {error}"
+        ) from error
+
+
 def device_mesh(config: MeshSettings, batch_size: int, microbatches: int) -> Mesh:
     """The mesh of one run: axes `data` and `fsdp`, which split each batch together.
 
@@ -94,10 +109,6 @@ def device_mesh(config: MeshSettings, batch_size: int, microbatches: int) -> Mes
     """
     data, fsdp = _sizes(config.data, config.fsdp, len(jax.devices()))
     count = data * fsdp
-    if config.min_shard_elements < 1:
-        raise ConfigError(
-            f"mesh.min_shard_elements={config.min_shard_elements} must be at least 1"
-        )
     if microbatches < 1 or batch_size % (count * microbatches):
         raise ConfigError(
             f"data.batch_size={batch_size} must be divisible by the {count} devices of "

@@ -1,20 +1,143 @@
-"""Optimizers: optax's, with their float arguments as arguments of the compiled step."""
+"""Optimizers: as a configuration asks for them, and as the compiled step runs them."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from runner.core.optimization import (
-    Optimization,
-    decayed_parameters,
-    mask_argument,
-    toy_update,
-)
-from runner.core.schedules import ReduceOnPlateau
+from runner.core.keep import Keep, make_anew
+from runner.core.schedules import ReduceOnPlateau, Schedule, states_of
 from runner.errors import ConfigError
+
+
+class OptimizerSpec(NamedTuple):
+    """The optimization that the resolved config asks for.
+
+    Attributes:
+      factory: the optimizer's function and all of its arguments.
+      schedule: of the learning rate, maybe with a plateau rule.
+      steps: the length of the run.
+      clip_global_norm, mask_weight_decay: as in the `train` section.
+    """
+
+    factory: functools.partial
+    schedule: Schedule | ReduceOnPlateau
+    steps: int
+    clip_global_norm: float | None
+    mask_weight_decay: bool
+
+    @property
+    def base_schedule(self) -> Schedule:
+        """The schedule without its plateau rule."""
+        schedule = self.schedule
+        return schedule.base if isinstance(schedule, ReduceOnPlateau) else schedule
+
+    @property
+    def text(self) -> str:
+        """What a person calls it, such as "optax.adam(0.001)"."""
+        package = self.factory.func.__module__.split(".")[0]
+        rate = self.factory.keywords["learning_rate"]
+        return f"{package}.{self.factory.func.__name__}({rate:g})"
+
+    def learning_rates(self, count: int) -> np.ndarray:
+        """The schedule at `count` steps spread over the run, in float64."""
+        base = self.base_schedule
+        at = np.linspace(0, self.steps - 1, count).astype(int)
+        return np.array([float(base(int(step))) for step in at])
+
+    def with_values(self, hyperparameters: dict[str, float]) -> "OptimizerSpec":
+        """The same with other values of the float arguments."""
+        values = dict(hyperparameters)
+        clip = values.pop("clip_global_norm", None)
+        factory = functools.partial(self.factory, **values)
+        return self._replace(factory=factory, clip_global_norm=clip)
+
+    def textbook(self, rates: np.ndarray) -> optax.GradientTransformationExtraArgs:
+        """Clipping, the optimizer with a schedule, the plateau: optax, plainly chained.
+
+        Args:
+          rates: the learning rate of each step.
+        """
+        arguments = dict(self.factory.keywords)
+        if self.mask_weight_decay:
+            arguments[mask_argument(self.factory.func)] = decayed_parameters
+        arguments["learning_rate"] = lambda count: jnp.asarray(rates)[count]
+        parts = []
+        if self.clip_global_norm is not None:
+            parts.append(optax.clip_by_global_norm(self.clip_global_norm))
+        parts.append(_scheduled(self.factory.func, arguments))
+        if isinstance(self.schedule, ReduceOnPlateau):
+            parts.append(self.schedule.transformation)
+        return optax.chain(*parts)
+
+
+def _scheduled(function: Callable, arguments: dict) -> optax.GradientTransformation:
+    """`function` with a schedule; where it takes none, with each step's value of it."""
+    annotation = inspect.signature(function).parameters["learning_rate"].annotation
+    takes_schedule = annotation not in (jax.typing.ArrayLike, float, Any)
+    if takes_schedule:
+        try:
+            jax.eval_shape(lambda: toy_update(function(**arguments)))
+        except (TypeError, ValueError):
+            takes_schedule = False
+    if takes_schedule:
+        return function(**arguments)
+    others = set(arguments) - {"learning_rate"}
+    return optax.inject_hyperparams(function, static_args=others)(**arguments)
+
+
+def decayed_parameters(params: Any) -> Any:
+    """True for the parameters that weight decay is for: not biases, not norm scales."""
+    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+
+def extra_arguments(
+    grads: Any, loss: Any, loss_fn: Callable[[Any], jax.Array], eval_loss: Any
+) -> dict[str, Any]:
+    """Everything beyond gradients that an optax update may ask for, by optax's names.
+
+    `loss_fn` gives this batch's loss at any parameters; it costs nothing unless used.
+    """
+
+    # optax's line searches refuse extra arguments that are not named here.
+    def value_fn(params, obj_fn=None, grad_fn=None, eval_loss=None):
+        del obj_fn, grad_fn, eval_loss
+        return loss_fn(params)
+
+    return {
+        "value": loss,
+        "grad": grads,
+        "value_fn": value_fn,  # line searches
+        "obj_fn": loss_fn,  # sophia
+        "grad_fn": lambda params, _: jax.grad(loss_fn)(params),  # sam
+        "eval_loss": eval_loss,  # reduce_on_plateau with watch=eval
+    }
+
+
+def toy_update(tx: optax.GradientTransformation) -> Any:
+    """An update of two small parameters: traced, it shows whether `tx` is sound."""
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    one = jnp.ones(())
+    extra = extra_arguments(params, one, optax.tree.norm, one)
+    tx = optax.with_extra_args_support(tx)
+    return tx.update(params, tx.init(params), params, **extra)
+
+
+def mask_argument(func: Callable) -> str:
+    """The name of `func`'s argument that limits weight decay to some parameters."""
+    parameters = inspect.signature(func).parameters
+    for name in ("mask", "weight_decay_mask"):
+        if name in parameters:
+            return name
+    raise ConfigError(
+        f"train.mask_weight_decay=true: {func.__name__} has no weight decay to mask "
+        "(it takes neither `mask` nor `weight_decay_mask`); try optimizer=adamw"
+    )
 
 
 class Optimizer(NamedTuple):
@@ -29,8 +152,12 @@ class Optimizer(NamedTuple):
     hyperparameters: dict[str, float]
 
 
-def optimizer(wanted: Optimization) -> Optimizer:
+def optimizer(wanted: OptimizerSpec, keep: Keep = make_anew) -> Optimizer:
     """What `wanted` asks for, as a family over its float arguments.
+
+    Args:
+      wanted: the optimization that a configuration asks for.
+      keep: for what is found out about a function: which floats it needs as such.
 
     Raises:
       ConfigError: an argument that optax refuses, or no weight decay to mask.
@@ -47,7 +174,11 @@ def optimizer(wanted: Optimization) -> Optimizer:
         arguments[mask_argument(factory.func)] = decayed_parameters
     floats = {k: v for k, v in arguments.items() if isinstance(v, float)}
     static = {k: v for k, v in arguments.items() if k not in floats}
-    for name in _refused_as_traced(factory.func, static, floats):
+    refused = keep(
+        ("refused as traced", factory.func, f"{static} {sorted(floats)}"),
+        lambda: _refused_as_traced(factory.func, static, floats),
+    )
+    for name in refused:
         static[name] = floats.pop(name)
     if isinstance(schedule, ReduceOnPlateau) and _is_schedule_free(factory):
         raise ConfigError(
@@ -102,29 +233,18 @@ def sam(
 
 def evaluation_params(opt_state: Any, params: Any) -> Any:
     """What an optimizer wants evaluated: schedule-free's average, or `params`."""
-    state_type = optax.contrib.ScheduleFreeState
-    is_state = lambda node: isinstance(node, state_type)  # noqa: E731
-    for node in jax.tree.leaves(opt_state, is_leaf=is_state):
-        if is_state(node):
-            return optax.contrib.schedule_free_eval_params(node, params)
+    for state in states_of(optax.contrib.ScheduleFreeState, opt_state):
+        return optax.contrib.schedule_free_eval_params(state, params)
     return params
 
 
 def _is_schedule_free(factory: Callable) -> bool:
     state = jax.eval_shape(lambda: factory().init({"w": jnp.ones(1)}))
-    is_state = lambda node: isinstance(node, optax.contrib.ScheduleFreeState)  # noqa: E731
-    return any(map(is_state, jax.tree.leaves(state, is_leaf=is_state)))
-
-
-# Functions, with their other arguments, that took all of their floats as traced values.
-_all_traced: set[tuple[Callable, str]] = set()
+    return bool(states_of(optax.contrib.ScheduleFreeState, state))
 
 
 def _refused_as_traced(func: Callable, static: dict, floats: dict) -> list[str]:
     """The names of `floats` on whose values `func` decides in Python."""
-    name = func, f"{static} {sorted(floats)}"
-    if name in _all_traced:
-        return []
 
     def accepts(names):
         fixed = {k: v for k, v in floats.items() if k not in names}
@@ -148,7 +268,6 @@ def _refused_as_traced(func: Callable, static: dict, floats: dict) -> list[str]:
             ) from error
         return True
 
-    if not accepts(list(floats)):
-        return [k for k in floats if not accepts([k])]
-    _all_traced.add(name)
-    return []
+    if accepts(list(floats)):
+        return []
+    return [k for k in floats if not accepts([k])]

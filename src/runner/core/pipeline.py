@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from runner.tasks.losses import Loss
+from runner.tasks.loss import Loss
 
 
-class State(NamedTuple):
+class TrainState(NamedTuple):
     """What training changes: trees of dicts and arrays, whatever the framework."""
 
     params: Any
@@ -18,22 +18,22 @@ class State(NamedTuple):
 
 
 class Pipeline(NamedTuple):
-    """Pure functions on `State`, each written in its framework's own idiom.
+    """Pure functions on `TrainState`, each written in its framework's own idiom.
 
     Attributes:
-      init: (key, learning_rate, hyperparameters) -> State.
+      init: (key, learning_rate, hyperparameters) -> TrainState.
       gradients: (state, batch, key) -> (loss, metrics, grads, model_state): the mean
         loss of the batch and, for each metric, its mean.
       apply_gradients: (state, grads, loss, learning_rate, hyperparameters, loss_fn,
-        eval_loss) -> State. `loss_fn` gives the batch's loss at any parameters, and
+        eval_loss) -> TrainState. `loss_fn` gives the batch's loss at any parameters;
         `eval_loss` is the latest evaluation's, inf if none came since the last step.
       predict: (state, batch) -> outputs [B, output_size], in evaluation mode.
     """
 
-    init: Callable[[jax.Array, Any, dict], State]
-    gradients: Callable[[State, dict, jax.Array], tuple[jax.Array, dict, Any, Any]]
-    apply_gradients: Callable[..., State]
-    predict: Callable[[State, dict], jax.Array]
+    init: Callable[[jax.Array, Any, dict], TrainState]
+    gradients: Callable[[TrainState, dict, jax.Array], tuple[jax.Array, dict, Any, Any]]
+    apply_gradients: Callable[..., TrainState]
+    predict: Callable[[TrainState, dict], jax.Array]
 
 
 def mean_loss(loss: Loss, outputs: jax.Array, batch: dict) -> tuple[jax.Array, dict]:

@@ -1,24 +1,64 @@
 """The compiled program that runs share when only numbers differ between them."""
 
+import hashlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Jaxpr
 
-from runner.core import call, feed, step
+from runner.core import feed, step
 from runner.core.choose import loops
+from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
-from runner.core.static import Static, carry_shapes, init_arguments, step_jaxpr
+from runner.core.pipeline import Pipeline
+from runner.core.snapshot import Snapshot
 from runner.core.step import Values
-from runner.data.dataset import eval_indices
-from runner.job.checkpoint import Snapshot
-from runner.record.program_cache import Entry
+from runner.data.dataset import Dataset, eval_indices
+from runner.errors import ConfigError
+from runner.tasks.loss import Loss
 
 # One call of the loop costs the host about as much as ten steps of a small model.
 LOOP_CAPACITY = 256
+
+
+class ProgramSpec(NamedTuple):
+    """Everything that a program is made from and that is not an argument of it.
+
+    Attributes:
+      description: plain values that tell programs apart; runs in which it is equal
+        share one. `key` is its hash.
+      init, train_step, eval_step: those of `runner.core.step`, jitted, so that whoever
+        traces one first does so for all.
+      steps_per_call: None leaves it to the rule of `loops`.
+    """
+
+    description: dict[str, Any]
+    pipeline: Pipeline
+    init: Any
+    train_step: Any
+    eval_step: Any
+    loss: Loss
+    dataset: Dataset
+    mesh: Mesh
+    averaging: bool
+    microbatches: int
+    steps_per_call: int | None
+
+    @property
+    def key(self) -> str:
+        return key_of(self.description)
+
+
+def key_of(description: dict[str, Any]) -> str:
+    """A name for the program that `description` tells from others."""
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Population(NamedTuple):
@@ -29,8 +69,8 @@ class Population(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Compiled functions. For a population, what each of its members has of its own,
-    `batches` and `learning_rates` among it, has the members as its first dimension.
+    """Compiled functions. Those of a population have arguments and results of each
+    member (batches, learning_rates, ...) with a leading member axis.
 
     Attributes:
       init: (key, learning_rate, hyperparameters) -> carry.
@@ -40,8 +80,10 @@ class Program(NamedTuple):
       evaluate: (carry, columns, batches, totals) -> (totals, means) over
         `eval_capacity` batches and those before.
       totals: what the first call of `evaluate` starts from.
+      data: gives the columns that both read on the devices.
+      eval_batches: gives one pass over the evaluation split.
       bytes: that a training call needs on each device, as far as XLA tells.
-      compile_seconds: to trace and compile these; 0 if an earlier run's are used.
+      compile_seconds: to trace and compile these.
     """
 
     init: Callable
@@ -51,179 +93,211 @@ class Program(NamedTuple):
     eval_capacity: int
     totals: dict[str, np.ndarray]
     mesh: Mesh
+    data: Callable[[], feed.DeviceData]
+    eval_batches: Callable[[], Iterable[dict]]
     bytes: int
     compile_seconds: float
 
 
-_programs: dict[tuple[str, Population | None], Program] = {}
-_used: set[tuple[str, Population | None]] = set()
-
-
-def program(
-    static: Static,
+def compile_program(
+    spec: ProgramSpec,
     values: Values,
     population: Population | None = None,
-    *,
-    ahead: bool = False,
+    keep: Keep = make_anew,
 ) -> Program:
-    """The compiled program of `static`, made once a process.
+    """Compile the program of `spec`.
 
     Args:
-      static: what it is made from.
+      spec: what it is made from.
       values: of one run; only their shapes and types matter.
       population: None for one run alone.
-      ahead: whether this is before its first use, to which its time is counted.
+      keep: for what programs may share: initial parameters and data on the devices.
     """
-    name = static.key, population
-    made = _programs.get(name) or _found_or_compiled(static, values, population)
-    made = _programs.setdefault(name, made)
-    if ahead:
-        return made
-    if name in _used:
-        return made._replace(compile_seconds=0.0)
-    _used.add(name)
-    return made
-
-
-def _found_or_compiled(
-    static: Static, values: Values, population: Population | None
-) -> Program:
-    """The program, from an earlier process if it is there; else kept for the next."""
     started = time.perf_counter()
-    mesh, _ = _mesh(static, population)
-    name = f"{static.key}-{'x'.join(map(str, population or ['alone']))}"
-    entry = Entry(name, jax.devices()[: mesh.devices])
-    if entry.is_new:
-        made = _compile(static, values, population, entry)
-        entry.facts["program"] = made.capacity, made.eval_capacity, made.totals
-        entry.store()
-    else:
-        train, evaluate = entry.found("train"), entry.found("evaluate")
-        initial = entry.found("init") if population else init(static, values)
-        capacity, eval_capacity, totals = entry.facts["program"]
-        made = Program(
-            initial, train, evaluate, capacity, eval_capacity, totals, mesh,
-            _bytes(train), 0.0,
-        )  # fmt: skip
-    return made._replace(compile_seconds=time.perf_counter() - started)
-
-
-def init(static: Static, values: Values) -> Callable:
-    """`Program.init` of a run alone, made once a process.
-
-    Args:
-      static: what it is made from.
-      values: of one run; only their shapes and types matter.
-    """
-    if not static.entry.is_new:
-        return static.entry.found("init")
-    mesh = static.mesh
-    arguments = jax.eval_shape(lambda: init_arguments(values))
-    places = mesh.state(carry_shapes(static, values))
-    jitted = jax.jit(static.init, out_shardings=places)
-    return static.entry.function("init", jitted, *_placed(arguments, mesh.replicated))
-
-
-def start_shapes(
-    static: Static, values: Values, population: Population | None = None
-) -> Snapshot:
-    """What a call of the program takes of those before it: shapes and shardings."""
-    mesh, lead = _mesh(static, population)
-    shapes = carry_shapes(static, values)
-    news = jax.ShapeDtypeStruct((), jnp.float32)
-    return Snapshot(
-        _placed(shapes, mesh.state(shapes), lead), _placed(news, mesh.own, lead)
-    )
-
-
-def _mesh(static: Static, population: Population | None) -> tuple[Mesh, tuple]:
-    """Where a program's arrays are, and the dimension that members add to them."""
-    if population is None:
-        return static.mesh, ()
-    lead = (population.members,)
-    return population_mesh(static.mesh.devices, *lead), lead
-
-
-def _capacities(
-    static: Static, values: Values, population: Population | None
-) -> tuple[int, int]:
-    """How many steps a training call takes at most, and batches an evaluation call."""
-    looped = loops(step_jaxpr(static, values), jax.default_backend())
-    steps = static.steps_per_call
-    if steps is None:
-        steps = feed.steps_that_fit(static.dataset, LOOP_CAPACITY) if looped else 1
-    if population:
-        steps = min(steps, population.most_steps)
-    eval_batches = len(eval_indices(static.dataset)[0])
-    evals = feed.steps_that_fit(static.dataset, eval_batches) if looped else 1
-    return steps, evals
-
-
-def _compile(
-    static: Static, values: Values, population: Population | None, entry: Entry
-) -> Program:
-    dataset = static.dataset
-    capacity, eval_capacity = _capacities(static, values, population)
-    train, evaluate = _functions(static, capacity, eval_capacity, population)
-    mesh, lead = _mesh(static, population)
-
-    def own(tree):  # of each member
-        return _placed(tree, mesh.own, lead)
-
-    def ready(name, function, places, *arguments, **options):
-        jitted = jax.jit(function, out_shardings=places, **options)
-        return entry.function(name, jitted, *arguments)
-
-    shapes = carry_shapes(static, values)
+    dataset = spec.dataset
+    capacity, eval_capacity = _capacities(spec, values, population)
+    train, evaluate = _functions(spec, capacity, eval_capacity, population)
+    mesh, lead = _mesh(spec, population)
+    own = partial(with_sharding, sharding=mesh.own, lead=lead)  # of each member
+    shapes = carry_shapes(spec, values)
     state = mesh.state(shapes)
-    carry = _placed(shapes, state, lead)
+    carry = with_sharding(shapes, state, lead)
     columns, eval_columns = (
-        _placed(feed.column_shapes(dataset, split), mesh.replicated)
+        with_sharding(feed.column_shapes(dataset, split), mesh.replicated)
         for split in (dataset.train, dataset.eval)
     )
-    batches = _placed(feed.train_shapes(dataset, capacity), mesh.batches, lead)
-    eval_shapes = feed.eval_shapes(dataset, eval_capacity)
-    eval_batches = _placed(eval_shapes, mesh.eval_batches)
-    totals = _totals(static, shapes, eval_columns, eval_batches)
+    batches = with_sharding(feed.train_shapes(dataset, capacity), mesh.batches, lead)
+    eval_batches = with_sharding(
+        feed.eval_shapes(dataset, eval_capacity), mesh.eval_batches
+    )
+    totals = _totals(spec, shapes, eval_columns, eval_batches)
     numbers = jax.eval_shape(lambda: values)
     number, rates = (jax.ShapeDtypeStruct(n, jnp.float32) for n in ((), (capacity,)))
     logged, one = np.zeros(capacity, bool), np.int32(0)
-    trained = ready(
-        "train", train, (state, mesh.own), carry, columns, batches, own(rates), logged,
-        one, one, own(number), own(numbers), donate_argnums=0,
+    trained = compiled(
+        jax.jit(train, out_shardings=(state, mesh.own), donate_argnums=0),
+        carry, columns, batches, own(rates), logged, one, one, own(number),
+        own(numbers),
     )  # fmt: skip
-    arguments = carry, eval_columns, eval_batches, own(totals)
-    evaluated = ready("evaluate", evaluate, mesh.own, *arguments)
+    evaluated = compiled(
+        jax.jit(evaluate, out_shardings=mesh.own),
+        carry, eval_columns, eval_batches, own(totals),
+    )  # fmt: skip
     if population:
-        every = jax.vmap(step.init(static.pipeline, static.averaging))
-        arguments = own(numbers.key), own(number), own(numbers.hyperparameters)
-        initial = ready("init", every, state, *arguments)
+        every = jax.vmap(step.init(spec.pipeline, spec.averaging))
+        initial = compiled(
+            jax.jit(every, out_shardings=state),
+            own(numbers.key), own(number), own(numbers.hyperparameters),
+        )  # fmt: skip
     else:
-        initial = init(static, values)
+        initial = keep(("init", spec.key), lambda: init(spec, values))
+    on_devices = ("device data", dataset, mesh)
     return Program(
-        initial,
-        trained,
-        evaluated,
-        capacity,
-        eval_capacity,
-        {k: np.zeros((*lead, *s.shape), s.dtype) for k, s in totals.items()},
-        mesh,
-        _bytes(trained),
-        0.0,
+        init=initial,
+        train=trained,
+        evaluate=evaluated,
+        capacity=capacity,
+        eval_capacity=eval_capacity,
+        totals={k: np.zeros((*lead, *s.shape), s.dtype) for k, s in totals.items()},
+        mesh=mesh,
+        data=lambda: keep(on_devices, lambda: feed.device_data(dataset, mesh)),
+        eval_batches=feed.eval_feed(dataset, mesh, eval_capacity),
+        bytes=_bytes(trained),
+        compile_seconds=time.perf_counter() - started,
     )
 
 
+def init(spec: ProgramSpec, values: Values) -> Callable:
+    """`Program.init` of a run alone, compiled.
+
+    Args:
+      spec: what it is made from.
+      values: of one run; only their shapes and types matter.
+    """
+    mesh = spec.mesh
+    arguments = with_sharding(
+        jax.eval_shape(lambda: init_arguments(values)), mesh.replicated
+    )
+    shardings = mesh.state(carry_shapes(spec, values))
+    return compiled(jax.jit(spec.init, out_shardings=shardings), *arguments)
+
+
+def compiled(jitted: Any, *arguments: Any) -> Callable:
+    """`jitted`, compiled. With debug_nans as it is: only so does JAX find the NaN."""
+    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
+        return jitted
+    return jitted.lower(*arguments).compile()
+
+
+def start_shapes(
+    spec: ProgramSpec, values: Values, population: Population | None = None
+) -> Snapshot:
+    """What a call of the program takes of those before it: shapes and shardings."""
+    mesh, lead = _mesh(spec, population)
+    shapes = carry_shapes(spec, values)
+    eval_loss = jax.ShapeDtypeStruct((), jnp.float32)
+    return Snapshot(
+        with_sharding(shapes, mesh.state(shapes), lead),
+        with_sharding(eval_loss, mesh.own, lead),
+    )
+
+
+def with_sharding(shapes: Any, sharding: Any, lead: tuple[int, ...] = ()) -> Any:
+    """`shapes` after the dimensions `lead`, with one sharding or one for each."""
+
+    def placed(x, sharding):
+        shape = (*lead, *x.shape)
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, shapes, jax.tree.broadcast(sharding, shapes))
+
+
+def step_jaxpr(spec: ProgramSpec, values: Values) -> Jaxpr:
+    """A training step, for the rules of `runner.core.choose`."""
+    carry, example = carry_shapes(spec, values), feed.example(spec.dataset)
+    traced = spec.train_step.trace(*_step_arguments(carry, example, values))
+    return traced.jaxpr.jaxpr
+
+
+def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
+    """Trace a step and an evaluation, so that what can't run is found at once.
+
+    Returns:
+      the names of the metrics that the run will have.
+
+    Raises:
+      ConfigError: the model's outputs aren't what the loss needs.
+    """
+    carry = carry_shapes(spec, values)
+    example = feed.example(spec.dataset)
+    mask = jax.ShapeDtypeStruct((spec.dataset.batch_size,), jnp.float32)
+    masked = example | {"mask": mask}
+    outputs = jax.eval_shape(spec.pipeline.predict, carry.state, masked)
+    needed = (spec.dataset.batch_size, spec.loss.output_size(spec.dataset))
+    if outputs.shape != needed:
+        raise ConfigError(
+            f"the model's outputs have shape {outputs.shape}, but the loss needs "
+            f"{needed} for data={spec.dataset.name}; another model or loss fits"
+        )
+    arguments = _step_arguments(carry, example, values)
+    _, row = spec.train_step.trace(*arguments).out_info
+    evaluation = jax.eval_shape(spec.eval_step, carry, masked)
+    means = [f"eval/{name}" for name in evaluation if name != "count"]
+    return [*row, *means, "time/steps_per_second"]
+
+
+def carry_shapes(spec: ProgramSpec, values: Values) -> Any:
+    """Shapes and dtypes of the carry, without shardings."""
+    traced = spec.init.trace(*init_arguments(values))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info
+    )
+
+
+def init_arguments(values: Values) -> tuple:
+    """Dummy arguments for `ProgramSpec.init`."""
+    return values.key, np.float32(0), values.hyperparameters
+
+
+def _step_arguments(carry: Any, batch: Any, values: Values) -> tuple:
+    rate, logged, eval_loss = np.float32(0), np.bool_(False), np.float32(0)
+    return carry, batch, np.int32(0), rate, logged, eval_loss, values
+
+
+def _mesh(spec: ProgramSpec, population: Population | None) -> tuple[Mesh, tuple]:
+    """The mesh of a program's arrays, and the dimension that members add to them."""
+    if population is None:
+        return spec.mesh, ()
+    lead = (population.members,)
+    return population_mesh(spec.mesh.devices, *lead), lead
+
+
+def _capacities(
+    spec: ProgramSpec, values: Values, population: Population | None
+) -> tuple[int, int]:
+    """How many steps a training call takes at most, and batches an evaluation call."""
+    looped = loops(step_jaxpr(spec, values), jax.default_backend())
+    steps = spec.steps_per_call
+    if steps is None:
+        steps = feed.steps_that_fit(spec.dataset, LOOP_CAPACITY) if looped else 1
+    if population:
+        steps = min(steps, population.most_steps)
+    eval_batches = len(eval_indices(spec.dataset)[0])
+    evals = feed.steps_that_fit(spec.dataset, eval_batches) if looped else 1
+    return steps, evals
+
+
 def _functions(
-    static: Static, capacity: int, eval_capacity: int, population: Population | None
+    spec: ProgramSpec, capacity: int, eval_capacity: int, population: Population | None
 ) -> tuple[Callable, Callable]:
     """`train` and `evaluate`, not yet compiled."""
-    train_step, eval_step, axis = static.train_step, static.eval_step, None
+    train_step, eval_step, axis = spec.train_step, spec.eval_step, None
     if population:  # which has a mesh of its own
         axis = "members"
-        train_step = step.train_step(static.pipeline, static.microbatches, axis)
-        eval_step = step.eval_step(static.pipeline, static.loss)
-    train = call.train_call(train_step, static.dataset, capacity)
-    evaluate = call.eval_call(eval_step, static.dataset, eval_capacity)
+        train_step = step.train_step(spec.pipeline, spec.microbatches, axis)
+        eval_step = step.eval_step(spec.pipeline, spec.loss)
+    train = step.train_call(train_step, spec.dataset, capacity)
+    evaluate = step.eval_call(eval_step, spec.dataset, eval_capacity)
     if population:
         # In the order of their arguments: 0 what each member has of its own, None what
         # they share.
@@ -240,19 +314,9 @@ def _bytes(function: Any) -> int:
     return used + analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
 
 
-def _placed(shapes: Any, shardings: Any, lead: tuple[int, ...] = ()) -> Any:
-    """`shapes` after `lead`, where `shardings`, one or one for each, puts them."""
-
-    def placed(x, sharding):
-        shape = (*lead, *x.shape)
-        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, shapes, jax.tree.broadcast(shardings, shapes))
-
-
-def _totals(static: Static, carry, columns, batches) -> dict[str, Any]:
+def _totals(spec: ProgramSpec, carry, columns, batches) -> dict[str, Any]:
     def sums(carry, columns, batches):
-        batch = feed.batch_at(static.dataset, columns, batches, 0)
-        return static.eval_step(carry, batch)
+        batch = feed.batch_at(spec.dataset, columns, batches, 0)
+        return spec.eval_step(carry, batch)
 
     return jax.eval_shape(sums, carry, columns, batches)

@@ -209,11 +209,18 @@ def reduce_on_plateau(
 
 def plateau_scale(opt_state: Any) -> Any:
     """The factor that reduce_on_plateau has in force in `opt_state`; 1 without it."""
-    is_plateau = lambda node: isinstance(node, ReduceLROnPlateauState)  # noqa: E731
-    for node in jax.tree.leaves(opt_state, is_leaf=is_plateau):
-        if is_plateau(node):
-            return node.scale
+    for state in states_of(ReduceLROnPlateauState, opt_state):
+        return state.scale
     return jnp.float32(1)
+
+
+def states_of(kind: type, opt_state: Any) -> list[Any]:
+    """The states of this type within an optimizer's, in order."""
+
+    def is_one(node: Any) -> bool:
+        return isinstance(node, kind)
+
+    return [s for s in jax.tree.leaves(opt_state, is_leaf=is_one) if is_one(s)]
 
 
 def _evaluations(

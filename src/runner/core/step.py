@@ -1,4 +1,4 @@
-"""One training step and one evaluation batch, as pure functions."""
+"""Training steps and evaluation batches, as pure functions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from runner.core import feed
 from runner.core.optimizers import evaluation_params
-from runner.core.pipeline import Pipeline, State, same_dtypes
+from runner.core.pipeline import Pipeline, TrainState, same_dtypes
 from runner.core.schedules import plateau_scale
-from runner.tasks.losses import Loss
+from runner.data.dataset import Dataset
+from runner.tasks.loss import Loss
 
 
 class Carry(NamedTuple):
     """What one step hands to the next. `average` is the parameters' EMA, or None."""
 
-    state: State
+    state: TrainState
     average: Any
 
 
@@ -150,3 +152,58 @@ def _accumulated(gradients: Callable, microbatches: int) -> Callable:
         return loss, metrics, grads, state.model_state
 
     return accumulated
+
+
+def train_call(train_step: Callable, dataset: Dataset, capacity: int) -> Callable:
+    """Several steps as one call: see `runner.core.program.Program.train`."""
+
+    def call(
+        carry, columns, batches, learning_rates, logged, first_step, count, eval_loss,
+        values,
+    ):  # fmt: skip
+        def take(i, carry):
+            batch = feed.batch_at(dataset, columns, batches, i)
+            # The first step after an evaluation alone gets its loss.
+            new_loss = jnp.where(i == 0, eval_loss, jnp.inf)
+            return train_step(
+                carry,
+                batch,
+                first_step + i,
+                learning_rates[i],
+                logged[i],
+                new_loss,
+                values,
+            )
+
+        if capacity == 1:
+            carry, row = take(0, carry)
+            return carry, {name: value[None] for name, value in row.items()}
+
+        def body(i, looped):
+            carry, row = take(i, looped[0])
+            rows = {name: looped[1][name].at[i].set(row[name]) for name in row}
+            return carry, rows
+
+        shapes = jax.eval_shape(take, 0, carry)[1]
+        rows = {name: jnp.zeros(capacity, s.dtype) for name, s in shapes.items()}
+        return jax.lax.fori_loop(0, count, body, (carry, rows))
+
+    return call
+
+
+def eval_call(eval_step: Callable, dataset: Dataset, capacity: int) -> Callable:
+    """Several evaluation batches as one call: see `Program.evaluate`."""
+
+    def call(carry, columns, batches, totals):
+        def body(i, totals):
+            sums = eval_step(carry, feed.batch_at(dataset, columns, batches, i))
+            return {name: totals[name] + sums[name] for name in totals}
+
+        if capacity == 1:
+            totals = body(0, totals)
+        else:
+            totals = jax.lax.fori_loop(0, capacity, body, totals)
+        means = {k: v / totals["count"] for k, v in totals.items() if k != "count"}
+        return totals, means
+
+    return call

@@ -1,6 +1,9 @@
 """The training loop. It keeps the device busy and reads what it did one call late."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+import time
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,239 +11,270 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.core import feed
-from runner.core.optimization import Optimization
-from runner.core.optimizers import Optimizer
-from runner.core.pace import Pace
-from runner.core.pipeline import Pipeline
-from runner.core.program import Program, program
-from runner.core.rows import Call, logged_steps, write_rows
-from runner.core.static import Static
-from runner.core.step import Values
-from runner.data.order import Order
-from runner.job import processes
-from runner.job.checkpoint import Checkpoints, Snapshot, copied
-from runner.job.interruption import Interruption
+from runner.core.program import Program
+from runner.core.run import Host, Run, Wanted
+from runner.core.snapshot import Snapshot, Start, copied
+from runner.errors import TrainingStopped
 from runner.settings import TrainSettings
 
-
-class Run(NamedTuple):
-    """One job, ready to train: its program, its numbers and its length.
-
-    Attributes:
-      static: what is compiled; runs may share it.
-      values: the numbers that are arguments of the compiled step.
-      learning_rates: float32 [steps], before a plateau's scale.
-      init_key: of the initial parameters.
-      order: which examples each step uses.
-      settings: the `train` section, complete and checked.
-      config: the whole configuration, as it is recorded.
-      optimizer: with the exact values of its float arguments.
-      wanted: the optimization that the config asks for.
-      toy: the run's pipeline of a toy model, for the optimizer probe.
-    """
-
-    static: Static
-    values: Values
-    learning_rates: np.ndarray
-    init_key: jax.Array
-    order: Order
-    settings: TrainSettings
-    config: dict[str, Any]
-    optimizer: Optimizer
-    wanted: Optimization
-    toy: Pipeline
-
-    @property
-    def timetable(self) -> tuple[int, int, int]:
-        """When it evaluates and logs: equal in runs that can train side by side."""
-        settings = self.settings
-        every = settings.eval_every_steps, settings.log_every_steps
-        return len(self.learning_rates), *every
-
-
-def compilation(run: Run) -> dict[str, Any]:
-    """Compile `run`'s program, if need be, and say what that took, for the summary."""
-    return compiled_facts(program(run.static, run.values))
-
-
-def compiled_facts(compiled: Program) -> dict[str, Any]:
-    """What the summary of a run tells of its program."""
-    return {
-        "compile_seconds": compiled.compile_seconds,
-        "steps_per_call": compiled.capacity,
-    }
+# A call is made longer until it takes this many seconds, so that the loop of a small
+# model is rarely interrupted and that of a large one still shows progress.
+CALL_SECONDS = 0.2
+RATE_SECONDS = 1.0  # that time/steps_per_second is averaged over
 
 
 def train(
-    run: Run,
-    write: Callable[[dict], None],
-    checkpoints: Checkpoints | None = None,
-    interruption: Interruption | None = None,
-) -> None:
-    """Train to the end; `write` gets each row of metrics.jsonl as it is read.
+    program: Program,
+    runs: Sequence[Run],
+    host: Host,
+    start: Start | None = None,
+    active: Collection[int] | None = None,
+) -> Iterator[tuple[int, Exception]]:
+    """Train one run, or several of one program and timetable side by side.
 
     Row `step` s belongs to the s-th optimizer step, counted from 1: its training loss
     is that of the step's batch before the update, its learning rate the schedule's at
     s - 1 times a plateau's scale, its evaluation that of the parameters after it.
 
     Args:
-      run: what is trained.
-      write: called in the order of the steps.
-      checkpoints: where it starts and when it is saved; by default the beginning and
-        never.
-      interruption: may end it after any call; by default nothing does.
-
-    Raises:
-      Preempted: `interruption` did.
-      TrainingStopped: a training or evaluation loss is not finite and `train.on_nan` is
-        `stop`.
-    """
-    compiled = program(run.static, run.values)
-    saver = checkpoints or Checkpoints.none()
-    feeder = feed.TrainFeed(
-        run.static.dataset, run.order, compiled.mesh, compiled.capacity, saver.step
-    )
-    pace = Pace(saver.step)
-    interruption = interruption or Interruption()
-    with saver:
-        for call in _calls(run, compiled, feeder, pace, saver, interruption):
-            speed = pace.measure(call)
-            write_rows(call.read(), run.settings.on_nan, speed, write)
-            if call.snapshot is not None:
-                saver.save(call.stop, call.snapshot, call.wanted)
-
-
-def train_population(
-    runs: Sequence[Run],
-    writers: Sequence[Callable[[dict], None]],
-    compiled: Program,
-    checkpoints: Checkpoints | None = None,
-    interruption: Interruption | None = None,
-    going: Iterable[int] | None = None,
-) -> Iterator[tuple[int, Exception]]:
-    """`train` for runs of one program and timetable, side by side.
-
-    Args:
-      runs: as many as `compiled` has members, or fewer: copies of the last fill it up.
-      writers: what `write` is for one run.
-      compiled: the program of a population.
-      checkpoints, interruption: as in `train`, of all of them together.
-      going: the indices of those that aren't over already; by default all.
+      program: of a population if it has members. It may have more than there are runs:
+        copies of the last fill it up.
+      runs: what is trained.
+      host: gets the rows, and says when to save and to stop.
+      start: None is the beginning.
+      active: the indices of the runs that haven't ended already; by default all.
 
     Yields:
-      the index of a run that is over before its time and why: TrainingStopped, or what
-      its writer raised. It gets no further rows; the others go on.
+      the index of a run that ends early and why: TrainingStopped, if a training or
+      evaluation loss isn't finite and `train.on_nan` is `stop`, or what `host.write`
+      raised. It gets no further rows; the others continue.
+
+    Raises:
+      whatever `host.stopping` gives, when all that was dispatched is written.
     """
-    members = len(compiled.totals["count"])
-    filled = [*runs, *[runs[-1]] * (members - len(runs))]
-    orders = [run.order for run in filled]
-    saver = checkpoints or Checkpoints.none()
-    feeder = feed.PopulationFeed(orders, compiled.mesh, compiled.capacity, saver.step)
-    together = runs[0]._replace(
-        learning_rates=np.stack([run.learning_rates for run in filled]),
-        init_key=_stacked([run.init_key for run in filled]),
-        values=_stacked([run.values for run in filled]),
+    together, feeder = _together(program, runs, start)
+    pace = _Pace(start.step if start else 0)
+    unfinished = set(range(len(runs)) if active is None else active)
+    for call in _calls(program, together, feeder, pace, host, start):
+        speed = pace.measure(call)
+        read = call.read()
+        for index in sorted(unfinished):
+            own = read.member(index) if _is_population(program) else read
+            try:
+                for row in rows(own, runs[index].settings.on_nan, speed):
+                    host.write(index, row)
+            except Exception as error:
+                unfinished.remove(index)
+                yield index, error
+        if not unfinished:
+            return
+        if call.snapshot is not None:
+            host.save(call.stop, call.snapshot, call.wanted)
+
+
+class Call(NamedTuple):
+    """Results on their way: rows of the steps after `start`, maybe an evaluation.
+
+    `logged`, bool [stop - start], says which steps metrics.jsonl has a row of.
+    `snapshot` is what a checkpoint after `stop` is made of, if one is `wanted`.
+    """
+
+    start: int
+    stop: int
+    logged: np.ndarray
+    rows: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    snapshot: Snapshot | None
+    wanted: Wanted
+
+    def read(self) -> "Call":
+        """On the host, all but the snapshot."""
+        return jax.device_get(self._replace(snapshot=None))
+
+    def member(self, index: int) -> "Call":
+        """One run's part of a population's results."""
+        evaluation = self.evaluation and {
+            name: value[index] for name, value in self.evaluation.items()
+        }
+        rows = {name: value[index] for name, value in self.rows.items()}
+        return self._replace(rows=rows, evaluation=evaluation)
+
+
+def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str, Any]]:
+    """The rows of metrics.jsonl in a call of one run that was read.
+
+    Raises:
+      TrainingStopped: a loss is not finite and `on_nan` is `stop`.
+    """
+    evaluation = {f"eval/{k}": float(v) for k, v in (call.evaluation or {}).items()}
+    bad = ~np.isfinite(call.rows["train/loss"][: call.stop - call.start])
+    for i in np.flatnonzero(call.logged | bad):
+        step = call.start + 1 + int(i)
+        row = {"step": step} | {name: float(v[i]) for name, v in call.rows.items()}
+        row |= evaluation if step == call.stop else {}
+        ends = on_nan == "stop" and _not_finite(row)
+        if ends or call.logged[i]:
+            yield row | {"time/steps_per_second": steps_per_second}
+        if ends:
+            raise TrainingStopped(
+                f"{ends} is {row[ends]} at step {step}. The rows "
+                "up to it are kept. Try a lower optimizer.learning_rate, or "
+                "train.on_nan=continue; debug=find_nan names the operation"
+            )
+
+
+def _not_finite(row: dict[str, float]) -> str | None:
+    """The name of a loss in `row` that is not finite."""
+    for name in ("train/loss", "eval/loss"):
+        if not math.isfinite(row.get(name, 0.0)):
+            return name
+    return None
+
+
+def logged_steps(steps: int, settings: TrainSettings) -> np.ndarray:
+    """Which of a run's steps metrics.jsonl has a row of: bool [steps]."""
+    done = np.arange(1, steps + 1)
+    logged = (done == 1) | (done == steps) | (done % settings.log_every_steps == 0)
+    return logged | (done % settings.eval_every_steps == 0)
+
+
+class _Pace:
+    """How fast calls come back, and so how many steps the next one may take."""
+
+    def __init__(self, start: int):
+        self._reads = deque([(time.perf_counter(), start)])  # when so many were done
+        self.steps_per_call = 16
+
+    def measure(self, call: Call) -> float:
+        """Wait for `call`; steps per second over the last second or so."""
+        jax.block_until_ready(call.rows)
+        now = time.perf_counter()
+        seconds, count = now - self._reads[-1][0], call.stop - call.start
+        if count == self.steps_per_call and seconds < CALL_SECONDS / 2:
+            self.steps_per_call *= 2
+        elif seconds > CALL_SECONDS * 2:
+            self.steps_per_call = max(1, count // 2)
+        self._reads.append((now, call.stop))
+        while len(self._reads) > 2 and self._reads[1][0] < now - RATE_SECONDS:
+            self._reads.popleft()
+        then, done = self._reads[0]
+        return (call.stop - done) / (now - then)
+
+
+def _is_population(program: Program) -> bool:
+    return program.totals["count"].ndim > 0
+
+
+def _together(
+    program: Program, runs: Sequence[Run], start: Start | None
+) -> tuple[Run, feed.TrainFeed]:
+    """`runs` as one, whose numbers have a leading member axis in a population."""
+    run = runs[0]
+    if _is_population(program):
+        filled = [*runs, *[runs[-1]] * (len(program.totals["count"]) - len(runs))]
+        run = run._replace(
+            learning_rates=np.stack([each.learning_rates for each in filled]),
+            init_key=_stacked([each.init_key for each in filled]),
+            values=_stacked([each.values for each in filled]),
+        )
+        orders = [each.order for each in filled]
+    else:
+        orders = [run.order]
+    feeder = feed.TrainFeed(
+        run.spec.dataset,
+        orders,
+        program.mesh,
+        program.capacity,
+        start.step if start else 0,
+        has_members=_is_population(program),
     )
-    pace = Pace(saver.step)
-    left = set(range(len(runs)) if going is None else going)
-    interruption = interruption or Interruption()
-    with saver:
-        for call in _calls(together, compiled, feeder, pace, saver, interruption):
-            speed = pace.measure(call)
-            read = call.read()
-            for index in sorted(left):
-                on_nan, write = runs[index].settings.on_nan, writers[index]
-                try:
-                    write_rows(read.member(index), on_nan, speed, write)
-                except Exception as error:
-                    left.remove(index)
-                    yield index, error
-            if not left:
-                return
-            if call.snapshot is not None:
-                saver.save(call.stop, call.snapshot, call.wanted)
+    return run, feeder
 
 
 def _stacked(trees: list[Any]) -> Any:
-    # A typed PRNG key is no NumPy array.
-    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(
-        lambda *x: jnp.stack(x) if is_key(x[0]) else np.stack(x), *trees
-    )
+    def stack(*leaves):
+        # A typed PRNG key is no NumPy array.
+        is_key = jax.dtypes.issubdtype(leaves[0].dtype, jax.dtypes.prng_key)
+        return jnp.stack(leaves) if is_key else np.stack(leaves)
+
+    return jax.tree.map(stack, *trees)
 
 
 def _calls(
+    program: Program,
     run: Run,
-    compiled: Program,
-    feeder: Any,
-    pace: Pace,
-    saver: Checkpoints,
-    interruption: Interruption,
+    feeder: feed.TrainFeed,
+    pace: _Pace,
+    host: Host,
+    start: Start | None,
 ) -> Iterator[Call]:
-    """Dispatch all calls, handing on each one only when the next is under way.
+    """Dispatch all calls, yielding each one only when the next is under way.
 
     The learning rates of a population, [members, steps], have a dimension more than
-    those of a run, and so has all that comes of them.
-
-    Raises:
-      Preempted: when all that was dispatched is handed on.
+    those of a run, and so has all that is computed from them.
     """
-    settings, dataset, mesh = run.settings, run.static.dataset, compiled.mesh
     *lead, steps = run.learning_rates.shape
-    every = settings.eval_every_steps
-    wanted = logged_steps(steps, settings)
-    columns = feed.columns(dataset, dataset.train, mesh)
-    eval_columns = feed.columns(dataset, dataset.eval, mesh)
-    no_news: Any = np.full(lead, np.inf, np.float32)
-    if saver.start is None:
-        eval_loss = no_news
-        carry = compiled.init(
-            run.init_key, run.learning_rates[..., 0], run.values.hyperparameters
-        )
+    every = run.settings.eval_every_steps
+    logged = logged_steps(steps, run.settings)
+    no_eval_loss: Any = np.full(lead, np.inf, np.float32)
+    step, eval_loss = 0, no_eval_loss
+    if start:
+        step, (carry, eval_loss) = start.step, start.snapshot
     else:
-        carry, eval_loss = saver.start.snapshot
-    start, waiting, stops = saver.step, None, False
-    while start < steps and not stops:
-        evaluated = min(steps, (start // every + 1) * every)
-        next_stop = min(evaluated, saver.next_stop(start))
-        count = min(next_stop - start, compiled.capacity)
-        if count > 1:
-            most = processes.agreed(f"pace after {start}", pace.steps_a_call)
-            count = min(count, most)
-        stop = start + count
-        rates = np.zeros((*lead, compiled.capacity), np.float32)
-        rates[..., :count] = run.learning_rates[..., start:stop]
-        logged = np.zeros(compiled.capacity, bool)
-        logged[:count] = wanted[start:stop]
-        carry, rows = compiled.train(
-            carry, columns, feeder.take(count), rates, logged, np.int32(start),
-            np.int32(count), eval_loss, run.values,
+        rates, numbers = run.learning_rates[..., 0], run.values.hyperparameters
+        carry = program.init(run.init_key, rates, numbers)
+
+    def take(carry, step, count):
+        """Dispatch `count` steps after `step`."""
+        padding = program.capacity - count
+        rates = run.learning_rates[..., step : step + count]
+        rates = np.pad(rates, [*[(0, 0)] * len(lead), (0, padding)])
+        wanted = np.pad(logged[step : step + count], (0, padding))
+        return program.train(
+            carry, program.data().train, feeder.take(count), rates, wanted,
+            np.int32(step), np.int32(count), eval_loss, run.values,
         )  # fmt: skip
-        evaluation, eval_loss = None, no_news
-        if stop == evaluated:
-            totals = compiled.totals
-            for batches in feed.eval_feed(dataset, mesh, compiled.eval_capacity):
-                totals, evaluation = compiled.evaluate(
-                    carry, eval_columns, batches, totals
-                )
-                eval_loss = evaluation["loss"]
-        processes.dispatched((rows, evaluation))
-        stops = stop < steps and interruption.must_stop()
-        save = saver.wants(
-            stop, evaluated=stop == evaluated, ends=stop == steps, interrupted=stops
+
+    def evaluate(carry):
+        totals, means = program.totals, None
+        for batches in program.eval_batches():
+            totals, means = program.evaluate(
+                carry, program.data().eval, batches, totals
+            )
+        return means
+
+    waiting, stopped = None, None
+    while step < steps and stopped is None:
+        evaluated = min(steps, (step // every + 1) * every)
+        count = min(evaluated, host.next_stop(step)) - step
+        count = min(count, program.capacity)
+        if count > 1:
+            most = host.agree(f"pace after {step}", pace.steps_per_call)
+            count = min(count, most)
+        stop = step + count
+        carry, rows = take(carry, step, count)
+        evaluation = evaluate(carry) if stop == evaluated else None
+        eval_loss = evaluation["loss"] if evaluation else no_eval_loss
+        host.dispatched((rows, evaluation))
+        stopped = host.stopping() if stop < steps else None
+        wanted = host.wants(
+            stop,
+            evaluated=stop == evaluated,
+            ends=stop == steps,
+            stops=stopped is not None,
         )
         # Now, since the next call is given the carry to write over.
         snapshot = None
-        if save != "no":
-            news = jax.device_put(eval_loss, mesh.own)
-            snapshot = copied(Snapshot(carry, news))
+        if wanted != "no":
+            placed = jax.device_put(eval_loss, program.mesh.own)
+            snapshot = copied(Snapshot(carry, placed))
         if waiting is not None:
             yield waiting
         waiting = Call(
-            start, stop, wanted[start:stop], rows, evaluation, snapshot, save
+            step, stop, logged[step:stop], rows, evaluation, snapshot, wanted
         )
-        start = stop
+        step = stop
     if waiting is not None:
         yield waiting
-    if stops:
-        raise interruption.preempted()
+    if stopped is not None:
+        raise stopped

@@ -1,12 +1,12 @@
 """Which examples each training step uses: one rule for every way of feeding them."""
 
-import functools
-from typing import NamedTuple
+import dataclasses
 
 import numpy as np
 
 
-class Order(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Order:
     """The rows of every step, a pure function of the seed and the step.
 
     An epoch is a permutation of the examples cut into whole batches. The tail that
@@ -22,6 +22,10 @@ class Order(NamedTuple):
     batch_size: int
     seed: int
     limit_batches: int | None
+    # Of the last two epochs: steps are asked for one after the other.
+    _permutations: dict[int, np.ndarray] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -56,13 +60,12 @@ class Order(NamedTuple):
     def _permutation(self, epoch: int) -> np.ndarray:
         if self.limit_batches is not None:
             epoch = 0
-        return _permutation(self.seed, epoch, self.num_examples)
-
-
-# A few, because packed runs ask for the same epoch of several seeds in turn.
-@functools.lru_cache(maxsize=8)
-def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    rows = np.random.default_rng([seed, epoch]).permutation(num_examples)
-    rows = rows.astype(np.int32)
-    rows.flags.writeable = False  # every caller gets a view of this one array
-    return rows
+        rows = self._permutations.get(epoch)
+        if rows is None:
+            generator = np.random.default_rng([self.seed, epoch])
+            rows = generator.permutation(self.num_examples).astype(np.int32)
+            rows.flags.writeable = False  # every caller gets a view of this one array
+            for old in list(self._permutations)[:-1]:
+                self._permutations.pop(old, None)  # another thread may have
+            self._permutations[epoch] = rows
+        return rows

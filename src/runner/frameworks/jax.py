@@ -3,11 +3,10 @@
 import jax
 import optax
 
-from runner.core.optimization import extra_arguments
-from runner.core.optimizers import Optimizer
-from runner.core.pipeline import Pipeline, State, mean_loss
+from runner.core.optimizers import Optimizer, extra_arguments
+from runner.core.pipeline import Pipeline, TrainState, mean_loss
 from runner.models.model import Model
-from runner.tasks.losses import Loss
+from runner.tasks.loss import Loss
 
 
 def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
@@ -18,7 +17,7 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
     def init(key, learning_rate, hyperparameters):
         params, model_state = initial_values(key)
         tx = optimizer.transformation(learning_rate, hyperparameters)
-        return State(params, model_state, tx.init(params))
+        return TrainState(params, model_state, tx.init(params))
 
     def gradients(state, batch, key):
         def loss_fn(params):
@@ -40,7 +39,7 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
         extra = extra_arguments(grads, loss, loss_fn, eval_loss)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra)
         params = optax.apply_updates(state.params, updates)
-        return State(params, state.model_state, opt_state)
+        return TrainState(params, state.model_state, opt_state)
 
     def predict(state, batch):
         key = jax.random.key(0)  # dropout is off

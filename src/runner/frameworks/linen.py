@@ -4,14 +4,13 @@ import jax
 import optax
 from flax.training import train_state
 
-from runner.core.optimization import extra_arguments
-from runner.core.optimizers import Optimizer
-from runner.core.pipeline import Pipeline, State, mean_loss
+from runner.core.optimizers import Optimizer, extra_arguments
+from runner.core.pipeline import Pipeline, TrainState, mean_loss
 from runner.models.model import Model
-from runner.tasks.losses import Loss
+from runner.tasks.loss import Loss
 
 
-class TrainState(train_state.TrainState):
+class LinenState(train_state.TrainState):
     """flax's TrainState; `apply_gradients` hands extra arguments to the optimizer.
 
     The stock one drops them (flax #4471), so reduce_on_plateau never sees a loss.
@@ -24,7 +23,7 @@ class TrainState(train_state.TrainState):
 
 
 def pipeline(model: Model, loss: Loss, optimizer: Optimizer, example: dict) -> Pipeline:
-    """The usual linen training step, with a TrainState that lives inside it."""
+    """The usual linen training step, with a LinenState that lives inside it."""
     module = model.form("linen")()
 
     def collections(model_state):
@@ -40,8 +39,8 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer, example: dict) -> P
             model_state = dict(module.init(key, example["input"], train=False))
             params = model_state.pop("params")
         tx = optimizer.transformation(learning_rate, hyperparameters)
-        created = TrainState.create(apply_fn=module.apply, params=params, tx=tx)
-        return State(created.params, model_state, created.opt_state)
+        created = LinenState.create(apply_fn=module.apply, params=params, tx=tx)
+        return TrainState(created.params, model_state, created.opt_state)
 
     def gradients(state, batch, key):
         variables = collections(state.model_state)
@@ -67,7 +66,7 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer, example: dict) -> P
         state, grads, loss, learning_rate, hyperparameters, loss_fn, eval_loss
     ):
         tx = optimizer.transformation(learning_rate, hyperparameters)
-        before = TrainState(
+        before = LinenState(
             step=0,
             apply_fn=module.apply,
             params=state.params,
@@ -76,7 +75,7 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer, example: dict) -> P
         )
         extra = extra_arguments(grads, loss, loss_fn, eval_loss)
         after = before.apply_gradients(grads=grads, **extra)
-        return State(after.params, state.model_state, after.opt_state)
+        return TrainState(after.params, state.model_state, after.opt_state)
 
     def predict(state, batch):
         variables = {"params": state.params, **collections(state.model_state)}

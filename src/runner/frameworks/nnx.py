@@ -3,11 +3,10 @@
 import jax
 from flax import nnx
 
-from runner.core.optimization import extra_arguments
-from runner.core.optimizers import Optimizer
-from runner.core.pipeline import Pipeline, State, mean_loss
+from runner.core.optimizers import Optimizer, extra_arguments
+from runner.core.pipeline import Pipeline, TrainState, mean_loss
 from runner.models.model import Model
-from runner.tasks.losses import Loss
+from runner.tasks.loss import Loss
 
 # Whatever a forward pass may change, random number streams aside: those start anew
 # from each step's key.
@@ -41,7 +40,7 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
             nnx.update(made, params)
             nnx.update(made, model_state)
         created = optimizer_of(made, learning_rate, hyperparameters)
-        return State(*_values(made), _dicts(nnx.as_pure(created.opt_state)))
+        return TrainState(*_values(made), _dicts(nnx.as_pure(created.opt_state)))
 
     def gradients(state, batch, key):
         made = module(state, key, train=True)
@@ -63,9 +62,9 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
             grads, loss, lambda params: loss_fn(_dicts(params)), eval_loss
         )
         updater.update(made, grads, **extra)
-        # nnx makes a State of every list in it, such as sm3's: back to what came in.
+        # nnx makes a State of its own of every list, such as sm3's: back again.
         opt_state = _like(state.opt_state, nnx.as_pure(updater.opt_state))
-        return State(_values(made)[0], state.model_state, opt_state)
+        return TrainState(_values(made)[0], state.model_state, opt_state)
 
     def predict(state, batch):
         return module(state, jax.random.key(0), train=False)(batch["input"])

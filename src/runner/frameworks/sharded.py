@@ -1,15 +1,13 @@
 """Fully sharded data parallelism around any framework's pipeline."""
 
-import functools
 from typing import Any
 
 import jax
 
 from runner.core.mesh import Mesh
-from runner.core.pipeline import Pipeline, State
+from runner.core.pipeline import Pipeline, TrainState
 
 
-@functools.lru_cache(maxsize=16)  # so that what is traced with it is traced once
 def sharded(pipeline: Pipeline, mesh: Mesh) -> Pipeline:
     """`pipeline` with its state split over the axis `fsdp` of `mesh`, as ZeRO-3 has it.
 
@@ -22,10 +20,10 @@ def sharded(pipeline: Pipeline, mesh: Mesh) -> Pipeline:
     if mesh.fsdp == 1:
         return pipeline
 
-    def gathered(state: State) -> State:
+    def gathered(state: TrainState) -> TrainState:
         read = state.params, state.model_state
         params, model_state = jax.lax.with_sharding_constraint(read, mesh.replicated)
-        return State(params, model_state, state.opt_state)
+        return TrainState(params, model_state, state.opt_state)
 
     def scattered(tree: Any) -> Any:
         return jax.lax.with_sharding_constraint(tree, mesh.state(tree))

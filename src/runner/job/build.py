@@ -1,5 +1,6 @@
 """From a composed configuration to a run of plain values, checked on the way."""
 
+import pickle
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,52 +9,63 @@ import jax
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from runner.checks.fingerprints import toy_batch, toy_model
+from runner.checks.fingerprints import Toy, toy, toy_batch, toy_model
 from runner.checks.verify import verify
 from runner.config.conf import recorded
-from runner.config.instantiate import call, check_targets, made_once, target
+from runner.config.instantiate import call, check_targets, target
 from runner.config.ranges import check_keys, check_ranges
 from runner.core import feed, program, schedules, step
 from runner.core.mesh import Mesh, device_mesh
-from runner.core.optimization import Optimization
-from runner.core.optimizers import Optimizer, optimizer
-from runner.core.pipeline import Pipeline, State
-from runner.core.recent import Recent
+from runner.core.optimizers import Optimizer, OptimizerSpec, optimizer
+from runner.core.pipeline import TrainState
+from runner.core.program import ProgramSpec, check_traces, key_of
+from runner.core.run import Run
 from runner.core.schedules import ReduceOnPlateau
-from runner.core.static import Static, check_traces, key_of
 from runner.core.step import Values
-from runner.core.train import Run
 from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
 from runner.frameworks.sharded import sharded
-from runner.job import processes
-from runner.record.program_cache import Entry
+from runner.job.session import Session, described
 from runner.record.recorder import better
 from runner.settings import GROUPS, SETTINGS, TrainSettings, is_in_program
+
+
+class Built(NamedTuple):
+    """A run, short of compiling it.
+
+    Attributes:
+      run: what is trained.
+      cfg: its configuration, with its length filled in.
+      toy: what the optimizer probe drives.
+      init: gives the initial carry of a run alone: see `Program.init`.
+    """
+
+    run: Run
+    cfg: DictConfig
+    toy: Toy
+    init: Callable
 
 
 class _Shared(NamedTuple):
     """What runs of one program have in common, made for the first."""
 
-    static: Static
-    toy: Pipeline
+    spec: ProgramSpec
+    toy: Toy
 
 
-_shared: Recent[_Shared] = Recent(16)
-
-
-def build(cfg: DictConfig, begin: Callable[[Run], None] = lambda run: None) -> Run:
+def build(
+    cfg: DictConfig, session: Session, begin: Callable[[Run], None] = lambda run: None
+) -> Built:
     """Build everything that `cfg` names, short of compiling it.
 
-    `train.steps` and `train.steps_per_epoch` are filled in on the way, before anything
-    that depends on them is read. Runs of one process that differ in nothing but numbers
-    share the pipeline, which is verified when the first of them is built, unless an
-    earlier process did so (`program_cache`): with the numbers of that one and with
+    Runs of one session that differ in nothing but numbers share the pipeline, which is
+    verified when the first of them is built: with the numbers of that one and with
     others.
 
     Args:
-      cfg: a run's configuration.
+      cfg: a run's configuration; it isn't changed.
+      session: keeps what runs share.
       begin: called with the run before it is verified, to compile it meanwhile.
 
     Raises:
@@ -61,20 +73,16 @@ def build(cfg: DictConfig, begin: Callable[[Run], None] = lambda run: None) -> R
     """
     # Before the data, which may take an hour to download and prepare.
     check(cfg)
-    with processes.first_alone("data"):
-        dataset = made_once(cfg, "data")
-    order = _order(cfg, dataset)
-    settings = _settings(cfg, order)
-    mesh = device_mesh(cfg.mesh, dataset.batch_size, settings.gradient_accumulation)
-    loss = made_once(cfg, "loss")
-    sizes = {
-        "input_shape": dataset.input_shape,
-        "output_size": loss.output_size(dataset),
-    }
-    model = made_once(cfg, "model", **sizes)
-    wanted = _optimization(cfg)
-    rates = _table(wanted.base_schedule, wanted.steps)
-    tx = optimizer(wanted)
+    with session.processes.first_alone("data"):
+        dataset = session.made(cfg, "data")
+    order = Order(
+        len(dataset.train), dataset.batch_size, cfg.seed, cfg.train.limit_batches
+    )
+    cfg = _with_lengths(cfg, order)
+    settings = OmegaConf.to_object(cfg.train)
+    assert isinstance(settings, TrainSettings)
+    asked = _optimizer_spec(cfg, session)
+    tx = optimizer(asked, session.keep)
     init_key, step_key = _keys(np.uint32(cfg.seed))
     values = Values(
         key=step_key,
@@ -82,86 +90,34 @@ def build(cfg: DictConfig, begin: Callable[[Run], None] = lambda run: None) -> R
         ema_decay=np.float32(settings.ema_decay or 0),
     )
     config = recorded(cfg)
-    description = _description(config, dataset, mesh, tx, wanted)
-
-    def share() -> _Shared:
-        entry = Entry(key_of(description), jax.devices()[: mesh.devices])
-        parts = {"loss": loss, "optimizer": tx}
-        pipeline = call(
-            cfg, "framework", model=model, example=feed.example(dataset), **parts
-        )
-        pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
-        placed = sharded(pipeline, mesh)
-        averaging = settings.ema_decay is not None
-        microbatches = settings.gradient_accumulation
-        toy = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
-        static = Static(
-            description=description,
-            pipeline=pipeline,
-            init=jax.jit(step.init(placed, averaging)),
-            train_step=jax.jit(step.train_step(placed, microbatches)),
-            eval_step=jax.jit(step.eval_step(placed, loss)),
-            loss=loss,
-            dataset=dataset,
-            mesh=mesh,
-            averaging=averaging,
-            microbatches=microbatches,
-            steps_per_call=_number(settings.steps_per_call),
-            entry=entry,
-        )
-        return _Shared(static, toy)
-
-    static, toy = _shared.get(key_of(description), share)
-    run = Run(static, values, rates, init_key, order, settings, config, tx, wanted, toy)
-    facts = static.entry.facts
-    if "metrics" not in facts:
-        begin(run)
-        if cfg.verify:
-            verify(static.pipeline, partial(_initial, run), tx.hyperparameters, wanted)
-        facts["metrics"] = check_traces(static, values)
-    _check_objective(cfg, facts["metrics"])
-    return run
-
-
-def _initial(run: Run, numbers: dict[str, float]) -> State:
-    init = program.init(run.static, run.values)
-    return init(run.init_key, np.float32(1), _float32(numbers)).state
-
-
-# Each with its schedule, so that no other one can have its id. The seeds of a sweep
-# share them.
-_tables: Recent[tuple[schedules.Schedule, np.ndarray]] = Recent(16)
-
-
-def _table(schedule: schedules.Schedule, steps: int) -> np.ndarray:
-    made = lambda: (schedule, schedules.table(schedule, steps))  # noqa: E731
-    return _tables.get(f"{id(schedule)} {steps}", made)[1]
-
-
-def _float32(numbers: dict[str, float]) -> dict[str, np.float32]:
-    return {name: np.float32(number) for name, number in numbers.items()}
-
-
-@jax.jit
-def _keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of the initial parameters and of the steps. Jitted: every operation costs 10 ms
-    to load."""
-    init_key, step_key = jax.random.split(jax.random.key(seed))
-    return init_key, step_key
-
-
-def _number(steps_per_call: int | str) -> int | None:
-    return None if isinstance(steps_per_call, str) else steps_per_call
-
-
-def _order(cfg: DictConfig, dataset: Dataset) -> Order:
-    return Order(
-        len(dataset.train), dataset.batch_size, cfg.seed, cfg.train.limit_batches
+    shared = _shared(cfg, session, dataset, settings, config, asked, tx)
+    run = Run(
+        spec=shared.spec,
+        values=values,
+        learning_rates=_learning_rates(cfg, session, asked),
+        init_key=init_key,
+        order=order,
+        settings=settings,
+        config=config,
+        optimizer=asked,
+        hyperparameters=tx.hyperparameters,
     )
+    begin(run)
+    init = session.keep(
+        ("init", shared.spec.key), lambda: program.init(shared.spec, values)
+    )
+    if cfg.verify:
+        session.keep(("verified", shared.spec.key), partial(_verify, run, init))
+    metrics = session.keep(
+        ("metrics", shared.spec.key), lambda: check_traces(shared.spec, values)
+    )
+    _check_objective(cfg, metrics)
+    return Built(run, cfg, shared.toy, init)
 
 
-def _settings(cfg: DictConfig, order: Order) -> TrainSettings:
-    """The `train` section, complete and within its ranges."""
+def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
+    """A copy of `cfg` with `train.steps` and `train.steps_per_epoch`, checked."""
+    cfg = pickle.loads(pickle.dumps(cfg))  # much faster than a deep copy
     train = cfg.train
     if train.steps_per_epoch not in (None, order.steps_per_epoch):
         raise ConfigError(
@@ -181,10 +137,112 @@ def _settings(cfg: DictConfig, order: Order) -> TrainSettings:
                 "given; set one of them to null"
             )
         train.steps = steps
-    _check_values(cfg)  # again, for what refers to the steps
-    settings = OmegaConf.to_object(train)
-    assert isinstance(settings, TrainSettings)
-    return settings
+    check_ranges(cfg)  # again, for what refers to the steps
+    return cfg
+
+
+def _optimizer_spec(cfg: DictConfig, session: Session) -> OptimizerSpec:
+    factory = target(cfg, "optimizer")  # first, since schedules read its learning rate
+    steps = cfg.train.steps
+    for key in ("schedule", "schedule.base"):
+        node = OmegaConf.select(cfg, key)
+        warmup = OmegaConf.select(node, "warmup_steps") if node is not None else None
+        if type(warmup) is not int:  # `call` says what is wrong with anything else
+            continue
+        if warmup < 0:
+            raise ConfigError(f"{key}.warmup_steps={warmup} must not be negative")
+        if warmup > steps:
+            raise ConfigError(
+                f"{key}.warmup_steps={warmup} is longer than the run, which has "
+                f"train.steps={steps}"
+            )
+    return OptimizerSpec(
+        factory,
+        session.made(cfg, "schedule"),
+        steps,
+        cfg.train.clip_global_norm,
+        cfg.train.mask_weight_decay,
+    )
+
+
+def _learning_rates(
+    cfg: DictConfig, session: Session, asked: OptimizerSpec
+) -> np.ndarray:
+    """The learning rate of each step; the seeds of a sweep share them."""
+    return session.keep(
+        ("learning rates", described(cfg, "schedule"), asked.steps),
+        lambda: schedules.table(asked.base_schedule, asked.steps),
+    )
+
+
+def _shared(
+    cfg: DictConfig,
+    session: Session,
+    dataset: Dataset,
+    settings: TrainSettings,
+    config: dict[str, Any],
+    asked: OptimizerSpec,
+    tx: Optimizer,
+) -> _Shared:
+    """What all runs of the program have in common, this one's if it is the first."""
+    microbatches = settings.gradient_accumulation
+    mesh = device_mesh(cfg.mesh, dataset.batch_size, microbatches)
+    loss = session.made(cfg, "loss")
+    sizes = {
+        "input_shape": dataset.input_shape,
+        "output_size": loss.output_size(dataset),
+    }
+    model = session.made(cfg, "model", **sizes)
+    description = _description(config, dataset, mesh, tx, asked)
+
+    def make() -> _Shared:
+        parts = {"loss": loss, "optimizer": tx}
+        pipeline = call(
+            cfg, "framework", model=model, example=feed.example(dataset), **parts
+        )
+        pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
+        on_mesh = sharded(pipeline, mesh)
+        averaging = settings.ema_decay is not None
+        steps = settings.steps_per_call
+        spec = ProgramSpec(
+            description=description,
+            pipeline=pipeline,
+            init=jax.jit(step.init(on_mesh, averaging)),
+            train_step=jax.jit(step.train_step(on_mesh, microbatches)),
+            eval_step=jax.jit(step.eval_step(on_mesh, loss)),
+            loss=loss,
+            dataset=dataset,
+            mesh=mesh,
+            averaging=averaging,
+            microbatches=microbatches,
+            steps_per_call=None if isinstance(steps, str) else steps,
+        )
+        probed = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
+        return _Shared(spec, toy(probed))
+
+    return session.keep(("shared", key_of(description)), make)
+
+
+def _verify(run: Run, init: Callable) -> bool:
+    def initial(numbers: dict[str, float]) -> TrainState:
+        return init(run.init_key, np.float32(1), _float32(numbers)).state
+
+    verify(run.spec.pipeline, initial, run.hyperparameters, run.optimizer)
+    return True
+
+
+def _float32(numbers: dict[str, float]) -> dict[str, np.float32]:
+    return {name: np.float32(number) for name, number in numbers.items()}
+
+
+@jax.jit
+def _keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """PRNG keys for the initial parameters and for the steps.
+
+    Jitted: every operation costs 10 ms to load.
+    """
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    return init_key, step_key
 
 
 def check(cfg: DictConfig) -> None:
@@ -193,14 +251,9 @@ def check(cfg: DictConfig) -> None:
     Raises:
       ConfigError: a value out of its range, or an argument that a target doesn't take.
     """
-    _check_values(cfg)
-    check_targets(cfg, GROUPS)
-
-
-def _check_values(cfg: DictConfig) -> None:
-    """Check what is ours and already known: the steps may not be."""
     check_keys(cfg)
     check_ranges(cfg)
+    check_targets(cfg, GROUPS)
 
 
 def _check_objective(cfg: DictConfig, metrics: list[str]) -> None:
@@ -217,38 +270,14 @@ def _check_objective(cfg: DictConfig, metrics: list[str]) -> None:
         )
 
 
-def _optimization(cfg: DictConfig) -> Optimization:
-    factory = target(cfg, "optimizer")  # first, since schedules read its learning rate
-    steps = cfg.train.steps
-    for key in ("schedule", "schedule.base"):
-        node = OmegaConf.select(cfg, key)
-        warmup = OmegaConf.select(node, "warmup_steps") if node is not None else None
-        if type(warmup) is not int:  # `call` says what is wrong with anything else
-            continue
-        if warmup < 0:
-            raise ConfigError(f"{key}.warmup_steps={warmup} must not be negative")
-        if warmup > steps:
-            raise ConfigError(
-                f"{key}.warmup_steps={warmup} is longer than the run, which has "
-                f"train.steps={steps}"
-            )
-    return Optimization(
-        factory,
-        made_once(cfg, "schedule"),
-        steps,
-        cfg.train.clip_global_norm,
-        cfg.train.mask_weight_decay,
-    )
-
-
 def _description(
-    config: dict, dataset: Dataset, mesh: Mesh, tx: Optimizer, wanted: Optimization
+    config: dict, dataset: Dataset, mesh: Mesh, tx: Optimizer, asked: OptimizerSpec
 ) -> dict[str, Any]:
     """What tells this run's compiled program from others, as plain values."""
     traced = {"learning_rate", *tx.hyperparameters}
-    settings = config["train"]
-    plateau = isinstance(wanted.schedule, ReduceOnPlateau) and config["schedule"]
+    plateau = isinstance(asked.schedule, ReduceOnPlateau) and config["schedule"]
     rows = dataset.train.rows(np.zeros(1, int))
+    train = {f"train.{name}": value for name, value in config["train"].items()}
     return {
         "framework": config["framework"],
         "model": config["model"],
@@ -257,10 +286,9 @@ def _description(
         "arguments": sorted(traced),
         "plateau": plateau and {k: v for k, v in plateau.items() if k != "base"},
         "train": {
-            name: settings[name] is not None if SETTINGS[f"train.{name}"].switch
-            else settings[name]
-            for name in settings
-            if is_in_program(f"train.{name}") or SETTINGS[f"train.{name}"].switch
+            key: value is not None if SETTINGS[key].switch else value
+            for key, value in train.items()
+            if is_in_program(key) or SETTINGS[key].switch
         },
         "data": {
             "features": {k: [v.shape[1:], str(v.dtype)] for k, v in rows.items()},
@@ -273,6 +301,4 @@ def _description(
         "mesh": [mesh.devices, mesh.fsdp, mesh.fsdp > 1 and mesh.min_shard_elements],
         "device_kind": jax.devices()[0].device_kind,
         "versions": [jax.__version__],
-        # What was not verified must not pass for what was.
-        "verify": config["verify"],
-    }  # fmt: skip
+    }

@@ -8,43 +8,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner.core.run import Wanted
+from runner.core.snapshot import Snapshot, Start
 from runner.errors import ConfigError
-from runner.job import processes
+from runner.job.processes import Processes
 from runner.settings import CheckpointSettings
 
 # Where in a run folder they are.
 FOLDER = "checkpoints"
-
-
-class Snapshot(NamedTuple):
-    """All that a step needs of those before it; the rest follows from seed and step.
-
-    Attributes:
-      carry: parameters, model state, optimizer state and the parameters' average.
-      eval_loss: of an evaluation that the next step still consumes, else inf.
-    """
-
-    carry: Any
-    eval_loss: Any
-
-
-class Start(NamedTuple):
-    """Where training takes up: after `step`, with `snapshot`; `record` is its JSON."""
-
-    step: int
-    snapshot: Snapshot
-    record: dict[str, Any]
-
-
-def copied(snapshot: Snapshot) -> Snapshot:
-    """A copy on the devices: the original is donated to the next call."""
-    return jax.tree.map(jnp.copy, snapshot)
 
 
 class Checkpoints:
@@ -60,7 +37,8 @@ class Checkpoints:
       objective: the metric whose best value `settings.best` is about.
       describe: what is saved beside the arrays, as JSON. It is called when the rows up
         to that step are written, with `best` and `final` as the recorder has them.
-      start: where training takes up; None is the beginning.
+      start: where training continues; None is the beginning.
+      processes: agree on what is saved.
     """
 
     def __init__(
@@ -70,8 +48,10 @@ class Checkpoints:
         objective: str,
         describe: Callable[[int], dict[str, Any]],
         start: Start | None = None,
+        processes: Processes | None = None,
     ):
         self.start = start
+        self._processes = processes or Processes()
         self.folder = folder
         self.settings = settings
         self._objective = objective
@@ -82,20 +62,9 @@ class Checkpoints:
         self._last = 0.0
         self._best_step: int | None = None
 
-    @classmethod
-    def none(cls) -> "Checkpoints":
-        """From the beginning, and never saved."""
-        never = CheckpointSettings(None, None, 1, False, False, "never")
-        return cls(Path(), never, "", lambda step: {})
-
-    @property
-    def step(self) -> int:
-        """How many steps are done when training starts."""
-        return self.start.step if self.start else 0
-
     def __enter__(self) -> Self:
         self._last = time.monotonic()
-        if self.start is not None and processes.is_first():
+        if self.start is not None and self._processes.is_first:
             _remove_after(self.folder, self.start.step)
         return self
 
@@ -121,20 +90,18 @@ class Checkpoints:
         every = self.settings.every_steps
         return sys.maxsize if every is None else (step // every + 1) * every
 
-    def wants(
-        self, step: int, *, evaluated: bool, ends: bool, interrupted: bool
-    ) -> Literal["always", "if best", "no"]:
+    def wants(self, step: int, *, evaluated: bool, ends: bool, stops: bool) -> Wanted:
         """Whether `save` is to be called for `step`, at the end of a call.
 
         Args:
           evaluated: an evaluation was made after it.
           ends: it is the last step of the run.
-          interrupted: the process is about to end before that.
+          stops: training is about to stop before that.
         """
         has_saved = self._has_saved or not self._handed
         if ends and (self.settings.last or has_saved):
             return "always"
-        if interrupted and self.can_save:
+        if stops and self.can_save:
             return "always"
         if self._must_save(step):
             self._last = time.monotonic()
@@ -147,7 +114,7 @@ class Checkpoints:
         if not any(periods):
             return False
         due = self._is_due(step) and self._is_free()
-        return processes.agreed(f"save after {step}", due)
+        return self._processes.agree(f"save after {step}", due)
 
     def _is_due(self, step: int) -> bool:
         steps, minutes = self.settings.every_steps, self.settings.every_minutes
@@ -159,7 +126,7 @@ class Checkpoints:
         is_saving = self._manager is not None and self._manager.is_saving_in_progress()
         return self._handed and not is_saving
 
-    def save(self, step: int, snapshot: Snapshot, wanted: str) -> None:
+    def save(self, step: int, snapshot: Snapshot, wanted: Wanted) -> None:
         """Begin to save `snapshot`, after the rows up to `step` were written.
 
         Waits for the save before it, if that is still under way.

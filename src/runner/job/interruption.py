@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from runner.errors import Preempted
-from runner.job import processes
+from runner.job.processes import Processes
 
 # What Slurm and its like send before a time limit or a preemption; submitit has USR2.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -20,14 +20,15 @@ class Interruption:
     notes none. Of several processes JAX notes each one's SIGTERM, for all of them.
     """
 
-    def __init__(self):
-        self._asked = 0  # by calls of `must_stop`
+    def __init__(self, processes: Processes | None = None):
+        self._processes = processes or Processes()
+        self._asked = 0  # by calls of `stopping`
         self._before: dict[int, Any] = {}
         self._received: int | None = None
 
     def __enter__(self) -> Self:
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and not processes.has_peers():
+        if is_main and not self._processes.has_peers:
             self._before = {s: signal.signal(s, self._note) for s in _SIGNALS}
         return self
 
@@ -41,19 +42,19 @@ class Interruption:
             # None: it was set by something else than Python, and can't be set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def must_stop(self) -> bool:
-        """Whether to end now, at the end of a call. Several processes agree on it."""
-        if processes.has_peers():
+    def stopping(self) -> Preempted | None:
+        """What to raise if training has to stop now, at the end of a call.
+
+        Several processes agree on it.
+        """
+        if self._processes.has_peers:
             from jax.experimental import multihost_utils
 
             self._asked += 1  # what they agree on is a number of these
             if multihost_utils.reached_preemption_sync_point(self._asked):
                 self._received = signal.SIGTERM
-        return self._received is not None
-
-    def preempted(self) -> Preempted:
-        """What to raise when the run has stopped."""
-        assert self._received is not None
+        if self._received is None:
+            return None
         return Preempted(self._received, self._before.get(self._received))
 
     def _note(self, number: int, frame: Any) -> None:

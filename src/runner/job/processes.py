@@ -1,8 +1,8 @@
-"""Several processes that train one run: who they are, and that they fail together.
+"""Several processes that train one run: process identity, agreement and joint failure.
 
 Process 0 prepares data, writes the run folder and talks to W&B. Every process builds
-the run, compiles it and feeds its own devices. They tell each other of failures through
-the key-value store of JAX's coordinator.
+the run, compiles it and feeds its own devices. They report failures to each other
+through the key-value store of JAX's coordinator.
 """
 
 import atexit
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -36,58 +36,174 @@ AGREED = 64
 PATIENCE_MS = 24 * 3600 * 1000  # for data, which may take hours to download
 
 
-_rank = ALONE  # of this process, once it has been connected to the others
-_agreed: deque[str] = deque()
-_last_words: list[Callable[[str], None]] = []
-_in_flight: Any = None
-_ending = threading.Lock()  # held by what ends this process; never given back
+class Processes:
+    """The processes that train one run, as one of them sees them. Alone by default.
 
+    Args:
+      rank: which of them this one is.
+      last_words: called with the message of another process whose failure ends this
+        one.
+    """
 
-def has_peers() -> bool:
-    """Whether other processes train the same run."""
-    return _rank.size > 1
+    def __init__(
+        self, rank: Rank = ALONE, last_words: Sequence[Callable[[str], None]] = ()
+    ):
+        self._rank = rank
+        self._last_words = last_words
+        self._agreed: deque[str] = deque()
+        self._in_flight: Any = None
+        self._ending = (
+            threading.Lock()
+        )  # held by what ends this process; never released
 
+    @property
+    def has_peers(self) -> bool:
+        """Whether other processes train the same run."""
+        return self._rank.size > 1
 
-def is_first() -> bool:
-    """Whether this process prepares, writes and talks."""
-    return _rank.process == 0
+    @property
+    def is_first(self) -> bool:
+        """Whether this process prepares, writes and shows."""
+        return self._rank.process == 0
+
+    @contextlib.contextmanager
+    def first_alone(self, what: str) -> Iterator[None]:
+        """Process 0 goes through the block before any other enters it."""
+        if not self.is_first:
+            _client().blocking_key_value_get(f"runner/{what}", PATIENCE_MS)
+        yield
+        if self.has_peers and self.is_first:
+            _client().key_value_set(f"runner/{what}", "done")
+
+    def agree(self, name: str, value: Any) -> Any:
+        """Process 0's `value`, which is plain, on every process.
+
+        All call it, once with each `name`. It doesn't wait for a device.
+        """
+        if not self.has_peers:
+            return value
+        key = f"runner/{name}"
+        if not self.is_first:
+            return json.loads(_client().blocking_key_value_get(key, PATIENCE_MS))
+        _client().key_value_set(key, json.dumps(value))
+        self._agreed.append(key)
+        if len(self._agreed) > AGREED:
+            _client().key_value_delete(self._agreed.popleft())
+        return value
+
+    def barrier(self, name: str) -> None:
+        """Wait until all processes are here."""
+        if self.has_peers:
+            _client().wait_at_barrier(f"runner/{name}", PATIENCE_MS)
+
+    def dispatched(self, results: Any) -> None:
+        """Remember results of a program that wait for other processes."""
+        if self.has_peers:
+            self._in_flight = results
+
+    def check_same(self, cfg: DictConfig, seconds: int) -> None:
+        """Refuse to train where two processes have different configurations.
+
+        Raises:
+          ConfigError: the first difference.
+        """
+        import jax
+
+        plain = OmegaConf.to_container(cfg, resolve=False)
+        assert isinstance(plain, dict)
+        client, own = _client(), to_json(plain | {"version of jax": jax.__version__})
+        client.key_value_set(f"runner/config/{self._rank.process}", json.dumps(own))
+        for other in range(self._rank.size):
+            key = f"runner/config/{other}"
+            text = client.blocking_key_value_get(key, seconds * 1000)
+            different = differences(own, json.loads(text), "distributed".__eq__)
+            for key, ours, its in different:
+                raise ConfigError(
+                    f"processes of one run need one configuration, but {key} is {ours} "
+                    f"on process {self._rank.process} and {its} on process {other}"
+                )
+
+    def watch(self) -> None:
+        """End this process when another one fails, for which a collective may wait."""
+        try:
+            message = _client().blocking_key_value_get(FAILED, 10 * PATIENCE_MS)
+        except Exception:
+            return  # the run has ended
+        if self._ending.acquire(blocking=False):
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            for say in self._last_words:
+                say(message)
+            _shut_down()
+            _leave()
+
+    def fail(self, error: BaseException) -> None:
+        """Report `error`, which ends this process, to the others; ends after them."""
+        if not self._ending.acquire(blocking=False):
+            threading.Event().wait()  # for `watch`, which ends this process
+        text = " ".join(explain(error).split()) if isinstance(error, Exception) else ""
+        who = f"process {self._rank.process} of {self._rank.size}"
+        with contextlib.suppress(Exception):  # another was first, or no coordinator
+            _client().key_value_set(FAILED, f"{who} failed: {text or repr(error)}")
+        self._drain()
+        atexit.register(_leave_last)
+
+    def _drain(self) -> None:
+        """Let end what this process has dispatched, as others have or will.
+
+        A collective whose peer is gone would abort this process.
+        """
+        import jax
+
+        thread = threading.Thread(target=jax.block_until_ready, args=[self._in_flight])
+        thread.daemon = True  # another that failed too may not have dispatched as many
+        thread.start()
+        thread.join(DRAIN_SECONDS)
+
+    def end(self) -> None:
+        """Leave when all processes have finished."""
+        import jax
+
+        # Process 0 may be waiting for W&B, longer than JAX would wait for it.
+        with self.first_alone("end"):
+            self._ending.acquire()
+        jax.distributed.shutdown()
 
 
 @contextlib.contextmanager
-def connected(cfg: DictConfig) -> Iterator[None]:
+def connected(
+    cfg: DictConfig, last_words: Sequence[Callable[[str], None]] = ()
+) -> Iterator[Processes]:
     """Connect the processes of a run, if there are several, until its end.
 
-    One that fails in the block tells the others, which then end too, with its message
-    and exit status 1.
+    One that fails in the block reports it to the others, which then end too, with its
+    message and exit status 1.
+
+    Args:
+      cfg: the composed configuration.
+      last_words: see `Processes`.
 
     Raises:
       ConfigError: the processes weren't started with the same configuration.
     """
-    global _rank
     config = cfg.distributed
     check_ranges(cfg, ["distributed.timeout_seconds"])
     here = rank(config)
     if here.size == 1:
-        yield
+        yield Processes()
         return
-    import jax
-
     _initialize(here, config.timeout_seconds)
-    _rank = here
-    threading.Thread(target=_watch, name="runner-peers", daemon=True).start()
+    processes = Processes(here, last_words)
+    threading.Thread(target=processes.watch, name="runner-peers", daemon=True).start()
     preempted = None
     try:
-        _check_same(cfg, config.timeout_seconds)
-        yield
+        processes.check_same(cfg, config.timeout_seconds)
+        yield processes
     except SystemExit as stopped:  # preempted, as are all
         preempted = stopped
     except BaseException as error:
-        _tell(error)
+        processes.fail(error)
         raise
-    # Process 0 may be waiting for W&B, longer than JAX would wait for it.
-    with first_alone("end"):
-        _ending.acquire()
-    jax.distributed.shutdown()
+    processes.end()
     if preempted:
         raise preempted
 
@@ -141,90 +257,6 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
-def _check_same(cfg: DictConfig, seconds: int) -> None:
-    """Refuse to train where two processes were told different things."""
-    import jax
-
-    plain = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(plain, dict)
-    mine = plain | {"version of jax": jax.__version__}
-    client = _client()
-    mine = to_json(mine)
-    client.key_value_set(f"runner/config/{_rank.process}", json.dumps(mine))
-    for other in range(_rank.size):
-        text = client.blocking_key_value_get(f"runner/config/{other}", seconds * 1000)
-        different = differences(mine, json.loads(text), "distributed".__eq__)
-        for key, ours, its in different:
-            raise ConfigError(
-                f"processes of one run need one configuration, but {key} is {ours} on "
-                f"process {_rank.process} and {its} on process {other}"
-            )
-
-
-@contextlib.contextmanager
-def first_alone(what: str) -> Iterator[None]:
-    """Process 0 goes through the block before any other enters it."""
-    if not is_first():
-        _client().blocking_key_value_get(f"runner/{what}", PATIENCE_MS)
-    yield
-    if has_peers() and is_first():
-        _client().key_value_set(f"runner/{what}", "done")
-
-
-def agreed(name: str, value: Any) -> Any:
-    """What process 0 has as `value`, plain values, on every process.
-
-    All call it, once with each `name`. It doesn't wait for a device.
-    """
-    if not has_peers():
-        return value
-    if is_first():
-        _client().key_value_set(f"runner/{name}", json.dumps(value))
-        _agreed.append(name)
-        if len(_agreed) > AGREED:
-            _client().key_value_delete(f"runner/{_agreed.popleft()}")
-        return value
-    return json.loads(_client().blocking_key_value_get(f"runner/{name}", PATIENCE_MS))
-
-
-def barrier(name: str) -> None:
-    """Wait until all processes are here."""
-    if has_peers():
-        _client().wait_at_barrier(f"runner/{name}", PATIENCE_MS)
-
-
-def dispatched(results: Any) -> None:
-    """Remember what a program will give that waits for other processes."""
-    global _in_flight
-    if has_peers():
-        _in_flight = results
-
-
-def _drain() -> None:
-    """Let the programs end that this process has dispatched, as others have or will.
-
-    A collective whose peer is gone would abort this process.
-    """
-    import jax
-
-    thread = threading.Thread(target=jax.block_until_ready, args=[_in_flight])
-    thread.daemon = True  # another that failed too may not have dispatched as many
-    thread.start()
-    thread.join(DRAIN_SECONDS)
-
-
-def _tell(error: BaseException) -> None:
-    """Let the others know that this process ends with `error`; ends after them."""
-    if not _ending.acquire(blocking=False):
-        threading.Event().wait()  # for _watch, which ends this process
-    text = " ".join(explain(error).split()) if isinstance(error, Exception) else ""
-    message = f"process {_rank.process} of {_rank.size} failed: {text or repr(error)}"
-    with contextlib.suppress(Exception):  # another was first, or the coordinator's gone
-        _client().key_value_set(FAILED, message)
-    _drain()
-    atexit.register(_leave_last)
-
-
 def _leave_last() -> None:
     # The others may have dispatched more than this one, which waits for nothing.
     _shut_down()
@@ -237,25 +269,6 @@ def _leave() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)
-
-
-def before_leaving(tell: Callable[[str], None]) -> None:
-    """Have `tell` called with the message of another process that ends this one."""
-    _last_words.append(tell)
-
-
-def _watch() -> None:
-    """End this process when another one fails, for which a collective may wait."""
-    try:
-        message = _client().blocking_key_value_get(FAILED, 10 * PATIENCE_MS)
-    except Exception:
-        return  # the run is over
-    if _ending.acquire(blocking=False):
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        for tell in _last_words:
-            tell(message)
-        _shut_down()
-        _leave()
 
 
 def _shut_down() -> None:

@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 from runner.config.conf import recorded
 from runner.core.program import start_shapes
-from runner.core.train import Run
+from runner.core.run import Run
+from runner.core.snapshot import Start
 from runner.errors import ConfigError
 from runner.job import checkpoint
-from runner.job.checkpoint import Start
 from runner.record.conditions import changed
 from runner.record.files import to_json
 from runner.record.recorder import Kept, Recorder
@@ -152,9 +152,9 @@ def _from(
     provenance: Mapping[str, Any],
 ) -> Resumed:
     """Take up the newest checkpoint of `earlier`, or that of `step`."""
-    target = start_shapes(run.static, run.values)
+    target = start_shapes(run.spec, run.values)
     place = earlier.folder / checkpoint.FOLDER
-    start = checkpoint.newest(place, step, target, run.static.description)
+    start = checkpoint.newest(place, step, target, run.spec.description)
     if start.step > len(run.learning_rates):
         raise ConfigError(
             f"train.steps={len(run.learning_rates)} is less than the {start.step} "

@@ -17,18 +17,23 @@ from omegaconf import DictConfig, OmegaConf
 from runner.checks.fingerprints import identify
 from runner.config.explain import explain
 from runner.config.hydra_job import HydraJob
-from runner.core.train import Run, compilation, train
+from runner.core.mesh import devices
+from runner.core.program import Program
+from runner.core.run import Host, Run
+from runner.core.train import train
 from runner.errors import ConfigError
-from runner.job import checkpoint, processes
-from runner.job.build import build
+from runner.job import checkpoint
+from runner.job.build import Built, build
 from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
-from runner.job.resume import Resumed, resume
-from runner.record import compilation_cache
+from runner.job.processes import Processes, connected
+from runner.job.resume import resume
+from runner.job.session import Session
+from runner.record import compiled
 from runner.record.files import to_json, write_json
 from runner.record.mirrors import process
 from runner.record.mirrors.wandb import WandbFields
-from runner.record.provenance import provenance
+from runner.record.provenance import code, provenance
 from runner.record.recorder import Recorder
 from runner.record.secrets import scrub
 from runner.settings import CheckpointSettings
@@ -61,8 +66,15 @@ class Prepared(NamedTuple):
 def run_job(
     cfg: DictConfig,
     composed: HydraJob,
+    last_words: Sequence[Callable[[str], None]] = (),
 ) -> float:
-    """Build, train and record one job. The arguments are those of `prepare`.
+    """Build, train and record one job.
+
+    Args:
+      cfg: the composed configuration.
+      composed: what else Hydra knows of it.
+      last_words: called with the message of another process of the run whose failure
+        ends this one.
 
     Returns:
       the final value of the metric that `cfg.objective` names; NaN if nothing is
@@ -71,44 +83,83 @@ def run_job(
     Raises:
       ConfigError, TrainingStopped: in summary.json too.
     """
-    with processes.connected(cfg):
-        if not processes.is_first():  # Hydra has made the folder
+    with connected(cfg, last_words) as processes:
+        if not processes.is_first:  # Hydra has made the folder
             with contextlib.suppress(OSError):  # process 0's isn't empty
                 composed.folder.rmdir()
-        folder = Path(processes.agreed("folder", str(composed.folder.absolute())))
+        folder = Path(processes.agree("folder", str(composed.folder.absolute())))
         composed = composed._replace(folder=folder)
+        session = Session(processes)
         if cfg.print is not None:
             from runner.job.sharding import print_sharding
 
-            print_sharding(_built(cfg), None if processes.is_first() else StringIO())
+            run = _built(cfg, session).run
+            program = session.program(run.spec, run.values)
+            print_sharding(run, program, None if processes.is_first else StringIO())
             return math.nan
-        job = prepare(cfg, composed, quiet=False)
-        if not processes.is_first():
+        job = prepare(cfg, composed, session, quiet=False)
+        if not processes.is_first:
             job.recorder.follow()
-            train_recorded(job, job.recorder.track)
+            train_recorded(job, session, job.recorder.track)
             return job.result
         trace = contextlib.nullcontext()
         if cfg.train.profile:
             trace = jax.profiler.trace(str(folder / "profile"))
         with job.recorder, trace:
-            train_recorded(job, job.recorder.row)
+            train_recorded(job, session, job.recorder.row)
         return job.result
 
 
-def train_recorded(job: Prepared, write: Callable[[dict], None]) -> None:
+def train_recorded(
+    job: Prepared, session: Session, write: Callable[[dict], None]
+) -> None:
     """Train `job`, whose recorder is entered, or follows; `write` gets its rows.
 
     Raises:
-      TrainingStopped, Preempted: see `runner.core.train.train`.
+      TrainingStopped: a loss isn't finite.
+      Preempted: a signal ended it.
     """
-    job.recorder.finish(compilation(job.run))
-    with Interruption() as interruption:
-        train(job.run, write, job.checkpoints, interruption)
+    program = session.program(job.run.spec, job.run.values)
+    job.recorder.finish(program_facts(program))
+    checkpoints, processes = job.checkpoints, session.processes
+    with Interruption(processes) as interruption, checkpoints:
+        host = host_of(
+            lambda index, row: write(row), checkpoints, interruption, processes
+        )
+        for _, error in train(program, [job.run], host, checkpoints.start):
+            raise error
+
+
+def host_of(
+    write: Callable[[int, dict], None],
+    checkpoints: Checkpoints,
+    interruption: Interruption,
+    processes: Processes,
+) -> Host:
+    """A `Host` that saves `checkpoints` and stops at an `interruption`."""
+    return Host(
+        write=write,
+        next_stop=checkpoints.next_stop,
+        wants=checkpoints.wants,
+        save=checkpoints.save,
+        stopping=interruption.stopping,
+        agree=processes.agree,
+        dispatched=processes.dispatched,
+    )
+
+
+def program_facts(program: Program) -> dict[str, Any]:
+    """What the summary of a run says of its program."""
+    return {
+        "compile_seconds": program.compile_seconds,
+        "steps_per_call": program.capacity,
+    }
 
 
 def prepare(
     cfg: DictConfig,
     composed: HydraJob,
+    session: Session,
     *,
     quiet: bool,
     begin: Callable[[Run], None] = lambda run: None,
@@ -118,6 +169,7 @@ def prepare(
     Args:
       cfg: the composed configuration.
       composed: what else Hydra knows of it.
+      session: what it shares with other jobs.
       quiet: show neither its progress nor its summary.
       begin: see `build`.
 
@@ -125,33 +177,28 @@ def prepare(
       ConfigError: in the folder's summary.json too, like any other error.
     """
     folder, choices, overrides, sweep = composed
+    processes = session.processes
     try:
         if cfg.print is not None:
             raise ConfigError(f"print={cfg.print} is for a single run, not for a sweep")
-        wandb = wandb_settings(cfg, choices, overrides, sweep)
-        if processes.is_first():
+        wandb = wandb_fields(cfg, choices, overrides, sweep)
+        if processes.is_first:
             process.prepare(wandb)
-        run = _built(cfg, begin)
-        identity = identify(run)
-        run.static.entry.store()  # that was the last to add to it
-        record = identity | provenance(
-            backend=jax.default_backend(),
-            devices=[d.device_kind for d in jax.devices()[: run.static.mesh.devices]],
-            program_key=run.static.key,
-            argv=sys.argv,
-            folder=Path.cwd(),
-        )
-        resumed = resume(cfg, run, folder, record)
+        built = _built(cfg, session, begin)
+        record = fingerprints_and_provenance(built, session)
+        resumed = resume(built.cfg, built.run, folder, record)
         processes.barrier("resumed")  # from here on process 0 writes there
     except Exception as error:
-        _write_failure(folder, error)
+        if processes.is_first:
+            _write_failure(folder, error)
         raise
+    run = built.run
     wandb_id = os.environ.get("WANDB_RUN_ID") or (resumed and resumed.wandb_id)
     wandb = wandb._replace(id=wandb_id or secrets.token_hex(4))
     recorder = Recorder(
         folder,
         config=run.config
-        | {"optimizer_probe": identity["optimizer_probe"]}
+        | {"optimizer_probe": record["optimizer_probe"]}
         | {"hydra": {"choices": dict(choices), "overrides": list(overrides)}},
         provenance=record
         | {"wandb_id": wandb.id}
@@ -164,54 +211,51 @@ def prepare(
     )
     if resumed:
         recorder.finish({"restarts": len(resumed.restarts)})
-    checkpoints = _checkpoints(cfg, run, recorder, resumed)
-    return Prepared(run, recorder, checkpoints, cfg.objective)
-
-
-def _checkpoints(
-    cfg: DictConfig, run: Run, recorder: Recorder, resumed: Resumed | None
-) -> Checkpoints:
     settings = OmegaConf.to_object(cfg.checkpoint)
     assert isinstance(settings, CheckpointSettings)
-    return Checkpoints(
+    checkpoints = Checkpoints(
         recorder.folder / checkpoint.FOLDER,
         settings,
         cfg.objective,
         lambda step: to_json(checkpoint_record(run, step) | recorder.state()),
         resumed.start if resumed else None,
+        processes,
+    )
+    return Prepared(run, recorder, checkpoints, cfg.objective)
+
+
+def fingerprints_and_provenance(built: Built, session: Session) -> dict[str, Any]:
+    """What tells a run from others: what it did, and where it comes from."""
+    run = built.run
+    return identify(run, built.toy, built.init) | provenance(
+        session.keep(("code", Path.cwd()), lambda: code(Path.cwd())),
+        backend=jax.default_backend(),
+        devices=[d.device_kind for d in jax.devices()[: run.spec.mesh.devices]],
+        program_key=run.spec.key,
+        argv=sys.argv,
     )
 
 
 def checkpoint_record(run: Run, step: int) -> dict[str, Any]:
-    """What tells whether a run can go on from a checkpoint after `step` of this one."""
+    """What decides whether a run can continue from a checkpoint after `step`."""
     return {
-        "program": scrub(run.static.description),
+        "program": scrub(run.spec.description),
         "timetable": run.timetable,
         "learning_rates": checkpoint.digest(run.learning_rates[:step]),
     }
 
 
-def _built(cfg: DictConfig, begin: Callable[[Run], None] = lambda run: None) -> Run:
+def _built(
+    cfg: DictConfig, session: Session, begin: Callable[[Run], None] = lambda run: None
+) -> Built:
     jax.config.update("jax_debug_nans", cfg.train.debug_nans)
-    compilation_cache.set_up(cfg.compilation_cache)
-    _check_devices()
-    return build(cfg, begin)
-
-
-def _check_devices() -> None:
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as error:  # jax's way to say: none at all
-        platforms = os.environ.get("JAX_PLATFORMS", "")
-        raise ConfigError(
-            f"JAX has no device to run on, with JAX_PLATFORMS={platforms}: {error}"
-        ) from error
+    compiled.set_up(cfg.compilation_cache)
+    devices()
+    return build(cfg, session, begin)
 
 
 def _write_failure(folder: Path, error: Exception) -> None:
     """Tell whoever finds the folder, which is Hydra's doing, why it is empty."""
-    if not processes.is_first():
-        return
     if (folder / "metrics.jsonl").exists():
         return  # it isn't: an earlier run's summary is no less true for our mistake
     told = " ".join(explain(error).split())
@@ -222,7 +266,7 @@ def _write_failure(folder: Path, error: Exception) -> None:
         (folder / "error.txt").write_text(text, encoding="utf-8")
 
 
-def wandb_settings(
+def wandb_fields(
     cfg: DictConfig,
     choices: Mapping[str, str],
     overrides: Sequence[str],

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TextIO
 
 import jax
 
-from runner.core.program import Program, program, start_shapes
-from runner.core.train import Run
+from runner.core.program import Program, start_shapes
+from runner.core.run import Run
 from runner.errors import ConfigError
 from runner.job.collectives import Collective, collectives
 
@@ -36,7 +36,7 @@ class Crossing(NamedTuple):
 
 def placed(run: Run) -> dict[str, list[Placed]]:
     """The arrays of each part of `run`'s state, by the part's name."""
-    carry = start_shapes(run.static, run.values).carry
+    carry = start_shapes(run.spec, run.values).carry
     parts = carry.state._asdict() | {"average": carry.average}
     return {name: list(map(_placed, *_leaves(tree))) for name, tree in parts.items()}
 
@@ -93,11 +93,10 @@ def _when(one: Collective, looped: bool) -> str:
     return f"{when}, if its branch is taken" if one.conditional else when
 
 
-def print_sharding(run: Run, stream: TextIO | None = None) -> None:
-    """Compile `run`'s program and print all of the above; stdout by default."""
+def print_sharding(run: Run, compiled: Program, stream: TextIO | None = None) -> None:
+    """Print all of the above for a run and its program; to stdout by default."""
     from rich.console import Console
 
-    compiled = program(run.static, run.values)
     crossed = crossings(compiled)
     parts = placed(run)
     console = Console(file=stream)

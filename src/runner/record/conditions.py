@@ -5,9 +5,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-
-from runner.errors import ConfigError
 from runner.record.provenance import FACTS, PACKAGES
 from runner.settings import ROUNDING
 
@@ -52,7 +49,7 @@ def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
     texts = {
         "runner_git": _commit,
         "git": _commit,
-        "devices": _devices,
+        "devices": counted,
         "platform": _machine,
         "members": lambda members: members or 1,
         "changes": lambda changes: "; ".join(changes or []) or "none",
@@ -73,7 +70,8 @@ def _commit(git: Mapping[str, Any] | None) -> str | None:
     return git["commit"][:12] + (" + uncommitted changes" if git.get("dirty") else "")
 
 
-def _devices(kinds: list[str] | None) -> str | None:
+def counted(kinds: list[str] | None) -> str | None:
+    """Such as `2 x cpu`."""
     counts = Counter(kinds or []).items()
     return ", ".join(f"{count} x {kind}" for kind, count in counts) or None
 
@@ -84,24 +82,3 @@ def _machine(platform: str | None) -> str | None:
         return None
     known = re.search("x86_64|AMD64|aarch64|arm64|ppc64le|s390x|riscv64", platform)
     return f"{platform.split('-')[0]} {known[0]}" if known else platform
-
-
-def check_devices(recorded: Mapping[str, Any]) -> int | None:
-    """How many devices the run had; None where that isn't recorded.
-
-    Raises:
-      ConfigError: there are fewer here, or none.
-    """
-    try:
-        here = jax.devices()
-    except (RuntimeError, AssertionError) as error:  # jax's way to say: none at all
-        raise ConfigError(f"JAX has no device to run on: {error}") from error
-    count = recorded.get("device_count")
-    if count is not None and count > len(here):
-        hint = " JAX_NUM_CPU_DEVICES sets how many CPU devices there are."
-        raise ConfigError(
-            f"the run had {_devices(recorded.get('devices')) or count} devices, here "
-            f"are {len(here)} x {here[0].device_kind}: another number of devices adds "
-            "up in another order." + hint * (here[0].platform == "cpu")
-        )
-    return count

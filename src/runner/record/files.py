@@ -1,17 +1,17 @@
 """Files of a run folder: JSON values written at once, metrics row by row."""
 
+import fcntl
 import json
 import math
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from runner.record.lock import lock
-
-# JSON has no word for these. As null they would be one thing, and a loss that went to
-# infinity is another finding than a NaN, so they are written as strings.
-_NON_FINITE = {
+# The floats that JSON has no word for. As null they would be one thing, and a loss that
+# went to infinity is another finding than a NaN, so they are written as strings.
+NON_FINITE = {
     "NaN": math.nan,
     "Infinity": math.inf,
     "-Infinity": -math.inf,
@@ -55,13 +55,38 @@ def write_json(path: Path, value: Any) -> None:
       TypeError: see `to_json`.
       OSError: the disk is full or the folder can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(to_json(value), indent=2, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` so that a reader finds the old file or the new one, never half.
+
+    Raises:
+      OSError: the disk is full or the folder can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lock(file: IO) -> None:
+    """Lock `file` until it is closed or this process dies.
+
+    A file system without locks lets everybody in.
+
+    Raises:
+      BlockingIOError: another process has it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
 
 
 class MetricsFile:
@@ -122,6 +147,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def from_json(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as it was before `to_json`."""
     return {
-        key: _NON_FINITE.get(item, item) if isinstance(item, str) else item
+        key: NON_FINITE.get(item, item) if isinstance(item, str) else item
         for key, item in row.items()
     }

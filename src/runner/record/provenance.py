@@ -1,6 +1,5 @@
 """Where a run comes from: code, versions, machine and command."""
 
-import functools
 import importlib.metadata
 import os
 import platform
@@ -91,35 +90,47 @@ def affects(name: str) -> Affects:
 _GIT_SECONDS = 5.0  # a hung network file system must not hold up the run
 
 
-def provenance(
-    *,
-    backend: str,
-    devices: list[str],
-    program_key: str,
-    argv: list[str],
-    folder: Path,
-) -> dict[str, Any]:
-    """What is needed to find this run's code and machine again.
+def code(folder: Path) -> dict[str, Any]:
+    """What of a process's provenance stays the same while it runs: it is loaded once.
 
     Args:
-      backend: jax.default_backend(). Passed in, like `devices`, so that reading runs
-        needs no JAX.
-      devices: the kind of each device in use, such as ["cpu", "cpu"].
-      program_key: names the compiled program; equal in runs that share it.
-      argv: the command line; secrets in it are redacted.
       folder: the working folder at the start, whose repository is the user's own.
 
     Never raises: what can't be found out, such as git outside a repository, is null.
     """
     return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": scrub_command(argv),
         "folder": str(folder),
-        "pid": os.getpid(),
-        "git": _git_state_once(folder),
+        "git": git_state(folder),
         "runner_git": _runner_git(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "executable": sys.executable,
+    }
+
+
+def provenance(
+    code: dict[str, Any],
+    *,
+    backend: str,
+    devices: list[str],
+    program_key: str,
+    argv: list[str],
+) -> dict[str, Any]:
+    """What is needed to find this run's code and machine again.
+
+    Args:
+      code: of this process, from the function of that name.
+      backend: jax.default_backend(). Passed in, like `devices`, so that reading runs
+        needs no JAX.
+      devices: the kind of each device in use, such as ["cpu", "cpu"].
+      program_key: names the compiled program; equal in runs that share it.
+      argv: the command line; secrets in it are redacted.
+    """
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": scrub_command(argv),
+        "pid": os.getpid(),
+        **code,
         "platform": platform.platform(),
         "hostname": socket.gethostname(),
         "cpu_count": os.cpu_count(),
@@ -128,7 +139,6 @@ def provenance(
         "device_count": len(devices),
         "program_key": program_key,
         "members": 1,  # of its population; a sweep may make it more
-        "executable": sys.executable,
     }
 
 
@@ -145,10 +155,6 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 
-# Once a process: what is loaded stays as it is, and a sweep has many runs.
-_git_state_once = functools.cache(git_state)
-
-
 def _runner_git() -> dict[str, Any] | None:
     """runner's own repository, if it is a checkout.
 
@@ -157,7 +163,7 @@ def _runner_git() -> dict[str, Any] | None:
     """
     root = Path(__file__).parents[3]
     is_checkout = (root / "src" / "runner").is_dir() and (root / ".git").exists()
-    return _git_state_once(root) if is_checkout else None
+    return git_state(root) if is_checkout else None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -177,7 +183,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-@functools.cache
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

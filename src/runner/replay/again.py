@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +10,16 @@ import jax
 from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.fingerprints import identify
-from runner.core.train import Run, compilation, train
+from runner.core.mesh import devices
+from runner.core.run import Host, Run
+from runner.core.train import train
 from runner.errors import ConfigError
-from runner.job.build import build
-from runner.record import compilation_cache
-from runner.record.conditions import BITS, Fact, changed, check_devices
+from runner.job.build import Built, build
+from runner.job.run import fingerprints_and_provenance, program_facts
+from runner.job.session import Session
+from runner.record import compiled
+from runner.record.conditions import BITS, Fact, changed, counted
 from runner.record.mirrors.wandb import WandbFields
-from runner.record.provenance import provenance
 from runner.record.recorder import Recorder
 from runner.record.terminal import Progress
 from runner.replay import configuration
@@ -58,9 +60,10 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
         raise ConfigError(f"--out {out} holds a run already; name another folder")
     recorded = read(path)
     cfg = _configuration(recorded, limits)
-    run = _build(recorded, cfg)
-    identity = identify(run)
-    here = identity | _provenance(run)
+    session = Session()
+    built = _build(recorded, cfg, session)
+    run, identity = built.run, identify(built.run, built.toy, built.init)
+    here = fingerprints_and_provenance(built, session)
     facts = changed(recorded.provenance, here)
     _show_facts(facts)
     exact = not limits.rounding and not any(fact.decides for fact in facts)
@@ -73,7 +76,7 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
     if differing:
         print(f"Not as recorded, before any training: {', '.join(differing)}.")
     rows = Rows(recorded.rows, recorded.finished, None if exact else limits.tolerance)
-    step = _train(run, rows, _recorder(recorded, run, here, out))
+    step = _train(run, session, rows, _recorder(recorded, run, here, out))
     if exact and differing:
         raise Differs(f"all rows are equal, but not {' and '.join(differing)}")
     return _verdict(recorded, rows, step, len(run.learning_rates), exact)
@@ -101,8 +104,8 @@ def _configuration(recorded: Recorded, limits: Limits) -> DictConfig:
     return cfg
 
 
-def _build(recorded: Recorded, cfg: DictConfig) -> Run:
-    count = check_devices(recorded.provenance)
+def _build(recorded: Recorded, cfg: DictConfig, session: Session) -> Built:
+    count = _check_devices(recorded.provenance)
     if count is not None:
         mesh = cfg.mesh  # -1, all that the other axis leaves, may be more here
         if mesh.fsdp == -1:
@@ -113,22 +116,30 @@ def _build(recorded: Recorded, cfg: DictConfig) -> Run:
     # and what tells that is the digest of the data.
     cfg.train.epochs = None
     try:
-        compilation_cache.set_up(cfg.compilation_cache)
+        compiled.set_up(cfg.compilation_cache)
     except ConfigError as error:  # another machine's folder
         print(f"warning: without a compilation cache: {error}")
-        compilation_cache.set_up(None)
+        compiled.set_up(None)
     jax.config.update("jax_debug_nans", cfg.train.debug_nans)
-    return build(cfg)
+    return build(cfg, session)
 
 
-def _provenance(run: Run) -> dict[str, Any]:
-    return provenance(
-        backend=jax.default_backend(),
-        devices=[d.device_kind for d in jax.devices()[: run.static.mesh.devices]],
-        program_key=run.static.key,
-        argv=sys.argv,
-        folder=Path.cwd(),
-    )
+def _check_devices(recorded: Mapping[str, Any]) -> int | None:
+    """How many devices the run had; None where that isn't recorded.
+
+    Raises:
+      ConfigError: there are fewer here, or none.
+    """
+    here = devices()
+    count = recorded.get("device_count")
+    if count is not None and count > len(here):
+        hint = " JAX_NUM_CPU_DEVICES sets how many CPU devices there are."
+        raise ConfigError(
+            f"the run had {counted(recorded.get('devices')) or count} devices, here "
+            f"are {len(here)} x {here[0].device_kind}: another number of devices adds "
+            "up in another order." + hint * (here[0].platform == "cpu")
+        )
+    return count
 
 
 def _show_facts(facts: Sequence[Fact]) -> None:
@@ -172,12 +183,12 @@ def _recorder(
     )
 
 
-def _train(run: Run, rows: Rows, recorder: Recorder | None) -> int:
+def _train(run: Run, session: Session, rows: Rows, recorder: Recorder | None) -> int:
     """Train and compare; returns the step of the last row."""
     progress = Progress(len(run.learning_rates))
     last = 0
 
-    def write(row: dict[str, Any]) -> None:
+    def write(index: int, row: dict[str, Any]) -> None:
         nonlocal last
         last = row["step"]
         progress.row(row)
@@ -185,11 +196,13 @@ def _train(run: Run, rows: Rows, recorder: Recorder | None) -> int:
             recorder.row(row)  # first, so that the row that differs is kept
         rows.compare(row)
 
+    program = session.program(run.spec, run.values)
     try:
         with recorder or contextlib.nullcontext():
             if recorder:
-                recorder.finish(compilation(run))
-            train(run, write)
+                recorder.finish(program_facts(program))
+            for _, error in train(program, [run], Host(write)):
+                raise error
             rows.end()
     except RecordEnds:
         pass

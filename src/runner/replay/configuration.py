@@ -14,14 +14,13 @@ from runner.config import conf
 from runner.config.conf import one_length
 from runner.config.explain import explain
 from runner.errors import ConfigError
-from runner.record.files import to_json
+from runner.record.files import NON_FINITE, to_json
 from runner.record.secrets import REDACTED
 from runner.replay.record import Recorded
 from runner.settings import Settings
 from runner.trees import flatten
 
 _SHOWN = 6  # differences that are named
-_FLOATS = {text: float(text) for text in ("NaN", "Infinity", "-Infinity")}
 _REFERENCE = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
@@ -156,4 +155,4 @@ def _floats(tree: Any) -> Any:
         return {key: _floats(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [_floats(value) for value in tree]
-    return _FLOATS.get(tree, tree) if isinstance(tree, str) else tree
+    return NON_FINITE.get(tree, tree) if isinstance(tree, str) else tree

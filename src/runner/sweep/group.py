@@ -4,8 +4,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.core.program import Population, program
-from runner.core.train import Run
+from runner.core.program import Population
+from runner.core.run import Run
+from runner.job.session import Session
 from runner.sweep.member import Member
 from runner.sweep.population import (
     Closing,
@@ -22,6 +23,7 @@ class Group:
 
     Args:
       most: how many train at a time; `auto` is what is fastest, and the memory allows.
+      session: of the sweep.
       closing: ends the jobs.
       sweep: the folder in which populations are saved.
       compiling: ends with the size of the populations, for as many members as are
@@ -31,11 +33,13 @@ class Group:
     def __init__(
         self,
         most: int | Literal["auto"],
+        session: Session,
         closing: Closing,
         sweep: Path,
         compiling: Future[int] | None,
     ):
         self._most: int | Literal["auto"] = most
+        self._session = session
         self._closing = closing
         self._sweep = sweep
         self._compiling = compiling
@@ -66,12 +70,12 @@ class Group:
         if not self._members:
             return
         if len(self._members) == 1 and not self._size:
-            train_alone(self._members[0], self._closing)
+            train_alone(self._members[0], self._session, self._closing)
             return
         try:
             if not self._size:
                 run, count = self._members[0].run, len(self._members)
-                self._size = compile_for(run, count, self._most)
+                self._size = compile_for(run, count, self._most, self._session)
         except Exception as error:  # the group's, not the sweep's
             for member in self._members:
                 if member.open():
@@ -85,16 +89,22 @@ class Group:
         saved, others = left_over(self._sweep, self._begun, longest)
         self._members += others
         for one in saved:
-            run = next(iter(one.going.values())).run
-            compiled = program(run.static, run.values, one.population)
+            run = next(iter(one.active.values())).run
+            compiled = self._session.program(run.spec, run.values, one.population)
             train_together(
-                one.names, one.going, compiled, self._closing, self._sweep, one.start
+                one.names,
+                one.active,
+                compiled,
+                self._session,
+                self._closing,
+                self._sweep,
+                one.start,
             )
 
     def _train(self) -> None:
         run = self._members[0].run
         population = Population(self._size, longest_call(run))
-        compiled = program(run.static, run.values, population)
+        compiled = self._session.program(run.spec, run.values, population)
         part = self._members[: self._size]
         self._members = self._members[self._size :]
         for member in part:
@@ -102,10 +112,16 @@ class Group:
             member.prepared.recorder.provenance["members"] = len(part)
         names = [member.job.fingerprint for member in part]
         train_together(
-            names, dict(enumerate(part)), compiled, self._closing, self._sweep, None
+            names,
+            dict(enumerate(part)),
+            compiled,
+            self._session,
+            self._closing,
+            self._sweep,
+            None,
         )
 
 
 def group_key(run: Run) -> Any:
     """Equal in runs that can be members of one population."""
-    return run.static.key, run.timetable
+    return run.spec.key, run.timetable

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
 from runner.errors import ConfigError
-from runner.record.files import to_json, write_json
-from runner.record.lock import lock
+from runner.record.files import lock, to_json, write_json
 from runner.record.secrets import scrub, scrub_command
 from runner.trees import differences
 

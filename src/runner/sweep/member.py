@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner.core.train import Run
+from runner.core.run import Run
 from runner.job.run import Prepared
 from runner.sweep.job import Job
 

@@ -12,15 +12,16 @@ import jax
 
 from runner.core.choose import vmaps
 from runner.core.mesh import population_size
-from runner.core.program import Population, Program, program
-from runner.core.static import step_jaxpr
-from runner.core.train import Run, compiled_facts, train_population
+from runner.core.program import Population, Program, step_jaxpr
+from runner.core.run import Run
+from runner.core.snapshot import Start
+from runner.core.train import train
 from runner.errors import ConfigError
-from runner.job.checkpoint import Start
 from runner.job.interruption import Interruption
-from runner.job.run import Prepared, train_recorded
+from runner.job.run import Prepared, host_of, program_facts, train_recorded
+from runner.job.session import Session
 from runner.sweep.member import Member
-from runner.sweep.population_checkpoints import checkpoints_of, ignore
+from runner.sweep.population_checkpoints import checkpoints_of
 
 STRATEGIES = ("auto", "vmap", "loop")
 # Each member has an open run of W&B, with a thread, a queue and a file.
@@ -74,27 +75,27 @@ def side_by_side(run: Run, strategy: str) -> bool:
       ConfigError: `strategy` is `vmap` but each batch comes from the host, which would
         have to make one for every member.
     """
-    static = run.static
-    on_device = static.dataset.mode == "device"
+    spec = run.spec
+    on_device = spec.dataset.mode == "device"
     if strategy == "vmap" and not on_device:
         raise ConfigError(
             f"hydra.launcher.strategy=vmap needs data on the devices, but data.mode is "
-            f"{static.dataset.mode}; use data.mode=device or strategy=auto"
+            f"{spec.dataset.mode}; use data.mode=device or strategy=auto"
         )
     if strategy != "auto":
         return strategy == "vmap"
-    if not on_device or static.steps_per_call == 1:
+    if not on_device or spec.steps_per_call == 1:
         return False
-    return vmaps(step_jaxpr(static, run.values), jax.default_backend())
+    return vmaps(step_jaxpr(spec, run.values), jax.default_backend())
 
 
-def train_alone(member: Member, closing: Closing) -> None:
+def train_alone(member: Member, session: Session, closing: Closing) -> None:
     """Train one job to its end, through the program that it may share with others."""
     if not member.open():
         return
     error: BaseException | None = None
     try:
-        train_recorded(member.prepared, member.row)
+        train_recorded(member.prepared, session, member.row)
     except BaseException as raised:
         error = raised
     _end([member], error, closing)
@@ -104,6 +105,7 @@ def train_together(
     names: Sequence[str],
     members: Mapping[int, Member],
     compiled: Program,
+    session: Session,
     closing: Closing,
     sweep: Path,
     start: Start | None,
@@ -112,33 +114,37 @@ def train_together(
 
     Args:
       names: the fingerprints of all members that it had.
-      members: those that train, by their places among `names`.
+      members: those that train, by their indices in `names`.
       compiled: its program.
+      session: of the sweep.
       closing: ends the jobs.
       sweep: the folder in which it is saved.
       start: None is the beginning.
     """
-    left = {index: member for index, member in members.items() if member.open()}
-    if not left:
+    active = {index: member for index, member in members.items() if member.open()}
+    if not active:
         return
     size = len(compiled.totals["count"])
-    saver = checkpoints_of(sweep, names, size, left, start)
-    # In the place of one that is over another's numbers do no harm.
-    others = next(iter(left.values())).run
-    runs = [left[i].run if i in left else others for i in range(len(names))]
-    rows = [left[i].row if i in left else ignore for i in range(len(names))]
+    saver = checkpoints_of(sweep, names, size, active, start)
+    # A finished member's slot is filled with another member's values.
+    other = next(iter(active.values())).run
+    runs = [active[i].run if i in active else other for i in range(len(names))]
     error: BaseException | None = None
     try:
-        for member in left.values():
-            member.prepared.recorder.finish(compiled_facts(compiled))
-        with Interruption() as interruption:
-            for index, stopped in train_population(
-                runs, rows, compiled, saver, interruption, list(left)
-            ):
-                closing.submit(left.pop(index).close, stopped)
+        for member in active.values():
+            member.prepared.recorder.finish(program_facts(compiled))
+        with Interruption() as interruption, saver:
+            host = host_of(
+                lambda index, row: active[index].row(row),
+                saver,
+                interruption,
+                session.processes,
+            )
+            for index, ended in train(compiled, runs, host, start, list(active)):
+                closing.submit(active.pop(index).close, ended)
     except BaseException as raised:
         error = raised
-    _end(left.values(), error, closing)
+    _end(active.values(), error, closing)
     closing.remove(saver.folder)
 
 
@@ -152,7 +158,9 @@ def _end(
         raise error
 
 
-def compile_for(run: Run, count: int, most: int | Literal["auto"]) -> int:
+def compile_for(
+    run: Run, count: int, most: int | Literal["auto"], session: Session
+) -> int:
     """The size of the populations that train `count` runs like `run`.
 
     Their program is compiled then, ahead of its first use.
@@ -163,9 +171,9 @@ def compile_for(run: Run, count: int, most: int | Literal["auto"]) -> int:
     longest = longest_call(run)
     while True:
         size = -(-count // -(-count // limit))
-        size = population_size(run.static.mesh.devices, size)
+        size = population_size(run.spec.mesh.devices, size)
         members = Population(size, longest)
-        compiled = program(run.static, run.values, members, ahead=True)
+        compiled = session.program(run.spec, run.values, members, ahead=True)
         if most != "auto" or size == 1 or compiled.bytes <= _memory():
             return size
         limit = size // 2

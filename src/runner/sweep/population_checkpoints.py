@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.core.program import Population, start_shapes
+from runner.core.snapshot import Start
 from runner.errors import ConfigError, TrainingStopped
 from runner.job import checkpoint
-from runner.job.checkpoint import Checkpoints, Start
+from runner.job.checkpoint import Checkpoints
 from runner.job.identity import fingerprint
 from runner.job.resume import continued
 from runner.job.run import checkpoint_record
@@ -24,20 +25,20 @@ class Saved(NamedTuple):
       names: the fingerprints of all members that it had, by their places in it.
       population: its size, copies that fill it up included, and its longest call.
       start: the checkpoint.
-      going: by its place, each member that trains on.
+      active: by its index, each member that continues.
     """
 
     names: list[str]
     population: Population
     start: Start
-    going: dict[int, Member]
+    active: dict[int, Member]
 
 
 def checkpoints_of(
     sweep: Path,
     names: Sequence[str],
     size: int,
-    going: Mapping[int, Member],
+    active: Mapping[int, Member],
     start: Start | None,
 ) -> Checkpoints:
     """The checkpoints of a population, in the folder of its sweep.
@@ -45,16 +46,16 @@ def checkpoints_of(
     Args:
       names: the fingerprints of its members.
       size: with the copies that fill it up.
-      going: by its place, each member that isn't over; looked at when one is saved.
+      active: by its index, each unfinished member; looked at when one is saved.
       start: the one that the population goes on from.
     """
-    first = next(iter(going.values()))
+    first = next(iter(active.values()))
 
     def describe(step: int) -> dict[str, Any]:
         return checkpoint_record(first.run, step) | {
             "members": list(names),
             "size": size,
-            "going": sorted(going),
+            "going": sorted(active),
             "wall_seconds": first.prepared.recorder.state()["wall_seconds"],
         }
 
@@ -80,7 +81,7 @@ def left_over(
         saved = _read(path, begun, most_steps)
         if saved:
             found.append(saved)
-    taken = {id(m) for saved in found for m in saved.going.values()}
+    taken = {id(m) for saved in found for m in saved.active.values()}
     anew = [m for m in members if id(m) not in taken and m.job.error is None]
     return found, anew
 
@@ -96,27 +97,27 @@ def _read(path: Path, begun: dict[str, Member], most_steps: int) -> Saved | None
         return None
     run = next(iter(places.values())).run
     population = Population(record["size"], most_steps)
-    target = start_shapes(run.static, run.values, population)
+    target = start_shapes(run.spec, run.values, population)
     try:
-        start = checkpoint.newest(path, None, target, run.static.description)
+        start = checkpoint.newest(path, None, target, run.spec.description)
     except ConfigError as error:
         print(f"warning: {error}; {len(places)} jobs begin anew", file=sys.stderr)
         shutil.rmtree(path, ignore_errors=True)
         return None
-    going = {i: m for i, m in places.items() if i in start.record["going"]}
+    active = {i: m for i, m in places.items() if i in start.record["going"]}
     for index, member in places.items():
         begun.pop(member.job.fingerprint)
-        if index not in going:
+        if index not in active:
             _stays(member)
         else:
             # XLA adds up in another order than for one run alone.
             recorder = member.prepared.recorder
             recorder.provenance["members"] = len(record["members"])
             continued(recorder, start)
-    if not going:
+    if not active:
         shutil.rmtree(path, ignore_errors=True)
         return None
-    return Saved(record["members"], population, start, going)
+    return Saved(record["members"], population, start, active)
 
 
 def _stays(member: Member) -> None:
@@ -124,7 +125,3 @@ def _stays(member: Member) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     member.job.error = TrainingStopped(told.get("error", told["status"]))
     member.ended(member.job)
-
-
-def ignore(row: dict) -> None:
-    """What becomes of the rows of a place whose member is over."""

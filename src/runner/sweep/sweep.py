@@ -22,7 +22,8 @@ from runner.sweep.prefetch import ahead
 from runner.sweep.status import Status
 
 if TYPE_CHECKING:
-    from runner.core.train import Run
+    from runner.core.run import Run
+    from runner.job.session import Session
     from runner.sweep.member import Member
 
 # Jobs that are built before those ahead of them are trained.
@@ -52,16 +53,13 @@ class Sweep:
       journal: where that is noted.
     """
 
-    def __init__(
-        self,
-        launcher: Launcher,
-        journal: Journal,
-    ):
+    def __init__(self, launcher: Launcher, journal: Journal):
         self._launcher = launcher
         self._context = launcher.context
         self._journal = journal
         self._lock = threading.Lock()  # jobs end in threads of their own
         self._status: Status
+        self._session: Session
 
     def run(self, todo: Sequence[Job], total: int) -> None:
         """Run `todo`, which are what is left of `total`."""
@@ -80,6 +78,9 @@ class Sweep:
         from runner.sweep.group import Group, group_key
 
         strategy, most = self._launcher.strategy, self._launcher.max_members
+        from runner.job.session import Session
+
+        session = self._session = Session()
         alike = Counter(job.likeness for job in jobs)
         compiling: dict[Any, Future[int]] = {}
         groups: dict[Any, Group] = {}
@@ -96,7 +97,7 @@ class Sweep:
         def compile_ahead(run: "Run", count: int) -> int:
             if not population.side_by_side(run, strategy):
                 return 1
-            return population.compile_for(run, count, most)
+            return population.compile_for(run, count, most, session)
 
         # Python builds jobs while XLA compiles or trains others.
         interval = sys.getswitchinterval()
@@ -106,13 +107,13 @@ class Sweep:
                 for member in ahead(self._members(jobs, begin), BUILT_AHEAD):
                     alone = population.has_own_checkpoints(member.prepared)
                     if alone or not population.side_by_side(member.run, strategy):
-                        population.train_alone(member, closing)
+                        population.train_alone(member, session, closing)
                         continue
                     key = group_key(member.run)
                     if key not in groups:
                         begin(member.job, member.run)
                         sweep, ready = self._journal.folder, compiling.get(key)
-                        groups[key] = Group(most, closing, sweep, ready)
+                        groups[key] = Group(most, session, closing, sweep, ready)
                     groups[key].add(member)
                 self._status.phase = "compiling"
                 compiler.shutdown()
@@ -141,7 +142,9 @@ class Sweep:
                     config=job.config, task_function=self._launcher.task
                 )
                 composed = hydra_job(task)
-                prepared = prepare(task, composed, quiet=True, begin=begin)
+                prepared = prepare(
+                    task, composed, self._session, quiet=True, begin=begin
+                )
         except Exception as error:
             job.error = error
             self._ended(job)

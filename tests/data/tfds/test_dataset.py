@@ -180,7 +180,7 @@ def test_a_yaml_writes_out_every_argument(name):
     assert set(arguments) == set(inspect.signature(target).parameters)
     assert arguments.get("name", name) == ("???" if name == "tfds" else name)
     loss = "reconstruction" if name == "linear_ae" else "classification"
-    assert config.loss._target_ == f"runner.tasks.losses.{loss}"
+    assert config.loss._target_ == f"runner.tasks.{loss}.{loss}"
 
 
 def test_the_data_folder_is_that_of_tfds(monkeypatch):

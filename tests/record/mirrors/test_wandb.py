@@ -19,7 +19,7 @@ from runner.record.files import read_metrics
 RUN = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-from runner.log import mirror
+from runner.record.mirrors import process as mirror
 from runner.record.recorder import Recorder
 from runner.record.mirrors.wandb import WandbFields
 

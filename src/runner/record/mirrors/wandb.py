@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from runner.record.files import to_json
-from runner.record.lock import lock
+from runner.record.files import lock, to_json
 from runner.record.secrets import scrub
 
 

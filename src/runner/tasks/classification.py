@@ -1,8 +1,4 @@
-"""Losses: what a model's outputs are compared with, one value for each example."""
-
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+"""Which of several classes an example is of."""
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +6,7 @@ import optax
 
 from runner.data.dataset import Dataset
 from runner.errors import ConfigError
-
-
-class Loss(NamedTuple):
-    """A loss and its metrics.
-
-    Attributes:
-      output_size: the size of one example's output that the loss wants from the model;
-        ConfigError where it doesn't fit the data set.
-      per_example: (outputs [B, output_size], batch) -> arrays [B], `loss` and metrics.
-    """
-
-    output_size: Callable[[Dataset], int]
-    per_example: Callable[[jax.Array, dict[str, Any]], dict[str, jax.Array]]
+from runner.tasks.loss import Loss
 
 
 def classification(label_smoothing: float) -> Loss:
@@ -54,18 +38,5 @@ def classification(label_smoothing: float) -> Loss:
             loss = optax.softmax_cross_entropy(logits_BxC, targets_BxC)
         hits = jnp.argmax(logits_BxC, axis=-1) == labels_B
         return {"loss": loss, "accuracy": hits.astype(jnp.float32)}
-
-    return Loss(output_size, per_example)
-
-
-def reconstruction() -> Loss:
-    """Mean squared error between the outputs and the flattened inputs."""
-
-    def output_size(dataset: Dataset) -> int:
-        return math.prod(dataset.input_shape)
-
-    def per_example(outputs_BxD, batch):
-        targets_BxD = batch["input"].reshape(outputs_BxD.shape)
-        return {"loss": jnp.mean((outputs_BxD - targets_BxD) ** 2, axis=-1)}
 
     return Loss(output_size, per_example)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from runner.errors import ConfigError
-from runner.tasks.losses import classification, reconstruction
+from runner.tasks.classification import classification
+from runner.tasks.reconstruction import reconstruction
 
 rng = np.random.default_rng(0)
 logits = rng.normal(size=(6, 4)).astype(np.float32)

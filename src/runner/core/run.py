@@ -1,0 +1,77 @@
+"""A run, ready to train, and what its loop asks of whoever runs it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from runner.core.optimizers import OptimizerSpec
+from runner.core.program import ProgramSpec
+from runner.core.snapshot import Snapshot
+from runner.core.step import Values
+from runner.data.order import Order
+from runner.settings import TrainSettings
+
+
+class Run(NamedTuple):
+    """One job, ready to train: its program, its numbers and its length.
+
+    Attributes:
+      spec: what is compiled; runs may share it.
+      values: the numbers that are arguments of the compiled step.
+      learning_rates: float32 [steps], before a plateau's scale.
+      init_key: PRNG key of the initial parameters.
+      order: which examples each step uses.
+      settings: the `train` section, complete and checked.
+      config: the whole configuration, as it is recorded.
+      optimizer: what the configuration asks for.
+      hyperparameters: the exact values of its float arguments.
+    """
+
+    spec: ProgramSpec
+    values: Values
+    learning_rates: np.ndarray
+    init_key: jax.Array
+    order: Order
+    settings: TrainSettings
+    config: dict[str, Any]
+    optimizer: OptimizerSpec
+    hyperparameters: dict[str, float]
+
+    @property
+    def timetable(self) -> tuple[int, int, int]:
+        """When it evaluates and logs: equal in runs that can train side by side."""
+        settings = self.settings
+        every = settings.eval_every_steps, settings.log_every_steps
+        return len(self.learning_rates), *every
+
+
+# Whether a checkpoint is saved: in any case, if the evaluation is the best, or not.
+Wanted = Literal["always", "if best", "no"]
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the loop asks of whoever runs it. By default it is alone and saves nothing.
+
+    Attributes:
+      write: gets the index of a run and a row of its metrics, in order of the steps.
+      next_stop: the next step after a step at which a call has to end.
+      wants: whether to save the state after a step at the end of a call: (step,
+        evaluated=, ends=, stops=) -> Wanted. `ends`: it is the last of the run;
+        `stops`: training is about to stop before that.
+      save: save a snapshot after a step, whose rows and those before were written.
+      stopping: an exception to end with, at the end of a call, or None.
+      agree: process 0's value of what has this name, on every process of the run.
+      dispatched: called with results that wait for other processes.
+    """
+
+    write: Callable[[int, dict[str, Any]], None]
+    next_stop: Callable[[int], int] = lambda step: step + 2**31
+    wants: Callable[..., Wanted] = lambda step, **when: "no"
+    save: Callable[[int, Snapshot, Wanted], None] = lambda step, snapshot, wanted: None
+    stopping: Callable[[], BaseException | None] = lambda: None
+    agree: Callable[[str, Any], Any] = lambda name, value: value
+    dispatched: Callable[[Any], None] = lambda results: None

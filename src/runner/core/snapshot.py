@@ -1,0 +1,34 @@
+"""The state of a run between two steps, as it is saved and restored."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Snapshot(NamedTuple):
+    """All that a step needs of those before it; the rest follows from seed and step.
+
+    Attributes:
+      carry: parameters, model state, optimizer state and the parameters' average.
+      eval_loss: of an evaluation that the next step still consumes, else inf.
+    """
+
+    carry: Any
+    eval_loss: Any
+
+
+def copied(snapshot: Snapshot) -> Snapshot:
+    """A copy on the devices: the original is donated to the next call."""
+    return jax.tree.map(jnp.copy, snapshot)
+
+
+class Start(NamedTuple):
+    """Where training continues: after `step`, with `snapshot`.
+
+    `record` is what was saved beside the arrays, as JSON; the loop doesn't read it.
+    """
+
+    step: int
+    snapshot: Snapshot
+    record: dict[str, Any]

@@ -1,0 +1,117 @@
+"""XLA's compiled programs on disk, so that the next process need not compile them.
+
+JAX finds them by what it has traced and lowered, with the compiler's options and the
+devices, so an old program can't run after an edit. It reads and writes them through
+`CheckedCache`: a damaged one is compiled again.
+"""
+
+import functools
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax._src import compilation_cache  # a cache of one's own has no public name
+from jax._src.compilation_cache_interface import CacheInterface
+
+from runner.errors import ConfigError
+from runner.record.files import write_bytes
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def set_up(path: str | None) -> None:
+    """Keep compiled programs in the folder `path`, all of them; None keeps none.
+
+    What is kept is machine code that runs in this process. So a folder that belongs to
+    somebody else, or that others can write to, isn't used; a message says so.
+
+    Raises:
+      ConfigError: the folder can't be made or written.
+    """
+    folder = Path(path).expanduser() if path else None
+    if folder is not None:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            why = _distrusted(folder)
+        except OSError as error:
+            raise ConfigError(
+                f"compilation_cache={path} must be a folder that can be written, or "
+                f"null: {error.strerror}"
+            ) from error
+        if not os.access(folder, os.W_OK):
+            raise ConfigError(
+                f"compilation_cache={path} can't be written; null turns it off"
+            )
+        if why:
+            print(
+                f"warning: compilation_cache={path} isn't used, since {why}: programs "
+                "are compiled anew",
+                file=sys.stderr,
+            )
+            folder = None
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(folder) if folder else None)
+    # JAX's thresholds keep programs that compile in under a second to itself.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if folder:
+        compilation_cache._cache = CheckedCache(folder)
+
+
+def _distrusted(folder: Path) -> str | None:
+    """Why what is in `folder` may not be run; None if it may."""
+    stat = folder.stat()
+    if stat.st_uid != os.geteuid():
+        return f"it belongs to another user ({stat.st_uid})"
+    if stat.st_mode & 0o022:
+        return f"others can write to it (chmod go-w {folder} changes that)"
+    return None
+
+
+class CheckedCache(CacheInterface):
+    """A file for each compiled program: a checksum of its name and content, then that.
+
+    A name stands for what JAX hashes: the lowered program, the compiler's options and
+    version, the devices. The machine's CPU is added here: a home folder may be shared.
+    """
+
+    def __init__(self, folder: Path):
+        self._path = folder
+
+    def get(self, key: str) -> Any:
+        """What was put there as `key`; None if there is nothing, or it is damaged."""
+        try:
+            data = self._file(key).read_bytes()
+        except OSError:
+            return None
+        value = data[_DIGEST_BYTES:]
+        return value if data[:_DIGEST_BYTES] == _digest(key, value) else None
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep `value`. A disk that is full keeps nothing."""
+        try:
+            write_bytes(self._file(key), _digest(key, value) + value)
+        except OSError as error:
+            print(f"warning: a compiled program isn't kept: {error}", file=sys.stderr)
+
+    def _file(self, key: str) -> Path:
+        return self._path / f"{key}-{_cpu()}"
+
+
+def _digest(key: str, value: bytes) -> bytes:
+    return hashlib.sha256(f"{key} {_cpu()} ".encode() + value).digest()
+
+
+@functools.cache
+def _cpu() -> str:
+    """A digest of the CPU's own instructions; the same for the whole process."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    kinds = ("model name", "flags", "Features")
+    text = "".join(line for line in lines if line.startswith(kinds))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
