@@ -6,6 +6,7 @@ from hypothesis import given
 from omegaconf import OmegaConf
 
 from runner.config import conf
+from runner.config.conf import LONGEST_NAME, folder_name
 from runner.config.ranges import check_keys
 from runner.errors import ConfigError
 from runner.settings import Settings
@@ -118,3 +119,20 @@ def test_keys_that_nobody_reads_are_refused(composed):
 )
 def test_fraction_of_rounds_down_but_is_never_nothing(steps, fraction, expected):
     assert conf.fraction_of(steps, fraction) == expected
+
+
+def test_folder_names():
+    assert folder_name("optimizer=adam,seed=0") == "optimizer=adam,seed=0"
+    assert folder_name("") == "default"
+    assert "/" not in folder_name("data.data_dir=/tmp/x")
+    assert folder_name("a=[1]") != folder_name("a=(1)")
+    assert folder_name("..") not in (".", "..")
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=5, unique=True))
+def test_two_names_never_share_a_folder(names):
+    folders = [folder_name(name) for name in names]
+    assert len(set(folders)) == len(folders)
+    for folder in folders:
+        assert "/" not in folder and "\0" not in folder and folder not in (".", "..")
+        assert 0 < len(folder) <= LONGEST_NAME + 9

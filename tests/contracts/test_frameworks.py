@@ -103,12 +103,12 @@ def test_linen_forwards_the_loss_to_the_optimizer():
     import optax
     from flax.training import train_state
 
-    from runner.frameworks.linen import TrainState
+    from runner.frameworks.linen import LinenState
 
     tx = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
     params = {"w": np.ones(2, np.float32)}
     grads = {"w": np.ones(2, np.float32)}
-    state = TrainState.create(apply_fn=None, params=params, tx=tx)
+    state = LinenState.create(apply_fn=None, params=params, tx=tx)
     assert state.apply_gradients(grads=grads, value=1.0).opt_state[1].best_value == 1.0
     stock = train_state.TrainState.create(apply_fn=None, params=params, tx=tx)
     with pytest.raises(TypeError, match="value"):

@@ -107,14 +107,10 @@ def test_where_a_process_finds_its_place(monkeypatch):
 
 @pytest.mark.parametrize(("tasks", "wanted"), [("2", Rank(1, 2, None)), ("1", ALONE)])
 def test_a_step_of_slurm_is_found(tasks, wanted, monkeypatch):
-    from runner.job import processes
-
     for name, value in (SLURM | {"SLURM_NTASKS": tasks}).items():
         monkeypatch.setenv(name, value)
-    processes._detected.cache_clear()
     assert rank(DistributedSettings(**SECTION)) == wanted
     monkeypatch.undo()
-    processes._detected.cache_clear()
 
 
 @pytest.mark.parametrize(

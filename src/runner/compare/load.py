@@ -11,6 +11,7 @@ import polars as pl
 
 from runner.errors import ConfigError
 from runner.record.files import NON_FINITE, read_metrics
+from runner.record.moved import with_todays_targets
 from runner.settings import GROUPS
 from runner.trees import flatten
 
@@ -96,7 +97,7 @@ def _read(folder: Path) -> Record:
     )
     metrics = folder / "metrics.jsonl"
     rows = read_metrics(metrics) if metrics.is_file() else []
-    return Record(folder, config, provenance, summary, rows)
+    return Record(folder, with_todays_targets(config), provenance, summary, rows)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Which of the processes of a run this one is."""
 
-import functools
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
@@ -55,7 +54,6 @@ def rank(settings: DistributedSettings) -> Rank:
     return Rank(index, count, address) if count > 1 else ALONE
 
 
-@functools.cache
 def _detected() -> Rank:
     """What `jax.distributed.initialize` would find by itself."""
     from jax._src.clusters import ClusterEnv  # there is no public name for this

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from runner.errors import ConfigError
 from runner.record.files import read_metrics
+from runner.record.moved import with_todays_targets
 
 _ADDED = ("hydra", "optimizer_probe", "provenance")  # by the program, to the config
 _FILES = ("config.json", "metrics.jsonl", "provenance.json")
@@ -101,7 +102,7 @@ def _recorded(
     ]
     return Recorded(
         source,
-        {k: v for k, v in config.items() if k not in _ADDED},
+        with_todays_targets({k: v for k, v in config.items() if k not in _ADDED}),
         config.get("hydra") or {},
         provenance,
         kept,
