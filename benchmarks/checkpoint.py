@@ -16,12 +16,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from step import make_run
+from step import SESSION, make_run
 
 from runner.config import conf
-from runner.core.train import Run, compilation, train
+from runner.core.run import Run
 from runner.job.checkpoint import Checkpoints
-from runner.job.run import checkpoint_record
+from runner.job.interruption import Interruption
+from runner.job.run import checkpoint_record, host_of
+from runner.job.session import Session
 from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Recorder
 from runner.settings import CheckpointSettings
@@ -37,7 +39,8 @@ def main() -> None:
     options = parser.parse_args()
     conf.register()
     run = make_run("nnx", "cnn", options.steps)
-    compilation(run)
+    session = SESSION
+    session.program(run.spec, run.values)
     started = time.perf_counter()
     import orbax.checkpoint  # noqa: F401
 
@@ -48,7 +51,7 @@ def main() -> None:
             seconds = {}
             for every in (options.every, None) if index % 2 else (None, options.every):
                 folder = Path(temporary, f"{index}-{every}")
-                seconds[every] = trained(run, folder, every)
+                seconds[every] = trained(run, session, folder, every)
             if index == 0:  # warms up
                 continue
             (wall, cpu), (wall_without, cpu_without) = (
@@ -66,7 +69,9 @@ def main() -> None:
     )
 
 
-def trained(run: Run, folder: Path, every: int | None) -> tuple[float, float]:
+def trained(
+    run: Run, session: Session, folder: Path, every: int | None
+) -> tuple[float, float]:
     """Wall and CPU seconds of training with a checkpoint every so many steps."""
     recorder = Recorder(
         folder,
@@ -81,9 +86,14 @@ def trained(run: Run, folder: Path, every: int | None) -> tuple[float, float]:
         folder / "checkpoints", settings, "eval/loss",
         lambda step: checkpoint_record(run, step) | recorder.state(),
     )  # fmt: skip
+    host = host_of(
+        lambda index, row: recorder.row(row), checkpoints, Interruption(),
+        session.processes,
+    )  # fmt: skip
     with recorder:
         wall, cpu = time.perf_counter(), time.process_time()
-        train(run, recorder.row, checkpoints)
+        with checkpoints:
+            session.train(run, host)
         return time.perf_counter() - wall, time.process_time() - cpu
 
 

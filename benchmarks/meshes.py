@@ -21,9 +21,11 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 
 from runner.config import conf
-from runner.core.train import train
+from runner.core.run import Host
 from runner.job import processes
 from runner.job.build import build
+from runner.job.processes import Processes
+from runner.job.session import Session
 
 MESHES = ("data", "fsdp", "data_fsdp")
 MLP = ("model.hidden_sizes=[16]", "mesh.min_shard_elements=64")
@@ -49,21 +51,23 @@ def composed(steps: int, *overrides: str) -> Any:
     return compose("config", ["verify=false", *length, *overrides])
 
 
-def losses(cfg: Any) -> np.ndarray:
+def losses(cfg: Any, own: Processes | None = None) -> np.ndarray:
     """Of each step, and of the evaluation after the last."""
     rows: list[dict] = []
-    train(build(cfg), rows.append)
+    session = Session(own)
+    host = Host(lambda index, row: rows.append(row), agree=session.processes.agree)
+    session.train(build(cfg, session).run, host)
     return np.array([row["train/loss"] for row in rows] + [rows[-1]["eval/loss"]])
 
 
 def one_of_two(cases: Sequence[tuple[str, ...]], steps: int, own: list[str]) -> None:
     """Train all of them as one process of two, and print the losses of each."""
-    with processes.connected(composed(steps, *own)):
+    with processes.connected(composed(steps, *own)) as peers:
         client = processes._client()
         for run, case in enumerate(cases):
             processes._client = lambda run=run: Renamed(client, run)
             cfg = composed(steps, *case, "mesh=data_fsdp", *own)
-            print("losses", json.dumps(losses(cfg).tolist()), flush=True)
+            print("losses", json.dumps(losses(cfg, peers).tolist()), flush=True)
         processes._client = lambda: client
 
 

@@ -14,16 +14,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from step import load, make_run, runner_loop
+from step import SESSION, load, make_run, runner_loop
 
 from runner.config import conf
-from runner.core.train import Run, train
+from runner.core.run import Host, Run
 
 
 def unrecorded(run: Run) -> Callable[[], float]:
     def loop():
         started = time.perf_counter()
-        train(run, lambda row: None)
+        SESSION.train(run, Host(lambda index, row: None))
         return time.perf_counter() - started
 
     return loop

@@ -18,8 +18,8 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 from hydra import compose, initialize_config_dir
 
 from runner.config import conf
-from runner.core.program import program
 from runner.job.build import build
+from runner.job.session import Session
 from runner.job.sharding import Crossing, crossings, placed
 
 DEVICES = (1, 2, 4, 8)
@@ -31,11 +31,13 @@ def measure(mesh: str, count: int, batch: int) -> tuple[int, int, list[Crossing]
     """The bytes of the parameters, those of a device's state, and what crosses."""
     size = f"mesh.{mesh}={count}"
     overrides = ["verify=false", MODEL, f"mesh={mesh}", size]
-    run = build(compose("config", [*overrides, f"data.batch_size={batch}"]))
+    session = Session()
+    cfg = compose("config", [*overrides, f"data.batch_size={batch}"])
+    run = build(cfg, session).run
     parts = placed(run)
     parameters = sum(array.bytes for array in parts["params"])
     held = sum(array.device_bytes for arrays in parts.values() for array in arrays)
-    crossed = crossings(program(run.spec, run.values))
+    crossed = crossings(session.program(run.spec, run.values))
     return parameters, held, [c for c in crossed if c.when == "each step"]
 
 

@@ -28,9 +28,10 @@ from flax import nnx
 from omegaconf import OmegaConf, open_dict
 
 from runner.config import conf
-from runner.core.train import Run, train
+from runner.core.run import Host, Run
 from runner.data.dataset import Dataset, MemorySplit, normalize
 from runner.job.build import build
+from runner.job.session import Session
 from runner.models import cnn, mlp
 from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Recorder
@@ -38,6 +39,9 @@ from runner.record.recorder import Recorder
 FRAMEWORKS = ("jax", "linen", "nnx")
 MODELS = ("mlp", "cnn")
 CLASSES = 10
+
+
+SESSION = Session()
 
 
 def images(batch_size: int) -> Dataset:
@@ -71,7 +75,7 @@ def make_run(framework: str, model: str, steps: int, log_every_steps: int = 100)
         with open_dict(cfg):
             target = f"{images.__module__}.{images.__name__}"
             cfg.data = OmegaConf.create({"_target_": target, "batch_size": 64})
-    return build(cfg)
+    return build(cfg, SESSION).run
 
 
 def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], float]:
@@ -89,7 +93,7 @@ def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], 
         )
         with recorder:
             started = time.perf_counter()
-            train(run, recorder.row)
+            SESSION.train(run, Host(lambda index, row: recorder.row(row)))
             return time.perf_counter() - started
 
     return loop

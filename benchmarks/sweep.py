@@ -82,7 +82,7 @@ def one_by_peers() -> None:
     from runner import cli
     from runner.job import run
 
-    run.identify = lambda _: {"optimizer_probe": []}
+    run.identify = lambda *_: {"optimizer_probe": []}
     cli.main()
 
 
@@ -216,35 +216,37 @@ def strategies(repeats: int) -> None:
     """How good the launcher's choice is: training alone, in one process."""
     import hydra
     import jax
-    from runner.core.static import step_jaxpr
 
     from runner.config import conf
     from runner.core.choose import vmaps
-    from runner.core.program import Population, program
-    from runner.core.train import train, train_population
+    from runner.core.program import Population, step_jaxpr
+    from runner.core.run import Host
+    from runner.core.train import train
     from runner.job.build import build
+    from runner.job.session import Session
 
     conf.register()
     print(f"\nseconds of training, {repeats} rounds\n{'':<20}loop    vmap   auto takes")
     for name, (model, members, epochs) in MODELS.items():
         with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
+            session = Session()
             fixed = [model, f"train.epochs={epochs}", "framework=jax", "verify=false"]
             runs = [
-                build(hydra.compose("config", [*fixed, f"seed={seed}"]))
+                build(hydra.compose("config", [*fixed, f"seed={seed}"]), session).run
                 for seed in range(members)
             ]
         run = runs[0]
-        program(run.spec, run.values)
+        session.program(run.spec, run.values)
         together = Population(members, run.timetable[1])
-        compiled = program(run.spec, run.values, together)
+        compiled = session.program(run.spec, run.values, together)
+        nowhere = Host(lambda index, row: None)
 
-        def loop(runs=runs):
+        def loop(runs=runs, session=session, nowhere=nowhere):
             for run in runs:
-                train(run, lambda row: None)
+                session.train(run, nowhere)
 
-        def vmap(runs=runs, compiled=compiled):
-            nowhere = [lambda row: None] * len(runs)
-            for _, error in train_population(runs, nowhere, compiled):
+        def vmap(runs=runs, compiled=compiled, nowhere=nowhere):
+            for _, error in train(compiled, runs, nowhere):
                 raise error
 
         times: dict[str, list[float]] = {"loop": [], "vmap": []}

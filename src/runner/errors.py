@@ -1,12 +1,12 @@
-"""How a run can end early: by a mistake of its user, or by a signal."""
+"""How a run can end early: by a user's mistake, or by a signal."""
 
 import difflib
 import signal
 from collections.abc import Iterable
 from typing import Any
 
-# sysexits.h's "temporary failure, try again later". Schedulers can be told to requeue
-# a job that ends with it, and no other ending of a run has it.
+# sysexits.h's "temporary failure, try again later". Schedulers can be set to requeue
+# a job that exits with it; a run exits with it for no other reason.
 REQUEUE = 75
 
 
@@ -19,11 +19,11 @@ class TrainingStopped(Exception):
 
 
 class JobFailed(Exception):
-    """A job failed in another process, which has told all there is to tell."""
+    """A job failed in another process, which has already reported everything."""
 
 
 class Preempted(SystemExit):
-    """A run ended before its last step because of a signal, saved if it can be.
+    """A run ended before its last step because of a signal, saved if possible.
 
     Its `code` is REQUEUE, or 130 after Ctrl-C.
     """
@@ -37,9 +37,9 @@ class Preempted(SystemExit):
         return signal.Signals(self._number).name
 
     def forward(self) -> None:
-        """Call whose handler we took the place of, such as submitit's, that requeues.
+        """Call the handler that this one replaced, such as submitit's, which requeues.
 
-        To be done when all is saved: it may end the process.
+        Only once everything is saved: it may end the process.
         """
         handler, self._handler = self._handler, None
         if callable(handler) and handler is not signal.default_int_handler:
@@ -47,7 +47,7 @@ class Preempted(SystemExit):
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The nearest of `names` as a sentence that starts with a blank, or nothing."""
+    """The nearest of `names` as a sentence with a leading space, or nothing."""
     by_lower = {n.lower(): n for n in names}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f" Did you mean {by_lower[close[0]]!r}?" if close else ""

@@ -1,8 +1,8 @@
-"""Every setting of runner's own: its type, its range, and what it affects.
+"""The runner's own settings: their types, their ranges, and what they affect.
 
-conf/ gives the values and explains them to a user. What a program is keyed by, what
-makes a job of a sweep another job, what may change when a run is resumed, what compare
-may ignore and what a replay must find as it was follow from what is said here.
+conf/ gives the values and explains them to users. These definitions determine the key
+of a program, the identity of a job in a sweep, what may change when a run is resumed,
+what compare may ignore, and what a replay must find unchanged.
 """
 
 import re
@@ -15,7 +15,7 @@ MISSING: Any = "???"  # as OmegaConf writes a value that must be given
 
 
 class Affects(Flag):
-    """What another value of a setting may change."""
+    """The aspects of a run that another value of a setting may change."""
 
     PROGRAM = auto()
     """The compiled program."""
@@ -26,7 +26,7 @@ class Affects(Flag):
     ROUNDING = auto()
     """The last bits of its numbers."""
     RECORD = auto()
-    """What is written or shown of it."""
+    """What is written or shown about it."""
     MACHINE = auto()
     """Where it runs, and where its files are."""
 
@@ -36,15 +36,15 @@ ROUNDING, RECORD, MACHINE = Affects.ROUNDING, Affects.RECORD, Affects.MACHINE
 
 
 class Setting(NamedTuple):
-    """What is known of a setting besides its type.
+    """The properties of a setting besides its type.
 
     Attributes:
       affects: see `Affects`.
       valid: whether a value that isn't null is within the range; None if all are.
       rule: the range in words, after "must be".
-      switch: null, or not null, is part of the program, whatever the value.
+      switch: whether it is null is part of the program; its value isn't.
       decides: other columns of compare that follow from it; may be patterns.
-      label: what a person calls it, if that isn't its name.
+      label: a readable name, if it differs from the key.
     """
 
     affects: Affects
@@ -73,7 +73,7 @@ _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?")
 
 
 def minutes(time: Any) -> int | None:
-    """The minutes, rounded up, in one of Slurm's durations; None if it isn't one.
+    """The minutes, rounded up, in a Slurm duration; None if `time` isn't one.
 
     Its forms are minutes, minutes:seconds, hours:minutes:seconds, days-hours,
     days-hours:minutes and days-hours:minutes:seconds (`man sbatch`, --time).
@@ -214,7 +214,7 @@ class ClusterSettings:
     time: Any = setting(
         MACHINE,
         lambda x: minutes(x) is not None,
-        "a number of minutes of at least 1, or such as 12:00:00 or 2-00:00:00",
+        "a number of minutes (at least 1), or such as 12:00:00 or 2-00:00:00",
     )
     sbatch: dict[str, Any] = setting(MACHINE)
     setup: list[str] = setting(MACHINE)
@@ -252,7 +252,7 @@ class Settings:
     )
     model: Any = setting(PROGRAM, decides=(_INITIAL,))
     framework: Any = setting(PROGRAM)
-    # Of these two, numbers are arguments of the program; what isn't one is in its key.
+    # Numbers in these two are arguments of the program; the rest is in its key.
     optimizer: Any = setting(PROGRAM | NUMBERS, decides=(_PROBE,))
     schedule: Any = setting(PROGRAM | NUMBERS, decides=(_PROBE,))
 
@@ -288,16 +288,16 @@ SECTIONS: dict[str, Any] = {
 
 
 def affects(key: str) -> Affects:
-    """What the setting affects that a dotted key is, or is within."""
+    """The effects of the setting that is a dotted key, or contains it."""
     name = key
     while name and name not in SETTINGS:
         name = name.rpartition(".")[0]
-    # What isn't known may change anything.
+    # An unknown key may change anything.
     return SETTINGS[name].affects if name else PROGRAM | NUMBERS
 
 
 def identifies_job(key: str) -> bool:
-    """Whether another value makes a job of a sweep another job."""
+    """Whether another value makes it a different job of a sweep."""
     return not _is_within(key, RECORD | MACHINE)
 
 
@@ -323,7 +323,7 @@ def is_in_program(key: str) -> bool:
 
 
 def makes_no_difference(key: str) -> bool:
-    """Whether compare may ignore it: it says what is written, or where."""
+    """Whether compare may ignore it: it only says what is written, or where."""
     return _is_within(key, RECORD | MACHINE)
 
 

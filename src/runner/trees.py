@@ -5,7 +5,7 @@ from typing import Any
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a.b": 1} of {"a": {"b": 1}}. Lists and empty mappings stay as they are."""
+    """{"a.b": 1} from {"a": {"b": 1}}. Lists and empty mappings stay as they are."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -25,7 +25,7 @@ def differences(
 
     Args:
       skip: whether a key, and all below it, may differ.
-      key: where in a larger tree these two are.
+      key: the place of these two in a larger tree.
     """
     if key and skip(key):
         return []

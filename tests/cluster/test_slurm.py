@@ -2,14 +2,17 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from helpers.launched import events, run, start, states, wait_for, write_broken_model
+from helpers.readme import COMMANDS
 from runner.cluster.plan import Plan
 from runner.record.files import read_metrics
 
@@ -34,6 +37,33 @@ def processes(task: str) -> list[int]:
         if is_python and wanted < environment and "SLURM_PROCID=0" in environment:
             found.append(int(folder.name))
     return sorted(found)
+
+
+def readme(tmp_path: Path, folders, marks: str, *short: str) -> str:
+    """Run the README's command that has `marks` in it; what it said."""
+    (command,) = [c for c in COMMANDS if marks in c and "dry_run" not in c]
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:], *short],
+        cwd=tmp_path,
+        env=os.environ | {"TFDS_DATA_DIR": str(folders["data"])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_the_readmes_run(tmp_path, folders):
+    said = readme(tmp_path, folders, "cluster.time=2:00:00", "train.epochs=1")
+    assert "running on n" in said and "done, eval/loss" in said
+
+
+def test_the_readmes_sweep(tmp_path, folders):
+    said = readme(tmp_path, folders, "-m cluster=slurm", "train.epochs=1")
+    assert "jobs in 2 tasks on Slurm" in said
+    (sweep,) = tmp_path.glob("multirun/*/*")
+    assert set(states(sweep)) == {"done"} and len(states(sweep)) >= 6
 
 
 def test_a_population_killed_midway_goes_on_from_its_checkpoint(start, tmp_path):
@@ -64,6 +94,7 @@ def test_a_task_of_the_loop_killed_midway_does_no_job_twice(start, tmp_path):
         "-m", "cluster=slurm", "hydra.sweep.dir=sweep",
         "optimizer.learning_rate=0.1,0.03,0.01", "seed=range(12)",
         "hydra.launcher.max_members=12", "hydra.launcher.strategy=loop",
+        "train.steps=400",
     )  # fmt: skip
     sweep = tmp_path / "sweep"
 

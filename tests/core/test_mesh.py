@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
-from helpers.shipped import NAMES, SMALL
+from helpers.shipped import BY_KIND, SMALL
 from helpers.training import SESSION
 from runner.core.mesh import device_mesh, split
 from runner.core.step import init as init_step
@@ -64,7 +64,7 @@ def losses(run, mesh, steps=6):
     return np.array(found)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_KIND)
 def test_every_optimizer_on_two_axes(name, composed, built):
     """benchmarks/meshes.py has the other meshes."""
     run = built(f"optimizer={name}", *OWN.get(name, []), *SMALL)

@@ -81,10 +81,11 @@ def test_the_yaml_names_its_paper(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_trains_and_lowers_the_loss_without_recompiling(name, built, caplog):
+def test_is_verified_and_lowers_the_loss_without_recompiling(name, built, caplog):
     run = built(
         f"optimizer={name}", "framework=jax", "model.hidden_sizes=[16]",
         "train.steps=80", "train.epochs=null", "train.eval_every_steps=40",
+        "verify=true",
     )  # fmt: skip
     rows = []
     SESSION.program(run.spec, run.values)

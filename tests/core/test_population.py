@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers.shipped import NAMES, SMALL
+from helpers.shipped import BY_KIND, SMALL
 from helpers.training import SESSION, train_run
 from runner.core.mesh import population_mesh, population_size
 from runner.core.program import Population
@@ -49,7 +49,7 @@ def assert_close(rows, wanted, tolerance=TOLERANCE):
             assert off <= tolerance, f"{key} at step {row['step']} is off by {off:.1e}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_KIND)
 def test_every_optimizer_packed_equals_plain(built, name):
     """The step; the tests below have all that is around it."""
     runs = [built(f"optimizer={name}", f"seed={seed}", *SMALL) for seed in (0, 1)]

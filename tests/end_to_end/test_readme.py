@@ -1,3 +1,5 @@
+"""The README's commands, as they stand or shortened by length alone."""
+
 import itertools
 import os
 import re
@@ -8,25 +10,84 @@ from pathlib import Path
 
 import pytest
 
+from helpers.readme import BLOCKS, COMMANDS, README
 from runner.config.conf import conf_dir
 from runner.record.files import read_metrics
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line.partition("python -m runner")[2].strip()
-    for kind, text in BLOCKS
-    for line in text.splitlines()
-    if kind == "sh" and "python -m runner " in f"{line} " and ".venv" not in line
-]
-(OWN_PARTS,) = [command for command in COMMANDS if "--config-dir" in command]
+SHORT = "train.epochs=1"
+# How each command is shortened, or the test of its own that runs it.
+SHORTENED = (
+    "optimizer=adamw optimizer.weight_decay=0.01 schedule=cosine framework=linen",
+    "-m optimizer=sgd,adam framework=jax,linen,nnx",
+    "schedule=reduce_on_plateau",
+    "schedule=reduce_on_plateau schedule@schedule.base=cosine schedule.patience=2",
+    "-m optimizer=sgd,adam seed=0,1,2 train.epochs=3 hydra.sweep.dir=s1",
+    "-m sweep=tuned optimizer=sgd,adam seed=0,1,2",
+)
+RUN_BY = dict.fromkeys(SHORTENED, SHORT) | {
+    "mesh=fsdp print=sharding": "",
+    "cluster=slurm cluster.partition=gpu cluster.gpus=1 cluster.time=2:00:00"
+    " cluster.dry_run=true": "",
+    "hydra.run.dir=my_run train.epochs=2000": "test_a_run_is_resumed",
+    "checkpoint.resume=my_run train.epochs=4000": "test_a_run_is_resumed",
+    "checkpoint.resume=my_run/checkpoints/1000 train.steps=2000": (
+        "test_a_run_is_resumed"
+    ),
+    "-m experiment=adam_vs_sgd": "test_frameworks_are_compared",
+    "-m runner.compare multirun/<date>/<time> --by framework": (
+        "test_frameworks_are_compared"
+    ),
+    "-m runner.parity model=cnn optimizer=adamw schedule=cosine": "test_parity",
+    "optimizer=adam framework._target_=my_lab.quiet.pipeline": (
+        "test_the_quiet_optimizer_is_refused"
+    ),
+    "--config-dir conf model=residual optimizer=sign_momentum schedule=triangle"
+    " data=blobs": "test_own_parts_train",
+    "-m sweep=optuna optimizer=adam hydra.sweeper.n_trials=64": (
+        "contracts/test_sweep_presets.py::"
+        "test_optuna_searches_the_space_of_the_optimizer"
+    ),
+    "scripts/fashion_mnist.py --out fashion": (
+        "data/tfds/test_prepare.py::test_the_real_fashion_mnist_by_tfds_own_builder"
+    ),
+    "data=fashion_mnist data.manual_dir=fashion data.download=false model=cnn": (
+        "data/tfds/test_prepare.py::test_the_real_fashion_mnist_by_tfds_own_builder"
+    ),
+    "cluster=slurm cluster.partition=gpu cluster.gpus=1 cluster.time=2:00:00": (
+        "cluster/test_slurm.py::test_the_readmes_run"
+    ),
+    "-m cluster=slurm cluster.partition=gpu cluster.gpus=1 sweep=tuned"
+    " optimizer=sgd,adam seed=0,1,2": "cluster/test_slurm.py::test_the_readmes_sweep",
+}
+
+
+def arguments(command: str) -> str:
+    """What comes after `python -m runner`, or after `python` of another program."""
+    ours = re.search(r"python -m runner(?: (.*))?$", command)
+    return (ours[1] or "") if ours else command.partition("python ")[2]
+
+
+DIRECT = [c for c in RUN_BY if not RUN_BY[c].startswith(("test_", "c", "data/"))]
+
+
+def test_each_command_is_run():
+    assert sorted({arguments(command) for command in COMMANDS}) == sorted(RUN_BY)
+    for test in set(RUN_BY.values()) - {"", SHORT}:
+        file, _, name = test.rpartition("::")
+        path = Path(__file__).parents[1] / file if file else Path(__file__)
+        assert f"def {name}(" in path.read_text()
 
 
 def runner(folder: Path, *arguments: str, **variables: str):
+    program = ["-m", "runner"] if not arguments[:1] == ("-m",) else []
+    if arguments[:1] == ("-m",) and not arguments[1].startswith("runner."):
+        program = ["-m", "runner"]
     return subprocess.run(
-        [sys.executable, "-m", "runner", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=folder,
-        env=os.environ | {"WANDB_MODE": "disabled"} | variables,
+        env=os.environ
+        | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
+        | variables,
         capture_output=True,
         text=True,
     )
@@ -44,15 +105,71 @@ def own_parts(tmp_path_factory) -> Path:
     return folder
 
 
-def test_own_parts_train(own_parts):
-    cache = f"compilation_cache={own_parts}/xla"
-    result = runner(
-        own_parts,
-        *shlex.split(OWN_PARTS),
-        cache,
-        JAX_NUM_CPU_DEVICES="1",
-        TFDS_DATA_DIR=str(own_parts / "data"),
+@pytest.fixture
+def ready(folders) -> dict[str, str]:
+    """Where data and compiled programs of these tests are, as variables."""
+    cache = str(folders["xla"].parent / "cache")
+    return {"TFDS_DATA_DIR": str(folders["data"]), "XDG_CACHE_HOME": cache}
+
+
+@pytest.mark.parametrize("command", DIRECT)
+def test_a_command(command, tmp_path, ready):
+    (line,) = {line for line in COMMANDS if arguments(line) == command}
+    virtual = re.match(r"(JAX_NUM_CPU_DEVICES)=(\d+) ", line)
+    variables = {virtual[1]: virtual[2]} if virtual else {}
+    given = shlex.split(f"{command} {RUN_BY[command]}")
+    result = runner(tmp_path, *given, **ready, **variables)
+    assert result.returncode == 0, result.stderr
+    if "dry_run" in command:
+        assert "#SBATCH --partition=gpu" in result.stdout
+    elif "print" in command:
+        assert "dense_0/kernel" in result.stdout
+    else:
+        names = ("s1/*", "multirun/*/*/*", "outputs/*/*")
+        found = [f for name in names for f in tmp_path.glob(f"{name}/metrics.jsonl")]
+        assert found and all(read_metrics(f)[-1]["step"] == 22 for f in found)
+
+
+def test_a_run_is_resumed(tmp_path, ready):
+    first, longer, elsewhere = (
+        shlex.split(command) for command in RUN_BY if "my_run" in command
     )
+    # So that there is a checkpoint after step 1000, which the README's run has.
+    saved = ("train.steps=1000", "checkpoint.every_steps=1000", "train.epochs=null")
+    result = runner(tmp_path, first[0], *saved, **ready)
+    assert result.returncode == 0, result.stderr
+    result = runner(tmp_path, longer[0], "train.epochs=46", **ready)
+    assert result.returncode == 0, result.stderr
+    result = runner(tmp_path, elsewhere[0], "train.steps=1010", **ready)
+    assert result.returncode == 0, result.stderr
+    ends = [
+        read_metrics(file)[-1]["step"]
+        for file in sorted(tmp_path.glob("outputs/*/*/metrics.jsonl"))
+    ]
+    assert ends == [1012, 1010]
+
+
+def test_frameworks_are_compared(tmp_path, ready):
+    result = runner(tmp_path, "-m", "experiment=adam_vs_sgd", SHORT, **ready)
+    assert result.returncode == 0, result.stderr
+    (sweep,) = tmp_path.glob("multirun/*/*")
+    compared = runner(tmp_path, "-m", "runner.compare", str(sweep), "--by", "framework")
+    assert compared.returncode == 0, compared.stderr
+    assert "jax, linen and nnx agree" in compared.stdout
+    assert (tmp_path / "compare" / "report.html").exists()
+
+
+def test_parity(tmp_path, ready):
+    given = next(command for command in RUN_BY if "runner.parity" in command)
+    result = runner(tmp_path, *shlex.split(given), "--steps", "2", **ready)
+    assert result.returncode == 0, result.stderr
+    assert "equal bit for bit over 2 steps" in result.stdout
+
+
+def test_own_parts_train(own_parts, ready):
+    (command,) = [command for command in RUN_BY if "--config-dir" in command]
+    data = {"TFDS_DATA_DIR": str(own_parts / "data")}
+    result = runner(own_parts, *shlex.split(command), **ready | data)
     assert result.returncode == 0, result.stderr
     (metrics,) = own_parts.glob("outputs/*/*/metrics.jsonl")
     rows = read_metrics(metrics)
@@ -62,17 +179,9 @@ def test_own_parts_train(own_parts):
         assert row["train/learning_rate"] == pytest.approx(rate, rel=1e-4)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_compose(command, own_parts):
-    # A sweep's lists can't be printed as one configuration: their first job is.
-    given = [word.partition(",")[0] for word in shlex.split(command) if word != "-m"]
-    result = runner(own_parts, *given, "--cfg", "job")
-    assert result.returncode == 0, result.stderr
-
-
-def test_the_quiet_optimizer_is_refused(own_parts):
-    (command,) = [command for command in COMMANDS if "my_lab.quiet" in command]
-    result = runner(own_parts, *shlex.split(command), TFDS_DATA_DIR=f"{own_parts}/data")
+def test_the_quiet_optimizer_is_refused(own_parts, ready):
+    (command,) = [command for command in RUN_BY if "my_lab.quiet" in command]
+    result = runner(own_parts, *shlex.split(command), **ready)
     assert result.returncode == 1
     assert "The observed updates match\noptax.sgd(0.001), not optax.adam" in README
     assert "match optax.sgd(0.001), not optax.adam(0.001)" in result.stderr

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from omegaconf import DictConfig
 
 from runner.core.run import Host, Run
-from runner.core.train import train
 from runner.job.build import Built, build
 from runner.job.session import Session
 
@@ -23,6 +22,4 @@ def train_run(run: Run, write: Callable[[dict], None]) -> None:
     Raises:
       TrainingStopped, or what `write` raises.
     """
-    program = SESSION.program(run.spec, run.values)
-    for _, error in train(program, [run], Host(lambda index, row: write(row))):
-        raise error
+    SESSION.train(run, Host(lambda index, row: write(row)))

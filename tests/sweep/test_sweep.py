@@ -210,6 +210,7 @@ def test_a_bug_in_a_job_shows_its_traceback_when_it_happens(run, tmp_path):
     assert "ZeroDivisionError" in error
 
 
+@pytest.mark.nightly  # test_population_checkpoints.py kills each way once
 @pytest.mark.parametrize("strategy", ["loop", "vmap"])
 def test_killed_at_random_moments_the_sweep_ends_with_the_same_results(
     strategy, run, start, tmp_path

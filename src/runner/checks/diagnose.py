@@ -1,4 +1,4 @@
-"""Which optimizer a sequence of updates looks like, for the message of a refusal."""
+"""Name the optimizer that a sequence of updates looks like, for error messages."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -39,10 +39,10 @@ def looks_like(
     """A sentence that names the optimizer whose updates are closest to `observed`.
 
     Args:
-      observed: the changes of the parameters, step by step.
-      wanted: what they should have come from.
-      rates: the learning rates that were asked for; all but the first are the run's.
-      replay: the changes that a transformation makes of the same gradients.
+      observed: the parameter changes, step by step.
+      wanted: the optimizer that they should have come from.
+      rates: the requested learning rates; all but the first are the run's.
+      replay: returns a transformation's changes for the same gradients.
     """
     ours = _flat(observed)
     if not np.any(ours):
@@ -52,13 +52,13 @@ def looks_like(
         for shape in (rates, rates**2, np.ones_like(rates)):
             try:
                 theirs = _flat(replay(candidate.textbook(shape)))
-            except (TypeError, ValueError):  # it lacks what this config gives it
+            except (TypeError, ValueError):  # it doesn't support this config
                 continue
-            # Updates are proportional to the learning rate: the factor between is one.
+            # Updates scale with the learning rate, so this is the ratio of the two.
             factor = np.vdot(theirs, ours) / max(np.vdot(theirs, theirs), 1e-300)
             distance = np.linalg.norm(ours - factor * theirs) / np.linalg.norm(ours)
             if candidate is wanted and shape is rates and abs(factor - 1) < MATCH:
-                continue  # the difference is too small to show in the whole
+                continue  # the difference is below the matching tolerance
             if distance < best:
                 best = distance
                 rate, how = _told(wanted, rates, shape, factor)
@@ -67,7 +67,7 @@ def looks_like(
             break
     asked = wanted.text + (" with its schedule" if np.ptp(rates[1:]) else "")
     if not sentence:
-        return f"The observed updates are neither those of {asked} nor of a usual one"
+        return f"The observed updates match neither {asked} nor any usual optimizer"
     return f"The observed updates match {sentence}, not {asked}"
 
 
@@ -85,7 +85,7 @@ def _told(
 
 
 def _candidates(wanted: OptimizerSpec) -> Iterator[tuple[str, str, OptimizerSpec]]:
-    """What is left of the wanted optimizer with a part lost, itself, and others."""
+    """Variants of the wanted optimizer that lack a part, itself, and others."""
     name, arguments = wanted.text.split("(")[0], wanted.factory.keywords
     deaf = wanted
     if isinstance(wanted.schedule, ReduceOnPlateau):

@@ -1,4 +1,4 @@
-"""What tells runs apart by what they did, not by what they are called."""
+"""Digests that distinguish runs by what they did, not by their names."""
 
 import hashlib
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from runner.data.order import Order
 from runner.models.mlp import mlp
 from runner.models.model import Model
 
-ORDERED_STEPS = 64  # whose rows the digest of the data covers
+ORDERED_STEPS = 64  # covered by the digest of the data order
 
 
 class Toy(NamedTuple):
-    """The optimizer of a run in a pipeline of `toy_model`: what the probe drives.
+    """The optimizer of a run on `toy_model`, for the probe.
 
     Attributes:
       init: hyperparameters -> TrainState, jitted.
@@ -33,7 +33,7 @@ class Toy(NamedTuple):
 
 
 def toy(pipeline: Pipeline) -> Toy:
-    """What the probe needs of a pipeline of `toy_model`. Runs of a program share it."""
+    """The `Toy` of a pipeline of `toy_model`. Runs of a program share it."""
 
     def init(hyperparameters):
         return pipeline.init(jax.random.key(0), jnp.float32(1), hyperparameters)
@@ -45,13 +45,13 @@ def identify(run: Run, toy: Toy, init: Callable) -> dict[str, Any]:
     """The digests of a run for its record.
 
     Args:
-      run: which trains.
-      toy: of the run's program.
-      init: `Program.init` of a run alone.
+      run: the run that trains.
+      toy: that of the run's program.
+      init: `Program.init` of a single run.
 
     Returns:
       `optimizer_probe`, `initial_parameters` and `data_order`. Where one differs
-      between two runs, so did what it is made from.
+      between two runs, so did its inputs.
     """
     return {
         "optimizer_probe": optimizer_probe(toy, run.hyperparameters, run.optimizer),
@@ -72,22 +72,22 @@ def toy_model() -> Model:
 
 
 def toy_batch() -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of the shapes that `toy_model` takes."""
+    """The shapes of a batch for `toy_model`."""
     return {"input": jax.ShapeDtypeStruct((1, 2), jnp.float32)}
 
 
 def optimizer_probe(
     toy: Toy, hyperparameters: dict[str, float], wanted: OptimizerSpec
 ) -> list[float]:
-    """What the optimizer did to a small model: changes of one of its parameters.
+    """Changes that the optimizer makes to the output layer of a small model.
 
-    Runs with other probes are updated in other ways, whatever their configs call it.
-    To six digits, so that another machine's rounding doesn't show; no seed changes it.
+    Runs with different probes are updated differently, whatever their configs say.
+    Rounded to six digits, to hide how machines round; independent of the seed.
 
     Args:
-      toy: the run's pipeline, but of `toy_model`.
-      hyperparameters: what the run gives it.
-      wanted: for its learning rates.
+      toy: the run's pipeline, but on `toy_model`.
+      hyperparameters: those of the run.
+      wanted: gives the learning rates.
     """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         initial = toy.init(hyperparameters)
@@ -124,7 +124,7 @@ def _digests(tree: Any) -> Any:
 
 
 def _digest(leaf: jax.Array) -> jax.Array:
-    """uint32 that changes with any bit or place; sums wrap, so in any order."""
+    """A uint32 that depends on each bit and its position; sums wrap, in any order."""
     bits = jax.lax.bitcast_convert_type(leaf, jnp.uint8).ravel().astype(jnp.uint32)
     places = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
     mixed = (bits + 1) * places * jnp.uint32(2654435761)

@@ -1,4 +1,4 @@
-"""Fixed gradients, losses and learning rates, and what an optimizer makes of them."""
+"""Fixed gradients, losses and learning rates, and the changes optimizers make of them."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -39,14 +39,14 @@ def float64_on_cpu():
 def _float64(leaf: Any) -> Any:
     """`leaf` on the host, in float64 if it is real.
 
-    Not on a device, where each operation takes 10 ms to load and the mesh's sharding
-    would stay with what comes of it.
+    Not on a device, where each operation takes 10 ms to load and its results would
+    inherit the mesh's sharding.
     """
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.device_put(leaf, jax.local_devices(backend="cpu")[0])
     if isinstance(leaf, jax.Array) and not (
         leaf.is_fully_addressable or leaf.is_fully_replicated
-    ):  # its parts are with several processes
+    ):  # several processes hold its parts
         from jax.experimental import multihost_utils
 
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
@@ -55,27 +55,27 @@ def _float64(leaf: Any) -> Any:
 
 
 def start(state: TrainState, wanted: OptimizerSpec) -> tuple[TrainState, Problem]:
-    """`state` in float64, and what to drive it with."""
-    # The large first step moves parameters that start at zero, such as biases, to
-    # where a weight decay that shouldn't be there shows.
+    """`state` in float64, and the problem to drive it with."""
+    # The large first step moves parameters that start at zero, such as biases, far
+    # enough for an unwanted weight decay to show.
     rates = np.array([1.0, *wanted.learning_rates(STEPS - 1)])
     state = jax.tree.map(_float64, state)
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(state.params)]
     structure = jax.tree.structure(state.params)
 
     def gradient(step):
-        # The last ones are large, so that a clipping bites.
+        # The last ones are large, so that clipping takes effect.
         size = 1000.0 if step == STEPS - 1 else 0.1 + 0.1 * (step % 3)
         leaves = []
         for i, shape in enumerate(shapes):
             at = np.arange(np.prod(shape, dtype=int)).reshape(shape)
-            # Every fourth is zero: there only a decay or a momentum moves a parameter.
+            # Every fourth is zero: only decay or momentum moves a parameter there.
             leaf = np.sin(0.7 * at + 1.3 * step + i) * size
             leaves.append(np.where(at % 4 == 3, 0, leaf))
         return jax.tree.unflatten(structure, leaves)
 
     gradients = [gradient(step) for step in range(STEPS)]
-    # A plateau that is fed the first of these falls, and stays if fed the second: see
+    # A plateau rule lowers its scale if fed the first of these, but not the second: see
     # _about_to_fall.
     losses, eval_losses = 2.0 - 0.1 * np.arange(STEPS), 0.5 - 0.01 * np.arange(STEPS)
     if isinstance(wanted.schedule, ReduceOnPlateau):
@@ -105,7 +105,7 @@ def live_changes(
             ) from error
         if jax.tree.structure(after.params) != jax.tree.structure(state.params):
             raise ConfigError(
-                "verify: apply_gradients changed which parameters there are"
+                "verify: apply_gradients changed the structure of the parameters"
             )
         changed.append(jax.tree.map(np.subtract, after.params, state.params))
         state = after
@@ -113,7 +113,7 @@ def live_changes(
 
 
 def live_step(pipeline: Pipeline) -> Callable:
-    """The pipeline's `apply_gradients`, jitted, as `live_changes` takes it."""
+    """The pipeline's `apply_gradients`, jitted, for `live_changes`."""
 
     @jax.jit
     def step(state, gradients, loss, eval_loss, rate, hyperparameters):
@@ -162,9 +162,9 @@ def _loss_at(params: Any, gradients: Any, loss: Any) -> Callable[[Any], jax.Arra
 
 
 def _about_to_fall(opt_state: Any, wanted: OptimizerSpec) -> Any:
-    """`opt_state` with its plateau, if any, one loss away from scaling.
+    """`opt_state` with its plateau rule, if any, one loss away from scaling.
 
-    The window's mean is so far 0 and the best one 1, so it falls only if it is fed the
+    The window's mean is 0 so far and the best one is 1, so the scale falls only on the
     loss that makes the mean 2.
     """
     schedule = wanted.schedule

@@ -1,10 +1,9 @@
-"""What runs is what the config says: the live pipeline against textbook optax.
+"""Check that what runs is what the config says, against textbook optax.
 
 flax #4087 was an optimizer mix-up that everybody took for a difference between
 frameworks. So, before training, the pipeline's own `apply_gradients` is driven with
 fixed gradients, losses and learning rates, and each change that it makes to a parameter
-is compared with what the optimizer of the config makes of them, used as optax's
-documentation says. In float64, so that rounding doesn't hide a weight decay.
+is compared with that of the configured optimizer, used as optax's documentation says. In float64, so that rounding doesn't hide a weight decay.
 """
 
 import functools
@@ -27,8 +26,9 @@ from runner.core.optimizers import OptimizerSpec
 from runner.core.pipeline import Pipeline, TrainState
 from runner.errors import ConfigError
 
-# Of the largest change of a parameter. Two float64 implementations of one formula agree
-# to 1e-12; learning rates are float32, and a pipeline may compute them in its own way.
+# Relative to the largest change of a parameter. Two float64 implementations of one
+# formula agree to 1e-12; learning rates are float32, and a pipeline may compute them in
+# its own way.
 TOLERANCE = 1e-6
 
 
@@ -42,20 +42,20 @@ def verify(
 
     Args:
       pipeline: the live one.
-      init: gives its initial state from hyperparameters.
-      hyperparameters: what the run gives it.
-      wanted: what the config asks for.
+      init: returns its initial state for hyperparameters.
+      hyperparameters: those of the run.
+      wanted: the optimizer that the config asks for.
 
     Raises:
-      ConfigError: naming the parameter, the step, by how much the change is off, and
-        the optimizer that the changes look like.
+      ConfigError: names the parameter, the step, the change, the one expected, and the
+        optimizer that the changes look like.
     """
     step = live_step(pipeline)
     _check(step, init, hyperparameters, wanted)
     if not hyperparameters:
         return
     # Runs that differ in these share a compiled program, so they must be read from the
-    # arguments: a pipeline that knows them in another way is caught when they change.
+    # arguments: a pipeline that gets them in another way is caught when they change.
     changed = {k: 0.9 * v for k, v in hyperparameters.items()}
     try:
         _check(step, init, changed, wanted.with_values(changed))
@@ -89,7 +89,7 @@ def _check(
 
 
 def _first_difference(observed: list, expected: list, params: Any) -> str | None:
-    """The first step, and in it the parameter, at which changes differ most."""
+    """The first step at which changes differ, and the parameter that is furthest off."""
     for step, (ours, theirs) in enumerate(zip(observed, expected, strict=True)):
         worst, where = 0.0, ""
         leaves = jax.tree.leaves_with_path(ours)

@@ -1,4 +1,4 @@
-"""How a program's steps and members are run: rules on what its jaxpr contains.
+"""Rules that decide from a program's jaxpr how its steps and members are run.
 
 Both were measured (benchmarks/step.py, benchmarks/sweep.py) and can be overridden, by
 `train.steps_per_call` and `hydra.launcher.strategy`.
@@ -11,18 +11,18 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-# On CPU the members of a population share what a step costs besides its arithmetic, but
-# their parameters push each other out of the caches. Below so many operations of matrix
-# products in a step the first wins.
+# On CPU the members of a population share a step's overhead, but their parameters evict
+# each other from the caches. With fewer matrix-product operations in a step than this,
+# the first effect wins.
 CPU_VMAP_FLOPS = 100e6
 
 
 def loops(jaxpr: Jaxpr, backend: str) -> bool:
     """Whether several steps of `jaxpr` go into one call of the compiled program.
 
-    They do where a call costs the host more than a small model's step takes. But XLA
-    runs a convolution inside a loop on CPU 20 to 40 times slower than outside one
-    (jax #12868), so such a step is a call of its own there.
+    They do, since a call costs the host more than a small model's step takes. But on
+    CPU, XLA runs a convolution inside a loop 20 to 40 times slower than outside one
+    (jax #12868), so there such a step is a call of its own.
     """
     return backend != "cpu" or not _has_convolution(jaxpr)
 
@@ -30,8 +30,8 @@ def loops(jaxpr: Jaxpr, backend: str) -> bool:
 def vmaps(jaxpr: Jaxpr, backend: str) -> bool:
     """Whether members that share the step `jaxpr` run side by side, under `vmap`.
 
-    On an accelerator they do. On CPU only those with small steps and no convolution do,
-    whose `vmap` over kernels is some five times slower than one member after the other.
+    On an accelerator they do. On CPU they do if steps are small and have no convolution:
+    its `vmap` over kernels is about five times slower than one member after another.
     """
     if backend != "cpu":
         return True

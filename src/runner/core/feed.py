@@ -1,4 +1,4 @@
-"""How batches reach the devices: as rows of columns there, or by themselves."""
+"""Feeding the devices: with row numbers of columns held there, or with whole batches."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ SENT_BYTES = 16 * 2**20
 
 
 def steps_that_fit(dataset: Dataset, most: int) -> int:
-    """How many steps' batches go to the devices in one call, at most `most`."""
+    """The number of steps whose batches one call can send, at most `most`."""
     if dataset.mode == "device":
         return most
     rows = dataset.train.rows(np.zeros(dataset.batch_size, int))
@@ -39,7 +39,7 @@ class DeviceData(NamedTuple):
 
 
 def device_data(dataset: Dataset, mesh: Mesh) -> DeviceData:
-    """Copy what training and evaluation read to the devices of `mesh`."""
+    """Copy the columns of both splits, in device mode, to the devices of `mesh`."""
     return DeviceData(
         *(_columns(dataset, s, mesh) for s in (dataset.train, dataset.eval))
     )
@@ -66,7 +66,7 @@ def column_shapes(dataset: Dataset, split: Split) -> dict[str, jax.ShapeDtypeStr
 
 
 def batch_at(dataset: Dataset, columns: dict, batches: dict, i) -> dict[str, jax.Array]:
-    """Batch `i` of `batches`, normalized. Meant for the inside of a compiled step."""
+    """Batch `i` of `batches`, normalized. For use inside a compiled step."""
     batch = {name: value[i] for name, value in batches.items()}
     if columns:
         rows = batch.pop("rows")
@@ -84,12 +84,12 @@ class TrainFeed:
     """The training batches of one run, or of several, from step `start` on.
 
     Args:
-      dataset: of all runs.
-      orders: of each run. If there are several, the data are on the devices.
-      mesh: which devices read which part of a batch.
+      dataset: the same for all runs.
+      orders: one for each run; several require the data to be on the devices.
+      mesh: says which devices read which part of a batch.
       capacity: the most batches that are taken at a time.
-      start: how many steps are done.
-      has_members: the batches have a leading member axis.
+      start: the number of steps already done.
+      has_members: whether batches have a leading member axis.
     """
 
     def __init__(
@@ -136,13 +136,14 @@ class TrainFeed:
 def eval_feed(
     dataset: Dataset, mesh: Mesh, capacity: int
 ) -> Callable[[], Iterable[dict]]:
-    """What gives one pass over the evaluation split: [capacity, batch_size, ...].
+    """A function that gives one pass over the evaluation split.
 
-    Batches that only fill the last call have an all-zero `mask`.
+    Its arrays are [capacity, batch_size, ...]. Batches that only fill the last call have an
+    all-zero `mask`.
     """
     if dataset.mode != "device":
         return lambda: _eval_batches(dataset, mesh, capacity)
-    # Rows of what is on the devices already: sent once.
+    # Row numbers of columns that are on the devices: sent once.
     rows = functools.cache(lambda: list(_eval_batches(dataset, mesh, capacity)))
     return rows
 
@@ -160,7 +161,7 @@ def _eval_batches(dataset: Dataset, mesh: Mesh, capacity: int) -> Iterator[dict]
 
 
 def train_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `TrainFeed.take` gives."""
+    """The shapes of what `TrainFeed.take` returns."""
     one = {"rows": np.zeros(dataset.batch_size, np.int32)}
     if dataset.mode != "device":
         one = dataset.train.rows(one["rows"])
@@ -170,7 +171,7 @@ def train_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStr
 
 
 def eval_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `eval_feed` gives."""
+    """The shapes of what `eval_feed` yields."""
     mask = jax.ShapeDtypeStruct((capacity, dataset.batch_size), jnp.float32)
     return train_shapes(dataset, capacity) | {"mask": mask}
 

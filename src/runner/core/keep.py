@@ -1,10 +1,10 @@
-"""How runs of one process come to share what is made for the first of them."""
+"""How runs in one process share what is made for the first of them."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
 
-# (key, make) -> what `make` made when it was last asked for the same key, which begins
-# with the kind of what is made.
+# (key, make) -> the result of `make`, maybe kept from an earlier call with the same key.
+# A key starts with the kind of result.
 Keep = Callable[[tuple[Hashable, ...], Callable[[], Any]], Any]
 
 

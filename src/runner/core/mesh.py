@@ -12,17 +12,17 @@ from runner.settings import MeshSettings
 
 
 class Mesh(NamedTuple):
-    """Shardings of what a program takes and gives.
+    """Shardings of a program's arguments and results.
 
     Attributes:
       replicated: whole on every device.
-      own: of rows and of what a run has of its own besides its state.
-      batches: of training batches, whose examples are split over all devices; those of
-        a population over the devices of each member.
-      eval_batches: of evaluation batches, likewise; a population shares them.
-      devices: how many there are.
-      fsdp: over how many of them an array of the state may be split.
-      min_shard_elements: the least size of an array that is.
+      own: for metric rows and for a run's own values other than its state.
+      batches: for training batches, whose examples are split over all devices; in a
+        population over the devices of each member.
+      eval_batches: likewise for evaluation batches, which a population shares.
+      devices: the number of devices.
+      fsdp: the number of them that an array of the state may be split over.
+      min_shard_elements: the smallest size of an array that is split.
     """
 
     replicated: NamedSharding
@@ -36,7 +36,7 @@ class Mesh(NamedTuple):
     def state(self, shapes: Any) -> Any:
         """The sharding of each array of a state, or of anything shaped like its parts.
 
-        By shape alone, so that an optimizer's moments lie where their parameters do.
+        It depends on shapes alone, so moments are placed like their parameters.
         """
         if self.fsdp == 1:
             return jax.tree.map(lambda _: self.own, shapes)
@@ -48,7 +48,7 @@ class Mesh(NamedTuple):
         return jax.tree.map(sharding, shapes)
 
     def rows(self, batch_size: int) -> slice | np.ndarray:
-        """Which rows of a batch the devices of this process read; all for one alone."""
+        """The rows of a batch that this process's devices read; all if it is the only one."""
         if jax.process_count() == 1:
             return slice(None)
         shape = 1, batch_size
@@ -69,10 +69,10 @@ class Mesh(NamedTuple):
 
 
 def split(shape: tuple[int, ...], fsdp: int, least: int) -> PartitionSpec:
-    """How an array lies on the axis `fsdp` of that many devices.
+    """The partition of an array over the axis `fsdp`, which has that many devices.
 
-    One of at least `least` elements is split along its largest dimension that `fsdp`
-    divides, the first of equals. Any other is whole on every device.
+    An array of at least `least` elements is split along its largest dimension that
+    `fsdp` divides, the first of equals. Any other is whole on every device.
     """
     divisible = [i for i, size in enumerate(shape) if size % fsdp == 0]
     if fsdp == 1 or math.prod(shape) < least or not divisible:
@@ -89,7 +89,7 @@ def devices() -> list[Any]:
     """
     try:
         return jax.devices()
-    except (RuntimeError, AssertionError) as error:  # jax's way to say: none at all
+    except (RuntimeError, AssertionError) as error:  # how jax says that there is none
         platforms = jax.config.jax_platforms or ""  # pyright: ignore
         raise ConfigError(
             f"JAX has no device to run on, with JAX_PLATFORMS={platforms}: {error}"
@@ -102,10 +102,10 @@ def device_mesh(config: MeshSettings, batch_size: int, microbatches: int) -> Mes
     Args:
       config: the `mesh` section.
       batch_size: the examples of a step over all devices.
-      microbatches: that each batch is cut into.
+      microbatches: the number that each batch is cut into.
 
     Raises:
-      ConfigError: there aren't so many devices, or they don't divide the batch.
+      ConfigError: there aren't that many devices, or they don't divide the batch.
     """
     data, fsdp = _sizes(config.data, config.fsdp, len(jax.devices()))
     count = data * fsdp
@@ -119,7 +119,7 @@ def device_mesh(config: MeshSettings, batch_size: int, microbatches: int) -> Mes
         raise ConfigError(
             f"mesh.data={config.data} and mesh.fsdp={config.fsdp} use {count} of the "
             f"{len(jax.devices())} devices of {jax.process_count()} processes, but "
-            "each process needs all of its own: make one of them -1"
+            "each process must use all of its own: set one of them to -1"
         )
     mesh = _mesh({"data": data, "fsdp": fsdp})
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -138,7 +138,7 @@ def _sizes(data: int, fsdp: int, available: int) -> tuple[int, int]:
             )
     if data == fsdp == -1:
         raise ConfigError(
-            "mesh.data=-1 and mesh.fsdp=-1: only one can take what the other leaves"
+            "mesh.data=-1 and mesh.fsdp=-1: only one of them can take the remaining devices"
         )
     if -1 in (data, fsdp):
         name, given = ("fsdp", fsdp) if data == -1 else ("data", data)
@@ -159,8 +159,8 @@ def _sizes(data: int, fsdp: int, available: int) -> tuple[int, int]:
 def population_mesh(devices: int, members: int) -> Mesh:
     """The same devices for a population, whose members are spread over them.
 
-    What devices are left over split the batches of each member, whose state they all
-    hold: `fsdp` is for models too large for that.
+    Devices left over split the batches of each member, whose state they all hold:
+    `fsdp` is for models too large for that.
     """
     spread = math.gcd(devices, members)
     mesh = _mesh({"members": spread, "data": devices // spread})
@@ -180,7 +180,7 @@ def population_mesh(devices: int, members: int) -> Mesh:
 
 
 def population_size(devices: int, members: int) -> int:
-    """The least number from `members` on that spreads evenly over as many as it can."""
+    """`members`, rounded up to spread evenly over as many devices as it can."""
     spread = max(d for d in range(1, devices + 1) if devices % d == 0 and d <= members)
     return -(-members // spread) * spread
 

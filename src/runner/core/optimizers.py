@@ -20,7 +20,7 @@ class OptimizerSpec(NamedTuple):
 
     Attributes:
       factory: the optimizer's function and all of its arguments.
-      schedule: of the learning rate, maybe with a plateau rule.
+      schedule: that of the learning rate, maybe with a plateau rule.
       steps: the length of the run.
       clip_global_norm, mask_weight_decay: as in the `train` section.
     """
@@ -39,7 +39,7 @@ class OptimizerSpec(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What a person calls it, such as "optax.adam(0.001)"."""
+        """A readable name, such as "optax.adam(0.001)"."""
         package = self.factory.func.__module__.split(".")[0]
         rate = self.factory.keywords["learning_rate"]
         return f"{package}.{self.factory.func.__name__}({rate:g})"
@@ -77,7 +77,7 @@ class OptimizerSpec(NamedTuple):
 
 
 def _scheduled(function: Callable, arguments: dict) -> optax.GradientTransformation:
-    """`function` with a schedule; where it takes none, with each step's value of it."""
+    """`function` with a schedule, or with each step's value of it if it takes none."""
     annotation = inspect.signature(function).parameters["learning_rate"].annotation
     takes_schedule = annotation not in (jax.typing.ArrayLike, float, Any)
     if takes_schedule:
@@ -92,7 +92,7 @@ def _scheduled(function: Callable, arguments: dict) -> optax.GradientTransformat
 
 
 def decayed_parameters(params: Any) -> Any:
-    """True for the parameters that weight decay is for: not biases, not norm scales."""
+    """True for parameters that weight decay applies to: not biases or norm scales."""
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
 
@@ -144,8 +144,8 @@ class Optimizer(NamedTuple):
     """A family of gradient transformations, one for each set of float arguments.
 
     `transformation(learning_rate, hyperparameters)` may be called with traced values;
-    `hyperparameters` holds the values of this run. Whatever else the optimizer takes
-    is part of the program.
+    `hyperparameters` holds the values of this run. All other arguments are part of the
+    program.
     """
 
     transformation: Callable[[Any, dict], optax.GradientTransformationExtraArgs]
@@ -153,11 +153,11 @@ class Optimizer(NamedTuple):
 
 
 def optimizer(wanted: OptimizerSpec, keep: Keep = make_anew) -> Optimizer:
-    """What `wanted` asks for, as a family over its float arguments.
+    """The optimizer that `wanted` asks for, as a family over its float arguments.
 
     Args:
       wanted: the optimization that a configuration asks for.
-      keep: for what is found out about a function: which floats it needs as such.
+      keep: for the names of the floats that a function refuses as traced values.
 
     Raises:
       ConfigError: an argument that optax refuses, or no weight decay to mask.
@@ -167,7 +167,7 @@ def optimizer(wanted: OptimizerSpec, keep: Keep = make_anew) -> Optimizer:
     if wanted.mask_weight_decay:
         if arguments.get("adam_weight_decay"):
             raise ConfigError(
-                "train.mask_weight_decay=true can't spare anything from "
+                "train.mask_weight_decay=true has no effect on "
                 f"optimizer.adam_weight_decay={arguments['adam_weight_decay']}, which "
                 "optax doesn't mask; set it to 0"
             )
@@ -214,7 +214,7 @@ def sam(
 ) -> optax.GradientTransformationExtraArgs:
     """SGD whose gradient is taken `rho` uphill (Foret et al., 2020).
 
-    optax.contrib.sam in opaque mode, so that a step of it is a step of the run.
+    optax.contrib.sam in opaque mode, so that each of its steps is a step of the run.
     """
     inner = optax.contrib.sam(
         optax.sgd(learning_rate, momentum, nesterov),
@@ -232,7 +232,7 @@ def sam(
 
 
 def evaluation_params(opt_state: Any, params: Any) -> Any:
-    """What an optimizer wants evaluated: schedule-free's average, or `params`."""
+    """The parameters to evaluate: schedule-free's average, or `params`."""
     for state in states_of(optax.contrib.ScheduleFreeState, opt_state):
         return optax.contrib.schedule_free_eval_params(state, params)
     return params
@@ -244,7 +244,7 @@ def _is_schedule_free(factory: Callable) -> bool:
 
 
 def _refused_as_traced(func: Callable, static: dict, floats: dict) -> list[str]:
-    """The names of `floats` on whose values `func` decides in Python."""
+    """The names of `floats` whose values `func` branches on in Python."""
 
     def accepts(names):
         fixed = {k: v for k, v in floats.items() if k not in names}

@@ -10,7 +10,7 @@ from runner.tasks.loss import Loss
 
 
 class TrainState(NamedTuple):
-    """What training changes: trees of dicts and arrays, whatever the framework."""
+    """The state that training changes: trees of dicts and arrays in every framework."""
 
     params: Any
     model_state: Any

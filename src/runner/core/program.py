@@ -28,13 +28,13 @@ LOOP_CAPACITY = 256
 
 
 class ProgramSpec(NamedTuple):
-    """Everything that a program is made from and that is not an argument of it.
+    """Everything that a program is made from, except its arguments.
 
     Attributes:
-      description: plain values that tell programs apart; runs in which it is equal
-        share one. `key` is its hash.
-      init, train_step, eval_step: those of `runner.core.step`, jitted, so that whoever
-        traces one first does so for all.
+      description: plain values that identify the program; runs with equal ones share
+        it. `key` is their hash.
+      init, train_step, eval_step: those of `runner.core.step`, jitted, so that each is
+        traced only once.
       steps_per_call: None leaves it to the rule of `loops`.
     """
 
@@ -56,7 +56,7 @@ class ProgramSpec(NamedTuple):
 
 
 def key_of(description: dict[str, Any]) -> str:
-    """A name for the program that `description` tells from others."""
+    """The name of a program: a hash of its `description`."""
     text = json.dumps(description, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -69,8 +69,8 @@ class Population(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Compiled functions. Those of a population have arguments and results of each
-    member (batches, learning_rates, ...) with a leading member axis.
+    """Compiled functions. In a population, per-member arguments and results (carry,
+    batches, learning_rates, ...) have a leading member axis.
 
     Attributes:
       init: (key, learning_rate, hyperparameters) -> carry.
@@ -78,12 +78,12 @@ class Program(NamedTuple):
         eval_loss, values) -> (carry, rows). Takes `count` steps, at most `capacity`,
         which is the length of `batches`, `learning_rates`, `logged` and `rows`.
       evaluate: (carry, columns, batches, totals) -> (totals, means) over
-        `eval_capacity` batches and those before.
-      totals: what the first call of `evaluate` starts from.
-      data: gives the columns that both read on the devices.
-      eval_batches: gives one pass over the evaluation split.
-      bytes: that a training call needs on each device, as far as XLA tells.
-      compile_seconds: to trace and compile these.
+        `eval_capacity` batches and those of earlier calls.
+      totals: zeros that the first call of `evaluate` starts from.
+      data: returns the columns on the devices, which both read.
+      eval_batches: returns one pass over the evaluation split.
+      bytes: memory of a training call on each device, as far as XLA reports it.
+      compile_seconds: the time to trace and compile these.
     """
 
     init: Callable
@@ -108,10 +108,10 @@ def compile_program(
     """Compile the program of `spec`.
 
     Args:
-      spec: what it is made from.
-      values: of one run; only their shapes and types matter.
-      population: None for one run alone.
-      keep: for what programs may share: initial parameters and data on the devices.
+      spec: the program's.
+      values: those of one run; only their shapes and types matter.
+      population: None for a single run.
+      keep: for what programs may share: a compiled `init`, and data on the devices.
     """
     started = time.perf_counter()
     dataset = spec.dataset
@@ -168,11 +168,11 @@ def compile_program(
 
 
 def init(spec: ProgramSpec, values: Values) -> Callable:
-    """`Program.init` of a run alone, compiled.
+    """`Program.init` of a single run, compiled.
 
     Args:
-      spec: what it is made from.
-      values: of one run; only their shapes and types matter.
+      spec: the program's.
+      values: those of one run; only their shapes and types matter.
     """
     mesh = spec.mesh
     arguments = with_sharding(
@@ -183,7 +183,7 @@ def init(spec: ProgramSpec, values: Values) -> Callable:
 
 
 def compiled(jitted: Any, *arguments: Any) -> Callable:
-    """`jitted`, compiled. With debug_nans as it is: only so does JAX find the NaN."""
+    """`jitted`, compiled; with debug_nans unchanged, or JAX wouldn't find the NaN."""
     if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
         return jitted
     return jitted.lower(*arguments).compile()
@@ -192,7 +192,7 @@ def compiled(jitted: Any, *arguments: Any) -> Callable:
 def start_shapes(
     spec: ProgramSpec, values: Values, population: Population | None = None
 ) -> Snapshot:
-    """What a call of the program takes of those before it: shapes and shardings."""
+    """Shapes and shardings of what a call of the program takes from the one before."""
     mesh, lead = _mesh(spec, population)
     shapes = carry_shapes(spec, values)
     eval_loss = jax.ShapeDtypeStruct((), jnp.float32)
@@ -203,7 +203,7 @@ def start_shapes(
 
 
 def with_sharding(shapes: Any, sharding: Any, lead: tuple[int, ...] = ()) -> Any:
-    """`shapes` after the dimensions `lead`, with one sharding or one for each."""
+    """`shapes` with leading dimensions `lead`, and with one sharding or one for each."""
 
     def placed(x, sharding):
         shape = (*lead, *x.shape)
@@ -213,14 +213,14 @@ def with_sharding(shapes: Any, sharding: Any, lead: tuple[int, ...] = ()) -> Any
 
 
 def step_jaxpr(spec: ProgramSpec, values: Values) -> Jaxpr:
-    """A training step, for the rules of `runner.core.choose`."""
+    """The jaxpr of a training step, for the rules of `runner.core.choose`."""
     carry, example = carry_shapes(spec, values), feed.example(spec.dataset)
     traced = spec.train_step.trace(*_step_arguments(carry, example, values))
     return traced.jaxpr.jaxpr
 
 
 def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
-    """Trace a step and an evaluation, so that what can't run is found at once.
+    """Trace a step and an evaluation, so that errors show at once.
 
     Returns:
       the names of the metrics that the run will have.
@@ -237,7 +237,7 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
     if outputs.shape != needed:
         raise ConfigError(
             f"the model's outputs have shape {outputs.shape}, but the loss needs "
-            f"{needed} for data={spec.dataset.name}; another model or loss fits"
+            f"{needed} for data={spec.dataset.name}; choose another model or loss"
         )
     arguments = _step_arguments(carry, example, values)
     _, row = spec.train_step.trace(*arguments).out_info
@@ -275,7 +275,7 @@ def _mesh(spec: ProgramSpec, population: Population | None) -> tuple[Mesh, tuple
 def _capacities(
     spec: ProgramSpec, values: Values, population: Population | None
 ) -> tuple[int, int]:
-    """How many steps a training call takes at most, and batches an evaluation call."""
+    """The most steps of a training call, and the batches of an evaluation call."""
     looped = loops(step_jaxpr(spec, values), jax.default_backend())
     steps = spec.steps_per_call
     if steps is None:
@@ -299,8 +299,8 @@ def _functions(
     train = step.train_call(train_step, spec.dataset, capacity)
     evaluate = step.eval_call(eval_step, spec.dataset, eval_capacity)
     if population:
-        # In the order of their arguments: 0 what each member has of its own, None what
-        # they share.
+        # In the order of the arguments: 0 where each member has its own, None where they
+        # share one.
         train = jax.vmap(train, (0, None, 0, 0, None, None, None, 0, 0), axis_name=axis)
         evaluate = jax.vmap(evaluate, (0, None, None, 0))
     return train, evaluate

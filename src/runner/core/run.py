@@ -1,4 +1,4 @@
-"""A run, ready to train, and what its loop asks of whoever runs it."""
+"""A run, ready to train, and the host that its loop calls."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Run(NamedTuple):
       init_key: PRNG key of the initial parameters.
       order: which examples each step uses.
       settings: the `train` section, complete and checked.
-      config: the whole configuration, as it is recorded.
-      optimizer: what the configuration asks for.
+      config: the whole configuration, as recorded.
+      optimizer: the optimization that the configuration asks for.
       hyperparameters: the exact values of its float arguments.
     """
 
@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
     @property
     def timetable(self) -> tuple[int, int, int]:
-        """When it evaluates and logs: equal in runs that can train side by side."""
+        """Its length and intervals: equal in runs that can train side by side."""
         settings = self.settings
         every = settings.eval_every_steps, settings.log_every_steps
         return len(self.learning_rates), *every
@@ -54,17 +54,17 @@ Wanted = Literal["always", "if best", "no"]
 
 @dataclass(frozen=True)
 class Host:
-    """What the loop asks of whoever runs it. By default it is alone and saves nothing.
+    """The callbacks of the loop. By default a run is alone and saves nothing.
 
     Attributes:
       write: gets the index of a run and a row of its metrics, in order of the steps.
-      next_stop: the next step after a step at which a call has to end.
+      next_stop: the first step after a given one at which a call has to end.
       wants: whether to save the state after a step at the end of a call: (step,
         evaluated=, ends=, stops=) -> Wanted. `ends`: it is the last of the run;
         `stops`: training is about to stop before that.
-      save: save a snapshot after a step, whose rows and those before were written.
+      save: saves a snapshot after a step, once all rows up to it are written.
       stopping: an exception to end with, at the end of a call, or None.
-      agree: process 0's value of what has this name, on every process of the run.
+      agree: returns process 0's value under a name, on every process of the run.
       dispatched: called with results that wait for other processes.
     """
 

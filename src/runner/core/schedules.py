@@ -21,10 +21,10 @@ Schedule = Callable[[Any], Any]
 
 
 class ReduceOnPlateau(NamedTuple):
-    """A schedule whose learning rates a transformation scales by what the loss does.
+    """A schedule whose learning rates a transformation scales depending on the loss.
 
     `transformation` goes after the optimizer. It reads the training loss from the
-    extra argument `value`, or the evaluation's from `eval_loss` (inf: none is new).
+    extra argument `value`, or the evaluation's from `eval_loss` (inf: no new one).
     It scales after `patience` windows of `accumulation_size` losses.
     """
 
@@ -136,9 +136,9 @@ def warmup_stable_decay(
 
 
 def inverse_sqrt(peak_value: float, warmup_steps: int, init_value: float) -> Schedule:
-    """Linear warm-up to `peak_value`, then its decay with 1 / sqrt(step).
+    """Linear warm-up to `peak_value`, then decay with 1 / sqrt(step).
 
-    Vaswani et al., 2017: `peak_value` stands at step `warmup_steps`.
+    Vaswani et al., 2017: `peak_value` is reached at step `warmup_steps`.
     """
     start = max(warmup_steps, 1)
     warmup = optax.linear_schedule(init_value, peak_value, start)
@@ -208,14 +208,14 @@ def reduce_on_plateau(
 
 
 def plateau_scale(opt_state: Any) -> Any:
-    """The factor that reduce_on_plateau has in force in `opt_state`; 1 without it."""
+    """The current scale of reduce_on_plateau in `opt_state`; 1 without it."""
     for state in states_of(ReduceLROnPlateauState, opt_state):
         return state.scale
     return jnp.float32(1)
 
 
 def states_of(kind: type, opt_state: Any) -> list[Any]:
-    """The states of this type within an optimizer's, in order."""
+    """The states of type `kind` within an optimizer's, in order."""
 
     def is_one(node: Any) -> bool:
         return isinstance(node, kind)

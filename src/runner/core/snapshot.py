@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 
 class Snapshot(NamedTuple):
-    """All that a step needs of those before it; the rest follows from seed and step.
+    """All that a step needs from earlier ones; the rest follows from seed and step.
 
     Attributes:
       carry: parameters, model state, optimizer state and the parameters' average.
-      eval_loss: of an evaluation that the next step still consumes, else inf.
+      eval_loss: that of an evaluation that the next step has yet to use, else inf.
     """
 
     carry: Any

@@ -16,7 +16,7 @@ from runner.tasks.loss import Loss
 
 
 class Carry(NamedTuple):
-    """What one step hands to the next. `average` is the parameters' EMA, or None."""
+    """The state passed from step to step. `average` is the parameters' EMA, or None."""
 
     state: TrainState
     average: Any
@@ -28,7 +28,7 @@ class Values(NamedTuple):
     Attributes:
       key: for dropout; each step folds its number in.
       hyperparameters: the optimizer's float arguments, by name.
-      ema_decay: of the parameters' average; unused without one.
+      ema_decay: the decay of the parameters' average; unused without one.
     """
 
     key: Any
@@ -54,9 +54,9 @@ def train_step(
 
     A row is what metrics.jsonl records of the step, `train/loss` and so on, as scalars;
     its norms are 0 unless the step is `logged` or a loss isn't finite. `eval_loss` is
-    the latest evaluation's, inf if none came since the step before. `axis` names that
-    of `jax.vmap`, whose members then compute their norms at the same steps: where a
-    condition differs between members, `vmap` computes both of its branches, always.
+    the latest evaluation's, inf if none came since the step before. `axis` names
+    the axis of `jax.vmap`, so that its members compute norms at the same steps: where
+    a condition differs between members, `vmap` always computes both branches.
     """
     gradients = _accumulated(pipeline.gradients, microbatches)
 
@@ -117,7 +117,7 @@ def eval_step(pipeline: Pipeline, loss: Loss) -> Callable:
 
 
 def _norms(wanted: Any, grads: Any, old: Any, new: Any) -> tuple[Any, Any]:
-    """Of the gradients and of the update if `wanted`, otherwise 0.
+    """Gradient and update norms, or zeros unless `wanted`.
 
     On CPU they take a third of a small model's step, so they aren't always computed.
     """
@@ -163,7 +163,7 @@ def train_call(train_step: Callable, dataset: Dataset, capacity: int) -> Callabl
     ):  # fmt: skip
         def take(i, carry):
             batch = feed.batch_at(dataset, columns, batches, i)
-            # The first step after an evaluation alone gets its loss.
+            # Only the first step after an evaluation gets its loss.
             new_loss = jnp.where(i == 0, eval_loss, jnp.inf)
             return train_step(
                 carry,

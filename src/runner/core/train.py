@@ -1,4 +1,4 @@
-"""The training loop. It keeps the device busy and reads what it did one call late."""
+"""The training loop. It keeps the device busy and reads results one call late."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from runner.settings import TrainSettings
 # A call is made longer until it takes this many seconds, so that the loop of a small
 # model is rarely interrupted and that of a large one still shows progress.
 CALL_SECONDS = 0.2
-RATE_SECONDS = 1.0  # that time/steps_per_second is averaged over
+RATE_SECONDS = 1.0  # time/steps_per_second is averaged over this
 
 
 def train(
@@ -37,12 +37,12 @@ def train(
     s - 1 times a plateau's scale, its evaluation that of the parameters after it.
 
     Args:
-      program: of a population if it has members. It may have more than there are runs:
-        copies of the last fill it up.
-      runs: what is trained.
+      program: a single run's or a population's. It may have more members than there are
+        runs: copies of the last run fill it up.
+      runs: the runs to train.
       host: gets the rows, and says when to save and to stop.
       start: None is the beginning.
-      active: the indices of the runs that haven't ended already; by default all.
+      active: the indices of the runs that haven't ended yet; by default all.
 
     Yields:
       the index of a run that ends early and why: TrainingStopped, if a training or
@@ -50,7 +50,7 @@ def train(
       raised. It gets no further rows; the others continue.
 
     Raises:
-      whatever `host.stopping` gives, when all that was dispatched is written.
+      whatever `host.stopping` returns, once all dispatched results are written.
     """
     together, feeder = _together(program, runs, start)
     pace = _Pace(start.step if start else 0)
@@ -73,10 +73,10 @@ def train(
 
 
 class Call(NamedTuple):
-    """Results on their way: rows of the steps after `start`, maybe an evaluation.
+    """Results in flight: rows of the steps after `start`, maybe an evaluation.
 
-    `logged`, bool [stop - start], says which steps metrics.jsonl has a row of.
-    `snapshot` is what a checkpoint after `stop` is made of, if one is `wanted`.
+    `logged`, bool [stop - start], says which steps get a row in metrics.jsonl.
+    `snapshot` is for a checkpoint after `stop`, if one is `wanted`.
     """
 
     start: int
@@ -88,7 +88,7 @@ class Call(NamedTuple):
     wanted: Wanted
 
     def read(self) -> "Call":
-        """On the host, all but the snapshot."""
+        """The results on the host, without the snapshot."""
         return jax.device_get(self._replace(snapshot=None))
 
     def member(self, index: int) -> "Call":
@@ -101,7 +101,7 @@ class Call(NamedTuple):
 
 
 def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str, Any]]:
-    """The rows of metrics.jsonl in a call of one run that was read.
+    """The rows for metrics.jsonl of a call of one run, after `read`.
 
     Raises:
       TrainingStopped: a loss is not finite and `on_nan` is `stop`.
@@ -132,17 +132,17 @@ def _not_finite(row: dict[str, float]) -> str | None:
 
 
 def logged_steps(steps: int, settings: TrainSettings) -> np.ndarray:
-    """Which of a run's steps metrics.jsonl has a row of: bool [steps]."""
+    """The steps of a run that get a row in metrics.jsonl: bool [steps]."""
     done = np.arange(1, steps + 1)
     logged = (done == 1) | (done == steps) | (done % settings.log_every_steps == 0)
     return logged | (done % settings.eval_every_steps == 0)
 
 
 class _Pace:
-    """How fast calls come back, and so how many steps the next one may take."""
+    """The speed of calls, and so how many steps the next one may take."""
 
     def __init__(self, start: int):
-        self._reads = deque([(time.perf_counter(), start)])  # when so many were done
+        self._reads = deque([(time.perf_counter(), start)])  # (time, steps done)
         self.steps_per_call = 16
 
     def measure(self, call: Call) -> float:
@@ -210,8 +210,8 @@ def _calls(
 ) -> Iterator[Call]:
     """Dispatch all calls, yielding each one only when the next is under way.
 
-    The learning rates of a population, [members, steps], have a dimension more than
-    those of a run, and so has all that is computed from them.
+    The learning rates of a population, [members, steps], have one more dimension
+    than those of a run, as does all that is computed from them.
     """
     *lead, steps = run.learning_rates.shape
     every = run.settings.eval_every_steps
@@ -263,7 +263,7 @@ def _calls(
             ends=stop == steps,
             stops=stopped is not None,
         )
-        # Now, since the next call is given the carry to write over.
+        # Now, since the carry is donated to the next call.
         snapshot = None
         if wanted != "no":
             placed = jax.device_put(eval_loss, program.mesh.own)

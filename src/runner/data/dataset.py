@@ -50,7 +50,7 @@ class MemorySplit:
 class Dataset:
     """A training and an evaluation split, and what a step must know about them.
 
-    `name` is what a person calls the data. `input_shape` is the shape of one example.
+    `name` is the data's readable name. `input_shape` is the shape of one example.
     `num_classes` is None without labels. `batch_size` counts the examples of one step
     over all devices. `mode` says where a step takes its batch from: "device" (columns
     copied to the accelerator once), "memory" (columns on the host; in both, the splits
@@ -80,7 +80,7 @@ class Dataset:
             raise ConfigError(
                 f"data.batch_size={self.batch_size} is larger than the "
                 f"{len(self.train)} training examples of data={self.name}, so there "
-                "is not one whole batch. Choose a smaller one."
+                "is not one full batch. Choose a smaller batch."
             )
         if not len(self.eval):
             raise ConfigError(
@@ -101,7 +101,7 @@ def check_mode(mode: str, modes: Collection[str]) -> None:
     """Refuses a mode that isn't one of `modes`, before the data is touched."""
     if mode not in modes:
         raise ConfigError(
-            f"data.mode={mode!r} is none of {', '.join(modes)}."
+            f"data.mode={mode!r} must be one of {', '.join(modes)}."
             + did_you_mean(str(mode), modes)
         )
 
@@ -109,7 +109,7 @@ def check_mode(mode: str, modes: Collection[str]) -> None:
 def train_batches(
     dataset: Dataset, order: Order, start: int, part: slice | np.ndarray = slice(None)
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of the steps `start`, `start + 1`, ... without end; of each `part`.
+    """Endless batches of the steps `start`, `start + 1`, ...; only `part` of each.
 
     They depend on `order` alone, not on `dataset.mode`. A stream reads ahead in
     threads, which keeps the order.
@@ -134,7 +134,7 @@ def eval_indices(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         indices: int32 `[batches, batch_size]`; the last batch is filled with row 0.
-        mask: float32, same shape; 0 on the filling, 1 exactly once for each example.
+        mask: float32, same shape; 0 on padding, 1 exactly once for each example.
     """
     num_examples, batch_size = len(dataset.eval), dataset.batch_size
     num_batches = -(-num_examples // batch_size)
@@ -148,7 +148,7 @@ def eval_batches(dataset: Dataset) -> Iterator[dict[str, np.ndarray]]:
     """One pass over the evaluation split in order, every example exactly once.
 
     All batches have `batch_size` rows. `"mask"` float32 `[batch_size]` is 0 on the rows
-    that only fill the last batch: weigh every sum over examples with it.
+    that only fill the last batch: weight every sum over examples with it.
     """
     for indices, mask in zip(*eval_indices(dataset), strict=True):
         yield dataset.eval.rows(indices) | {"mask": mask}
@@ -159,7 +159,7 @@ def normalize(
 ) -> "dict[str, jax.Array]":
     """`batch` with `"input"` as float32 `(input - mean) / std`.
 
-    Meant for the inside of a compiled step, so that bytes are moved, not floats.
+    For use inside a compiled step, so that bytes are moved, not floats.
     """
     import jax.numpy as jnp
 

@@ -14,7 +14,7 @@ class Order:
     all that a checkpoint has to keep of the data.
 
     `limit_batches` (at least 1) restricts training to that many first batches of epoch
-    0, in turn; 1 trains on a single batch for ever. None means all batches.
+    0, in turn; 1 trains on a single batch forever. None means all batches.
     `batch_size`, the examples of one step over all devices, is at most `num_examples`.
     """
 
@@ -22,7 +22,7 @@ class Order:
     batch_size: int
     seed: int
     limit_batches: int | None
-    # Of the last two epochs: steps are asked for one after the other.
+    # Of the last two epochs: steps are requested in order.
     _permutations: dict[int, np.ndarray] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -8,7 +8,7 @@ from runner.core.pipeline import Pipeline, TrainState, mean_loss
 from runner.models.model import Model
 from runner.tasks.loss import Loss
 
-# Whatever a forward pass may change, random number streams aside: those start anew
+# Everything a forward pass may change, except random number streams: those restart
 # from each step's key.
 model_state_filter = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))
 
@@ -16,8 +16,8 @@ model_state_filter = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))
 def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
     """The usual nnx training step; its objects live only while it is traced.
 
-    Each function makes the module anew, with its step's keys, and then gives it the
-    values it was handed: XLA drops the initialisers. What goes in and out are dicts,
+    Each function makes a new module, with its step's keys, and then updates it with the
+    state it was given: XLA drops the initialisers. Arguments and results are dicts,
     since an `nnx.State` that is carried from step to step is compiled twice.
     """
     make = model.form("nnx")
@@ -62,7 +62,7 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
             grads, loss, lambda params: loss_fn(_dicts(params)), eval_loss
         )
         updater.update(made, grads, **extra)
-        # nnx makes a State of its own of every list, such as sm3's: back again.
+        # nnx turns every list, such as sm3's, into a State: restore the lists.
         opt_state = _like(state.opt_state, nnx.as_pure(updater.opt_state))
         return TrainState(_values(made)[0], state.model_state, opt_state)
 

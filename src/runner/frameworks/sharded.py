@@ -9,11 +9,11 @@ from runner.core.pipeline import Pipeline, TrainState
 
 
 def sharded(pipeline: Pipeline, mesh: Mesh) -> Pipeline:
-    """`pipeline` with its state split over the axis `fsdp` of `mesh`, as ZeRO-3 has it.
+    """`pipeline` with its state split over the axis `fsdp` of `mesh`, as in ZeRO-3.
 
     Parameters are gathered where a forward pass reads them; each device gets its part
-    of the summed gradients and updates its part of everything. The pipeline itself if
-    nothing is to be split.
+    of the summed gradients and updates its part of everything. Returns the pipeline
+    itself if nothing is to be split.
 
     Source: Rajbhandari et al., https://arxiv.org/abs/1910.02054
     """

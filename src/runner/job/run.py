@@ -20,7 +20,6 @@ from runner.config.hydra_job import HydraJob
 from runner.core.mesh import devices
 from runner.core.program import Program
 from runner.core.run import Host, Run
-from runner.core.train import train
 from runner.errors import ConfigError
 from runner.job import checkpoint
 from runner.job.build import Built, build
@@ -126,8 +125,7 @@ def train_recorded(
         host = host_of(
             lambda index, row: write(row), checkpoints, interruption, processes
         )
-        for _, error in train(program, [job.run], host, checkpoints.start):
-            raise error
+        session.train(job.run, host, checkpoints.start)
 
 
 def host_of(

@@ -10,7 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config.instantiate import call
 from runner.core.program import Population, Program, ProgramSpec, compile_program
+from runner.core.run import Host, Run
+from runner.core.snapshot import Start
 from runner.core.step import Values
+from runner.core.train import train
 from runner.job.processes import Processes
 
 # A sweep's jobs have one data set and a few programs between them, but a process may
@@ -91,6 +94,16 @@ class Session:
             elif is_first:
                 self._ahead.discard(key)
         return program if is_first else program._replace(compile_seconds=0.0)
+
+    def train(self, run: Run, host: Host, start: Start | None = None) -> None:
+        """Train `run` alone.
+
+        Raises:
+          TrainingStopped: a loss isn't finite; or what `host` raised.
+        """
+        program = self.program(run.spec, run.values)
+        for _, error in train(program, [run], host, start):
+            raise error
 
 
 def described(cfg: DictConfig, group: str) -> str:

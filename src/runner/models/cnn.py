@@ -1,9 +1,9 @@
 """Convolutional network: blocks of convolution, BatchNorm, activation and pooling.
 
-The convolutions have no bias: BatchNorm would take it away again, and its gradient,
-which is nothing but rounding, would be blown up to full size by Adam. Pooling takes
-means, as in flax's own example: a maximum's gradient jumps at ties, so that one bit of
-rounding, on another number of devices say, is seen in the loss.
+The convolutions have no bias: BatchNorm would cancel it, and Adam would scale up its
+gradient, which is nothing but rounding, to full size. Pooling takes means, as in flax's
+own example: a maximum's gradient jumps at ties, so that one bit of rounding, say on a
+different number of devices, shows in the loss.
 """
 
 from collections.abc import Callable, Sequence
@@ -90,14 +90,14 @@ def cnn(
     """Images [B, height, width, channels] -> [B, output_size].
 
     Args:
-      input_shape: of one image; each block halves its height and width.
-      output_size: what the loss asks for.
-      channels: of each block's convolution.
+      input_shape: that of one image; each block halves its height and width.
+      output_size: the size that the loss needs.
+      channels: the output channels of each block's convolution.
       kernel_size: height and width of the convolution kernels.
       hidden_size: width of the dense layer before the output.
       activation: a function of `jax.nn`, by name.
       dropout: fraction of the hidden units zeroed in training.
-      norm_momentum: decay of BatchNorm's running statistics, each microbatch.
+      norm_momentum: decay of BatchNorm's running statistics, per microbatch.
     """
     layers.check_sizes(
         channels=channels, kernel_size=kernel_size, hidden_size=hidden_size
@@ -176,7 +176,7 @@ def _halve(x):
 def _batch_norm(params, stats, x, momentum, train):
     """Ioffe and Szegedy, 2015, with flax's biased variance, E[x^2] - E[x]^2.
 
-    In flax's order of operations too, so that all three frameworks round alike.
+    Also in flax's order of operations, so that all three frameworks round alike.
     """
     mean, var = stats["mean"], stats["var"]
     if train:

@@ -34,7 +34,7 @@ def linear_autoencoder(*, input_shape: tuple[int, ...], latent_size: int) -> Mod
     """Linear autoencoder: inputs [B, ...] -> outputs [B, size of one input].
 
     Args:
-      input_shape: of one example.
+      input_shape: that of one example.
       latent_size: width of the code.
     """
     size = math.prod(input_shape)

@@ -50,12 +50,12 @@ def mlp(
     activation: str,
     dropout: float,
 ) -> Model:
-    """Dense layers, activation and dropout between: [B, ...] -> [B, output_size].
+    """Dense layers with activation and dropout: [B, ...] -> [B, output_size].
 
     Args:
-      input_shape: of one example; it is flattened.
-      output_size: what the loss asks for.
-      hidden_sizes: widths of the hidden layers, maybe none.
+      input_shape: that of one example, which is flattened.
+      output_size: the size that the loss needs.
+      hidden_sizes: widths of the hidden layers; may be empty.
       activation: a function of `jax.nn`, by name.
       dropout: fraction of the hidden units zeroed in training.
     """

@@ -1,4 +1,4 @@
-"""What a model is to the runner: one architecture in up to three frameworks."""
+"""The interface of a model: one architecture in up to three frameworks."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,7 +35,7 @@ class Model(NamedTuple):
     nnx: "Callable[[nnx.Rngs], nnx.Module] | None" = None
 
     def form(self, name: str) -> Callable:
-        """The field `name`, which the chosen framework can't do without.
+        """The field `name`, which the chosen framework needs.
 
         Raises:
           ConfigError: it is None.
@@ -65,7 +65,7 @@ def _is_elementwise(function: Callable) -> bool:
     try:
         example = jax.ShapeDtypeStruct((2, 3), jax.numpy.float32)
         return jax.eval_shape(function, example).shape == (2, 3)
-    except Exception:  # it wants other arguments, so it is none
+    except Exception:  # it takes other arguments, so it isn't one
         return False
 
 
@@ -89,13 +89,13 @@ def dropout(x: jax.Array, rate: float, key: jax.Array, train: bool) -> jax.Array
 
 
 def check_sizes(**sizes: int | Sequence[int]) -> None:
-    """ConfigError unless all of a model's `sizes` are at least 1."""
+    """Raise ConfigError unless all of a model's `sizes` are at least 1."""
     for name, size in sizes.items():
         if min([size] if isinstance(size, int) else size, default=1) < 1:
             raise ConfigError(f"model.{name}={size} must be at least 1")
 
 
 def check_rate(rate: float) -> None:
-    """ConfigError unless `rate` is a dropout rate."""
+    """Raise ConfigError unless `rate` is a dropout rate."""
     if not 0 <= rate < 1:
         raise ConfigError(f"model.dropout={rate} must be at least 0 and below 1")

@@ -1,1 +1,1 @@
-"""Losses: what a model's outputs are compared with."""
+"""Losses: how a model's outputs are judged."""

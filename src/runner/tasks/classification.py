@@ -1,4 +1,4 @@
-"""Which of several classes an example is of."""
+"""The loss for predicting which class an example belongs to."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a model's outputs are compared with, one value for each example."""
+"""The interface of a loss: one value for each example."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ class Loss(NamedTuple):
     """A loss and its metrics.
 
     Attributes:
-      output_size: the size of one example's output that the loss wants from the model;
-        ConfigError where it doesn't fit the data set.
+      output_size: the size that a model's output for one example must have; raises
+        ConfigError if the loss doesn't fit the data set.
       per_example: (outputs [B, output_size], batch) -> arrays [B], `loss` and metrics.
     """
 

@@ -1,4 +1,4 @@
-"""The inputs again, from a model's outputs."""
+"""The loss for reconstructing the inputs."""
 
 import math
 

@@ -19,7 +19,7 @@ _INFO_FILE = "dataset_info.json"
 
 
 def find_builder(name: str, data_dir: Path) -> "Callable[[], tfds.core.DatasetBuilder]":
-    """A maker of builders for `name`; see `tfds_data` for the forms of a name.
+    """A function that makes builders for `name`; see `tfds_data` for its forms.
 
     Raises:
         ConfigError: there is no such data set, module, class or prepared folder.
@@ -59,7 +59,7 @@ def _user_builder_class(name: str) -> "type[tfds.core.DatasetBuilder]":
     import tensorflow_datasets as tfds
 
     module_name, class_name = name.split(":")
-    # `python -m` has the working directory on the path, a console script has not.
+    # `python -m` has the working directory on the path, a console script doesn't.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -94,8 +94,8 @@ def _check_tfds_name(name: str, data_dir: Path) -> None:
         if (data_dir / base).is_dir():  # prepared earlier; the code isn't needed
             return
         raise ConfigError(
-            f"data.name={name!r} is no data set of TFDS, nor a pkg.module:BuilderClass "
-            "or the path of a prepared folder." + did_you_mean(base, ["digits", *known])
+            f"data.name={name!r} is neither a TFDS data set, a pkg.module:BuilderClass "
+            "nor the path of a prepared folder." + did_you_mean(base, ["digits", *known])
         )
     configs = tfds.builder_cls(base).builder_configs
     if config and config not in configs and not (data_dir / base / config).is_dir():
@@ -112,6 +112,6 @@ def _tfds_builder(name: str, data_dir: Path) -> "tfds.core.DatasetBuilder":
         return tfds.builder(name, data_dir=data_dir)
     # TFDS raises an AssertionError for a version that it doesn't know.
     except (AssertionError, ImportError, ValueError) as error:
-        cause = error.__cause__ or error  # TFDS puts its own arguments before it
+        cause = error.__cause__ or error  # TFDS prefixes its own arguments
         reason = NEEDS_TENSORFLOW if is_tensorflow_missing(error) else cause
         raise ConfigError(f"data.name={name!r}: {reason}") from error

@@ -48,8 +48,8 @@ def tfds_data(
         name: `digits` (embedded), a name of TFDS (`emnist/letters`, `mnist:3.0.1`), a
             builder class of your own (`pkg.module:BuilderClass`, also from the working
             directory) or the path of a folder that TFDS has prepared.
-        train_split: What to train on, in TFDS's notation: `train`, `train[:80%]`.
-        eval_split: What to evaluate on.
+        train_split: Split to train on, in TFDS's notation: `train`, `train[:80%]`.
+        eval_split: Split to evaluate on.
         input: Feature to feed to the model; one numeric tensor of a fixed shape.
         label: Feature to predict, a `ClassLabel`; null for none.
         batch_size: Examples of one step over all devices.
@@ -59,16 +59,16 @@ def tfds_data(
         memory_limit_mb: Largest size for "auto" to hold in host memory, in MiB.
         device_limit_mb: Largest size for "auto" to copy to each device, in MiB.
         data_dir: Folder of all prepared data sets; `~` is expanded.
-        manual_dir: Where files to prepare from are looked for by their original names,
-            before any download; null means `<data_dir>/downloads/manual`.
+        manual_dir: Folder searched for source files, by their original names, before
+            any download; null means `<data_dir>/downloads/manual`.
         download: Whether files may be downloaded. If not, missing files are an error
-            that names them at once. If so, a server that can't be reached is an error
-            after some 10 s, plus the look-up of its address; a transfer that breaks
-            off later is retried by TFDS for up to some minutes.
+            that names them at once. If so, an unreachable server is an error after
+            about 10 s, plus the DNS look-up; TFDS retries a transfer that breaks off
+            later for up to a few minutes.
 
     Raises:
-        ConfigError: naming the key, for all that a config can get wrong; what can be
-            known without the data is checked before anything is prepared.
+        ConfigError: a mistake in the config, with its key; whatever can be checked
+            without the data is checked before anything is prepared.
     """
     check_batch_size(batch_size)
     check_mode(mode, ("auto", *MODES))
@@ -121,7 +121,7 @@ class TfdsSplit:
         keys = indices.tolist()
         try:
             examples = self.source.__getitems__(keys)
-        except TypeError:  # the sources of tfds.testing.mock_data can't read many
+        except TypeError:  # the sources of tfds.testing.mock_data can't do this
             examples = [self.source[key] for key in keys]
         batch = {"input": np.stack([example[self.input] for example in examples])}
         if self.label is not None:
@@ -131,7 +131,7 @@ class TfdsSplit:
 
 
 # Reading costs 0.1 ms an example, so the jobs of a sweep that share a process share
-# the columns of the last two splits, which is one data set.
+# the columns of the last two splits, that is, one data set.
 @functools.lru_cache(maxsize=2)
 def _load(split: TfdsSplit) -> MemorySplit:
     size, chunk = len(split), 1024
@@ -175,20 +175,20 @@ def _open_split(
         splits = list(builder.info.splits)
         base = re.split(r"\W", split, maxsplit=1)[0]
         raise ConfigError(
-            f"data.{key}={split!r} is no split of {builder.name}, which has "
+            f"data.{key}={split!r} is not a split of {builder.name}, which has "
             f"{', '.join(splits)} and slices such as {splits[0]}[:80%]."
             + (f" TFDS: {error}" if base in splits else did_you_mean(base, splits))
         ) from error
     if not len(source):
         raise ConfigError(f"data.{key}={split!r} of {builder.name} has no examples.")
-    source[0]  # what can't be decoded is told here, not in a thread amid training
+    source[0]  # undecodable data fail here, not in a thread during training
     return TfdsSplit(str(builder.data_dir), split, input, label, source)
 
 
 def _feature(features: Any, key: str, feature: str, name: str) -> Any:
     if feature not in features:
         raise ConfigError(
-            f"data.{key}={feature!r} is no feature of {name}, which has "
+            f"data.{key}={feature!r} is not a feature of {name}, which has "
             f"{', '.join(features)}.{did_you_mean(feature, features)}"
         )
     return features[feature]

@@ -24,7 +24,7 @@ _CONNECT_TIMEOUT_SECONDS = 10
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """TFDS without its chatter: progress bars on a terminal only, errors only."""
+    """Quiet TFDS: progress bars on a terminal only, log messages for errors only."""
     import absl.logging
     import tensorflow_datasets as tfds
 
@@ -45,7 +45,7 @@ def prepare(
     manual_dir: Path | None,
     download: bool,
 ) -> "tfds.core.DatasetBuilder":
-    """A builder whose data is on disk, preparing it first where it isn't.
+    """A builder whose data is on disk, prepared first if necessary.
 
     Any number of processes may call this at once: one prepares, the others wait.
 
@@ -92,7 +92,7 @@ def _download_and_prepare(
     without_tensorflow.install_if_needed()
     manual_dir = manual_dir or Path(builder.data_dir_root) / "downloads" / "manual"
     refused = _guard_downloads(builder, download)
-    # They print to stdout what the log has said already.
+    # They print to stdout what has been logged already.
     builder._log_download_bytes = builder._log_download_done = lambda: None
     try:
         builder.download_and_prepare(
@@ -151,7 +151,7 @@ def _guard_downloads(
 
 
 def _unreachable(server: str) -> str | None:
-    """Why `server`, a URL without its path, is silent, or None if it answers at all."""
+    """Why `server`, a URL without its path, doesn't answer, or None if it does."""
     import requests
 
     if not server.startswith("http"):
@@ -170,7 +170,7 @@ def _reason(
     refused: dict[str, str],
     download: bool,
 ) -> str | None:
-    """What a person can do about `error`, or None if it isn't of their making."""
+    """Advice to the user on `error`, or None if it isn't of their making."""
     from tensorflow_datasets.core.download.download_manager import (
         NonMatchingChecksumError,
     )

@@ -2,8 +2,8 @@
 
 TFDS 4.9.10 reads without TensorFlow but prepares with it, for three things only: PNG
 encoding, `tf.io.gfile` as a plain `open`, and one exception class. They are replaced
-by name inside TFDS, whose version is pinned for that reason; no module called
-`tensorflow` is made up. Images and their order are the same as with TensorFlow.
+by name inside TFDS, whose version is pinned for that reason; no fake
+`tensorflow` module is created. Images and their order are the same as with TensorFlow.
 """
 
 import functools
@@ -27,7 +27,7 @@ NEEDS_TENSORFLOW = (
 
 
 def is_tensorflow_missing(error: Exception) -> bool:
-    # By its text, because TFDS raises such errors again as others.
+    # By its text, because TFDS re-raises such errors as other types.
     return "No module named 'tensorflow'" in str(error)
 
 
@@ -71,7 +71,7 @@ def _patch_png_encoder() -> None:
 
 @functools.cache
 def _stand_in() -> types.SimpleNamespace:
-    """What those modules use of the name `tf`, and nothing more."""
+    """The parts of `tf` that those modules use, and nothing more."""
     from etils import epath
 
     def open_file(path, mode="r"):
