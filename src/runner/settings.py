@@ -214,7 +214,7 @@ class ClusterSettings:
     time: Any = setting(
         MACHINE,
         lambda x: minutes(x) is not None,
-        "a number of minutes (at least 1), or such as 12:00:00 or 2-00:00:00",
+        "a number of minutes (at least 1) or a time such as 12:00:00 or 2-00:00:00",
     )
     sbatch: dict[str, Any] = setting(MACHINE)
     setup: list[str] = setting(MACHINE)

@@ -82,7 +82,7 @@ def optimizer_probe(
     """Changes that the optimizer makes to the output layer of a small model.
 
     Runs with different probes are updated differently, whatever their configs say.
-    Rounded to six digits, to hide how machines round; independent of the seed.
+    Rounded to six digits, to hide machines' rounding; independent of the seed.
 
     Args:
       toy: the run's pipeline, but on `toy_model`.

@@ -1,4 +1,4 @@
-"""Fixed gradients, losses and learning rates, and the changes optimizers make of them."""
+"""Fixed gradients, losses and learning rates, and how optimizers respond to them."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -3,7 +3,8 @@
 flax #4087 was an optimizer mix-up that everybody took for a difference between
 frameworks. So, before training, the pipeline's own `apply_gradients` is driven with
 fixed gradients, losses and learning rates, and each change that it makes to a parameter
-is compared with that of the configured optimizer, used as optax's documentation says. In float64, so that rounding doesn't hide a weight decay.
+is compared with that of the configured optimizer, used as optax's documentation says.
+This runs in float64, so that rounding doesn't hide a weight decay.
 """
 
 import functools
@@ -89,7 +90,7 @@ def _check(
 
 
 def _first_difference(observed: list, expected: list, params: Any) -> str | None:
-    """The first step at which changes differ, and the parameter that is furthest off."""
+    """The first step at which changes differ, and the parameter furthest off there."""
     for step, (ours, theirs) in enumerate(zip(observed, expected, strict=True)):
         worst, where = 0.0, ""
         leaves = jax.tree.leaves_with_path(ours)

@@ -30,8 +30,9 @@ def loops(jaxpr: Jaxpr, backend: str) -> bool:
 def vmaps(jaxpr: Jaxpr, backend: str) -> bool:
     """Whether members that share the step `jaxpr` run side by side, under `vmap`.
 
-    On an accelerator they do. On CPU they do if steps are small and have no convolution:
-    its `vmap` over kernels is about five times slower than one member after another.
+    On an accelerator they do. On CPU they do only if steps are small and contain no
+    convolution: `vmap` over its kernels is about five times slower than one member
+    after another.
     """
     if backend != "cpu":
         return True

@@ -1,4 +1,4 @@
-"""Feeding the devices: with row numbers of columns held there, or with whole batches."""
+"""Feeding the devices: row numbers of columns held there, or whole batches."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -138,8 +138,8 @@ def eval_feed(
 ) -> Callable[[], Iterable[dict]]:
     """A function that gives one pass over the evaluation split.
 
-    Its arrays are [capacity, batch_size, ...]. Batches that only fill the last call have an
-    all-zero `mask`.
+    Its arrays are [capacity, batch_size, ...]. Batches that only fill the last call
+    have an all-zero `mask`.
     """
     if dataset.mode != "device":
         return lambda: _eval_batches(dataset, mesh, capacity)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Hashable
 from typing import Any
 
-# (key, make) -> the result of `make`, maybe kept from an earlier call with the same key.
-# A key starts with the kind of result.
+# (key, make) -> the result of `make`, maybe kept from an earlier call with the same
+# key. A key starts with the kind of result.
 Keep = Callable[[tuple[Hashable, ...], Callable[[], Any]], Any]
 
 

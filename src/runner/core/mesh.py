@@ -48,7 +48,7 @@ class Mesh(NamedTuple):
         return jax.tree.map(sharding, shapes)
 
     def rows(self, batch_size: int) -> slice | np.ndarray:
-        """The rows of a batch that this process's devices read; all if it is the only one."""
+        """The rows of a batch that this process reads; all if it is the only one."""
         if jax.process_count() == 1:
             return slice(None)
         shape = 1, batch_size
@@ -138,7 +138,7 @@ def _sizes(data: int, fsdp: int, available: int) -> tuple[int, int]:
             )
     if data == fsdp == -1:
         raise ConfigError(
-            "mesh.data=-1 and mesh.fsdp=-1: only one of them can take the remaining devices"
+            "mesh.data=-1 and mesh.fsdp=-1: only one can take the remaining devices"
         )
     if -1 in (data, fsdp):
         name, given = ("fsdp", fsdp) if data == -1 else ("data", data)

@@ -108,7 +108,7 @@ def compile_program(
     """Compile the program of `spec`.
 
     Args:
-      spec: the program's.
+      spec: what to compile.
       values: those of one run; only their shapes and types matter.
       population: None for a single run.
       keep: for what programs may share: a compiled `init`, and data on the devices.
@@ -171,7 +171,7 @@ def init(spec: ProgramSpec, values: Values) -> Callable:
     """`Program.init` of a single run, compiled.
 
     Args:
-      spec: the program's.
+      spec: what to compile.
       values: those of one run; only their shapes and types matter.
     """
     mesh = spec.mesh
@@ -203,7 +203,7 @@ def start_shapes(
 
 
 def with_sharding(shapes: Any, sharding: Any, lead: tuple[int, ...] = ()) -> Any:
-    """`shapes` with leading dimensions `lead`, and with one sharding or one for each."""
+    """`shapes` with leading dimensions `lead`, and one sharding or one for each."""
 
     def placed(x, sharding):
         shape = (*lead, *x.shape)
@@ -299,8 +299,8 @@ def _functions(
     train = step.train_call(train_step, spec.dataset, capacity)
     evaluate = step.eval_call(eval_step, spec.dataset, eval_capacity)
     if population:
-        # In the order of the arguments: 0 where each member has its own, None where they
-        # share one.
+        # In the order of the arguments: 0 where each member has its own, None where
+        # they share one.
         train = jax.vmap(train, (0, None, 0, 0, None, None, None, 0, 0), axis_name=axis)
         evaluate = jax.vmap(evaluate, (0, None, None, 0))
     return train, evaluate

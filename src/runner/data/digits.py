@@ -23,7 +23,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     # Not "digits": a user's own builder of that name would share the prepared folder.
     name = "runner_digits"
     # Raise it with any change of the examples or their order: folder names include
-    # it, so data prepared by an older version are never read as this one.
+    # it, so data prepared by an older version is never read as this one.
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:

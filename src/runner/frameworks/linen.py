@@ -11,7 +11,7 @@ from runner.tasks.loss import Loss
 
 
 class LinenState(train_state.TrainState):
-    """flax's TrainState; `apply_gradients` hands extra arguments to the optimizer.
+    """flax's TrainState; `apply_gradients` passes extra arguments to the optimizer.
 
     The stock one drops them (flax #4471), so reduce_on_plateau never sees a loss.
     """

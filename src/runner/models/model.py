@@ -19,7 +19,7 @@ class Model(NamedTuple):
     """One architecture. A framework whose form is None can't run it.
 
     Attributes:
-      init: canonical initial values, the same whatever the framework: key ->
+      init: canonical initial values, the same in every framework: key ->
         (params, model_state). None: each framework initialises in its own way, and
         a comparison between frameworks then differs in its initial values too.
       jax: the forward pass of pure JAX: (params, model_state, inputs, key, train) ->

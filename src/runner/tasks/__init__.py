@@ -1,1 +1,1 @@
-"""Losses: how a model's outputs are judged."""
+"""Losses and their metrics."""

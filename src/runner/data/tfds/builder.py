@@ -95,7 +95,8 @@ def _check_tfds_name(name: str, data_dir: Path) -> None:
             return
         raise ConfigError(
             f"data.name={name!r} is neither a TFDS data set, a pkg.module:BuilderClass "
-            "nor the path of a prepared folder." + did_you_mean(base, ["digits", *known])
+            "nor the path of a prepared folder."
+            + did_you_mean(base, ["digits", *known])
         )
     configs = tfds.builder_cls(base).builder_configs
     if config and config not in configs and not (data_dir / base / config).is_dir():

@@ -121,7 +121,7 @@ class TfdsSplit:
         keys = indices.tolist()
         try:
             examples = self.source.__getitems__(keys)
-        except TypeError:  # the sources of tfds.testing.mock_data can't do this
+        except TypeError:  # the sources of tfds.testing.mock_data lack this
             examples = [self.source[key] for key in keys]
         batch = {"input": np.stack([example[self.input] for example in examples])}
         if self.label is not None:
@@ -181,7 +181,7 @@ def _open_split(
         ) from error
     if not len(source):
         raise ConfigError(f"data.{key}={split!r} of {builder.name} has no examples.")
-    source[0]  # undecodable data fail here, not in a thread during training
+    source[0]  # undecodable data fails here, not in a thread during training
     return TfdsSplit(str(builder.data_dir), split, input, label, source)
 
 
