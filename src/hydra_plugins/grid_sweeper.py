@@ -41,16 +41,16 @@ ConfigStore.instance().store(
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper, for values that shouldn't all be combined with all.
+    """Hydra's own sweeper, for values that shouldn't be combined in every way.
 
     zip: keys whose values advance together, `[a, b]`, or several such lists,
       `[[a, b], [c, d]]`.
-    grids: what else to sweep where a key has a value:
-      `{optimizer: {sgd: {optimizer.learning_rate: "0.1,0.3"}, lbfgs: {}}}`. A key that
-      has no override counts with its value in the composed configuration. Overrides of
-      one's own win over a grid.
+    grids: what else to sweep for each value of a key:
+      `{optimizer: {sgd: {optimizer.learning_rate: "0.1,0.3"}, lbfgs: {}}}`. A key
+      without an override has its value in the composed configuration. Overrides of your
+      own win over a grid.
 
-    As with Hydra's own, jobs are in the order of a loop in a loop: the last key is the
+    As in Hydra's own, jobs are in the order of nested loops: the last key varies
     fastest, and the keys of grids come after all others.
 
     Raises:
@@ -101,7 +101,7 @@ class GridSweeper(BasicSweeper):
     def _axes(
         self, given: dict[str, list[str]], overrides: dict[str, Override]
     ) -> list[list[Job]]:
-        """What to combine: for each key its values, for zipped keys those together."""
+        """The axes to combine: one for each key, or for keys zipped together."""
         swept = {_name(key): key for key in given if overrides[key].is_sweep_override()}
         first: dict[str, list[str]] = {}  # a group, by its key that was given first
         zipped: set[str] = set()
@@ -109,9 +109,9 @@ class GridSweeper(BasicSweeper):
             group = sorted((_swept(n, swept) for n in names), key=list(given).index)
             lengths = {key: len(given[key]) for key in group}
             if len(set(lengths.values())) > 1:
-                told = ", ".join(f"{key} has {n}" for key, n in lengths.items())
+                counts = ", ".join(f"{key} has {n}" for key, n in lengths.items())
                 raise ConfigError(
-                    "hydra.sweeper.zip needs keys with equally many values; " + told
+                    "hydra.sweeper.zip needs keys with equally many values; " + counts
                 )
             twice = [key for key, n in Counter(group).items() if n > 1 or key in zipped]
             if twice:
@@ -144,7 +144,7 @@ class GridSweeper(BasicSweeper):
         return list(self.zip)
 
     def _on(self, selector: str, grid: Any, job: Job, own: set[str]) -> list[Job]:
-        """`job` once for each combination of the grid of its value of `selector`."""
+        """`job`, combined with the grid for its value of `selector`."""
         where = f"hydra.sweeper.grids.{selector}"
         value = self._value(selector, job)
         named = {_plain(_text(name)): name for name in _mapping(where, grid)}
@@ -208,7 +208,7 @@ def _text(value: Any) -> str:
 
 @cache
 def _plain(name: str) -> str:
-    """What Hydra understands of a text: 0.10 is 0.1, and 'a' in quotes is a."""
+    """A text as Hydra parses it: 0.10 is 0.1, and 'a' in quotes is a."""
     return repr(OverridesParser.create().parse_override(f"name={name}").value())
 
 

@@ -17,10 +17,10 @@ class PackedLauncherConf:
     """`hydra.launcher`.
 
     strategy: vmap trains the members of a population side by side, loop one after the
-      other through one compiled program, auto as `runner.core.choose` has it.
-    max_members: of a population; auto is what the memory allows.
+      other through one compiled program, auto lets `runner.core.choose` decide.
+    max_members: of a population; auto is what fits in memory.
     executor: inline trains the jobs here; submitit_slurm and submitit_local hand each
-      population to a task, as `cluster` has it; auto is what `cluster` says.
+      population to a task with the settings in `cluster`; auto follows `cluster`.
     resume: continue the unfinished sweep of the same command in another folder, unless
       hydra.sweep.dir names one.
     """
@@ -38,9 +38,9 @@ ConfigStore.instance().store(
 
 
 class PackedLauncher(BasicLauncher):
-    """Hydra's own launcher, but for runner's jobs: those it hands to `runner.sweep`."""
+    """Hydra's own launcher, except that it hands runner's jobs to `runner.sweep`."""
 
-    # So that a sweeper need not do it to see whether all jobs can be composed.
+    # So that a sweeper need not compose all jobs first to check them.
     composes_before_it_runs = True
 
     def __init__(
@@ -55,7 +55,7 @@ class PackedLauncher(BasicLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs; each has its own folder and its own fate."""
+        """Run the jobs; each has its own folder and fails on its own."""
         from runner.cli import job
 
         assert self.config is not None and self.hydra_context is not None

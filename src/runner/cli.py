@@ -1,8 +1,9 @@
-"""The command line: Hydra composes, `build` checks, `train` trains, `log` records.
+"""The command line: Hydra composes, `build` checks, `train` trains, `record` records.
 
 Nothing heavy is imported before a job runs, so `--help` and `--cfg job` are quick.
 """
 
+import gc
 import os
 import sys
 import traceback
@@ -23,10 +24,13 @@ def main() -> None:
     """`python -m runner`: one job, or with `-m` one per combination.
 
     Exit status 0 when every job finished, 1 when one didn't, 130 after Ctrl-C, 75 (try
-    again later) when a signal ended it and the same command can go on: see
+    again later) when a signal ended it and the same command can resume it: see
     `runner.job.interruption`.
     HYDRA_FULL_ERROR=1 shows the traceback of a mistake too.
     """
+    # Imports and tracing make a million objects that stay. Python would search them for
+    # garbage again and again, which takes a tenth of a start.
+    gc.set_threshold(100_000, 50, 50)
     # Hydra hides the traceback of every error, ours too, unless told otherwise.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -49,7 +53,7 @@ def main() -> None:
 
 
 def _message(error: BaseException) -> str | None:
-    """What to say of a mistake; None of anything else."""
+    """The message for a mistake; None for any other error."""
     if isinstance(error, MISTAKES):
         return explain(error)
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -57,12 +61,12 @@ def _message(error: BaseException) -> str | None:
         return None
     if was_reported(error):  # with its traceback, when a job of a packed sweep failed
         return f"{type(error).__name__}: {error}"
-    # From here on it happened in Hydra, before any job of ours.
+    # From here on it is an error in Hydra, before any job of ours.
     cause = error if isinstance(error, OSError) else error.__cause__
-    if isinstance(cause, OSError):  # in its log file's handler it has a ValueError
+    if isinstance(cause, OSError):  # its log file's handler wraps it in a ValueError
         return (
             f"the run folder can't be written: {cause.filename}: {cause.strerror}. Set "
-            "hydra.run.dir, with -m hydra.sweep.dir, to a folder that can"
+            "hydra.run.dir (hydra.sweep.dir with -m) to a writable folder"
         )
     return explain(error) if isinstance(error, ValueError) else None
 
@@ -82,13 +86,13 @@ def job(cfg: DictConfig) -> float:
     except Preempted as stopped:
         if not in_sweep:
             print(f"{stopped}; the same command with hydra.run.dir="
-                  f"{composed.folder} goes on", file=sys.stderr)  # fmt: skip
+                  f"{composed.folder} resumes it", file=sys.stderr)  # fmt: skip
         stopped.forward()
         raise
     except Exception as error:
-        if in_sweep:  # Hydra tells only the first error, after the last job
+        if in_sweep:  # Hydra reports only the first error, after the last job
             print(failure(HydraConfig.get().job.num, error), file=sys.stderr)
         elif isinstance(error, MISTAKES):
-            # As an Exception, Hydra would write lines of its own.
+            # For an Exception, Hydra would print lines of its own.
             raise SystemExit(f"error: {explain(error)}") from error
         raise

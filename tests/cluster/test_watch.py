@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from runner.cluster import watch as watching
-from runner.cluster.engine import Silent, State
+from runner.cluster.engine import ArrayTaskState, EngineUnreachable
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.slurm import Slurm
@@ -13,9 +13,9 @@ from runner.cluster.watch import Watch
 from runner.errors import ConfigError
 from runner.settings import ClusterSettings
 
-RUNNING = State("RUNNING", "", "n1", over=False)
-FAILED = State("FAILED", "NonZeroExitCode", "n1", over=True)
-CANCELLED = State("CANCELLED", "", "n1", over=True)
+RUNNING = ArrayTaskState("RUNNING", "", "n1", over=False)
+FAILED = ArrayTaskState("FAILED", "NonZeroExitCode", "n1", over=True)
+CANCELLED = ArrayTaskState("CANCELLED", "", "n1", over=True)
 
 
 class Scripted:
@@ -90,20 +90,20 @@ class Heard:
     def killed(self, task, text):
         self.said.append(text)
 
-    def left(self, task):
+    def unfinished(self, task):
         return int("done" not in self.events)
 
     def lost(self, task, why):
         self.why = why
 
-    def look(self):
+    def poll(self):
         pass
 
 
 def done(events):
     events.done("a", 1.0)
     events.end()
-    return State("COMPLETED", "", "n1", over=True)
+    return ArrayTaskState("COMPLETED", "", "n1", over=True)
 
 
 @pytest.fixture
@@ -149,8 +149,8 @@ def test_what_a_person_has_cancelled_is_left_alone(watched):
 
 
 def test_a_queue_that_does_not_answer_is_waited_for(watched):
-    silent = Silent("connection refused")
-    engine, heard, task = watched([RUNNING, silent, silent, done])
+    unreachable = EngineUnreachable("connection refused")
+    engine, heard, task = watched([RUNNING, unreachable, unreachable, done])
     assert engine.submitted == 1 and task.over == "done"
     assert ["doesn't answer" in said for said in heard.said] == [True, False]
 
@@ -171,13 +171,13 @@ def test_a_task_that_ends_without_a_word_of_its_job_is_not_done(watched):
         return FAILED
 
     _, heard, task = watched([ended])
-    assert task.over == "failed" and "doesn't tell" in str(heard.why)
+    assert task.over == "failed" and "without reporting" in str(heard.why)
 
 
 def test_a_requeued_task_goes_on(watched):
     def requeued(events):
         events.requeued()
-        return State("PENDING", "BeginTime", "", over=False)
+        return ArrayTaskState("PENDING", "BeginTime", "", over=False)
 
     _, heard, task = watched([RUNNING, requeued, RUNNING, done])
     assert task.ids == ["1"] and "requeued" in heard.events
@@ -209,7 +209,7 @@ def test_nothing_is_submitted_while_that_can_not_be_known(tmp_path):
     engine = Scripted(plan)
 
     def find(name, count):
-        raise Silent("connection refused")
+        raise EngineUnreachable("connection refused")
 
     engine.find = find
     with pytest.raises(ConfigError, match="connection refused"):
@@ -260,7 +260,9 @@ def test_the_queue_is_asked_first(slurm):
 
 def test_accounting_knows_what_the_queue_has_forgotten(slurm):
     known = slurm(squeue=FORGOTTEN, sacct="echo '12_0|CANCELLED by 0|n1'")
-    assert known.states(["12_0"]) == {"12_0": State("CANCELLED", "by 0", "n1", True)}
+    assert known.states(["12_0"]) == {
+        "12_0": ArrayTaskState("CANCELLED", "by 0", "n1", True)
+    }
 
 
 def test_without_accounting_it_is_just_gone(slurm):
@@ -269,5 +271,5 @@ def test_without_accounting_it_is_just_gone(slurm):
 
 def test_a_queue_that_fails_is_silent(slurm):
     broken = slurm(squeue="echo Unable to contact slurm controller >&2; exit 1")
-    with pytest.raises(Silent, match="Unable to contact"):
+    with pytest.raises(EngineUnreachable, match="Unable to contact"):
         broken.states(["12_0"])

@@ -244,7 +244,7 @@ def test_a_replay_tells_of_a_run_that_was_changed(ran, tmp_path, capsys, change)
 
 def test_a_run_without_checkpoints_can_not_be_extended(ran, tmp_path):
     ran(tmp_path, "checkpoint.last=false")
-    with pytest.raises(ConfigError, match=r"no checkpoint to go on from to 50: checkp"):
+    with pytest.raises(ConfigError, match=r"no checkpoint to continue from to 50: c"):
         ran(tmp_path, "train.steps=50")
 
 

@@ -100,7 +100,7 @@ def test_what_it_does_not_know_is_an_error():
     line = "%x = f32[8]{0} all-reduce(%p), replica_groups=new[8], to_apply=%add"
     with pytest.raises(ValueError, match=r"replica_groups in HLO: new\[8\]"):
         collectives(MODULE.format(line=line), 8)
-    with pytest.raises(ValueError, match="no HLO module"):
+    with pytest.raises(ValueError, match="not an HLO module"):
         collectives("module @jit_f {}", 8)
 
 

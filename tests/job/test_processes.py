@@ -118,7 +118,7 @@ def test_a_step_of_slurm_is_found(tasks, wanted, monkeypatch):
     [
         ({"process_id": None}, "distributed.process_id must be given"),
         ({"coordinator_address": "h"}, "must be the host:port"),
-        ({"process_id": 2}, "process_id=2 must be from 0"),
+        ({"process_id": 2}, "process_id=2 must be at least 0"),
     ],
 )
 def test_an_incomplete_section_is_an_error(changed, said):

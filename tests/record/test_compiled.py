@@ -176,7 +176,7 @@ def test_a_full_disk_stops_nothing(cache, monkeypatch, capsys):
     monkeypatch.setattr(compiled, "write_bytes", full)
     jax.clear_caches()
     assert tripled() == 7.25
-    assert "a compiled program isn't kept" in capsys.readouterr().err
+    assert "a compiled program isn't saved" in capsys.readouterr().err
 
 
 def test_a_nan_is_still_found(cache):

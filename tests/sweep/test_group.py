@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runner.sweep import group
-from runner.sweep.group import Group
+from runner.sweep.group import PopulationQueue
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def member(name):
 def test_a_population_trains_before_the_next_members_are_built(trained, tmp_path):
     compiling: Future[int] = Future()
     session: Any = SimpleNamespace(program=lambda *_: None)
-    waiting = Group("auto", session, None, tmp_path, compiling)
+    waiting = PopulationQueue("auto", session, None, tmp_path, compiling)
     for name in "abc":
         waiting.add(member(name))
     assert trained == []  # their program isn't compiled yet

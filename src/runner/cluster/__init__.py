@@ -1,1 +1,1 @@
-"""Runs on other machines: submitted, watched, and told of here."""
+"""Runs on other machines: submitted, monitored and reported."""

@@ -1,4 +1,4 @@
-"""What runs in the processes of a task, on whichever machine they are."""
+"""The code that runs in the processes of a task, on whichever machine they are."""
 
 import hashlib
 import os
@@ -17,23 +17,23 @@ from runner.cluster.events import Events
 from runner.cluster.plan import IN_TASK, Plan
 from runner.settings import ClusterSettings, minutes
 
-# What announces the end of a job.
+# Signals that announce the end of a job.
 _WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass
 class Payload:
-    """What the processes of a task need of the launcher's.
+    """What the processes of a task need from the launcher.
 
     Attributes:
-      work: trains the jobs; called with `Task`, then `given`. Returns whether all of
-        them are done.
+      work: trains the jobs; called with a `TaskContext`, then `given`. Returns whether
+        all of them are done.
       given: its other arguments.
       argv: the launcher's command line, as recorded.
-      path: where it finds modules, those of the user among them.
+      path: where it finds modules, including the user's.
       hydra: the state of Hydra's singletons.
       warning_seconds: the time from SIGTERM to the time limit.
-      retries: how often a task is tried again from where it began.
+      retries: how often a task is retried from where it began.
     """
 
     work: Callable[..., bool]
@@ -48,7 +48,7 @@ class Payload:
     def here(
         cls, settings: ClusterSettings, work: Callable[..., bool], *given: Any
     ) -> "Payload":
-        """For tasks of the launcher that this process is."""
+        """Build one in this process, the launcher."""
         return cls(
             work,
             given,
@@ -71,16 +71,16 @@ class Payload:
 
 
 @dataclass
-class Task:
+class TaskContext:
     """A task as its own processes see it.
 
     Attributes:
       folder: the run's or the sweep's.
       number: its number in the plan.
       rank: of this process among those of the task.
-      again: whether an attempt at it has been made before.
-      events: where the first process tells of the jobs; None in the others.
-      keeps: whether another attempt would go on where this one stops.
+      again: whether it has been attempted before.
+      events: where the first process reports on the jobs; None in the others.
+      keeps: whether another attempt would continue where this one stops.
     """
 
     folder: Path
@@ -92,11 +92,11 @@ class Task:
 
     @property
     def failure(self) -> Path:
-        """Where a process that isn't the first tells why it failed."""
+        """Where a process that isn't the first reports why it failed."""
         return self._failure(str(self.rank))
 
     def failures(self) -> list[str]:
-        """What other processes of this attempt have told."""
+        """The reports of other processes of this attempt."""
         pattern = self._failure("*")
         return [path.read_text("utf-8") for path in pattern.parent.glob(pattern.name)]
 
@@ -105,8 +105,8 @@ class Task:
         return Plan(self.folder).events(self.number).parent / f"{attempt}-{rank}.txt"
 
 
-def run(folder: str, number: int, payload: str, attempt: int) -> None:
-    """Do a task. submitit calls this in each of its processes.
+def task_main(folder: str, number: int, payload: str, attempt: int) -> None:
+    """Run a task. submitit calls this in each of its processes.
 
     Args:
       folder: the run's or the sweep's.
@@ -114,8 +114,8 @@ def run(folder: str, number: int, payload: str, attempt: int) -> None:
       payload: the name of the file that `Payload.write` wrote.
       attempt: how often it has been submitted before.
 
-    SIGTERM and what else announces the end of a job interrupts it as Ctrl-C would. It
-    is then put back into the queue if what is done so far is kept.
+    SIGTERM and the other signals that announce the end of a job interrupt it as Ctrl-C
+    would. It is then requeued if its progress is kept.
 
     Raises:
       SystemExit: with status 1 if a job failed.
@@ -132,10 +132,10 @@ def run(folder: str, number: int, payload: str, attempt: int) -> None:
     plan = Plan(Path(folder))
     events = Events(plan.events(number), engine_id()) if rank == 0 else None
     again = attempt > 0 or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    task = Task(Path(folder), number, rank, again, events)
+    task = TaskContext(Path(folder), number, rank, again, events)
     needed: Payload | None = None
-    # Hydra runs the modules of plugins anew when it looks for them: to be done before
-    # their classes are unpickled, and not again.
+    # Hydra runs the modules of plugins again when it looks for them: this must be done
+    # once, before their classes are unpickled.
     plugins = Plugins.instance()
     try:
         needed = cloudpickle.loads((plan.folder / payload).read_bytes())
@@ -162,23 +162,23 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _ignore_warnings() -> None:
-    """The first is enough: what it ends isn't to be disturbed."""
+    """One is enough: the shutdown that it starts must not be disturbed."""
     for warning in _WARNINGS:
         signal.signal(warning, signal.SIG_IGN)
 
 
-def _stop(task: Task, payload: Payload | None) -> NoReturn:
-    """End an interrupted task; the first process asks for it to come again."""
+def _stop(task: TaskContext, payload: Payload | None) -> NoReturn:
+    """End an interrupted task; the first process asks to requeue it."""
     _ignore_warnings()
     if task.events is None:
-        raise SystemExit(0)  # any other status would take the first process along
+        raise SystemExit(0)  # any other status would end the first process
     if payload and _requeue(task.keeps, payload):
         task.events.requeued()
     raise SystemExit(1)
 
 
 def engine_id() -> str:
-    """The id by which the task's engine knows it."""
+    """The engine's id of this task."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     if array:
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
@@ -187,11 +187,11 @@ def engine_id() -> str:
 
 
 def _requeue(keeps: bool, payload: Payload) -> bool:
-    """Ask Slurm to start this task again, if there is a point in that.
+    """Ask Slurm to start this task again, if that makes sense.
 
-    There is none if somebody has cancelled it, which doesn't keep Slurm from requeueing
-    it. If it would begin where it began before, that is tried a few times, and not if
-    its time was over: it would never end.
+    It doesn't if somebody has cancelled the task: Slurm would requeue it nevertheless.
+    A task that would start over is requeued a few times only, and never after its time
+    limit: it would not finish.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return False
@@ -201,13 +201,13 @@ def _requeue(keeps: bool, payload: Payload) -> bool:
     try:
         state, left = subprocess.check_output(ask, text=True, timeout=30).split()
         # Slurm's signal may be a minute early.
-        is_over = (minutes(left) or 0) * 60 <= payload.warning_seconds + 120
+        is_timeout = (minutes(left) or 0) * 60 <= payload.warning_seconds + 120
         if state != "RUNNING":
             return False
-        if not keeps and (is_over or restarts >= payload.retries):
+        if not keeps and (is_timeout or restarts >= payload.retries):
             return False
         subprocess.run(["scontrol", "requeue", job], check=True, timeout=30)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        print(f"can't be requeued: {error}", file=sys.stderr)
+        print(f"the task can't be requeued: {error}", file=sys.stderr)
         return False
     return True

@@ -1,12 +1,12 @@
-"""What starts tasks elsewhere and knows how they are."""
+"""The interface to what starts tasks elsewhere and knows their states."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 
-class State(NamedTuple):
-    """How a task is, in the engine's words.
+class ArrayTaskState(NamedTuple):
+    """A task's state as reported by the engine.
 
     Attributes:
       name: such as PENDING, RUNNING, FAILED.
@@ -27,8 +27,8 @@ class State(NamedTuple):
         return self.name.lower().replace("_", " ") + reason
 
 
-class Silent(Exception):
-    """The engine doesn't answer. How its tasks are isn't known, for now."""
+class EngineUnreachable(Exception):
+    """The engine doesn't answer: the states of its tasks are unknown for now."""
 
 
 class Engine(Protocol):
@@ -36,9 +36,8 @@ class Engine(Protocol):
 
     Attributes:
       name: such as "Slurm".
-      grace_seconds: for how long files may come to light after the end of their task.
-      at_once: how many tasks may be submitted before others are over; None if the
-        engine has a queue.
+      grace_seconds: how long to wait for files after a task ends.
+      at_once: how many tasks may be active at a time; None if the engine has a queue.
     """
 
     @property
@@ -51,7 +50,7 @@ class Engine(Protocol):
     def submit(
         self, calls: Sequence[tuple[Callable, tuple[Any, ...]]], name: str
     ) -> list[str]:
-        """Submit calls of functions, one a task; returns the id of each.
+        """Submit calls of functions, one per task; returns the id of each.
 
         Raises:
           ConfigError: it refuses them; says why.
@@ -59,14 +58,14 @@ class Engine(Protocol):
         ...
 
     def find(self, name: str, count: int) -> list[str] | None:
-        """The ids of what was submitted by that name, if it was."""
+        """The ids of what was submitted under that name; None if nothing was."""
         ...
 
-    def states(self, ids: Sequence[str]) -> dict[str, State]:
+    def states(self, ids: Sequence[str]) -> dict[str, ArrayTaskState]:
         """The states of those tasks that it still knows.
 
         Raises:
-          Silent: it doesn't answer.
+          EngineUnreachable: it doesn't answer.
         """
         ...
 
@@ -75,9 +74,9 @@ class Engine(Protocol):
         ...
 
     def log(self, task: str, rank: int = 0) -> Path:
-        """The file with what a process of a task has printed."""
+        """The file with the output of a process of a task."""
         ...
 
     def script(self, count: int) -> str:
-        """What would be submitted for so many tasks."""
+        """The script that would be submitted for `count` tasks."""
         ...

@@ -14,7 +14,7 @@ def engine(
 
     Args:
       name: of what is submitted, as people see it in the queue.
-      processes: of a task on each node.
+      processes: how many a task has on each node.
 
     Raises:
       ConfigError: submitit isn't installed, or Slurm isn't.
@@ -23,8 +23,8 @@ def engine(
         import submitit  # noqa: F401
     except ImportError:
         raise ConfigError(
-            f"cluster={settings.engine} needs submitit: pip install submitit, which "
-            "the extra slurm has"
+            f"cluster={settings.engine} needs submitit: pip install submitit "
+            "(it is in the extra slurm)"
         ) from None
     if settings.engine == "local":
         from runner.cluster.local import Local

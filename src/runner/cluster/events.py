@@ -1,4 +1,4 @@
-"""What a task tells of its jobs: one file a task, which it alone writes."""
+"""A task's reports on its jobs: one file per task, which it alone writes."""
 
 import json
 import threading
@@ -13,14 +13,14 @@ from runner.record.secrets import scrub
 
 
 class Events:
-    """Tells of the jobs of a task, line by line. Later processes of it append.
+    """Reports on the jobs of a task, line by line. Later attempts append.
 
     Args:
       path: the file.
       task: the engine's id of this attempt.
 
     Attributes:
-      started_before, failed_before: the jobs that did in an earlier attempt.
+      started_before, failed_before: the jobs that did so in an earlier attempt.
     """
 
     def __init__(self, path: Path, task: str):
@@ -30,37 +30,37 @@ class Events:
         self.started_before = {e["job"] for e in before if e["event"] == "running"}
         self.failed_before = {e["job"] for e in before if e["event"] == "failed"}
         MetricsFile(path).close()  # cuts off what a killed attempt has half written
-        self._tell(event="attempt", task=task)
+        self._append(event="attempt", task=task)
 
     def running(self, job: str) -> None:
-        self._tell(event="running", job=job)
+        self._append(event="running", job=job)
 
     def done(self, job: str, result: float | None) -> None:
-        """`job` is done, by this process or an earlier one."""
-        self._tell(event="done", job=job, result=result)
+        """Report that `job` is done, by this process or an earlier one."""
+        self._append(event="done", job=job, result=result)
 
     def failed(self, job: str, error: BaseException, told: str) -> None:
-        """`job` failed; `told` is what a terminal shows of that."""
+        """Report that `job` failed; `told` is the message for the terminal."""
         line = " ".join(explain(error).split())
         if not isinstance(error, JobFailed):  # which names another process's error
             line = f"{type(error).__name__}: {line}"
-        self._tell(event="failed", job=job, error=line, told=told)
+        self._append(event="failed", job=job, error=line, told=told)
 
     def broken(self, error: BaseException) -> None:
-        """The task itself can't go on, and another attempt couldn't either."""
-        self._tell(event="broken", told=f"a task failed:{reason(error)}")
+        """Report that the task can't run, and that a retry couldn't either."""
+        self._append(event="broken", told=f"a task failed:{reason(error)}")
 
     def requeued(self) -> None:
-        """The task was asked to stop, and its engine will start it again."""
-        self._tell(event="requeued")
+        """Report that the task was asked to stop and will be started again."""
+        self._append(event="requeued")
 
     def end(self) -> None:
-        """Nothing is left to do."""
-        self._tell(event="end")
+        """Report that nothing is left to do."""
+        self._append(event="end")
 
-    def _tell(self, **event: Any) -> None:
+    def _append(self, **event: Any) -> None:
         line = json.dumps(to_json(scrub(event)), allow_nan=False) + "\n"
-        # Closed each time, for that is when a network file system shows it to others.
+        # Closed each time, since only then a network file system shows it to others.
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(line)
 
@@ -73,7 +73,7 @@ class Tail:
         self._offset = 0
 
     def new(self) -> list[Mapping[str, Any]]:
-        """The whole lines that weren't there before."""
+        """The complete lines added since the last call."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)

@@ -1,4 +1,4 @@
-"""This machine in Slurm's place, by way of submitit's processes."""
+"""This machine in place of Slurm, through submitit's processes."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ from submitit.core.core import Job
 from submitit.core.utils import JobPaths
 from submitit.local.local import LocalExecutor
 
-from runner.cluster.engine import State
+from runner.cluster.engine import ArrayTaskState
 from runner.errors import ConfigError
 from runner.settings import ClusterSettings, minutes
 
 
 class Local:
-    """An `Engine`. A task is known by the id of the process that looks after it."""
+    """An `Engine`. A task's id is that of the process that supervises it."""
 
     name = "this machine"
     grace_seconds = 1.0
@@ -46,38 +46,38 @@ class Local:
         return [job.job_id for job in jobs]
 
     def find(self, name: str, count: int) -> list[str] | None:
-        return None  # a process starts and is noted within a moment
+        return None  # a process starts and is recorded within a moment
 
-    def states(self, ids: Sequence[str]) -> dict[str, State]:
+    def states(self, ids: Sequence[str]) -> dict[str, ArrayTaskState]:
         return {task: self._state(task) for task in ids}
 
-    def _state(self, task: str) -> State:
+    def _state(self, task: str) -> ArrayTaskState:
         if task in self._jobs:
             runs = not self._jobs[task].done()
         else:
             runs = _is_ours(int(task))
         name = "RUNNING" if runs else "OVER"
-        return State(name, "", f"this machine, process {task}", not runs)
+        return ArrayTaskState(name, "", f"this machine, process {task}", not runs)
 
     def cancel(self, ids: Sequence[str]) -> None:
         for task in ids:
             if not self._state(task).over:
-                os.kill(int(task), signal.SIGTERM)  # it hands that on
+                os.kill(int(task), signal.SIGTERM)  # it forwards the signal
 
     def log(self, task: str, rank: int = 0) -> Path:
         return JobPaths(self._folder, job_id=task, task_id=rank).stdout
 
     def script(self, count: int) -> str:
         raise ConfigError(
-            "cluster.dry_run=true: cluster=local has no batch script; see that of "
-            "cluster=slurm"
+            "cluster.dry_run=true: cluster=local has no batch script; use "
+            "cluster=slurm to see one"
         )
 
 
 def _is_ours(process: int) -> bool:
     """Whether a process is still the one that was started for a task."""
     try:
-        if not Path("/proc").is_dir():  # not Linux, where the number has to do
+        if not Path("/proc").is_dir():  # not Linux: the number must do
             os.kill(process, 0)
             return True
         command = Path(f"/proc/{process}/cmdline").read_bytes()
@@ -88,7 +88,7 @@ def _is_ours(process: int) -> bool:
 
 @contextmanager
 def _outlived() -> Iterator[None]:
-    """Processes started within don't get the terminal's Ctrl-C, nor its closing."""
+    """Let processes started in the block ignore the terminal's Ctrl-C and closing."""
     before = {
         number: signal.signal(number, signal.SIG_IGN)
         for number in (signal.SIGINT, signal.SIGHUP)

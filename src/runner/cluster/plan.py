@@ -1,4 +1,4 @@
-"""plan.json: which task has which jobs, and what became of it."""
+"""plan.json: which task has which jobs, and how it ended."""
 
 import json
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ from pathlib import Path
 from runner.errors import ConfigError
 from runner.record.files import write_json
 
-# Set in the processes of a task, which don't submit what they run.
+# Set in the processes of a task, which run jobs instead of submitting them.
 IN_TASK = "RUNNER_IN_TASK"
 
 
 @dataclass
-class Task:
-    """Jobs that one task trains.
+class PlannedTask:
+    """The jobs that one task trains.
 
     Attributes:
-      number: which counts the tasks of a folder from 0.
+      number: counts the tasks of a folder from 0.
       jobs: their names in the ledger.
-      payload: the file with what it needs to know.
-      ids: the engine's, one for each time that it was submitted.
+      payload: the name of the file with its `Payload`.
+      ids: the engine's, one for each submission.
       submitting: the name of a submission whose ids aren't known yet, its size and the
-        task's place in it; None if there is none.
-      over: how it ended, done, failed or cancelled; None while it may go on.
+        task's index in it; None if there is none.
+      over: how it ended: done, failed or cancelled; None until then.
     """
 
     number: int
@@ -39,10 +39,10 @@ class Task:
 
 
 class Plan:
-    """The tasks of a run or a sweep, those of earlier launchers too.
+    """The tasks of a run or a sweep, including those of earlier launchers.
 
     Only the launcher writes it. The folder `tasks` beside it has a file of events for
-    each task, which only the task writes, and `logs` what it prints.
+    each task, which only the task writes, and `logs` has its output.
 
     Args:
       folder: the run's or the sweep's.
@@ -54,28 +54,28 @@ class Plan:
     def __init__(self, folder: Path):
         self.folder = folder.absolute() / "cluster"
         self._path = self.folder / "plan.json"
-        self.tasks: list[Task] = []
+        self.tasks: list[PlannedTask] = []
         if self._path.exists():
             try:
                 found = json.loads(self._path.read_text(encoding="utf-8"))
-                tasks = [Task(**task) for task in found["tasks"]]
+                tasks = [PlannedTask(**task) for task in found["tasks"]]
             except (OSError, ValueError, TypeError, KeyError) as error:
                 raise ConfigError(f"{self._path} can't be read: {error}") from error
-            # What was never submitted is as if it had never been planned.
+            # A task that was never submitted counts as not planned.
             self.tasks = [task for task in tasks if task.ids or task.submitting]
 
     @property
-    def active(self) -> list[Task]:
-        """The tasks that aren't over."""
+    def active(self) -> list[PlannedTask]:
+        """The tasks that haven't ended."""
         return [task for task in self.tasks if task.over is None]
 
     @property
     def logs(self) -> Path:
         return self.folder / "logs"
 
-    def add(self, jobs: Sequence[str], payload: str) -> Task:
+    def add(self, jobs: Sequence[str], payload: str) -> PlannedTask:
         number = max((task.number for task in self.tasks), default=-1) + 1
-        task = Task(number, list(jobs), payload)
+        task = PlannedTask(number, list(jobs), payload)
         self.tasks.append(task)
         return task
 

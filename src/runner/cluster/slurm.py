@@ -1,4 +1,4 @@
-"""Slurm, by way of submitit, which writes the batch script and starts the processes."""
+"""Slurm, through submitit, which writes the batch script and starts the processes."""
 
 import shlex
 import shutil
@@ -12,7 +12,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.slurm import slurm as submitit_slurm
 from submitit.slurm.slurm import SlurmExecutor
 
-from runner.cluster.engine import Silent, State
+from runner.cluster.engine import ArrayTaskState, EngineUnreachable
 from runner.errors import ConfigError
 from runner.settings import ClusterSettings, minutes
 
@@ -39,8 +39,8 @@ class Slurm:
         self._is_dry = settings.dry_run
         if not self._is_dry and not shutil.which("sbatch"):
             raise ConfigError(
-                "cluster=slurm: there is no sbatch on this machine. Start on a login "
-                "node of the cluster, or use cluster=local"
+                "cluster=slurm: there is no sbatch on this machine. Start this on a "
+                "login node of the cluster, or use cluster=local"
             )
 
     def submit(
@@ -52,8 +52,8 @@ class Slurm:
             with executor.batch():
                 jobs = [executor.submit(call, *given) for call, given in calls]
         except (FailedJobError, FailedSubmissionError, OSError) as error:
-            told = " ".join(str(error).split())
-            raise ConfigError(f"Slurm doesn't take the job: {told}") from error
+            message = " ".join(str(error).split())
+            raise ConfigError(f"Slurm refuses the job: {message}") from error
         return [job.job_id for job in jobs]
 
     def find(self, name: str, count: int) -> list[str] | None:
@@ -63,7 +63,7 @@ class Slurm:
         first = found[0]
         return [f"{first}_{i}" for i in range(count)] if count > 1 else [first]
 
-    def states(self, ids: Sequence[str]) -> dict[str, State]:
+    def states(self, ids: Sequence[str]) -> dict[str, ArrayTaskState]:
         wanted = set(ids)
         arrays = ",".join(sorted({task.partition("_")[0] for task in ids}))
         lines = _squeue("--array", f"--jobs={arrays}", "--format=%i|%T|%r|%N")
@@ -71,9 +71,9 @@ class Slurm:
         for line in lines:
             task, name, reason, nodes = line.split("|", 3)
             if task in wanted:
-                known[task] = State(name, reason, nodes, name in _OVER)
-        # Slurm forgets what is over after a while (MinJobAge); accounting, where there
-        # is any, doesn't.
+                known[task] = ArrayTaskState(name, reason, nodes, name in _OVER)
+        # Slurm forgets ended tasks after a while (MinJobAge); accounting, if there is
+        # any, doesn't.
         return _accounted(wanted - known.keys()) | known
 
     def cancel(self, ids: Sequence[str]) -> None:
@@ -94,7 +94,7 @@ class Slurm:
 
 
 def _options(settings: ClusterSettings, processes: int) -> dict[str, Any]:
-    """submitit's names for what is asked for."""
+    """The settings under submitit's names."""
     return {
         "partition": settings.partition,
         "account": settings.account,
@@ -107,14 +107,14 @@ def _options(settings: ClusterSettings, processes: int) -> dict[str, Any]:
         "time": minutes(settings.time),
         "setup": settings.setup or None,
         "array_parallelism": settings.array_parallelism,
-        "wckey": None,  # submitit's own, which some clusters refuse
+        "wckey": None,  # submitit's default, which some clusters refuse
         "stderr_to_stdout": True,
-        # A process that fails takes the others with it, which would wait for it.
+        # A process that fails ends the others, which would otherwise wait for it.
         "srun_args": ["--kill-on-bad-exit=1"],
         "additional_parameters": {
-            "requeue": True,  # when a node fails or another job is more important
-            "open-mode": "append",  # of the logs, then
-            # submitit has USR2. What preempts a job sends TERM, so this does too.
+            "requeue": True,  # when a node fails or another job has priority
+            "open-mode": "append",  # a requeued task continues its logs
+            # submitit uses USR2. A preemption sends TERM, so the time limit does too.
             "signal": f"TERM@{settings.warning_seconds}",
             **settings.sbatch,
         },
@@ -122,21 +122,21 @@ def _options(settings: ClusterSettings, processes: int) -> dict[str, Any]:
 
 
 def _squeue(*arguments: str) -> list[str]:
-    """The lines that squeue answers with."""
+    """The lines of squeue's answer."""
     command = ["squeue", "--noheader", "--states=all", *arguments]
     try:
         ask = subprocess.run(
             command, capture_output=True, text=True, timeout=_ANSWER_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Silent(str(error)) from error
+        raise EngineUnreachable(str(error)) from error
     if ask.returncode and "Invalid job id" not in ask.stderr:
-        raise Silent(" ".join(ask.stderr.split()))
+        raise EngineUnreachable(" ".join(ask.stderr.split()))
     return ask.stdout.splitlines()
 
 
-def _accounted(ids: set[str]) -> dict[str, State]:
-    """What accounting knows of tasks; nothing where it doesn't answer."""
+def _accounted(ids: set[str]) -> dict[str, ArrayTaskState]:
+    """The states of tasks from accounting; none if it doesn't answer."""
     if not ids:
         return {}
     command = ["sacct", "-X", "-n", "-P", "-o", "JobID,State,NodeList", "-j"]
@@ -154,5 +154,5 @@ def _accounted(ids: set[str]) -> dict[str, State]:
         task, state, nodes = line.split("|")[:3]
         name, _, reason = state.partition(" ")  # CANCELLED by 1000
         if task in ids:
-            known[task] = State(name, reason, nodes, name in _OVER)
+            known[task] = ArrayTaskState(name, reason, nodes, name in _OVER)
     return known

@@ -1,4 +1,4 @@
-"""One run as one job of a cluster, followed at the terminal that started it."""
+"""One run as one job of a cluster, followed from the terminal that started it."""
 
 import copy
 import json
@@ -14,12 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from runner.cluster.array_task import Payload, Task
-from runner.cluster.engine import Engine, State
+from runner.cluster.array_task import Payload, TaskContext
+from runner.cluster.engine import ArrayTaskState, Engine
 from runner.cluster.engines import engine
 from runner.cluster.events import Events
-from runner.cluster.plan import Plan
-from runner.cluster.plan import Task as Planned
+from runner.cluster.plan import Plan, PlannedTask
 from runner.cluster.watch import Watch
 from runner.config.explain import failure
 from runner.config.hydra_job import HydraJob
@@ -30,18 +29,18 @@ from runner.record.files import lock
 from runner.record.terminal import number
 from runner.settings import ClusterSettings
 
-# That the first process waits for the traceback of another that ends it.
+# How long the first process waits for the traceback of another that ends it.
 TRACEBACK_SECONDS = 5.0
 
 
 def submit(cfg: DictConfig, job: HydraJob) -> float:
-    """Run one composed job on the cluster, or take up the one that its folder has.
+    """Run one composed job on the cluster, or follow the one that its folder has.
 
     It has a process for each GPU of its nodes, or one on each node.
 
     Args:
       cfg: the composed configuration.
-      job: what else Hydra knows of it.
+      job: what else Hydra knows about it.
 
     Returns:
       the final value of `objective`.
@@ -56,14 +55,14 @@ def submit(cfg: DictConfig, job: HydraJob) -> float:
     folder = job.folder
     processes = settings.gpus if settings.engine == "slurm" else 1
     plan = Plan(folder)
-    place = engine(settings, plan.logs, "runner", max(processes, 1))
+    chosen = engine(settings, plan.logs, "runner", max(processes, 1))
     if settings.dry_run:
-        print(place.script(1))
+        print(chosen.script(1))
         raise SystemExit(0)
     name = fingerprint(base_of(cfg))
     if plan.tasks and plan.tasks[-1].jobs != [name] and plan.active:
         raise ConfigError(
-            f"the run in {folder} is another one, and not over: wait for job "
+            f"{folder} has another run, which hasn't ended: wait for job "
             f"{plan.tasks[-1].id}, cancel it, or set hydra.run.dir to another folder"
         )
     ended = plan.tasks and plan.tasks[-1].over == "done"
@@ -71,15 +70,15 @@ def submit(cfg: DictConfig, job: HydraJob) -> float:
         payload = Payload.here(settings, _train, cfg, job)
         plan.add([name], payload.write(plan.folder))
     elif plan.active:
-        print(f"taking up the run in {folder}", file=sys.stderr)
-    terminal = _Terminal(place, folder)
-    watch = Watch(place, plan, settings.retries, terminal)
+        print(f"following the run in {folder}", file=sys.stderr)
+    terminal = _Terminal(chosen, folder)
+    watch = Watch(chosen, plan, settings.retries, terminal)
     try:
         with _alone(plan.folder):
             watch.run()
     except KeyboardInterrupt:
         if not leave(watch, plan):
-            print(f"hydra.run.dir={folder} comes back to it", file=sys.stderr)
+            print(f"hydra.run.dir={folder} follows it again", file=sys.stderr)
         raise
     return terminal.result(plan.tasks[-1], cfg.objective)
 
@@ -94,46 +93,46 @@ def settings_of(cfg: DictConfig) -> ClusterSettings:
     assert isinstance(settings, ClusterSettings)
     if settings.engine == "local" and settings.nodes > 1:
         raise ConfigError(
-            f"cluster.nodes={settings.nodes} must be 1 with cluster=local, which has "
+            f"cluster.nodes={settings.nodes} must be 1 with cluster=local, which is "
             "this machine alone"
         )
     return settings
 
 
 def leave(watch: Watch, plan: Plan) -> bool:
-    """After Ctrl-C: cancel what is submitted if the person at the terminal says so.
+    """After Ctrl-C, cancel what is submitted if the person at the terminal agrees.
 
     Returns:
-      whether nothing goes on.
+      whether nothing keeps running.
     """
     ids = [task.id for task in plan.active if task.ids]
     if not ids:
         return True
-    told = ids[0] if len(ids) == 1 else f"{ids[0]} ... {ids[-1]}"
+    jobs = ids[0] if len(ids) == 1 else f"{ids[0]} ... {ids[-1]}"
     answer = ""
     if sys.stdin.isatty():
         try:
-            answer = input(f"\ncancel {told}? [y/N] ")
+            answer = input(f"\ncancel {jobs}? [y/N] ")
         except (EOFError, KeyboardInterrupt):
             pass
     if answer.strip().lower() not in ("y", "yes"):
-        print(f"{told} goes on without this terminal", file=sys.stderr)
+        print(f"{jobs} continues without this terminal", file=sys.stderr)
         return False
     watch.cancel()
-    print(f"cancelled {told}", file=sys.stderr)
+    print(f"cancelled {jobs}", file=sys.stderr)
     return True
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Refuse a second launcher, which would submit again what has been killed."""
+    """Refuse a second launcher, which would also resubmit killed tasks."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             lock(file)
         except BlockingIOError:
             raise ConfigError(
-                f"another terminal follows the run in {folder.parent}"
+                f"another terminal is following the run in {folder.parent}"
             ) from None
         yield
 
@@ -141,49 +140,49 @@ def _alone(folder: Path) -> Iterator[None]:
 class _Terminal:
     """A `Listener` that shows what the run prints."""
 
-    def __init__(self, place: Engine, folder: Path):
-        self._place = place
+    def __init__(self, engine: Engine, folder: Path):
+        self._engine = engine
         self._folder = folder
-        self._task: Planned | None = None
+        self._task: PlannedTask | None = None
         self._offsets: dict[str, int] = {}  # in the log of each attempt
         self._shown = ""  # the end of what is shown
         self._failure: Mapping[str, Any] | None = None
         self._has_ended = False
 
-    def event(self, task: Planned, event: Mapping[str, Any]) -> None:
+    def event(self, task: PlannedTask, event: Mapping[str, Any]) -> None:
         self._has_ended |= event["event"] in ("done", "failed")
         if event["event"] == "failed":
             self._failure = event
         elif event["event"] == "requeued":
-            self.say(f"job {task.id} was asked to stop, and is in the queue again")
+            self.say(f"job {task.id} was asked to stop and is queued again")
 
-    def state(self, task: Planned, state: State) -> None:
+    def state(self, task: PlannedTask, state: ArrayTaskState) -> None:
         self._task = task
-        self.look()
+        self.poll()
         if not state.over:
             self.say(f"job {task.id}: {state}")
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def killed(self, task: Planned, text: str) -> None:
-        self.look()
+    def killed(self, task: PlannedTask, text: str) -> None:
+        self.poll()
         self.say(text)
 
-    def left(self, task: Planned) -> int:
+    def unfinished(self, task: PlannedTask) -> int:
         return int(not self._has_ended)
 
-    def lost(self, task: Planned, why: str) -> None:
-        self._failure = {"error": f"{why}. See {self._place.log(task.id)}"}
+    def lost(self, task: PlannedTask, why: str) -> None:
+        self._failure = {"error": f"{why}. See {self._engine.log(task.id)}"}
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Show what the first process has printed."""
         if self._task is None or not self._task.ids:
             return
         job = self._task.id
         offset = self._offsets.get(job, 0)
         try:
-            with self._place.log(job).open("rb") as file:
+            with self._engine.log(job).open("rb") as file:
                 file.seek(offset)
                 data = file.read()
         except OSError:
@@ -195,13 +194,13 @@ class _Terminal:
                 self.say(line)
                 self._shown = f"{self._shown[-20_000:]}\n{line}"
 
-    def result(self, task: Planned, objective: str) -> float:
-        """What the run came to.
+    def result(self, task: PlannedTask, objective: str) -> float:
+        """The final value of `objective`.
 
         Raises:
           JobFailed: it failed.
         """
-        self.look()
+        self.poll()
         if self._failure:
             text = self._failure.get("told", "").rstrip()
             if text and text.splitlines()[-1] not in self._shown:
@@ -213,8 +212,8 @@ class _Terminal:
         return value
 
 
-def _train(task: Task, cfg: DictConfig, job: HydraJob) -> bool:
-    """What each process of the job does. Returns whether the run is done."""
+def _train(task: TaskContext, cfg: DictConfig, job: HydraJob) -> bool:
+    """Train in each process of the job. Returns whether the run is done."""
     from runner.job.run import run_job
 
     composed: Any = copy.deepcopy(HydraConfig.instance().cfg)
@@ -222,7 +221,7 @@ def _train(task: Task, cfg: DictConfig, job: HydraJob) -> bool:
         composed.distributed = cfg.distributed
     configure_log(composed.hydra.job_logging, composed.hydra.verbose)
     name = fingerprint(base_of(cfg))
-    # An attempt may have finished and been killed before it could say so.
+    # An attempt may have finished and been killed before it could report it.
     began = name in task.events.started_before if task.events else task.again
     if began and status(task.folder) == "finished":
         if task.events:
@@ -255,8 +254,10 @@ def _train(task: Task, cfg: DictConfig, job: HydraJob) -> bool:
     return True
 
 
-def _ended_by_another(task: Task, events: Events, job: str, message: str) -> None:
-    """Tell of the process whose failure ends this one, the first."""
+def _ended_by_another(
+    task: TaskContext, events: Events, job: str, message: str
+) -> None:
+    """Report the process whose failure ends this one, the first."""
     end = time.monotonic() + TRACEBACK_SECONDS
     while not task.failures() and time.monotonic() < end:
         time.sleep(0.1)
@@ -267,7 +268,7 @@ def _ended_by_another(task: Task, events: Events, job: str, message: str) -> Non
 
 
 def status(folder: Path) -> str | None:
-    """What a run folder's summary says of the run, if there is one."""
+    """The status in a run folder's summary; None if there is none."""
     try:
         summary = json.loads((folder / "summary.json").read_text("utf-8"))
     except FileNotFoundError:

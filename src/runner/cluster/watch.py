@@ -1,51 +1,51 @@
-"""Submits the tasks of a plan and watches them until all are over."""
+"""Submits the tasks of a plan and watches them until all have ended."""
 
 import time
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from runner.cluster.array_task import run
-from runner.cluster.engine import Engine, Silent, State
+from runner.cluster.array_task import task_main
+from runner.cluster.engine import ArrayTaskState, Engine, EngineUnreachable
 from runner.cluster.events import Tail
-from runner.cluster.plan import Plan, Task
+from runner.cluster.plan import Plan, PlannedTask
 from runner.errors import ConfigError
 
-EVENTS_SECONDS = 0.5  # between two looks at the files
-# Between two questions to the engine: soon after something happened, then seldom.
+EVENTS_SECONDS = 0.5  # between two reads of the files
+# Between two queries of the engine: often after something happened, then rarely.
 ASK_SECONDS, LONGEST_ASK_SECONDS = 2.0, 30.0
 
 
 class Listener(Protocol):
-    """Whoever wants to know."""
+    """Receives what happens to the tasks."""
 
-    def event(self, task: Task, event: Mapping[str, Any]) -> None:
-        """A task tells of a job: see `Events`."""
+    def event(self, task: PlannedTask, event: Mapping[str, Any]) -> None:
+        """A task reports on a job: see `Events`."""
 
-    def state(self, task: Task, state: State) -> None:
+    def state(self, task: PlannedTask, state: ArrayTaskState) -> None:
         """The engine's state of a task has changed."""
 
     def say(self, text: str) -> None:
-        """Something worth a line."""
+        """A message for the user."""
 
-    def killed(self, task: Task, text: str) -> None:
-        """A task ended without having said so; `text` tells of it."""
+    def killed(self, task: PlannedTask, text: str) -> None:
+        """A task ended without reporting it; `text` is the message."""
 
-    def left(self, task: Task) -> int:
-        """How many jobs of a task haven't ended."""
+    def unfinished(self, task: PlannedTask) -> int:
+        """The number of a task's jobs that haven't ended."""
         ...
 
-    def lost(self, task: Task, why: str) -> None:
-        """The jobs of a task that haven't ended won't; `over` says how it ended."""
+    def lost(self, task: PlannedTask, why: str) -> None:
+        """A task's unfinished jobs are lost; its `over` says how it ended."""
 
-    def look(self) -> None:
-        """Called now and then."""
+    def poll(self) -> None:
+        """Called regularly."""
 
 
 class Watch:
-    """The tasks of a plan that aren't over, from the queue to their ends.
+    """Watches the active tasks of a plan, from the queue to their ends.
 
-    A task that ends without having said so is submitted again, `retries` times.
+    A task that ends without reporting it is submitted again, `retries` times.
     """
 
     def __init__(self, engine: Engine, plan: Plan, retries: int, listener: Listener):
@@ -54,16 +54,16 @@ class Watch:
         self._retries = retries
         self._listener = listener
         self._tails: dict[int, Tail] = {}
-        self._states: dict[int, State] = {}
-        self._gone: dict[int, float] = {}  # since when a task seems to be over
-        self._silent_since: float | None = None
+        self._states: dict[int, ArrayTaskState] = {}
+        self._gone: dict[int, float] = {}  # since when a task seems to have ended
+        self._unreachable_since: float | None = None
         self._pause = ASK_SECONDS
 
     def run(self) -> None:
-        """Return when every task is over.
+        """Watch until every task has ended.
 
         Raises:
-          ConfigError: the engine refuses a task, or doesn't tell of an earlier one.
+          ConfigError: the engine refuses a task, or can't be asked about one.
         """
         self._find()
         asked = 0.0
@@ -74,7 +74,7 @@ class Watch:
                 self._pause = min(self._pause * 1.5, LONGEST_ASK_SECONDS)
                 self._ask()
                 asked = time.monotonic()
-            self._listener.look()
+            self._listener.poll()
             if self._plan.active:
                 time.sleep(EVENTS_SECONDS)
 
@@ -82,19 +82,19 @@ class Watch:
         """End all tasks."""
         self._engine.cancel([task.id for task in self._plan.active if task.ids])
         for task in self._plan.active:
-            self._over(task, "cancelled")
+            self._end(task, "cancelled")
 
     def _find(self) -> None:
-        """Find what a launcher submitted that was killed before it could note it."""
+        """Find tasks whose launcher was killed before it could record their ids."""
         for task in self._plan.active:
             if task.submitting:
                 name, count, index = task.submitting
                 try:
                     ids = self._engine.find(name, count)
-                except Silent as error:
+                except EngineUnreachable as error:
                     raise ConfigError(
-                        f"{self._engine.name} doesn't answer, so whether tasks of "
-                        f"{self._plan.folder.parent} wait there isn't known: {error}"
+                        f"{self._engine.name} doesn't answer, so it is unknown whether "
+                        f"tasks of {self._plan.folder.parent} are queued there: {error}"
                     ) from error
                 if ids:
                     task.ids.append(ids[index])
@@ -104,19 +104,20 @@ class Watch:
     def _submit_what_waits(self) -> None:
         waiting = [task for task in self._plan.active if not task.ids]
         if self._engine.at_once is not None:
-            under_way = len(self._plan.active) - len(waiting)
-            waiting = waiting[: max(self._engine.at_once - under_way, 0)]
+            submitted = len(self._plan.active) - len(waiting)
+            waiting = waiting[: max(self._engine.at_once - submitted, 0)]
         if waiting:
             self._submit(waiting)
 
-    def _submit(self, tasks: list[Task]) -> None:
+    def _submit(self, tasks: list[PlannedTask]) -> None:
         name = uuid.uuid4().hex[:8]
         for index, task in enumerate(tasks):
             task.submitting = name, len(tasks), index
         self._plan.write()
         folder = str(self._plan.folder.parent)
         calls = [
-            (run, (folder, task.number, task.payload, len(task.ids))) for task in tasks
+            (task_main, (folder, task.number, task.payload, len(task.ids)))
+            for task in tasks
         ]
         try:
             ids = self._engine.submit(calls, name)
@@ -132,7 +133,7 @@ class Watch:
         self._pause = ASK_SECONDS
 
     def _read(self) -> None:
-        """Hand on what the tasks have told."""
+        """Pass on what the tasks have reported."""
         for task in self._plan.active:
             tail = self._tails.get(task.number)
             if tail is None:
@@ -141,10 +142,11 @@ class Watch:
                 self._pause = ASK_SECONDS
                 self._gone.pop(task.number, None)
                 if event["event"] == "end":
-                    if self._listener.left(task):
-                        self._lose(task, "failed", "its task doesn't tell of it")
+                    if self._listener.unfinished(task):
+                        why = "its task ended without reporting it"
+                        self._lose(task, "failed", why)
                     else:
-                        self._over(task, "done")
+                        self._end(task, "done")
                 elif event["event"] == "broken":
                     self._listener.say(event["told"])
                     self._lose(task, "failed", "its task can't run")
@@ -152,21 +154,22 @@ class Watch:
                     self._listener.event(task, event)
 
     def _ask(self) -> None:
-        """Ask the engine how the tasks are."""
+        """Ask the engine for the states of the tasks."""
         tasks = [task for task in self._plan.active if task.ids]
         try:
             states = self._engine.states([task.id for task in tasks]) if tasks else {}
-        except Silent as error:
-            if self._silent_since is None:
-                self._silent_since = time.monotonic()
-                told = f"{self._engine.name} doesn't answer ({error}); still trying"
-                self._listener.say(told)
+        except EngineUnreachable as error:
+            if self._unreachable_since is None:
+                self._unreachable_since = time.monotonic()
+                self._listener.say(
+                    f"{self._engine.name} doesn't answer ({error}); still trying"
+                )
             return
-        if self._silent_since is not None:
-            self._silent_since = None
+        if self._unreachable_since is not None:
+            self._unreachable_since = None
             self._listener.say(f"{self._engine.name} answers again")
         for task in tasks:
-            state = states.get(task.id, State("GONE", "", "", over=True))
+            state = states.get(task.id, ArrayTaskState("GONE", "", "", over=True))
             if state != self._states.get(task.number):
                 self._states[task.number] = state
                 self._pause = ASK_SECONDS
@@ -177,22 +180,22 @@ class Watch:
             self._pause = ASK_SECONDS
             since = self._gone.setdefault(task.number, time.monotonic())
             if time.monotonic() - since >= self._engine.grace_seconds:
-                self._read()  # its last words, if any, count
+                self._read()  # it may have reported its end meanwhile
                 if task.over is None and task.number in self._gone:
-                    self._ended(task, state)
+                    self._retry(task, state)
 
-    def _ended(self, task: Task, state: State) -> None:
-        """A task is over and hasn't said that it is done."""
+    def _retry(self, task: PlannedTask, state: ArrayTaskState) -> None:
+        """Resubmit or give up a task that ended without reporting it."""
         del self._gone[task.number]
         if state.name == "CANCELLED":
             self._lose(task, "cancelled", f"task {task.id} was cancelled")
             return
         attempt, most = len(task.ids), self._retries + 1
-        told = f"task {task.id} was killed: {state}, attempt {attempt} of {most}"
+        text = f"task {task.id} was killed: {state}, attempt {attempt} of {most}"
         if attempt < most:
-            left = self._listener.left(task)
-            told += f"; what it left undone, {left} job{'s' * (left != 1)}, is next"
-        self._listener.killed(task, told)
+            count = self._listener.unfinished(task)
+            text += f"; retrying {count} unfinished job{'s' * (count != 1)}"
+        self._listener.killed(task, text)
         if attempt >= most:
             why = f"its task was killed {attempt} times, the last time: {state}"
             self._lose(task, "failed", why)
@@ -200,19 +203,19 @@ class Watch:
         self._states.pop(task.number, None)
         self._submit([task])
 
-    def _lose(self, task: Task, over: str, why: str) -> None:
-        self._over(task, over)
+    def _lose(self, task: PlannedTask, over: str, why: str) -> None:
+        self._end(task, over)
         self._listener.lost(task, why)
 
-    def _over(self, task: Task, how: str) -> None:
+    def _end(self, task: PlannedTask, how: str) -> None:
         task.over = how
         self._plan.write()
 
 
-def summary(states: Iterable[State]) -> str:
-    """Such as `3 running, 5 pending (Resources)`."""
+def summary(states: Iterable[ArrayTaskState]) -> str:
+    """Counts of states, such as `3 running, 5 pending (Resources)`."""
     counts: dict[str, int] = {}
     for state in states:
-        told = "running" if state.name == "RUNNING" else str(state)
-        counts[told] = counts.get(told, 0) + 1
-    return ", ".join(f"{count} {told}" for told, count in counts.items())
+        name = "running" if state.name == "RUNNING" else str(state)
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -1,1 +1,1 @@
-"""The configuration: all that knows how Hydra and OmegaConf compose it."""
+"""The configuration: all code that knows how Hydra and OmegaConf compose it."""

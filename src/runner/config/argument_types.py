@@ -1,4 +1,4 @@
-"""What annotations say of the plain values that a configuration can hold."""
+"""Checks the plain values of a configuration against type annotations."""
 
 import types
 import typing
@@ -18,12 +18,12 @@ def hints(function: Any) -> dict[str, Any]:
     """The annotations of `function`; none if they can't be evaluated."""
     try:
         return typing.get_type_hints(function)
-    except Exception:  # optax.adafactor's name a type that only a checker imports
+    except Exception:  # optax.adafactor's name a type imported for checkers only
         return {}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain `value` may be meant for `hint`. What isn't understood fits."""
+    """Whether a plain `value` fits `hint`. Anything fits an unknown hint."""
     options = _options(hint)
     return any(_fits_one(value, option) for option in options)
 
@@ -49,7 +49,7 @@ def _options(hint: Any) -> list[Any]:
     if get_origin(hint) not in (Union, types.UnionType):
         return [type(None) if hint is None else hint]
     options = [o for member in get_args(hint) for o in _options(member)]
-    # jax.typing.ArrayLike has bool in it, but nobody means b1=true.
+    # jax.typing.ArrayLike includes bool, but nobody means b1=true.
     return [o for o in options if o is not bool] if float in options else options
 
 

@@ -25,7 +25,7 @@ def conf_dir() -> Path:
 
 
 def register() -> None:
-    """Give Hydra the schema, and OmegaConf the resolver that the schedules use."""
+    """Register the schema with Hydra and the resolvers of conf/ with OmegaConf."""
     ConfigStore.instance().store(name="schema", node=Settings)
     OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
     OmegaConf.register_new_resolver("case", case, replace=True)
@@ -34,7 +34,7 @@ def register() -> None:
 
 
 def folder_name(name: str) -> str:
-    """`name` as a folder's. What is replaced in it or cut off is told by a hash."""
+    """`name` as a folder name. A hash stands for what is replaced or cut off."""
     safe = re.sub(r"[^\w.=,+-]", "_", name).strip(".")[:LONGEST_NAME] or "default"
     if safe == name or not name:
         return safe
@@ -42,10 +42,10 @@ def folder_name(name: str) -> str:
 
 
 def case(value: Any, *pairs: Any) -> Any:
-    """`${case:VALUE,one,1,two,2}`: what follows VALUE among the pairs.
+    """`${case:VALUE,one,1,two,2}`: the item after VALUE among the pairs.
 
     Raises:
-      ConfigError: VALUE isn't there.
+      ConfigError: VALUE isn't among them.
     """
     table = dict(zip(pairs[::2], pairs[1::2], strict=True))
     if value not in table:
@@ -63,7 +63,7 @@ def fraction_of(steps: int, fraction: float) -> int:
 
 
 def one_length(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """A length on the command line replaces the other unit's default or preset."""
+    """Let a length on the command line replace one preset in the other unit."""
     given = {o.split("=")[0].lstrip("+") for o in overrides}
     for one, other in (("epochs", "steps"), ("steps", "epochs")):
         if f"train.{one}" in given and f"train.{other}" not in given:
@@ -79,8 +79,8 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     """
     raw = OmegaConf.to_container(cfg, resolve=False)
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    # Evaluating everything again in another environment is exact, but takes longer than
-    # all the rest. Mostly nothing refers to what the environment gives.
+    # Resolving everything again in another environment is exact, but takes longer than
+    # all the rest. Usually nothing refers to a value from the environment.
     leaves = list(_leaves(raw, ()))
     names = {name for path, text in leaves if "${oc.env:" in text for name in path}
     others = [text for _, text in leaves if "${" in text and "${oc.env:" not in text]
@@ -92,7 +92,7 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _leaves(raw: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The texts in `raw`, each with the names on the way to it."""
+    """The strings in `raw`, each with the names that lead to it."""
     if isinstance(raw, dict):
         for key, value in raw.items():
             yield from _leaves(value, (*path, str(key)))
@@ -104,7 +104,7 @@ def _leaves(raw: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 
 
 def _without_environment(raw: Any) -> Any:
-    """`raw` with another value for each that reads an environment variable."""
+    """`raw` with a placeholder for each value that reads the environment."""
     if isinstance(raw, dict):
         return {key: _without_environment(value) for key, value in raw.items()}
     if isinstance(raw, list):
@@ -116,7 +116,7 @@ def _without_environment(raw: Any) -> Any:
 def _recorded(raw: Any, plain: Any, here: Any, elsewhere: Any) -> Any:
     """`plain`, but the text of `raw` where `here` and `elsewhere` differ.
 
-    `elsewhere` is None if only what reads the environment itself can differ.
+    `elsewhere` is None if only values that read the environment can differ.
     """
 
     def value(key: Any) -> Any:

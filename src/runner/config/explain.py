@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf refuse, in one message that names key, value and rule."""
+"""Explains Hydra's and OmegaConf's errors: one message with key, value and rule."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ from runner.errors import ConfigError, JobFailed, TrainingStopped, did_you_mean
 from runner.settings import Settings
 from runner.trees import flatten
 
-# Shown in one message. Everything else is a bug, ours or a user's, with its traceback.
+# Shown as one message. Anything else is a bug, ours or a user's: with its traceback.
 MISTAKES = (
     ConfigError,
     TrainingStopped,
@@ -40,12 +40,12 @@ MISTAKES = (
 
 
 def failure(name: object, error: BaseException) -> str:
-    """What to print when the job `name` of a sweep fails."""
+    """The message to print when the job `name` of a sweep fails."""
     return f"job {name} failed:{reason(error)}"
 
 
 def reason(error: BaseException) -> str:
-    """What comes after the colon: one message, or a bug's traceback."""
+    """The text after the colon: one message, or a bug's traceback."""
     with contextlib.suppress(AttributeError):  # an exception with slots
         error._runner_reported = True  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(error, MISTAKES):
@@ -54,12 +54,12 @@ def reason(error: BaseException) -> str:
 
 
 def was_reported(error: BaseException) -> bool:
-    """Whether `reason` has said all there is to say of `error`."""
+    """Whether `reason` has already reported `error`."""
     return getattr(error, "_runner_reported", False)
 
 
 def explain(error: BaseException) -> str:
-    """`error` as one message; what isn't Hydra's or OmegaConf's is left as it is."""
+    """`error` as one message; errors of other libraries keep their own text."""
     refused = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, MissingConfigException):
         return _no_such_option(error)
@@ -67,8 +67,8 @@ def explain(error: BaseException) -> str:
         why = str(error).split("\n")
         why = why[1] if why[0].startswith("Error parsing") else why[0]
         return (
-            f"{error.override} is not of the form key=value ({why}). Quote what has "
-            "blanks or any of ,[]{}() in it: 'key=\"a, b\"'"
+            f"{error.override} is not of the form key=value ({why}). Quote a value "
+            "that has spaces or any of ,[]{}() in it: 'key=\"a, b\"'"
         )
     if isinstance(refused, OmegaConfBaseException):
         return _refused(refused, error)
@@ -89,10 +89,10 @@ def _no_such_option(error: MissingConfigException) -> str:
     if not group or error.options is None:
         return first
     where = re.match(r"In '(?!config'|hydra/config')([^']*)'", first)
-    told = f"{where[1]}: " if where else ""
+    message = f"{where[1]}: " if where else ""
     options = ", ".join(error.options) or "none yet"
-    told += f"{group}={name} is not one of the options of {group}: {options}."
-    return told + _on_its_own_line(did_you_mean(name, error.options))
+    message += f"{group}={name} is not one of the options of {group}: {options}."
+    return message + _on_its_own_line(did_you_mean(name, error.options))
 
 
 def _on_its_own_line(suggestion: str) -> str:
@@ -103,7 +103,7 @@ def _refused(refused: OmegaConfBaseException, error: BaseException) -> str:
     key = refused.full_key or (str(refused.key) if refused.key is not None else "")
     text = str(refused).split("\n")[0]
     _, ours, why = text.partition("ConfigError raised while resolving interpolation: ")
-    if ours:  # of a resolver, wherever it is used
+    if ours:  # raised by one of our resolvers
         return why
     if "'${train.steps" in text:
         return (
@@ -131,7 +131,7 @@ def _refused(refused: OmegaConfBaseException, error: BaseException) -> str:
 
 
 def _wanted(key: str) -> str | None:
-    """What the schema wants `key` to be; None where there is no schema."""
+    """The type of `key` in the schema, in words; None if it has no schema."""
     hint: Any = Settings
     for name in key.split("."):
         fields = typing.get_type_hints(hint) if isinstance(hint, type) else {}
@@ -146,8 +146,8 @@ def _wanted(key: str) -> str | None:
 def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
     section = key.rpartition(".")[0]
     names = sorted(n for n in map(str, parent) if n != "hydra")
-    told = f"{section or 'the configuration'} has no key {name!r}; it has "
-    told += ", ".join(n for n in names if not n.startswith("_")) + "."
+    message = f"{section or 'the configuration'} has no key {name!r}; it has "
+    message += ", ".join(n for n in names if not n.startswith("_")) + "."
     suggestion = did_you_mean(name, names)
     if not section:
         keys = flatten(cast(dict, OmegaConf.to_container(parent, resolve=False)))
@@ -155,7 +155,7 @@ def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
         suggestion = suggestion or did_you_mean(name, elsewhere)
         if elsewhere:
             suggestion = f"Did you mean {' or '.join(map(repr, elsewhere))}?"
-    return told + _on_its_own_line(suggestion)
+    return message + _on_its_own_line(suggestion)
 
 
 def _not_composed(text: str) -> str:
@@ -170,15 +170,15 @@ def _not_composed(text: str) -> str:
         group = twice[1] or twice[2]
         return f"{group} has a choice already; {group}=... without a + changes it"
     lines = [line.strip() for line in text.split("\n")]
-    told = " ".join(line for line in lines if line and "https://" not in line)
+    message = " ".join(line for line in lines if line and "https://" not in line)
     unknown = re.match(r"Could not (?:override|append) '?([^'@]+)'", text)
-    if unknown and unknown[1] not in _groups() and "Did you mean" not in told:
-        return told + _on_its_own_line(did_you_mean(unknown[1], _groups()))
-    return told
+    if unknown and unknown[1] not in _groups() and "Did you mean" not in message:
+        return message + _on_its_own_line(did_you_mean(unknown[1], _groups()))
+    return message
 
 
 def _not_a_name(error: BaseException) -> str:
-    """Hydra doesn't say which group got a number, a mapping or null."""
+    """Name the group that got a number, a mapping or null, which Hydra doesn't."""
     for argument in sys.argv[1:]:
         group, _, value = argument.lstrip("+").partition("=")
         if group in _groups() and not isinstance(yaml.safe_load(value), str | list):

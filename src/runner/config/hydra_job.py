@@ -1,4 +1,4 @@
-"""What Hydra knows of the job that it has just composed."""
+"""Hydra's facts about the job that it has just composed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from runner.config.conf import one_length
 
 
 class HydraJob(NamedTuple):
-    """A composed job, besides its configuration.
+    """A composed job, apart from its configuration.
 
     Attributes:
       folder: the run folder.
@@ -30,7 +30,7 @@ class HydraJob(NamedTuple):
 def hydra_job(cfg: DictConfig) -> HydraJob:
     """The job that Hydra has just composed as `cfg`.
 
-    Of two lengths in `cfg`, the one that the command line doesn't give is taken out.
+    Of two lengths in `cfg`, the one that isn't on the command line is removed.
     """
     composed = HydraConfig.get()
     # As they were typed: an interpolation in one may name a secret.
@@ -43,7 +43,7 @@ def hydra_job(cfg: DictConfig) -> HydraJob:
         choices={
             group: choice
             for group, choice in composed.runtime.choices.items()
-            # Hydra's own, and what a preset puts into Hydra's section.
+            # Without Hydra's own groups, and those of presets for Hydra's section.
             if not group.startswith("hydra/") and "@hydra." not in group
         },
         overrides=overrides,

@@ -1,4 +1,4 @@
-"""From a group's `_target_` to an object: the one place that instantiates."""
+"""Makes the object that a group's `_target_` names. Nothing else instantiates."""
 
 import functools
 import importlib
@@ -43,9 +43,9 @@ def target(cfg: DictConfig, group: str) -> functools.partial:
     _check(node, group)
     try:
         made = instantiate(node, _convert_="all", _partial_=True)
-        # Hydra's own subclass doesn't merge when it is made a partial of again.
+        # Hydra's subclass isn't flattened when it is wrapped in a partial again.
         return functools.partial(made.func, *made.args, **made.keywords)
-    except InstantiationException as error:  # of a node within this one
+    except InstantiationException as error:  # from a nested node
         cause = error.__cause__
         if isinstance(cause, ConfigError) or cause is None:
             raise cause or error from None
@@ -59,8 +59,8 @@ def target(cfg: DictConfig, group: str) -> functools.partial:
 def call(cfg: DictConfig, group: str, **given) -> Any:
     """Call `cfg`'s target for `group`, with those of `given` that it takes.
 
-    An argument that optax or we refuse is a mistake in the configuration; whatever a
-    user's own target raises is theirs to see in full.
+    An argument that optax or runner refuses is a mistake in the configuration; what a
+    user's own target raises is shown in full.
     """
     function = target(cfg, group)
     name = cfg[group]._target_
@@ -103,7 +103,7 @@ def _check(node: Any, key: str) -> None:
                 f"{', '.join(parameters)}." + did_you_mean(argument, parameters)
             )
         hint = annotations.get(argument, Any)
-        if "${" in str(value) or value == "???":  # `call` tells what is missing
+        if "${" in str(value) or value == "???":  # `call` reports what is missing
             continue
         if value != parameter.default and not fits(value, hint):
             value = "null" if value is None else value
@@ -135,6 +135,6 @@ def _nearest(name: str) -> str:
     module, _, last = name.rpartition(".")
     try:
         close = did_you_mean(last, dir(importlib.import_module(module)))
-    except Exception:  # the module is what is wrong
+    except Exception:  # the module itself is wrong
         return ""
     return close.replace("'", f"'{module}.", 1)

@@ -1,4 +1,4 @@
-"""Which keys the configuration may have, and which values."""
+"""Checks the configuration's keys, and the ranges of its values."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -10,7 +10,7 @@ from runner.settings import SECTIONS, SETTINGS, Settings
 
 
 def check_keys(cfg: DictConfig) -> None:
-    """Refuse what `+key=value` adds to the sections of ours: nobody would read it.
+    """Refuse keys that `+key=value` adds to runner's sections: nothing reads them.
 
     `+optimzer=sgd` would otherwise train with the default optimizer.
 
@@ -28,9 +28,9 @@ def check_keys(cfg: DictConfig) -> None:
 
 
 def check_ranges(cfg: DictConfig, keys: Iterable[str] = tuple(SETTINGS)) -> None:
-    """Refuse the values of `keys` that are out of their ranges.
+    """Refuse the values of `keys` that are out of range.
 
-    What refers to the number of steps is left out until that is known.
+    Values that refer to the number of steps are skipped until it is known.
 
     Raises:
       ConfigError: names the key, the value and the rule.

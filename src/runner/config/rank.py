@@ -1,4 +1,4 @@
-"""Which of the processes of a run this one is."""
+"""The rank of this process among those of its run."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ ALONE = Rank(0, 1, None)
 
 
 def rank(settings: DistributedSettings) -> Rank:
-    """Which process this is, as the `distributed` section or the environment says.
+    """The rank of this process, from the `distributed` section or the environment.
 
     Raises:
       ConfigError: the section is incomplete or contradicts itself.
@@ -48,14 +48,14 @@ def rank(settings: DistributedSettings) -> Rank:
         )
     if not 0 <= index < count:
         raise ConfigError(
-            f"distributed.process_id={index} must be from 0 to "
-            f"distributed.num_processes={count} less 1"
+            f"distributed.process_id={index} must be at least 0 and less than "
+            f"distributed.num_processes={count}"
         )
     return Rank(index, count, address) if count > 1 else ALONE
 
 
 def _detected() -> Rank:
-    """What `jax.distributed.initialize` would find by itself."""
+    """The rank that `jax.distributed.initialize` would detect by itself."""
     from jax._src.clusters import ClusterEnv  # there is no public name for this
 
     for env in ClusterEnv._cluster_types:
@@ -66,5 +66,5 @@ def _detected() -> Rank:
 
 
 def by_process(first: Any, others: Any, *, _root_: DictConfig) -> Any:
-    """`${by_process:A,B}`: A on process 0 and where there is one only, B elsewhere."""
+    """`${by_process:A,B}`: A on process 0 or on a single process, B elsewhere."""
     return others if rank(_root_.distributed).process else first

@@ -130,7 +130,7 @@ def compile_program(
     eval_batches = with_sharding(
         feed.eval_shapes(dataset, eval_capacity), mesh.eval_batches
     )
-    totals = _totals(spec, shapes, eval_columns, eval_batches)
+    totals = _totals(spec, _on_mesh(spec, shapes), eval_columns, eval_batches)
     numbers = jax.eval_shape(lambda: values)
     number, rates = (jax.ShapeDtypeStruct(n, jnp.float32) for n in ((), (capacity,)))
     logged, one = np.zeros(capacity, bool), np.int32(0)
@@ -174,12 +174,9 @@ def init(spec: ProgramSpec, values: Values) -> Callable:
       spec: what to compile.
       values: those of one run; only their shapes and types matter.
     """
-    mesh = spec.mesh
-    arguments = with_sharding(
-        jax.eval_shape(lambda: init_arguments(values)), mesh.replicated
-    )
-    shardings = mesh.state(carry_shapes(spec, values))
-    return compiled(jax.jit(spec.init, out_shardings=shardings), *arguments)
+    shardings = spec.mesh.state(carry_shapes(spec, values))
+    jitted = jax.jit(spec.init, out_shardings=shardings)
+    return compiled(jitted, *init_arguments(spec, values))
 
 
 def compiled(jitted: Any, *arguments: Any) -> Callable:
@@ -214,9 +211,7 @@ def with_sharding(shapes: Any, sharding: Any, lead: tuple[int, ...] = ()) -> Any
 
 def step_jaxpr(spec: ProgramSpec, values: Values) -> Jaxpr:
     """The jaxpr of a training step, for the rules of `runner.core.choose`."""
-    carry, example = carry_shapes(spec, values), feed.example(spec.dataset)
-    traced = spec.train_step.trace(*_step_arguments(carry, example, values))
-    return traced.jaxpr.jaxpr
+    return spec.train_step.trace(*_step_arguments(spec, values)).jaxpr.jaxpr
 
 
 def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
@@ -228,10 +223,10 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
     Raises:
       ConfigError: the model's outputs aren't what the loss needs.
     """
-    carry = carry_shapes(spec, values)
-    example = feed.example(spec.dataset)
+    arguments = _step_arguments(spec, values)
+    carry, example = arguments[:2]
     mask = jax.ShapeDtypeStruct((spec.dataset.batch_size,), jnp.float32)
-    masked = example | {"mask": mask}
+    masked = example | _on_mesh(spec, {"mask": mask})
     outputs = jax.eval_shape(spec.pipeline.predict, carry.state, masked)
     needed = (spec.dataset.batch_size, spec.loss.output_size(spec.dataset))
     if outputs.shape != needed:
@@ -239,7 +234,6 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
             f"the model's outputs have shape {outputs.shape}, but the loss needs "
             f"{needed} for data={spec.dataset.name}; choose another model or loss"
         )
-    arguments = _step_arguments(carry, example, values)
     _, row = spec.train_step.trace(*arguments).out_info
     evaluation = jax.eval_shape(spec.eval_step, carry, masked)
     means = [f"eval/{name}" for name in evaluation if name != "count"]
@@ -248,20 +242,32 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
 
 def carry_shapes(spec: ProgramSpec, values: Values) -> Any:
     """Shapes and dtypes of the carry, without shardings."""
-    traced = spec.init.trace(*init_arguments(values))
+    traced = spec.init.trace(*init_arguments(spec, values))
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info
     )
 
 
-def init_arguments(values: Values) -> tuple:
-    """Dummy arguments for `ProgramSpec.init`."""
-    return values.key, np.float32(0), values.hyperparameters
+def init_arguments(spec: ProgramSpec, values: Values) -> tuple:
+    """Shapes of the arguments of `ProgramSpec.init`."""
+    arguments = values.key, np.float32(0), values.hyperparameters
+    return _on_mesh(spec, jax.eval_shape(lambda: arguments))
 
 
-def _step_arguments(carry: Any, batch: Any, values: Values) -> tuple:
-    rate, logged, eval_loss = np.float32(0), np.bool_(False), np.float32(0)
-    return carry, batch, np.int32(0), rate, logged, eval_loss, values
+def _step_arguments(spec: ProgramSpec, values: Values) -> tuple:
+    """Shapes of the arguments of `ProgramSpec.train_step`."""
+    carry, batch = carry_shapes(spec, values), feed.example(spec.dataset)
+    number, numbers = np.float32(0), jax.eval_shape(lambda: values)
+    carry, batch, rate, eval_loss, numbers = _on_mesh(
+        spec, (carry, batch, number, number, numbers)
+    )
+    # Which step it is, and whether that is logged, is the same on any mesh.
+    return carry, batch, np.int32(0), rate, np.bool_(False), eval_loss, numbers
+
+
+def _on_mesh(spec: ProgramSpec, shapes: Any) -> Any:
+    """`shapes` as they are within the compiled program, so that JAX traces once."""
+    return with_sharding(shapes, spec.mesh.replicated)
 
 
 def _mesh(spec: ProgramSpec, population: Population | None) -> tuple[Mesh, tuple]:

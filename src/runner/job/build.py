@@ -1,4 +1,4 @@
-"""From a composed configuration to a run of plain values, checked on the way."""
+"""Builds a run of plain values from a composed configuration and checks it."""
 
 import pickle
 from collections.abc import Callable
@@ -32,13 +32,13 @@ from runner.settings import GROUPS, SETTINGS, TrainSettings, is_in_program
 
 
 class Built(NamedTuple):
-    """A run, short of compiling it.
+    """A run, built but not compiled.
 
     Attributes:
       run: what is trained.
       cfg: its configuration, with its length filled in.
       toy: what the optimizer probe drives.
-      init: gives the initial carry of a run alone: see `Program.init`.
+      init: returns the initial carry of a single run: see `Program.init`.
     """
 
     run: Run
@@ -48,7 +48,7 @@ class Built(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """What runs of one program have in common, made for the first."""
+    """The parts shared by all runs of one program, made by the first."""
 
     spec: ProgramSpec
     toy: Toy
@@ -57,11 +57,10 @@ class _Shared(NamedTuple):
 def build(
     cfg: DictConfig, session: Session, begin: Callable[[Run], None] = lambda run: None
 ) -> Built:
-    """Build everything that `cfg` names, short of compiling it.
+    """Build everything that `cfg` names, without compiling it.
 
-    Runs of one session that differ in nothing but numbers share the pipeline, which is
-    verified when the first of them is built: with the numbers of that one and with
-    others.
+    Runs of one session that differ only in numbers share the pipeline. It is verified
+    when the first of them is built, with the numbers of that run and with others.
 
     Args:
       cfg: a run's configuration; it isn't changed.
@@ -69,7 +68,7 @@ def build(
       begin: called with the run before it is verified, to compile it meanwhile.
 
     Raises:
-      ConfigError: anything in `cfg` that can't run.
+      ConfigError: something in `cfg` can't run.
     """
     # Before the data, which may take an hour to download and prepare.
     check(cfg)
@@ -121,8 +120,8 @@ def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
     train = cfg.train
     if train.steps_per_epoch not in (None, order.steps_per_epoch):
         raise ConfigError(
-            f"train.steps_per_epoch={train.steps_per_epoch} is not for you to set: the "
-            f"data give {order.steps_per_epoch}; leave it null"
+            f"train.steps_per_epoch={train.steps_per_epoch} can't be set: the data "
+            f"determine it ({order.steps_per_epoch}); leave it null"
         )
     train.steps_per_epoch = order.steps_per_epoch
     if train.epochs is None and train.steps is None:
@@ -137,7 +136,7 @@ def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
                 "given; set one of them to null"
             )
         train.steps = steps
-    check_ranges(cfg)  # again, for what refers to the steps
+    check_ranges(cfg)  # again, for values that refer to the steps
     return cfg
 
 
@@ -147,7 +146,7 @@ def _optimizer_spec(cfg: DictConfig, session: Session) -> OptimizerSpec:
     for key in ("schedule", "schedule.base"):
         node = OmegaConf.select(cfg, key)
         warmup = OmegaConf.select(node, "warmup_steps") if node is not None else None
-        if type(warmup) is not int:  # `call` says what is wrong with anything else
+        if type(warmup) is not int:  # `call` reports what is wrong
             continue
         if warmup < 0:
             raise ConfigError(f"{key}.warmup_steps={warmup} must not be negative")
@@ -184,7 +183,7 @@ def _shared(
     asked: OptimizerSpec,
     tx: Optimizer,
 ) -> _Shared:
-    """What all runs of the program have in common, this one's if it is the first."""
+    """The parts that all runs of the program share, made here by the first run."""
     microbatches = settings.gradient_accumulation
     mesh = device_mesh(cfg.mesh, dataset.batch_size, microbatches)
     loss = session.made(cfg, "loss")
@@ -239,17 +238,17 @@ def _float32(numbers: dict[str, float]) -> dict[str, np.float32]:
 def _keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
     """PRNG keys for the initial parameters and for the steps.
 
-    Jitted: every operation costs 10 ms to load.
+    Jitted, because loading each operation on its own costs 10 ms.
     """
     init_key, step_key = jax.random.split(jax.random.key(seed))
     return init_key, step_key
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse what is wrong with `cfg` whatever the data and the devices are.
+    """Refuse mistakes in `cfg` that don't depend on the data or the devices.
 
     Raises:
-      ConfigError: a value out of its range, or an argument that a target doesn't take.
+      ConfigError: a value is out of range, or a target doesn't take an argument.
     """
     check_keys(cfg)
     check_ranges(cfg)
@@ -273,7 +272,7 @@ def _check_objective(cfg: DictConfig, metrics: list[str]) -> None:
 def _description(
     config: dict, dataset: Dataset, mesh: Mesh, tx: Optimizer, asked: OptimizerSpec
 ) -> dict[str, Any]:
-    """What tells this run's compiled program from others, as plain values."""
+    """Plain values that distinguish this run's compiled program from others."""
     traced = {"learning_rate", *tx.hyperparameters}
     plateau = isinstance(asked.schedule, ReduceOnPlateau) and config["schedule"]
     rows = dataset.train.rows(np.zeros(1, int))

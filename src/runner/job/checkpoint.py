@@ -20,25 +20,26 @@ from runner.errors import ConfigError
 from runner.job.processes import Processes
 from runner.settings import CheckpointSettings
 
-# Where in a run folder they are.
+# The folder of the checkpoints within a run folder.
 FOLDER = "checkpoints"
 
 
 class Checkpoints:
-    """Says when a run that trains is to be saved, and saves it in the background.
+    """Decides when a run is saved, and saves it in the background.
 
-    At most one save is under way. A periodic one that falls due meanwhile is skipped: a
-    resumed run then repeats some more steps, whereas waiting would leave the device
-    idle in every run. What can't be had again, the best and the last state, waits.
+    At most one save is in progress. A periodic one that falls due meanwhile is skipped:
+    a resumed run then repeats a few more steps, whereas waiting would leave the device
+    idle in every run. The best and last states can't be recreated, so saving them
+    blocks.
 
     Args:
-      folder: gets a folder for each checkpoint, named by its step.
+      folder: gets a folder for each checkpoint, named after its step.
       settings: the `checkpoint` section.
-      objective: the metric whose best value `settings.best` is about.
-      describe: what is saved beside the arrays, as JSON. It is called when the rows up
-        to that step are written, with `best` and `final` as the recorder has them.
-      start: where training continues; None is the beginning.
-      processes: agree on what is saved.
+      objective: the metric that `settings.best` refers to.
+      describe: returns the JSON that is saved beside the arrays, with the recorder's
+        `best` and `final`. It is called when the rows up to that step are written.
+      start: where training continues; None means the beginning.
+      processes: those of the run, which agree on what is saved.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Checkpoints:
         self._objective = objective
         self._describe = describe
         self._manager: Any = None
-        self._handed = True  # nothing between `wants` and `save`
+        self._handed = True  # no save is due between `wants` and `save`
         self._has_saved = start is not None
         self._last = 0.0
         self._best_step: int | None = None
@@ -69,10 +70,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for the save that is under way, unless a second Ctrl-C has come.
+        """Wait for the save in progress, unless Ctrl-C was pressed a second time.
 
         Raises:
-          OSError, ValueError: it has failed.
+          OSError, ValueError: that save failed.
         """
         if self._manager is not None and kind is not KeyboardInterrupt:
             self._manager.wait_until_finished()
@@ -91,12 +92,12 @@ class Checkpoints:
         return sys.maxsize if every is None else (step // every + 1) * every
 
     def wants(self, step: int, *, evaluated: bool, ends: bool, stops: bool) -> Wanted:
-        """Whether `save` is to be called for `step`, at the end of a call.
+        """Decide whether `save` is called for `step`, at the end of a call.
 
         Args:
-          evaluated: an evaluation was made after it.
-          ends: it is the last step of the run.
-          stops: training is about to stop before that.
+          evaluated: whether the step was followed by an evaluation.
+          ends: whether it is the last step of the run.
+          stops: whether training is about to stop before that.
         """
         has_saved = self._has_saved or not self._handed
         if ends and (self.settings.last or has_saved):
@@ -127,12 +128,12 @@ class Checkpoints:
         return self._handed and not is_saving
 
     def save(self, step: int, snapshot: Snapshot, wanted: Wanted) -> None:
-        """Begin to save `snapshot`, after the rows up to `step` were written.
+        """Start saving `snapshot`, after the rows up to `step` were written.
 
-        Waits for the save before it, if that is still under way.
+        Waits for the previous save if it is still in progress.
 
         Raises:
-          OSError, ValueError: that one has failed, as when the disk is full.
+          OSError, ValueError: the previous save failed, e.g. because the disk is full.
         """
         record = self._describe(step)
         self._handed = True
@@ -161,7 +162,7 @@ class Checkpoints:
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: Any
     ) -> list[bool]:
-        """Orbax's question: the newest are kept, and the best that was saved."""
+        """Tell Orbax to keep the newest checkpoints and the best one."""
         newest = {c.step for c in checkpoints[-self.settings.keep :]}
         return [c.step in newest | {self._best_step} for c in checkpoints]
 
@@ -174,15 +175,15 @@ def steps(folder: Path) -> list[int]:
 
 
 def newest(folder: Path, only: int | None, target: Snapshot, program: dict) -> Start:
-    """The newest checkpoint in `folder` that can be read, with its arrays as `target`.
+    """Load the newest readable checkpoint in `folder`, with arrays like `target`.
 
     Args:
-      only: not the newest but this one.
+      only: load the checkpoint of this step instead of the newest.
       target: shapes, dtypes and shardings, which need not be those that were saved.
-      program: the description of the program; see `runner.core.static.Static`.
+      program: the description of the program; see `runner.core.program.ProgramSpec`.
 
     Raises:
-      ConfigError: it is of another model or optimizer, or none can be read.
+      ConfigError: it belongs to another model or optimizer, or none can be read.
     """
     found = steps(folder) if only is None else [only]
     for step in reversed(found):
@@ -190,13 +191,13 @@ def newest(folder: Path, only: int | None, target: Snapshot, program: dict) -> S
             return _restored(folder, step, target, program)
         except ConfigError:
             raise
-        except Exception as error:  # of Orbax and what is below it
+        except Exception as error:  # from Orbax or the libraries below it
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            print(f"warning: checkpoint {folder / str(step)} is damaged and is left "
-                  f"out: {why}", file=sys.stderr)  # fmt: skip
+            print(f"warning: checkpoint {folder / str(step)} is damaged, so it is "
+                  f"skipped: {why}", file=sys.stderr)  # fmt: skip
     raise ConfigError(
-        f"none of the checkpoints in {folder} can be read. To start from the beginning "
-        "and lose what the run has recorded, remove that folder"
+        f"none of the checkpoints in {folder} can be read. To start over and lose what "
+        "the run has recorded, remove that folder"
     )
 
 
@@ -213,7 +214,7 @@ def _restored(folder: Path, step: int, target: Snapshot, program: dict) -> Start
 
 
 def _without_empty(snapshot: Snapshot) -> dict[str, Any]:
-    """`snapshot` with None for arrays of no elements, which Orbax doesn't save."""
+    """`snapshot` with None for empty arrays, which Orbax doesn't save."""
     return jax.tree.map(lambda x: None if 0 in x.shape else x, snapshot)._asdict()
 
 
@@ -242,7 +243,7 @@ def _check(path: Path, record: dict, target: Snapshot, program: dict) -> None:
     """Refuse a checkpoint of another model or optimizer.
 
     Raises:
-      ConfigError: naming the first array, or the first choice, that isn't the same.
+      ConfigError: names the first array, or the first choice, that differs.
     """
     there = {name: (tuple(s), dtype) for name, s, dtype in record["arrays"]}
     here = {name: (tuple(s), dtype) for name, s, dtype in described(target)}
@@ -255,20 +256,20 @@ def _check(path: Path, record: dict, target: Snapshot, program: dict) -> None:
                 for found in (there, here)
             )
             raise ConfigError(
-                f"checkpoint {path} is of another model or optimizer: {name} is {was} "
-                f"there, and {now} here"
+                f"checkpoint {path} belongs to another model or optimizer: {name} is "
+                f"{was} there, and {now} here"
             )
     for section in ("model", "framework", "optimizer"):
         was, now = (p[section].get("_target_") for p in (record["program"], program))
         if was != now:
             raise ConfigError(
-                f"checkpoint {path} is of another {section}: {section}._target_ is "
-                f"{was} there, and {now} here"
+                f"checkpoint {path} belongs to another {section}: {section}._target_ "
+                f"is {was} there, and {now} here"
             )
 
 
 def _remove_after(folder: Path, step: int) -> None:
-    """Damaged ones, and those of a future that will be another."""
+    """Remove later checkpoints: damaged, or replaced by what the run does now."""
     import shutil
 
     for later in steps(folder):
@@ -277,14 +278,14 @@ def _remove_after(folder: Path, step: int) -> None:
 
 
 def digest(rates: np.ndarray) -> str:
-    """Tells whether the steps before a checkpoint had these learning rates."""
+    """Hash the learning rates before a checkpoint, to compare them on resume."""
     import hashlib
 
     return hashlib.sha256(np.ascontiguousarray(rates).tobytes()).hexdigest()[:16]
 
 
 def locate(path: Path) -> tuple[Path, int | None]:
-    """The run folder and the step, if one is named, of a checkpoint.resume=PATH.
+    """Split checkpoint.resume=PATH into the run folder and the step, if given.
 
     Raises:
       ConfigError: PATH is neither a run folder with checkpoints nor one of them.

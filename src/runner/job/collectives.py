@@ -1,4 +1,4 @@
-"""What crosses devices when a compiled program runs, read from its HLO text."""
+"""Communication between devices in a compiled program, read from its HLO text."""
 
 import math
 import re
@@ -15,7 +15,7 @@ KINDS = (
 )
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%([^ ]+) \(.*\{$")
-# An asynchronous one is counted where it starts.
+# An asynchronous collective is counted where it starts.
 _INSTRUCTION = re.compile(
     rf"^\s*(?:ROOT )?%[^ ]+ = (?P<shape>.*?) (?P<kind>{'|'.join(KINDS)})"
     r"(?P<start>-start)?\("
@@ -34,9 +34,9 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: one of KINDS.
-      bytes: of the whole of what is reduced, gathered or sent, over one group.
+      bytes: the total size of what is reduced, gathered or sent within one group.
       group: how many devices exchange it among themselves.
-      loops: how many loops it is in.
+      loops: how many loops it is nested in.
       conditional: whether it is in a branch, which isn't always taken.
     """
 
@@ -48,7 +48,7 @@ class Collective(NamedTuple):
 
     @property
     def wire_bytes(self) -> float:
-        """What each device sends at least, as a ring does it."""
+        """The least that each device sends, with a ring algorithm."""
         if self.kind in ("collective-permute", "collective-broadcast"):
             return self.bytes
         rounds = 2 if self.kind == "all-reduce" else 1
@@ -56,17 +56,17 @@ class Collective(NamedTuple):
 
 
 def collectives(hlo: str, devices: int) -> list[Collective]:
-    """The collectives of a compiled module, in the order in which it reaches them.
+    """List the collectives of a compiled module, in the order of its execution.
 
-    Each one once, however often its loop turns. One among single devices, which moves
-    nothing, is left out.
+    Each is listed once, however often its loop iterates. Those whose groups are single
+    devices move nothing and are left out.
 
     Args:
-      hlo: what `jax.stages.Compiled.as_text` gives.
-      devices: that the module runs on.
+      hlo: the text from `jax.stages.Compiled.as_text`.
+      devices: how many devices the module runs on.
 
     Raises:
-      ValueError: `hlo` is no such text, or has a form that this doesn't know.
+      ValueError: `hlo` isn't such text, or has an unknown form.
     """
     computations: dict[str, list[str]] = {}
     entry, lines = None, []
@@ -77,7 +77,7 @@ def collectives(hlo: str, devices: int) -> list[Collective]:
         else:
             lines.append(line)
     if entry is None:
-        raise ValueError("this is no HLO module: it has no ENTRY computation")
+        raise ValueError("this is not an HLO module: it has no ENTRY computation")
     found = _reached(entry, computations, devices, 0, False)
     return [collective for collective in found if collective.group > 1]
 
@@ -104,7 +104,7 @@ def _reached(
 
 
 def _bytes(shape: str, kind: str, is_start: bool) -> int:
-    """Of the result; the start of an asynchronous one gives its operands first."""
+    """The bytes of the result. An asynchronous start lists its operands first."""
     if is_start and kind != "all-reduce":
         shape = _items(shape)[1]
     bits = [
@@ -115,7 +115,7 @@ def _bytes(shape: str, kind: str, is_start: bool) -> int:
 
 
 def _items(shape: str) -> list[str]:
-    """The items of a tuple's shape, each of which may be a tuple again."""
+    """The items of a tuple's shape, each of which may itself be a tuple."""
     items, depth = [""], 0
     for character in shape[1:-1]:
         depth += (character in "([{") - (character in ")]}")
@@ -129,14 +129,14 @@ def _items(shape: str) -> list[str]:
 def _bits(dtype: str) -> int:
     if dtype == "pred":
         return 8
-    bits = re.match(r"(?:bf|[a-z])(\d+)", dtype)  # of f32, bf16, f8e4m3fn and the like
+    bits = re.match(r"(?:bf|[a-z])(\d+)", dtype)  # such as f32, bf16, f8e4m3fn
     if bits is None:
         raise ValueError(f"unknown type {dtype} in HLO")
     return int(bits[1])
 
 
 def _group(line: str, kind: str, devices: int) -> int:
-    """How many devices are in each of an instruction's groups."""
+    """The number of devices in each of an instruction's groups."""
     if kind == "collective-permute":
         return 2 if "source_target_pairs={{" in line else 1
     _, _, groups = line.partition("replica_groups=")

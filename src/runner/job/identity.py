@@ -1,4 +1,4 @@
-"""What makes one job another job than those beside it."""
+"""A job's identity: the part of its configuration that distinguishes it."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ from runner.settings import GROUPS, SECTIONS, identifies_job
 
 
 def base_of(config: DictConfig, swept: Collection[str] = ()) -> dict[str, Any]:
-    """What may change a job's result, before anything is resolved.
+    """The part of `config` that may change a job's result, unresolved.
 
     Args:
-      config: as composed.
-      swept: keys that tell jobs of one sweep apart, whatever else they do.
+      config: the composed configuration.
+      swept: keys that distinguish the jobs of a sweep, kept whatever they affect.
     """
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
@@ -41,6 +41,6 @@ def _identifying(
 
 
 def fingerprint(base: Mapping[str, Any]) -> str:
-    """A name for all that `base` holds: equal where it is equal."""
+    """A hash of `base`: equal for equal contents."""
     text = json.dumps(base, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Being told to stop: by a scheduler that wants its machine back, or by Ctrl-C."""
+"""Requests to stop: from a scheduler that wants its machine back, or by Ctrl-C."""
 
 import os
 import signal
@@ -9,20 +9,20 @@ from typing import Any, Self
 from runner.errors import Preempted
 from runner.job.processes import Processes
 
-# What Slurm and its like send before a time limit or a preemption; submitit has USR2.
+# Slurm and others send these before a time limit or preemption; submitit uses USR2.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interruption:
-    """Notes signals instead of dying of them. A context manager, around training only.
+    """Records signals instead of dying from them. A context manager around training.
 
-    In a thread that isn't the main one, where Python doesn't let handlers be set, it
-    notes none. Of several processes JAX notes each one's SIGTERM, for all of them.
+    Outside the main thread, where Python can't set handlers, it records none. With
+    several processes, JAX records a SIGTERM to any of them for all of them.
     """
 
     def __init__(self, processes: Processes | None = None):
         self._processes = processes or Processes()
-        self._asked = 0  # by calls of `stopping`
+        self._asked = 0  # how often `stopping` was called
         self._before: dict[int, Any] = {}
         self._received: int | None = None
 
@@ -39,18 +39,18 @@ class Interruption:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            # None: it was set by something else than Python, and can't be set again.
+            # None: it wasn't set from Python and can't be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def stopping(self) -> Preempted | None:
-        """What to raise if training has to stop now, at the end of a call.
+        """The exception to raise if training must stop now, at the end of a call.
 
         Several processes agree on it.
         """
         if self._processes.has_peers:
             from jax.experimental import multihost_utils
 
-            self._asked += 1  # what they agree on is a number of these
+            self._asked += 1  # the processes agree on such a number
             if multihost_utils.reached_preemption_sync_point(self._asked):
                 self._received = signal.SIGTERM
         if self._received is None:
@@ -62,8 +62,8 @@ class Interruption:
             raise KeyboardInterrupt
         if self._received is None:
             self._received = number
-            told = f"{signal.Signals(number).name}: ending after this step"
+            message = f"{signal.Signals(number).name}: ending after this step"
             if number == signal.SIGINT:
-                told += "; Ctrl-C again ends at once"
-            # `print` may be what this has interrupted, and can't be entered twice.
-            os.write(2, f"\n{told}\n".encode())
+                message += "; press Ctrl-C again to end at once"
+            # The signal may have interrupted `print`, which isn't reentrant.
+            os.write(2, f"\n{message}\n".encode())

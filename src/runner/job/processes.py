@@ -29,7 +29,7 @@ FAILED = "runner/failed"
 SHUTDOWN_SECONDS = 30
 DRAIN_SECONDS = 10
 LINGER_SECONDS = 1
-# For a process that fails to end its run of W&B, before the others leave it alone.
+# The time for a failing process to end its W&B run before the others leave.
 LEAVE_MS = 600 * 1000
 # How many answers are kept. Processes that train are at most a few calls apart.
 AGREED = 64
@@ -37,7 +37,7 @@ PATIENCE_MS = 24 * 3600 * 1000  # for data, which may take hours to download
 
 
 class Processes:
-    """The processes that train one run, as one of them sees them. Alone by default.
+    """The processes that train one run, seen from one of them. By default only one.
 
     Args:
       rank: which of them this one is.
@@ -52,9 +52,8 @@ class Processes:
         self._last_words = last_words
         self._agreed: deque[str] = deque()
         self._in_flight: Any = None
-        self._ending = (
-            threading.Lock()
-        )  # held by what ends this process; never released
+        # Held by whatever ends this process; never released.
+        self._ending = threading.Lock()
 
     @property
     def has_peers(self) -> bool:
@@ -63,12 +62,12 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process prepares, writes and shows."""
+        """Whether this process prepares data, writes files and prints."""
         return self._rank.process == 0
 
     @contextlib.contextmanager
     def first_alone(self, what: str) -> Iterator[None]:
-        """Process 0 goes through the block before any other enters it."""
+        """Let process 0 finish the block before any other process enters it."""
         if not self.is_first:
             _client().blocking_key_value_get(f"runner/{what}", PATIENCE_MS)
         yield
@@ -76,9 +75,9 @@ class Processes:
             _client().key_value_set(f"runner/{what}", "done")
 
     def agree(self, name: str, value: Any) -> Any:
-        """Process 0's `value`, which is plain, on every process.
+        """Return process 0's `value`, a plain one, on every process.
 
-        All call it, once with each `name`. It doesn't wait for a device.
+        Every process calls it, once per `name`. It doesn't wait for a device.
         """
         if not self.has_peers:
             return value
@@ -92,7 +91,7 @@ class Processes:
         return value
 
     def barrier(self, name: str) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have arrived."""
         if self.has_peers:
             _client().wait_at_barrier(f"runner/{name}", PATIENCE_MS)
 
@@ -102,10 +101,10 @@ class Processes:
             self._in_flight = results
 
     def check_same(self, cfg: DictConfig, seconds: int) -> None:
-        """Refuse to train where two processes have different configurations.
+        """Refuse to train if two processes have different configurations.
 
         Raises:
-          ConfigError: the first difference.
+          ConfigError: names the first difference.
         """
         import jax
 
@@ -124,7 +123,7 @@ class Processes:
                 )
 
     def watch(self) -> None:
-        """End this process when another one fails, for which a collective may wait."""
+        """End this process when another fails: a collective may be waiting for it."""
         try:
             message = _client().blocking_key_value_get(FAILED, 10 * PATIENCE_MS)
         except Exception:
@@ -137,7 +136,7 @@ class Processes:
             _leave()
 
     def fail(self, error: BaseException) -> None:
-        """Report `error`, which ends this process, to the others; ends after them."""
+        """Report `error`, which ends this process, to the others; exit after them."""
         if not self._ending.acquire(blocking=False):
             threading.Event().wait()  # for `watch`, which ends this process
         text = " ".join(explain(error).split()) if isinstance(error, Exception) else ""
@@ -148,14 +147,14 @@ class Processes:
         atexit.register(_leave_last)
 
     def _drain(self) -> None:
-        """Let end what this process has dispatched, as others have or will.
+        """Let dispatched work finish, which the other processes dispatch as well.
 
         A collective whose peer is gone would abort this process.
         """
         import jax
 
         thread = threading.Thread(target=jax.block_until_ready, args=[self._in_flight])
-        thread.daemon = True  # another that failed too may not have dispatched as many
+        thread.daemon = True  # another failed process may have dispatched less
         thread.start()
         thread.join(DRAIN_SECONDS)
 
@@ -175,8 +174,8 @@ def connected(
 ) -> Iterator[Processes]:
     """Connect the processes of a run, if there are several, until its end.
 
-    One that fails in the block reports it to the others, which then end too, with its
-    message and exit status 1.
+    A process that fails in the block reports it to the others, which then end too,
+    with its message and exit status 1.
 
     Args:
       cfg: the composed configuration.
@@ -198,7 +197,7 @@ def connected(
     try:
         processes.check_same(cfg, config.timeout_seconds)
         yield processes
-    except SystemExit as stopped:  # preempted, as are all
+    except SystemExit as stopped:  # preempted, like all the others
         preempted = stopped
     except BaseException as error:
         processes.fail(error)
@@ -215,7 +214,7 @@ def _initialize(here: Rank, seconds: int) -> None:
     where = f"at {here.address}" if here.address else "that the environment names"
 
     def give_up():
-        # JAX would abort with a stack trace of C++, past any `except`.
+        # JAX would abort with a C++ stack trace, which no `except` catches.
         print(
             f"error: {name}: not all processes came up within {seconds} s "
             f"(distributed.timeout_seconds); process 0 is the coordinator {where}. "
@@ -245,7 +244,7 @@ def _initialize(here: Rank, seconds: int) -> None:
         )
     except Exception as error:
         raise ConfigError(
-            f"{name} can't be connected to the coordinator {where}: {error}"
+            f"{name} can't connect to the coordinator {where}: {error}"
         ) from error
     finally:
         timer.cancel()
@@ -258,21 +257,21 @@ def _client() -> Any:
 
 
 def _leave_last() -> None:
-    # The others may have dispatched more than this one, which waits for nothing.
+    # The others may still wait for work that they dispatched; this one doesn't.
     _shut_down()
     time.sleep(LINGER_SECONDS)
     _leave()
 
 
 def _leave() -> None:
-    """End this process, though a device may wait for others, and Python for it."""
+    """End this process, even if a device waits for others and Python for it."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)
 
 
 def _shut_down() -> None:
-    """Wait until all have got here: JAX aborts those whose peers are gone."""
+    """Wait until all have arrived: JAX aborts processes whose peers are gone."""
     import jax
 
     with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""What a run takes up: its own folder after a kill, or a checkpoint of another run."""
+"""Resumes a run from its own folder after a kill, or from another run's checkpoint."""
 
 import copy
 import json
@@ -24,14 +24,14 @@ from runner.trees import differences
 
 
 class Resumed(NamedTuple):
-    """How a run goes on.
+    """The state from which a run resumes.
 
     Attributes:
-      start: None is the beginning.
-      kept: the rows that it has already.
-      wandb_id: of the W&B run that goes on; None is a new one.
-      restarts: the record of this one and those before it.
-      changes: what makes it another run than one that was never interrupted.
+      start: the checkpoint; None means the beginning.
+      kept: the rows that it already has.
+      wandb_id: of the W&B run to continue; None starts a new one.
+      restarts: the record of this restart and those before it.
+      changes: how it differs from a run that was never interrupted.
     """
 
     start: Start | None
@@ -57,21 +57,21 @@ class _Earlier(NamedTuple):
 def resume(
     cfg: DictConfig, run: Run, folder: Path, provenance: Mapping[str, Any]
 ) -> Resumed | None:
-    """What `cfg.checkpoint.resume` asks for, with the arrays on this run's devices.
+    """Load what `cfg.checkpoint.resume` names, with the arrays on this run's devices.
 
     Args:
-      cfg: what `run` is built from.
-      run: which goes on.
+      cfg: the configuration that `run` is built from.
+      run: the run to resume.
       folder: its run folder.
       provenance: of this process.
 
     Returns:
-      None if there is nothing to take up: a new run, or a folder that holds a finished
+      None if there is nothing to resume: a new run, or a folder that holds a finished
       one, which the recorder refuses.
 
     Raises:
-      ConfigError: the folder's run had another configuration; the checkpoint is of
-        another model or optimizer, is longer than this run, or can't be read.
+      ConfigError: the folder's run had another configuration; the checkpoint belongs
+        to another model or optimizer, is past this run's end, or can't be read.
     """
     wanted = cfg.checkpoint.resume
     if wanted == "never":
@@ -87,7 +87,7 @@ def resume(
         if own.status == "finished":
             raise ConfigError(
                 f"run folder {folder} has finished its train.steps={own.steps}, and "
-                f"has no checkpoint to go on from to {steps}: checkpoint.last=true "
+                f"has no checkpoint to continue from to {steps}: checkpoint.last=true "
                 "would have saved one"
             )
     wandb_id = own.provenance.get("wandb_id") if own else None
@@ -106,7 +106,7 @@ def resume(
 
 
 def _has_begun(folder: Path) -> bool:
-    """Whether anything would be lost or mixed up by another run there."""
+    """Whether `folder` has rows or checkpoints, which another run would spoil."""
     metrics = folder / "metrics.jsonl"
     has_rows = metrics.exists() and metrics.stat().st_size > 0
     return has_rows or bool(checkpoint.steps(folder / checkpoint.FOLDER))
@@ -115,12 +115,12 @@ def _has_begun(folder: Path) -> bool:
 def _from_other(
     cfg: DictConfig, run: Run, folder: Path, provenance: Mapping[str, Any]
 ) -> Resumed:
-    """Take up the run or the checkpoint that `cfg.checkpoint.resume` names."""
+    """Resume from the run or the checkpoint that `cfg.checkpoint.resume` names."""
     source, step = checkpoint.locate(Path(cfg.checkpoint.resume))
     other = _earlier(source)
     if other is None:
         raise ConfigError(
-            f"checkpoint.resume={cfg.checkpoint.resume}: {source} is no run folder"
+            f"checkpoint.resume={cfg.checkpoint.resume}: {source} is not a run folder"
         )
     resumed = _from(other, step, run, folder, provenance)
     changed_keys = [
@@ -153,14 +153,14 @@ def _from(
     folder: Path,
     provenance: Mapping[str, Any],
 ) -> Resumed:
-    """Take up the newest checkpoint of `earlier`, or that of `step`."""
+    """Resume from the newest checkpoint of `earlier`, or from that of `step`."""
     target = start_shapes(run.spec, run.values)
-    place = earlier.folder / checkpoint.FOLDER
-    start = checkpoint.newest(place, step, target, run.spec.description)
+    checkpoints = earlier.folder / checkpoint.FOLDER
+    start = checkpoint.newest(checkpoints, step, target, run.spec.description)
     if start.step > len(run.learning_rates):
         raise ConfigError(
             f"train.steps={len(run.learning_rates)} is less than the {start.step} "
-            f"steps of the checkpoint {place / str(start.step)}"
+            f"steps of the checkpoint {checkpoints / str(start.step)}"
         )
     return Resumed(
         start=start,
@@ -176,12 +176,12 @@ def _from(
 def changes(
     start: Start, earlier: Mapping[str, Any], run: Run, here: Mapping[str, Any]
 ) -> list[str]:
-    """What makes a run that goes on from `start` another than an undisturbed one.
+    """How a run resumed from `start` differs from an uninterrupted one.
 
     Args:
       start: the checkpoint.
       earlier: the provenance of the process that made it.
-      run: which goes on.
+      run: the resumed run.
       here: the provenance of this process.
     """
     found = _disturbed(start, earlier, here)
@@ -200,7 +200,7 @@ def changes(
 def _disturbed(
     start: Start, earlier: Mapping[str, Any], here: Mapping[str, Any]
 ) -> list[str]:
-    """The changes before, and those of code and machine."""
+    """Changes from earlier restarts, and those of code and machine."""
     facts = [
         f"{fact.name}: {fact.recorded} up to step {start.step}, then {fact.here}"
         for fact in changed(earlier, here)
@@ -210,9 +210,9 @@ def _disturbed(
 
 
 def continued(recorder: Recorder, start: Start) -> None:
-    """Let `recorder` go on after `start`, which its whole population was saved in.
+    """Make `recorder` continue after `start`, a checkpoint of its whole population.
 
-    It must be of a folder with rows, and not entered yet.
+    Its folder must have rows, and it must not be entered yet.
     """
     earlier = _earlier(recorder.folder)
     assert earlier is not None and recorder.kept is not None
@@ -230,7 +230,7 @@ def _restarts(
     this = {
         "step": step,
         "started": provenance["started"],
-        # Who is killed can't say so.
+        # A killed process can't record that.
         "after": "killed" if earlier.status == "running" else earlier.status,
         "from": None if is_same else str(earlier.folder.resolve()),
     }
@@ -244,13 +244,13 @@ def _check_config(cfg: DictConfig, earlier: _Earlier) -> None:
         raise ConfigError(
             f"run folder {earlier.folder} holds the rows of an earlier run with "
             f"{key}={old}, now {new}. Set hydra.run.dir (hydra.sweep.dir with -m) to "
-            "another folder, or take the change back to go on with that run"
+            "another folder, or undo the change to resume that run"
         )
 
 
 def _differing(cfg: DictConfig, earlier: _Earlier) -> list[tuple[str, Any, Any]]:
-    """What `cfg` would have had to be another for, at the length of `earlier`."""
-    then = copy.deepcopy(cfg)  # whatever refers to the length has the value of then
+    """Differences from `earlier` that resuming doesn't allow, at its length."""
+    then = copy.deepcopy(cfg)  # values that refer to the length need the old one
     for key in ("steps", "epochs"):
         then.train[key] = earlier.config["train"][key]
     now = to_json(scrub(recorded(then)))

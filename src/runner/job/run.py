@@ -37,7 +37,7 @@ from runner.record.recorder import Recorder
 from runner.record.secrets import scrub
 from runner.settings import CheckpointSettings
 
-# What tells the runs of a sweep apart at a glance.
+# The groups that distinguish the runs of a sweep at a glance.
 TAGGED = ("model", "framework", "optimizer", "schedule", "data")
 
 
@@ -46,8 +46,8 @@ class Prepared(NamedTuple):
 
     Attributes:
       run: what is trained.
-      recorder: of its folder; not entered yet.
-      checkpoints: in its folder, and the one that it starts from.
+      recorder: writes its folder; not entered yet.
+      checkpoints: those in its folder, and the one that it starts from.
       objective: the metric whose final value is the job's result.
     """
 
@@ -71,7 +71,7 @@ def run_job(
 
     Args:
       cfg: the composed configuration.
-      composed: what else Hydra knows of it.
+      composed: what else Hydra knows about it.
       last_words: called with the message of another process of the run whose failure
         ends this one.
 
@@ -80,7 +80,7 @@ def run_job(
       trained, because `cfg.print` asks for something else.
 
     Raises:
-      ConfigError, TrainingStopped: in summary.json too.
+      ConfigError, TrainingStopped: also recorded in summary.json.
     """
     with connected(cfg, last_words) as processes:
         if not processes.is_first:  # Hydra has made the folder
@@ -112,7 +112,7 @@ def run_job(
 def train_recorded(
     job: Prepared, session: Session, write: Callable[[dict], None]
 ) -> None:
-    """Train `job`, whose recorder is entered, or follows; `write` gets its rows.
+    """Train `job`, whose recorder is entered or follows, and `write` its rows.
 
     Raises:
       TrainingStopped: a loss isn't finite.
@@ -147,7 +147,7 @@ def host_of(
 
 
 def program_facts(program: Program) -> dict[str, Any]:
-    """What the summary of a run says of its program."""
+    """The facts about a program in the summary of its run."""
     return {
         "compile_seconds": program.compile_seconds,
         "steps_per_call": program.capacity,
@@ -162,17 +162,17 @@ def prepare(
     quiet: bool,
     begin: Callable[[Run], None] = lambda run: None,
 ) -> Prepared:
-    """Build one job, short of compiling anything.
+    """Build one job, without compiling anything.
 
     Args:
       cfg: the composed configuration.
-      composed: what else Hydra knows of it.
+      composed: what else Hydra knows about it.
       session: what it shares with other jobs.
       quiet: show neither its progress nor its summary.
       begin: see `build`.
 
     Raises:
-      ConfigError: in the folder's summary.json too, like any other error.
+      ConfigError: also recorded in the folder's summary.json, like any other error.
     """
     folder, choices, overrides, sweep = composed
     processes = session.processes
@@ -223,7 +223,7 @@ def prepare(
 
 
 def fingerprints_and_provenance(built: Built, session: Session) -> dict[str, Any]:
-    """What tells a run from others: what it did, and where it comes from."""
+    """The facts that identify a run: what it computes, and where it comes from."""
     run = built.run
     return identify(run, built.toy, built.init) | provenance(
         session.keep(("code", Path.cwd()), lambda: code(Path.cwd())),
@@ -235,7 +235,7 @@ def fingerprints_and_provenance(built: Built, session: Session) -> dict[str, Any
 
 
 def checkpoint_record(run: Run, step: int) -> dict[str, Any]:
-    """What decides whether a run can continue from a checkpoint after `step`."""
+    """The facts that decide whether a run can continue from a checkpoint."""
     return {
         "program": scrub(run.spec.description),
         "timetable": run.timetable,
@@ -253,11 +253,11 @@ def _built(
 
 
 def _write_failure(folder: Path, error: Exception) -> None:
-    """Tell whoever finds the folder, which is Hydra's doing, why it is empty."""
+    """Explain in the folder, which Hydra has created, why it is empty."""
     if (folder / "metrics.jsonl").exists():
-        return  # it isn't: an earlier run's summary is no less true for our mistake
-    told = " ".join(explain(error).split())
-    summary = {"status": "failed", "error": f"{type(error).__name__}: {told}"}
+        return  # not empty: the summary of an earlier run is still true
+    message = " ".join(explain(error).split())
+    summary = {"status": "failed", "error": f"{type(error).__name__}: {message}"}
     write_json(folder / "summary.json", scrub(summary))
     if not isinstance(error, ConfigError):
         text = "".join(traceback.format_exception(error))
@@ -270,7 +270,7 @@ def wandb_fields(
     overrides: Sequence[str],
     sweep: str | None,
 ) -> WandbFields:
-    """The `wandb` section, its nulls filled in so that a sweep is readable."""
+    """The `wandb` section with its nulls filled in, so that a sweep is readable."""
     wandb = cfg.wandb
     return WandbFields(
         mode=wandb.mode,

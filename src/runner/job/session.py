@@ -1,4 +1,4 @@
-"""What the jobs of one process share."""
+"""State that the jobs of one process share."""
 
 import json
 import threading
@@ -22,9 +22,9 @@ MOST = 16
 
 
 class Session:
-    """Keeps what jobs share: data sets, compiled programs, what was checked.
+    """Keeps what jobs share: data sets, compiled programs, results of checks.
 
-    The `most` of each kind that were used last are kept; an older one is made again
+    Of each kind the `most` that were used last are kept; an older one is made again
     when it is needed. Threads may share a session.
 
     Attributes:
@@ -39,7 +39,7 @@ class Session:
         self._ahead: set[Hashable] = set()  # compiled, but not used yet
 
     def keep(self, key: tuple[Hashable, ...], make: Callable[[], Any]) -> Any:
-        """What `make` made when it was last asked for `key`, which begins with a kind.
+        """Return what is kept as `key`, which begins with a kind, or else `make` it.
 
         Two threads that ask at the same time may both make it; the first one's is kept.
         """
@@ -56,7 +56,7 @@ class Session:
         return made
 
     def made(self, cfg: DictConfig, group: str, **given: Any) -> Any:
-        """`call`, or what it made when this session was last asked for the same."""
+        """Like `call`, but reuses what this session has made for the same arguments."""
         return self.keep(
             (group, described(cfg, group), json.dumps(given, default=str)),
             lambda: call(cfg, group, **given),
@@ -76,8 +76,8 @@ class Session:
           spec: what it is made from.
           values: of one run; only their shapes and types matter.
           population: None for one run alone.
-          ahead: whether this is before its first use, to which its time is counted.
-            Its `compile_seconds` are 0 in every later use.
+          ahead: whether to compile it before its first use, which still reports the
+            compile time. `compile_seconds` is 0 in every later use.
         """
         key = "program", spec.key, population
         made: list[bool] = []
@@ -107,6 +107,6 @@ class Session:
 
 
 def described(cfg: DictConfig, group: str) -> str:
-    """The resolved section `group` of `cfg`, as text that tells it from others."""
+    """The resolved section `group` of `cfg`, as text that identifies it."""
     node = OmegaConf.to_container(cfg[group], resolve=True)
     return json.dumps(node, sort_keys=True, default=str)

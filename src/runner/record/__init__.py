@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, its trackers, and what the terminal shows."""
+"""The record of a run: its folder, its trackers and its terminal output."""

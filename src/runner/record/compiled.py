@@ -1,8 +1,8 @@
 """XLA's compiled programs on disk, so that the next process need not compile them.
 
-JAX finds them by what it has traced and lowered, with the compiler's options and the
-devices, so an old program can't run after an edit. It reads and writes them through
-`CheckedCache`: a damaged one is compiled again.
+JAX looks them up by the lowered program, the compiler's options and the devices, so an
+old program can't run after an edit. It reads and writes them through `CheckedCache`: a
+damaged one is compiled again.
 """
 
 import functools
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import compilation_cache  # a cache of one's own has no public name
+from jax._src import compilation_cache  # no public name for custom caches
 from jax._src.compilation_cache_interface import CacheInterface
 
 from runner.errors import ConfigError
@@ -23,10 +23,10 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def set_up(path: str | None) -> None:
-    """Keep compiled programs in the folder `path`, all of them; None keeps none.
+    """Keep all compiled programs in the folder `path`; None keeps none.
 
-    What is kept is machine code that runs in this process. So a folder that belongs to
-    somebody else, or that others can write to, isn't used; a message says so.
+    They are machine code that runs in this process. So a folder that belongs to another
+    user, or that others can write to, isn't used; a message says so.
 
     Raises:
       ConfigError: the folder can't be made or written.
@@ -48,13 +48,13 @@ def set_up(path: str | None) -> None:
         if why:
             print(
                 f"warning: compilation_cache={path} isn't used, since {why}: programs "
-                "are compiled anew",
+                "are compiled again",
                 file=sys.stderr,
             )
             folder = None
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", str(folder) if folder else None)
-    # JAX's thresholds keep programs that compile in under a second to itself.
+    # By default JAX doesn't store programs that compile in under a second.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if folder:
@@ -62,7 +62,7 @@ def set_up(path: str | None) -> None:
 
 
 def _distrusted(folder: Path) -> str | None:
-    """Why what is in `folder` may not be run; None if it may."""
+    """The reason not to run code from `folder`; None if there is none."""
     stat = folder.stat()
     if stat.st_uid != os.geteuid():
         return f"it belongs to another user ({stat.st_uid})"
@@ -72,17 +72,17 @@ def _distrusted(folder: Path) -> str | None:
 
 
 class CheckedCache(CacheInterface):
-    """A file for each compiled program: a checksum of its name and content, then that.
+    """A file for each compiled program: a checksum of name and content, then content.
 
-    A name stands for what JAX hashes: the lowered program, the compiler's options and
-    version, the devices. The machine's CPU is added here: a home folder may be shared.
+    The name is JAX's hash of the lowered program, the compiler's options and version,
+    and the devices. The CPU is added here, because a home folder may be shared.
     """
 
     def __init__(self, folder: Path):
         self._path = folder
 
     def get(self, key: str) -> Any:
-        """What was put there as `key`; None if there is nothing, or it is damaged."""
+        """The value stored as `key`; None if there is none, or it is damaged."""
         try:
             data = self._file(key).read_bytes()
         except OSError:
@@ -91,11 +91,11 @@ class CheckedCache(CacheInterface):
         return value if data[:_DIGEST_BYTES] == _digest(key, value) else None
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep `value`. A disk that is full keeps nothing."""
+        """Store `value`. If the disk is full, warn and store nothing."""
         try:
             write_bytes(self._file(key), _digest(key, value) + value)
         except OSError as error:
-            print(f"warning: a compiled program isn't kept: {error}", file=sys.stderr)
+            print(f"warning: a compiled program isn't saved: {error}", file=sys.stderr)
 
     def _file(self, key: str) -> Path:
         return self._path / f"{key}-{_cpu()}"
@@ -107,7 +107,7 @@ def _digest(key: str, value: bytes) -> bytes:
 
 @functools.cache
 def _cpu() -> str:
-    """A digest of the CPU's own instructions; the same for the whole process."""
+    """A digest of the CPU's model and instructions, fixed for the process."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Code and machine, then and now, and whether the same bits can be expected."""
+"""Changes in code and machine, and whether the same bits can be expected."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ BITS = (
 
 
 class Fact(NamedTuple):
-    """One thing that isn't known to be as it was."""
+    """One fact that has changed, or may have."""
 
     name: str
     recorded: str
@@ -24,12 +24,12 @@ class Fact(NamedTuple):
 
     @property
     def decides(self) -> bool:
-        """Whether it takes away that the same bits can be expected."""
+        """Whether the same bits can't be expected because of it."""
         return self.name in BITS
 
 
 def changed(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Fact]:
-    """The differences between two provenances; uncommitted changes always are one."""
+    """The differences between two provenances; uncommitted changes always count."""
     then, now = _facts(recorded), _facts(here)
     facts = [
         Fact(name, then.get(name, "not recorded"), now.get(name, "none"))
@@ -71,7 +71,7 @@ def _commit(git: Mapping[str, Any] | None) -> str | None:
 
 
 def counted(kinds: list[str] | None) -> str | None:
-    """Such as `2 x cpu`."""
+    """Device kinds with their counts, such as `2 x cpu`."""
     counts = Counter(kinds or []).items()
     return ", ".join(f"{count} x {kind}" for kind, count in counts) or None
 

@@ -1,4 +1,4 @@
-"""Files of a run folder: JSON values written at once, metrics row by row."""
+"""Files of a run folder: JSON values written atomically, metrics row by row."""
 
 import fcntl
 import json
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-# The floats that JSON has no word for. As null they would be one thing, and a loss that
+# The floats that JSON can't express. As null they would look the same, but a loss that
 # went to infinity is another finding than a NaN, so they are written as strings.
 NON_FINITE = {
     "NaN": math.nan,
@@ -19,7 +19,7 @@ NON_FINITE = {
 
 
 def to_json(value: Any) -> Any:
-    """`value` as strict JSON can hold it.
+    """Convert `value` to what strict JSON can hold.
 
     Tuples become lists; keys and paths become strings; NumPy and JAX scalars become
     Python numbers; floats that aren't finite become "NaN", "Infinity" or "-Infinity".
@@ -76,10 +76,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 def lock(file: IO) -> None:
     """Lock `file` until it is closed or this process dies.
 
-    A file system without locks lets everybody in.
+    Does nothing on a file system without locks.
 
     Raises:
-      BlockingIOError: another process has it.
+      BlockingIOError: another process has locked it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,16 +90,16 @@ def lock(file: IO) -> None:
 
 
 class MetricsFile:
-    """Appends one JSON object a line, each handed to the system as it is written.
+    """Appends one JSON object per line, each handed to the system as it is written.
 
-    A killed process loses no row that `write` returned from. A torn last line that an
-    earlier process left is cut off first.
+    A killed process loses no row for which `write` has returned. A torn last line that
+    an earlier process left is cut off first.
 
     Args:
-      rows: of those that are there, keep the first so many; None keeps all.
+      rows: how many of the existing rows to keep; None keeps all.
 
     Raises:
-      BlockingIOError: another process has the file open as one of these.
+      BlockingIOError: another process has the file open as a `MetricsFile`.
       OSError: from any method, when the file can't be written.
     """
 
@@ -128,7 +128,7 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics file in order, with NaN and infinities as floats again.
 
-    A last line without its line end, as a killed run leaves it, is no row.
+    A last line without a newline, as a killed run leaves it, isn't a row.
 
     Raises:
       ValueError: any other line isn't a JSON object; names file and line.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# What a `_target_` of the first edition begins with, and what it is called today.
+# The beginnings of `_target_`s of the first edition, and their names today.
 MOVED = {
     "runner.losses.classification": "runner.tasks.classification.classification",
     "runner.losses.reconstruction": "runner.tasks.reconstruction.reconstruction",

@@ -43,8 +43,8 @@ PACKAGES = {
 class Provenance:
     """The facts in provenance.json. A replay shows those that have a label.
 
-    With all that affect ROUNDING equal, the same compiled program adds the same numbers
-    in the same order.
+    If all that affect ROUNDING are equal, the same compiled program adds the same
+    numbers in the same order.
     """
 
     started: str = setting(RECORD)
@@ -77,9 +77,9 @@ FACTS = dict(settings_of(Provenance))
 
 
 def affects(name: str) -> Affects:
-    """What a fact affects, such as `python` or `packages.jax`.
+    """The effects of a fact, such as `python` or `packages.jax`.
 
-    One that isn't known, as of another version, may affect anything.
+    An unknown one, recorded by another version, may affect anything.
     """
     section, _, rest = name.partition(".")
     if section == "packages" and rest in PACKAGES:
@@ -91,7 +91,7 @@ _GIT_SECONDS = 5.0  # a hung network file system must not hold up the run
 
 
 def code(folder: Path) -> dict[str, Any]:
-    """What of a process's provenance stays the same while it runs: it is loaded once.
+    """The provenance that is fixed for a process, because code is loaded once.
 
     Args:
       folder: the working folder at the start, whose repository is the user's own.
@@ -116,7 +116,7 @@ def provenance(
     program_key: str,
     argv: list[str],
 ) -> dict[str, Any]:
-    """What is needed to find this run's code and machine again.
+    """The facts needed to find this run's code and machine again.
 
     Args:
       code: of this process, from the function of that name.
@@ -169,7 +169,7 @@ def _runner_git() -> dict[str, Any] | None:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         result = subprocess.run(
-            # Reading must not take the lock that a commit beside it needs.
+            # Reading must not take the lock that a concurrent commit needs.
             ["git", "--no-optional-locks", *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,

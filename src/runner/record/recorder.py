@@ -1,4 +1,4 @@
-"""The one thing that the training loop tells what happens."""
+"""The recorder: the one object to which training reports what happens."""
 
 import math
 import time
@@ -17,11 +17,11 @@ from runner.record.terminal import Progress, summary_table
 
 
 class Kept(NamedTuple):
-    """The rows that a run has of an earlier process.
+    """The rows that a run keeps from an earlier process.
 
     Attributes:
       path: the metrics file with them; if it isn't the run's own, they are copied.
-      step: those after it are not the run's.
+      step: the last one to keep; later rows are discarded.
       seconds: how long the earlier process took for them.
     """
 
@@ -35,17 +35,17 @@ class Recorder:
 
     A context manager: however its block ends, summary.json says so, and W&B's run ends
     with an exit code. The folder is the truth, so an error in writing it is raised; an
-    error of W&B is told once and nothing more.
+    error of W&B is reported once and otherwise ignored.
 
     Args:
-      folder: made if it isn't there.
+      folder: created if missing.
       config: the whole resolved config, for config.json and W&B. Secrets are redacted.
       provenance: see `runner.record.provenance`.
       wandb: `dir` is `folder` unless given.
       total_steps: the length of the run in optimizer steps.
       quiet: show neither progress nor table.
-      kept: go on after these rows, which may be changed until the recorder is entered;
-        None refuses a folder that has any.
+      kept: continue after these rows, which may be replaced until the recorder is
+        entered; None refuses a folder that has any.
 
     Attributes:
       provenance: written when the recorder is entered.
@@ -97,7 +97,7 @@ class Recorder:
                     "an earlier run, and two runs in one file can't be told apart. Set "
                     "hydra.run.dir (hydra.sweep.dir with -m) to another folder."
                 )
-            # First, since it is locked: two processes in one folder spoil it.
+            # First, since it is locked: two processes would spoil one folder.
             is_own = self.kept is None or self.kept.path.resolve() == path.resolve()
             self._metrics = MetricsFile(path, len(kept) if is_own else 0)
             for row in kept:
@@ -123,15 +123,15 @@ class Recorder:
         resumed = self.kept is not None
         self._wandb = WandbMirror(self.wandb_settings._replace(resumed=resumed))
         self._wandb.start({**self._config, "provenance": self.provenance})
-        for row in kept:  # it leaves out those that W&B has
+        for row in kept:  # those that W&B has are skipped there
             self._wandb.log(row)
         return self
 
     def row(self, row: dict[str, Any]) -> None:
-        """Record one row; `step` counts optimizer steps done. Not changed afterwards.
+        """Record one row; `step` counts optimizer steps. Don't change it afterwards.
 
         Raises:
-          OSError: metrics.jsonl can't be written, as when the disk is full.
+          OSError: metrics.jsonl can't be written, e.g. because the disk is full.
         """
         self._metrics.write(row)
         self._wandb.log(row)
@@ -140,7 +140,7 @@ class Recorder:
             self._progress.row(row)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint tells of the rows so far."""
+        """The facts about the rows so far that a checkpoint stores."""
         return {
             "final": dict(self.final),
             "best": {key: dict(best) for key, best in self._best.items()},
@@ -174,7 +174,7 @@ class Recorder:
         finally:
             self._wandb.finish(exit_code, _mirrored(summary))
         if not self._quiet:
-            summary_table(summary, self._places())
+            summary_table(summary, self._locations())
         if closing and error is closing:
             raise closing
 
@@ -192,13 +192,13 @@ class Recorder:
             (self.folder / "error.txt").write_text(text, encoding="utf-8")
 
     def follow(self) -> None:
-        """Instead of entering it, where another process records: keep count alike."""
+        """Track rows without recording them, where another process records."""
         self._started = time.monotonic()
         for row in _rows(self.kept) if self.kept else []:
             self.track(row)
 
     def track(self, row: dict[str, Any]) -> None:
-        """Keep the final and the best values, of rows in the order of their steps."""
+        """Update the final and the best values. Rows come in the order of steps."""
         self.final.update(row)
         for key, value in row.items():
             sign = self._signs.get(key)
@@ -227,35 +227,35 @@ class Recorder:
     def _wall_seconds(self) -> float:
         return round(time.monotonic() - self._started, 3)
 
-    def _places(self) -> dict[str, str]:
-        places = {
+    def _locations(self) -> dict[str, str]:
+        locations = {
             "run folder": str(self.folder),
             "metrics": str(self.folder / "metrics.jsonl"),
         }
         if self._wandb.url:
-            places["W&B"] = self._wandb.url
+            locations["W&B"] = self._wandb.url
         elif self._wandb.folder:
-            places["W&B"] = f"wandb sync {self._wandb.folder}"
-        return places
+            locations["W&B"] = f"wandb sync {self._wandb.folder}"
+        return locations
 
 
 def _rows(kept: Kept) -> list[dict[str, Any]]:
     try:
         rows = read_metrics(kept.path) if kept.path.exists() else []
     except ValueError as error:
-        raise ConfigError(f"the rows to go on after can't be read: {error}") from error
+        raise ConfigError(f"the kept rows can't be read: {error}") from error
     return [row for row in rows if row["step"] <= kept.step]
 
 
 def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
-    """What W&B's own summary, the last value of each metric, lacks."""
+    """The facts that W&B's own summary, the last value of each metric, lacks."""
     facts = {k: v for k, v in summary.items() if k not in ("final", "best", "steps")}
     best = {f"best/{k}": v["value"] for k, v in summary.get("best", {}).items()}
     return facts | best
 
 
 def better(key: str) -> int:
-    """Which values of a metric are better: 1 higher, -1 lower, 0 neither."""
+    """The direction in which a metric improves: 1 higher, -1 lower, 0 neither."""
     return key.endswith("accuracy") - key.endswith("loss")
 
 
@@ -269,7 +269,7 @@ def _ending(error: BaseException | None) -> tuple[str, int]:
         return "preempted", int(str(error.code))
     if isinstance(error, SystemExit):  # also how a handler of SIGTERM ends a run
         code = error.code if isinstance(error.code, int) else 1
-        return "interrupted", code or 1  # 0 in mid training isn't a finished run
+        return "interrupted", code or 1  # 0 in mid-training isn't a finished run
     return "failed", 1
 
 

@@ -1,6 +1,6 @@
-"""Keeps passwords and API keys out of the run's JSON files and of W&B.
+"""Keeps passwords and API keys out of the run's JSON files and out of W&B.
 
-Hydra's own record of the command line, and a traceback, are what they are.
+Hydra's own record of the command line, and tracebacks, aren't changed.
 """
 
 import re
@@ -26,7 +26,7 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]+@")
 def scrub(tree: Any) -> Any:
     """`tree` with every secret replaced by "<redacted>".
 
-    What is under a name with the word secret or password is one, and so is text under
+    Any value under a name with the word secret or password is one, and so is text under
     a name with the word key or token. Numbers under key and token stay (a PRNG key, a
     token id), as do null and interpolations such as ${oc.env:API_KEY}, which hold no
     secret. Text of the form name=value, and passwords in URLs, are scrubbed too, so the

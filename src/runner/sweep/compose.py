@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
 class Composer:
-    """What Hydra's `load_sweep_config` does, for many jobs of one sweep.
+    """Does what Hydra's `load_sweep_config` does, for many jobs of one sweep.
 
-    Hydra reads and merges all files anew for each job, which takes some 70 ms. Here
-    jobs that choose the same files share that, and their other overrides, values of
-    keys that are there, are set on a copy.
+    Hydra reads and merges all files again for each job, which takes about 70 ms. Here
+    jobs that choose the same files share that; their other overrides, which set
+    existing keys, are applied to a copy.
 
     Args:
       loader: Hydra's.
@@ -31,7 +31,7 @@ class Composer:
         self._is_group: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of the job with these overrides, `hydra` in it.
+        """The configuration of the job with these overrides, including `hydra`.
 
         Raises:
           HydraException: as Hydra itself does.
@@ -48,7 +48,7 @@ class Composer:
         config = pickle.loads(self._bases[files])  # six times as fast as a deep copy
         try:
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        except HydraException:  # in Hydra's own words
+        except HydraException:  # for Hydra's own message
             return self._loader.load_sweep_config(self._master, list(overrides))
         with read_write(config.hydra), open_dict(config.hydra):
             task = [o.input_line for o in parsed if not o.is_hydra_override()]

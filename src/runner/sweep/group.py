@@ -18,16 +18,16 @@ from runner.sweep.population import (
 from runner.sweep.population_checkpoints import left_over
 
 
-class Group:
-    """Trains its members, a population at a time, while those after them are built.
+class PopulationQueue:
+    """Trains members, a population at a time, while those after them are built.
 
     Args:
-      most: how many train at a time; `auto` is what is fastest, and the memory allows.
+      most: members of a population; `auto` is the fastest size that fits in memory.
       session: of the sweep.
-      closing: ends the jobs.
+      closing: closes the jobs.
       sweep: the folder in which populations are saved.
-      compiling: ends with the size of the populations, for as many members as are
-        expected, when their program is compiled; None if it isn't ahead of them.
+      compiling: gives the size of the populations for the expected number of members
+        when their program is compiled; None if it isn't compiled ahead.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Group:
         self._sweep = sweep
         self._compiling = compiling
         self._members: list[Member] = []
-        # An earlier process began these. What is left of its populations is looked for
-        # when all of them are there.
+        # Begun by an earlier process. What is left of its populations is resumed when
+        # all of them have been added.
         self._begun: list[Member] = []
         self._size = 0  # of the populations that were trained
 
     def add(self, member: Member) -> None:
-        """Take `member`, and train those that are a whole population."""
+        """Add `member`, and train members that fill a population."""
         if member.prepared.recorder.kept:
             self._begun.append(member)
             return
@@ -64,7 +64,7 @@ class Group:
             self._train()
 
     def finish(self) -> None:
-        """Train the others: no more come."""
+        """Train the remaining members: no more are added."""
         if self._begun:
             self._train_left_over()
         if not self._members:
@@ -76,7 +76,7 @@ class Group:
             if not self._size:
                 run, count = self._members[0].run, len(self._members)
                 self._size = compile_for(run, count, self._most, self._session)
-        except Exception as error:  # the group's, not the sweep's
+        except Exception as error:  # fails the group, not the sweep
             for member in self._members:
                 if member.open():
                     self._closing.submit(member.close, error)
@@ -108,7 +108,7 @@ class Group:
         part = self._members[: self._size]
         self._members = self._members[self._size :]
         for member in part:
-            # XLA adds up in another order than for one run alone.
+            # XLA sums in another order than for a single run.
             member.prepared.recorder.provenance["members"] = len(part)
         names = [member.job.fingerprint for member in part]
         train_together(
@@ -123,5 +123,5 @@ class Group:
 
 
 def group_key(run: Run) -> Any:
-    """Equal in runs that can be members of one population."""
+    """A key that is equal in runs that can be members of one population."""
     return run.spec.key, run.timetable

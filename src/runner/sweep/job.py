@@ -1,4 +1,4 @@
-"""One job of a sweep: what Hydra does around it, and what becomes of it."""
+"""One job of a sweep: its composition, its folder and its result."""
 
 import contextlib
 import json
@@ -32,11 +32,11 @@ class Job:
 
     Attributes:
       number: Hydra's, which counts the jobs of a sweep from 0.
-      name: what tells it from the others.
+      name: distinguishes it from the others.
       folder: its run folder.
       fingerprint: its name in the ledger.
       likeness: equal in jobs that may differ in numbers alone.
-      config: as composed, `hydra` in it. Emptied once the job is built.
+      config: as composed, including `hydra`. Emptied once the job is built.
       result: the final value of its objective.
       error: why it failed.
     """
@@ -52,7 +52,7 @@ class Job:
     error: Exception | None = None
 
     def returned(self) -> JobReturn:
-        """As a launcher hands it to its sweeper."""
+        """The result as a launcher returns it to its sweeper."""
         returned = JobReturn(
             overrides=self.overrides,
             working_dir=str(Path.cwd()),
@@ -71,15 +71,15 @@ def varying(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def job_name(overrides: Sequence[str], keys: Sequence[str]) -> str:
-    """What tells a job from the others: its overrides of `keys`, or all it has."""
-    told = [o for o in overrides if not keys or o.partition("=")[0] in keys]
-    return ",".join(override.lstrip("+~") for override in told)
+    """A name for a job: its overrides of `keys`, or all of its overrides."""
+    named = [o for o in overrides if not keys or o.partition("=")[0] in keys]
+    return ",".join(override.lstrip("+~") for override in named)
 
 
 def compose_job(
     composer: Composer, overrides: Sequence[str], number: int, keys: Sequence[str]
 ) -> Job:
-    """The job of these overrides, which is named by those of `keys`."""
+    """Compose the job with these overrides, named after those of `keys`."""
     config = composer.compose(overrides)
     name = job_name(overrides, keys)
     with open_dict(config.hydra.job):
@@ -94,7 +94,7 @@ def compose_job(
 
 
 def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
-    """`base` without what is mostly an argument of a program: see `runner.settings`."""
+    """`base` without the usual arguments of a program: see `runner.settings`."""
     sections = {name: dict(base[name]) for name in SECTIONS if name in base}
     for key in filter(only_numbers, SETTINGS):
         section, _, name = key.rpartition(".")
@@ -104,13 +104,13 @@ def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
     optimizer, schedule = base["optimizer"], base["schedule"]
     if isinstance(optimizer, dict):
         optimizer = {k: v for k, v in optimizer.items() if not isinstance(v, float)}
-    if "plateau" not in str(schedule):  # which is part of its program
+    if "plateau" not in str(schedule):  # a plateau is part of the program
         schedule = None
     numbers = {"seed": None, "optimizer": optimizer, "schedule": schedule}
     return base | sections | numbers
 
 
-def place(job: Job, sweep: Path, folder: str) -> None:
+def assign_folder(job: Job, sweep: Path, folder: str) -> None:
     """Give a job its folder within the sweep's."""
     with open_dict(job.config.hydra.sweep):
         job.config.hydra.sweep.dir = str(sweep)
@@ -118,8 +118,11 @@ def place(job: Job, sweep: Path, folder: str) -> None:
     job.folder = sweep / folder
 
 
-def take_up(job: Job) -> bool:
-    """Whether an earlier process has done `job`. Half of it is left to be resumed."""
+def load_finished(job: Job) -> bool:
+    """Load the result of `job` and return True if an earlier process finished it.
+
+    What it left unfinished is kept to be resumed, unless that is disabled.
+    """
     summary = job.folder / "summary.json"
     if not summary.exists():
         return False
@@ -134,7 +137,7 @@ def take_up(job: Job) -> bool:
 
 
 def can_be_packed(config: DictConfig) -> bool:
-    """Whether the job needs no process-wide setting that others don't have."""
+    """Whether the job needs no process-wide setting of its own."""
     hydra, train = config.hydra, config.train
     own = hydra.job.chdir or hydra.job.env_set or hydra.job.env_copy
     return not (own or train.debug_nans or train.profile)
@@ -142,10 +145,10 @@ def can_be_packed(config: DictConfig) -> bool:
 
 @contextlib.contextmanager
 def as_hydra_job(config: DictConfig, folder: Path) -> Iterator[DictConfig]:
-    """What Hydra's `run_job` does around the task, of which it yields the part.
+    """Do what Hydra's `run_job` does around a task; yield the task's configuration.
 
-    Hydra's own runs the task to its end, and ours goes on, together with others, when
-    all are built.
+    Hydra's own runs the task to its end, whereas ours trains later, together with
+    others, when all are built.
     """
     before = HydraConfig.instance().cfg
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
@@ -181,7 +184,7 @@ def _plain(config: Any) -> Any:
 
 
 def _write_yaml(path: Path, plain: Any) -> None:
-    """What Hydra's own `OmegaConf.save` writes."""
+    """Write the same as Hydra's own `OmegaConf.save`."""
     text = yaml.dump(
         plain,
         default_flow_style=False,

@@ -1,4 +1,4 @@
-"""What `python -m runner -m` does with its jobs."""
+"""Launches the jobs of `python -m runner -m`."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from runner.errors import ConfigError, Preempted, did_you_mean
 from runner.job.identity import base_of
 from runner.settings import ClusterSettings
 from runner.sweep.compose import Composer
-from runner.sweep.job import Job, compose_job, place, take_up, varying
+from runner.sweep.job import Job, assign_folder, compose_job, load_finished, varying
 from runner.sweep.launcher import Launcher
 from runner.sweep.ledger import Ledger, unfinished
 from runner.sweep.sweep import Sweep
@@ -33,10 +33,10 @@ def launch(
       first: the number of the first of them.
 
     Returns:
-      what became of each.
+      the result of each.
 
     Raises:
-      ConfigError: the jobs can't be composed, or the sweep's folder is another's.
+      ConfigError: the jobs can't be composed, or the folder is another sweep's.
     """
     master = launcher.master
     setup_globals()
@@ -62,7 +62,7 @@ def launch(
     with Ledger(folder, base, swept) as ledger:
         plan = Plan(folder)
         submitted = {name for task in plan.active for name in task.jobs}
-        # Equal jobs, as Optuna may sample them, are one.
+        # Equal jobs, which Optuna may sample, are run once.
         todo = {
             job.fingerprint: job
             for job in reversed(jobs)
@@ -114,7 +114,7 @@ def _resumable(ledger: Ledger) -> Iterator[None]:
         why = stopped if isinstance(stopped, Preempted) else "interrupted"
         print(f"{why}; the same command continues {ledger.folder}", file=sys.stderr)
         if isinstance(stopped, Preempted):
-            ledger.close()  # which its successor will open
+            ledger.close()  # the process that resumes will open it
             stopped.forward()
         raise
 
@@ -126,8 +126,8 @@ def _check(launcher: Launcher) -> None:
     processes = rank(launcher.master.distributed).size
     if processes > 1:
         raise ConfigError(
-            f"a sweep (-m) is run by one process, but here are {processes}; start one, "
-            "or with distributed=off one for each sweep"
+            f"a sweep (-m) is run by one process, but there are {processes}; start "
+            "one, or set distributed=off to run one sweep in each"
         )
     if launcher.strategy not in STRATEGIES:
         raise ConfigError(
@@ -145,7 +145,7 @@ def _check(launcher: Launcher) -> None:
 def _cluster(
     launcher: Launcher, jobs: Sequence[Job], keys: Sequence[str]
 ) -> ClusterSettings | None:
-    """Where the jobs are trained; None is here."""
+    """The cluster that trains the jobs; None trains them here."""
     engines = {"inline": None, "submitit_local": "local", "submitit_slurm": "slurm"}
     names = ["auto", *engines]
     executor = launcher.executor
@@ -168,7 +168,7 @@ def _cluster(
 
     swept = [key for key in keys if key.lstrip("+~").partition(".")[0] == "cluster"]
     if swept:
-        raise ConfigError(f"{swept[0]} is the same for all jobs of a sweep")
+        raise ConfigError(f"{swept[0]} must be the same for all jobs of a sweep")
     check_ranges(config, [f"cluster.{key}" for key in config.cluster])
     settings = dataclasses.replace(settings_of(config), engine=wanted)
     if settings.nodes > 1:
@@ -186,7 +186,7 @@ def _is_given(master: DictConfig, key: str) -> bool:
 
 
 def _unfinished(new: Path, base: dict[str, Any], jobs: list[Job]) -> Path | None:
-    """The folder beside `new` in which the same sweep ended before its time."""
+    """The folder beside `new` in which the same sweep is unfinished."""
     fingerprints = [job.fingerprint for job in jobs]
     for path in sorted(new.parent.parent.glob("*/*/sweep.json"), reverse=True):
         folder = path.parent
@@ -218,8 +218,8 @@ def _is_done(job: Job, ledger: Ledger, submitted: Collection[str]) -> bool:
             "result": None,
         },
     )
-    place(job, ledger.folder, entry["folder"])
-    if not is_known or job.fingerprint in submitted or not take_up(job):
+    assign_folder(job, ledger.folder, entry["folder"])
+    if not is_known or job.fingerprint in submitted or not load_finished(job):
         return False
     entry.update(state="done", result=job.result)
     return True

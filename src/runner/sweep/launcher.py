@@ -1,4 +1,4 @@
-"""What a sweep is launched with."""
+"""The settings that a sweep is launched with."""
 
 from typing import Literal, NamedTuple
 
@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 
 class Launcher(NamedTuple):
-    """What a launcher of Hydra's was set up with.
+    """The settings of a Hydra launcher.
 
     Attributes:
       context: Hydra's.

@@ -1,4 +1,4 @@
-"""sweep.json: what a sweep's jobs are and how far each of them is."""
+"""sweep.json: the jobs of a sweep and their states."""
 
 import json
 import shlex
@@ -13,19 +13,18 @@ from runner.record.files import lock, to_json, write_json
 from runner.record.secrets import scrub, scrub_command
 from runner.trees import differences
 
-State = Literal["pending", "running", "done", "failed"]
-WRITE_SECONDS = (
-    1.0  # at most one ordinary write in so many: a job's folder is the truth
-)
+JobState = Literal["pending", "running", "done", "failed"]
+# At most one ordinary write in this time: a job's folder is the truth.
+WRITE_SECONDS = 1.0
 
 
-class Entry(TypedDict):
+class LedgerRow(TypedDict):
     """One job: its folder within the sweep's and, when done, its objective's value."""
 
     name: str
     folder: str
     overrides: list[str]
-    state: State
+    state: JobState
     result: Any  # a number; JSON has no NaN, so that is text in the file
 
 
@@ -36,13 +35,13 @@ class Ledger:
     process left unfinished is pending again, unless its folder says it is done.
 
     Args:
-      folder: the sweep's; made if need be.
+      folder: the sweep's; created if missing.
       base: the configuration that the jobs have in common.
       swept: the keys in which they differ.
 
     Raises:
-      ConfigError: another process works on the sweep, its base is another one, or
-        sweep.json can't be read.
+      ConfigError: another process works on the sweep, its base differs, or sweep.json
+        can't be read.
     """
 
     def __init__(self, folder: Path, base: Mapping[str, Any], swept: Iterable[str]):
@@ -51,7 +50,7 @@ class Ledger:
         self._base = to_json(scrub(base))
         self._swept = sorted(swept)
         self._written = 0.0
-        self.jobs: dict[str, Entry] = {}
+        self.jobs: dict[str, LedgerRow] = {}
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +64,7 @@ class Ledger:
                 "or give hydra.sweep.dir another folder"
             ) from None
         try:
-            self._take_up()
+            self._load()
         except BaseException:
             self._lock.close()
             raise
@@ -75,7 +74,7 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Note that nothing runs any more, and let others in."""
+        """Record that nothing runs any more, and release the lock."""
         if self._lock.closed:
             return
         for entry in self.jobs.values():
@@ -84,12 +83,14 @@ class Ledger:
         self.write()
         self._lock.close()
 
-    def add(self, fingerprint: str, entry: Entry) -> Entry:
-        """The entry of a job, an earlier process's if it has one."""
+    def add(self, fingerprint: str, entry: LedgerRow) -> LedgerRow:
+        """Add a job's row unless an earlier process did; return its row."""
         return self.jobs.setdefault(fingerprint, entry)
 
-    def set(self, fingerprint: str, state: State, result: float | None = None) -> None:
-        """Note how far a job is, on disk within WRITE_SECONDS or with the next note."""
+    def set(
+        self, fingerprint: str, state: JobState, result: float | None = None
+    ) -> None:
+        """Set a job's state, written with the next one if a write was just made."""
         self.jobs[fingerprint].update(state=state, result=result)
         if time.monotonic() - self._written > WRITE_SECONDS:
             self.write()
@@ -108,18 +109,17 @@ class Ledger:
             },
         )
 
-    def _take_up(self) -> None:
+    def _load(self) -> None:
         if not self._path.exists():
             return
         before = read(self._path)
         self._swept = sorted({*self._swept, *before["swept"]})
         changed = differences(before["base"], self._base, self._swept.__contains__)
         if changed:
-            told = "; ".join(f"{k}={old}, now {new}" for k, old, new in changed[:5])
+            text = "; ".join(f"{k}={old}, now {new}" for k, old, new in changed[:5])
             raise ConfigError(
-                f"{self._path} is of a sweep with {told}. One sweep has one base "
-                "configuration: give hydra.sweep.dir another folder, or take the "
-                "change back"
+                f"{self._path} belongs to a sweep with {text}. One sweep has one base "
+                "configuration: give hydra.sweep.dir another folder, or undo the change"
             )
         self.jobs = before["jobs"]
         for entry in self.jobs.values():
@@ -128,7 +128,7 @@ class Ledger:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A sweep.json.
+    """Read a sweep.json.
 
     Raises:
       ConfigError: it isn't one.
@@ -136,22 +136,22 @@ def read(path: Path) -> dict[str, Any]:
     try:
         ledger = json.loads(path.read_text(encoding="utf-8"))
         if not ledger.keys() >= {"base", "swept", "jobs"}:
-            raise ValueError("its keys are others")
+            raise ValueError("it has other keys")
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(
-            f"{path} can't be read as a sweep's ledger: {error}. Without it the sweep "
-            "starts anew, in another hydra.sweep.dir"
+            f"{path} can't be read as a sweep's ledger: {error}. To start over, set "
+            "hydra.sweep.dir to another folder"
         ) from error
     return ledger
 
 
 def unfinished(folder: Path, base: Mapping[str, Any], jobs: Iterable[str]) -> bool:
-    """Whether `folder` has a sweep of just these jobs that ended before its time."""
+    """Whether `folder` has a sweep of just these jobs that hasn't finished."""
     try:
         ledger = read(folder / "sweep.json")
     except ConfigError:
         return False
     states = {entry["state"] for entry in ledger["jobs"].values()}
     same = set(ledger["jobs"]) == set(jobs)
-    left = bool(states & {"pending", "running"})
-    return same and left and ledger["base"] == to_json(scrub(base))
+    has_unfinished = bool(states & {"pending", "running"})
+    return same and has_unfinished and ledger["base"] == to_json(scrub(base))

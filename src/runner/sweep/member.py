@@ -10,13 +10,13 @@ from runner.sweep.job import Job
 
 @dataclass
 class Member:
-    """A job on its way, and whom it tells.
+    """A job in progress, and its callbacks.
 
     Attributes:
       prepared: what is trained and recorded.
       started: called when the job starts.
       advanced: called with the fraction of its steps that is done.
-      ended: called when all of it, W&B too, is over; its error is in the job.
+      ended: called when everything, W&B too, has finished; its error is in the job.
     """
 
     job: Job

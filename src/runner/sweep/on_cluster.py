@@ -1,4 +1,4 @@
-"""Hands the jobs of a sweep to a cluster, a population a task, and follows them."""
+"""Hands the jobs of a sweep to a cluster, one population per task, and follows them."""
 
 import heapq
 import itertools
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.cluster.array_task import Payload
-from runner.cluster.engine import Engine, State
+from runner.cluster.engine import ArrayTaskState, Engine
 from runner.cluster.engines import engine
-from runner.cluster.plan import Plan, Task
+from runner.cluster.plan import Plan, PlannedTask
 from runner.cluster.submit import leave
 from runner.cluster.watch import Watch, summary
 from runner.errors import JobFailed
@@ -29,12 +29,12 @@ def cut(
     """The jobs of each task: a population, or several where there are too many.
 
     Jobs that may differ in numbers alone are cut into populations of equal sizes, up to
-    `most` jobs. What really shares a program shows when a task builds its jobs, which
-    may take a data set and the devices that it runs on.
+    `most` jobs. Which of them really share a program is known only when a task builds
+    them, which may need a data set and its devices.
 
     Args:
-      most: members of a population; `auto` is what a population may have at most.
-      max_tasks: beyond which small populations share a task.
+      most: the most members of a population; `auto` means MOST_MEMBERS.
+      max_tasks: the most tasks; beyond it small populations share one.
     """
     from runner.sweep.population import MOST_MEMBERS
 
@@ -68,7 +68,7 @@ def script(
 ) -> str:
     """The batch script that would be submitted for `jobs`."""
     tasks = cut(jobs, most, settings.max_tasks)
-    return _place(settings, Plan(folder)).script(len(tasks))
+    return _engine(settings, Plan(folder)).script(len(tasks))
 
 
 def run(
@@ -80,25 +80,25 @@ def run(
     total: int,
     keys: Sequence[str],
 ) -> None:
-    """Run `jobs`, which are what is left of `total`, and note what becomes of them.
+    """Run `jobs`, the unfinished ones of `total`, and record their results.
 
-    What tasks of an earlier launcher have in hand isn't submitted again.
+    Jobs in the active tasks of an earlier launcher aren't submitted again.
 
     Raises:
-      ConfigError: the cluster doesn't take them.
+      ConfigError: the cluster refuses them.
     """
-    place = _place(settings, plan)
-    away = {name for task in plan.active for name in task.jobs}
-    new = [job for job in jobs if job.fingerprint not in away]
+    chosen = _engine(settings, plan)
+    submitted = {name for task in plan.active for name in task.jobs}
+    new = [job for job in jobs if job.fingerprint not in submitted]
     if new:
         _plan(launcher, settings, plan, new, keys)
     status = Status(total, total - len(jobs))
-    listener = _Sweep(place, ledger, plan, jobs, status)
-    watch = Watch(place, plan, settings.retries, listener)
+    listener = _Sweep(chosen, ledger, plan, jobs, status)
+    watch = Watch(chosen, plan, settings.retries, listener)
     try:
         with status:
             status.say(
-                f"{len(jobs)} jobs in {len(plan.active)} tasks on {place.name}; "
+                f"{len(jobs)} jobs in {len(plan.active)} tasks on {chosen.name}; "
                 f"logs in {plan.logs}"
             )
             watch.run()
@@ -127,38 +127,38 @@ def _plan(
         write_slice(plan, task.number, several)
 
 
-def _place(settings: ClusterSettings, plan: Plan) -> Engine:
+def _engine(settings: ClusterSettings, plan: Plan) -> Engine:
     name = f"runner-{plan.folder.parent.name}"
     return engine(settings, plan.logs, name, processes=1)
 
 
 class _Sweep:
-    """A `Listener` that notes what becomes of the jobs, and tells of it."""
+    """A `Listener` that records and shows what happens to the jobs."""
 
     def __init__(
         self,
-        place: Engine,
+        engine: Engine,
         ledger: Ledger,
         plan: Plan,
         jobs: Sequence[Job],
         status: Status,
     ):
-        self._place = place
+        self._engine = engine
         self._ledger = ledger
         self._plan = plan
         self._jobs = {job.fingerprint: job for job in jobs}
         self._status = status
-        self._states: dict[int, State] = {}
-        self._told = ""
+        self._states: dict[int, ArrayTaskState] = {}
+        self._reported = ""
         self._running: set[str] = set()
         self._ended: set[str] = set()
 
-    def event(self, task: Task, event: Mapping[str, Any]) -> None:
+    def event(self, task: PlannedTask, event: Mapping[str, Any]) -> None:
         kind = event["event"]
-        if kind == "attempt":  # which begins with what the last one left
+        if kind == "attempt":  # it begins with what the last one left
             self._running.difference_update(task.jobs)
         elif kind == "requeued":
-            self.say(f"task {task.id} was asked to stop, and is in the queue again")
+            self.say(f"task {task.id} was asked to stop and is queued again")
         else:
             self._job(event["job"], kind, event)
         self._status.running = len(self._running)
@@ -190,15 +190,15 @@ class _Sweep:
         self._status.done += error is None
         self._status.advance(job.number, 1.0)
 
-    def state(self, task: Task, state: State) -> None:
+    def state(self, task: PlannedTask, state: ArrayTaskState) -> None:
         self._states[task.number] = state
 
     def say(self, text: str) -> None:
         self._status.say(text)
 
-    def killed(self, task: Task, text: str) -> None:
+    def killed(self, task: PlannedTask, text: str) -> None:
         self._running.difference_update(task.jobs)
-        log = self._place.log(task.id)
+        log = self._engine.log(task.id)
         try:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -207,26 +207,26 @@ class _Sweep:
             text += f"\n  {log} ends with:"
         self.say("\n    ".join([text, *lines[-_LAST_LINES:]]))
 
-    def left(self, task: Task) -> int:
-        return len(self._left(task))
+    def unfinished(self, task: PlannedTask) -> int:
+        return len(self._unfinished(task))
 
-    def lost(self, task: Task, why: str) -> None:
-        names = self._left(task)
+    def lost(self, task: PlannedTask, why: str) -> None:
+        names = self._unfinished(task)
         for name in names:
             self._end(name, None, why)
-            if task.over == "cancelled":  # which the same command takes up
+            if task.over == "cancelled":  # the same command resumes it
                 self._ledger.set(name, "pending")
         if names:
             self.say(f"{len(names)} jobs failed: {why}")
 
-    def _left(self, task: Task) -> list[str]:
+    def _unfinished(self, task: PlannedTask) -> list[str]:
         known = self._ledger.jobs
         return [job for job in task.jobs if job in known and job not in self._ended]
 
-    def look(self) -> None:
-        """Tell how the tasks are, when that has changed."""
+    def poll(self) -> None:
+        """Report the states of the tasks when they have changed."""
         states = (self._states.get(task.number) for task in self._plan.active)
-        told = summary(state for state in states if state and not state.over)
-        if told and told != self._told:
-            self._told = told
-            self.say(f"tasks: {told}")
+        text = summary(state for state in states if state and not state.over)
+        if text and text != self._reported:
+            self._reported = text
+            self.say(f"tasks: {text}")

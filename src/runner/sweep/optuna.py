@@ -1,4 +1,4 @@
-"""What sweep=optuna asks of a search before each trial."""
+"""The check that sweep=optuna makes before each trial."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def one_optimizer(cfg: Any, trial: Any) -> None:
     Optuna's sweeper calls it with the composed configuration and the trial.
 
     Raises:
-      ConfigError: `optimizer` is among what is searched.
+      ConfigError: `optimizer` is among the searched keys.
     """
     if "optimizer" in trial.params:
         raise ConfigError(

@@ -24,17 +24,17 @@ from runner.sweep.member import Member
 from runner.sweep.population_checkpoints import checkpoints_of
 
 STRATEGIES = ("auto", "vmap", "loop")
-# Each member has an open run of W&B, with a thread, a queue and a file.
+# Each member has an open W&B run, with a thread, a queue and a file.
 MOST_MEMBERS = 256
-# On CPU the time of a step grows with the members, so that more at a time gain nothing;
+# On CPU the time of a step grows with the members, so larger populations gain nothing;
 # while some train, Python builds the next ones.
 CPU_MEMBERS = 32
-# Of the memory that is free, for the state of a population and what its step needs.
+# The share of free memory for the state of a population and what its step needs.
 MEMORY_SHARE = 0.5
 
 
 class Closing:
-    """Ends jobs in the background, where they wait for W&B. A context manager."""
+    """Closes jobs in the background, where they wait for W&B. A context manager."""
 
     def __init__(self):
         self._pool = ThreadPoolExecutor(8, "runner-close")
@@ -42,8 +42,10 @@ class Closing:
         self._folders: list[Path] = []
 
     def remove(self, folder: Path) -> None:
-        """Remove a population's checkpoints once its members have ended: till then a
-        process that is killed needs them."""
+        """Remove a population's checkpoints once its members have ended.
+
+        Until then they are needed if the process is killed.
+        """
         self._folders.append(folder)
 
     def submit(self, close: Callable, *arguments: Any) -> None:
@@ -63,7 +65,7 @@ class Closing:
 
 
 def has_own_checkpoints(prepared: Prepared) -> bool:
-    """Whether a job begins with a checkpoint, or is to leave one, that is its alone."""
+    """Whether a job starts from, or is to leave, a checkpoint of its own."""
     own = prepared.checkpoints
     return own.start is not None or own.settings.best or own.settings.last
 
@@ -90,7 +92,7 @@ def side_by_side(run: Run, strategy: str) -> bool:
 
 
 def train_alone(member: Member, session: Session, closing: Closing) -> None:
-    """Train one job to its end, through the program that it may share with others."""
+    """Train one job to its end, with a program that it may share with others."""
     if not member.open():
         return
     error: BaseException | None = None
@@ -110,16 +112,16 @@ def train_together(
     sweep: Path,
     start: Start | None,
 ) -> None:
-    """Train a population, or from `start` on what is left of it.
+    """Train a population, or what is left of it from `start` on.
 
     Args:
       names: the fingerprints of all members that it had.
       members: those that train, by their indices in `names`.
       compiled: its program.
       session: of the sweep.
-      closing: ends the jobs.
+      closing: closes the jobs.
       sweep: the folder in which it is saved.
-      start: None is the beginning.
+      start: None means the beginning.
     """
     active = {index: member for index, member in members.items() if member.open()}
     if not active:
@@ -151,7 +153,7 @@ def train_together(
 def _end(
     members: Iterable[Member], error: BaseException | None, closing: Closing
 ) -> None:
-    """Close `members`; Ctrl-C and the like go on after that."""
+    """Close `members`, then raise Ctrl-C and the like again."""
     for member in members:
         closing.submit(member.close, error)
     if error and not isinstance(error, Exception):
@@ -161,9 +163,9 @@ def _end(
 def compile_for(
     run: Run, count: int, most: int | Literal["auto"], session: Session
 ) -> int:
-    """The size of the populations that train `count` runs like `run`.
+    """Choose the size of the populations that train `count` runs like `run`.
 
-    Their program is compiled then, ahead of its first use.
+    Also compiles their program, ahead of its first use.
     """
     limit = most
     if limit == "auto":

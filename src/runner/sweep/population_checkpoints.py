@@ -1,4 +1,4 @@
-"""Populations that are saved as one, and those that a killed sweep has left."""
+"""Checkpoints of whole populations, and how those of a killed sweep are resumed."""
 
 import json
 import shutil
@@ -19,11 +19,11 @@ from runner.sweep.member import Member
 
 
 class Saved(NamedTuple):
-    """A population that goes on.
+    """A population to resume.
 
     Attributes:
-      names: the fingerprints of all members that it had, by their places in it.
-      population: its size, copies that fill it up included, and its longest call.
+      names: the fingerprints of all members that it had, by their index.
+      population: its size, including copies that fill it up, and its longest call.
       start: the checkpoint.
       active: by its index, each member that continues.
     """
@@ -46,8 +46,8 @@ def checkpoints_of(
     Args:
       names: the fingerprints of its members.
       size: with the copies that fill it up.
-      active: by its index, each unfinished member; looked at when one is saved.
-      start: the one that the population goes on from.
+      active: by its index, each unfinished member; read at each save.
+      start: the one that the population resumes from.
     """
     first = next(iter(active.values()))
 
@@ -69,10 +69,10 @@ def left_over(
 ) -> tuple[list[Saved], list[Member]]:
     """The populations that `members` were in when the sweep was killed.
 
-    A member whose end came before its population was saved stays as it ended.
+    A member that ended before its population was saved keeps its ending.
 
     Returns:
-      those populations, and the members that begin anew.
+      those populations, and the members that start over.
     """
     folder = sweep / checkpoint.FOLDER
     begun = {m.job.fingerprint: m for m in members if m.prepared.recorder.kept}
@@ -82,35 +82,35 @@ def left_over(
         if saved:
             found.append(saved)
     taken = {id(m) for saved in found for m in saved.active.values()}
-    anew = [m for m in members if id(m) not in taken and m.job.error is None]
-    return found, anew
+    restarting = [m for m in members if id(m) not in taken and m.job.error is None]
+    return found, restarting
 
 
 def _read(path: Path, begun: dict[str, Member], most_steps: int) -> Saved | None:
     try:
         newest = path / str(checkpoint.steps(path)[-1]) / "record" / "metadata"
         record = json.loads(newest.read_text(encoding="utf-8"))
-        places = {i: begun[n] for i, n in enumerate(record["members"]) if n in begun}
+        indexed = {i: begun[n] for i, n in enumerate(record["members"]) if n in begun}
     except (IndexError, OSError, ValueError, KeyError):
-        return None  # `newest` below would say no more
-    if not places:
+        return None  # `newest` below would explain no more
+    if not indexed:
         return None
-    run = next(iter(places.values())).run
+    run = next(iter(indexed.values())).run
     population = Population(record["size"], most_steps)
     target = start_shapes(run.spec, run.values, population)
     try:
         start = checkpoint.newest(path, None, target, run.spec.description)
     except ConfigError as error:
-        print(f"warning: {error}; {len(places)} jobs begin anew", file=sys.stderr)
+        print(f"warning: {error}; {len(indexed)} jobs start over", file=sys.stderr)
         shutil.rmtree(path, ignore_errors=True)
         return None
-    active = {i: m for i, m in places.items() if i in start.record["going"]}
-    for index, member in places.items():
+    active = {i: m for i, m in indexed.items() if i in start.record["going"]}
+    for index, member in indexed.items():
         begun.pop(member.job.fingerprint)
         if index not in active:
-            _stays(member)
+            _keep_ending(member)
         else:
-            # XLA adds up in another order than for one run alone.
+            # XLA sums in another order than for a single run.
             recorder = member.prepared.recorder
             recorder.provenance["members"] = len(record["members"])
             continued(recorder, start)
@@ -120,8 +120,8 @@ def _read(path: Path, begun: dict[str, Member], most_steps: int) -> Saved | None
     return Saved(record["members"], population, start, active)
 
 
-def _stays(member: Member) -> None:
+def _keep_ending(member: Member) -> None:
     path = member.prepared.recorder.folder / "summary.json"
-    told = json.loads(path.read_text(encoding="utf-8"))
-    member.job.error = TrainingStopped(told.get("error", told["status"]))
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    member.job.error = TrainingStopped(summary.get("error", summary["status"]))
     member.ended(member.job)

@@ -1,4 +1,4 @@
-"""Makes the next items while the last ones are used."""
+"""Makes the next items while earlier ones are used."""
 
 import queue
 import threading
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterator[T], most: int) -> Iterator[T]:
-    """`items`, made by a thread of its own, up to `most` before they are asked for.
+    """Yield `items`, which a thread of its own makes up to `most` ahead.
 
-    What `items` raises is raised here, after those before it.
+    An exception from `items` is raised here, after the items before it.
     """
     made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(most)
     stop = threading.Event()

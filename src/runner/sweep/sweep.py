@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep that are left to do."""
+"""Runs the unfinished jobs of a sweep."""
 
 import contextlib
 import sys
@@ -17,7 +17,7 @@ from runner.config.explain import failure
 from runner.config.hydra_job import hydra_job
 from runner.sweep.job import Job, as_hydra_job, can_be_packed
 from runner.sweep.launcher import Launcher
-from runner.sweep.ledger import State
+from runner.sweep.ledger import JobState
 from runner.sweep.prefetch import ahead
 from runner.sweep.status import Status
 
@@ -26,31 +26,33 @@ if TYPE_CHECKING:
     from runner.job.session import Session
     from runner.sweep.member import Member
 
-# Jobs that are built before those ahead of them are trained.
+# How many jobs are built before those ahead of them are trained.
 BUILT_AHEAD = 64
-# A thread that holds Python's lock lets go of it after so long: one that trains needs
+# A thread that holds Python's lock releases it after this time: one that trains needs
 # it briefly, but many times a second.
 SWITCH_SECONDS = 0.001
 
 
 class Journal(Protocol):
-    """Where a `Sweep` notes how far its jobs are: the ledger, or a task's events."""
+    """Where a `Sweep` records its jobs' states: the ledger, or a task's events."""
 
     @property
     def folder(self) -> Path:
         """The sweep's, in which populations are saved."""
         ...
 
-    def set(self, fingerprint: str, state: State, result: float | None = None) -> None:
-        """Note the state of a job."""
+    def set(
+        self, fingerprint: str, state: JobState, result: float | None = None
+    ) -> None:
+        """Record the state of a job."""
 
 
 class Sweep:
-    """Runs the jobs that are left, and notes what becomes of them.
+    """Runs unfinished jobs and records their results.
 
     Args:
       launcher: what the sweep was launched with.
-      journal: where that is noted.
+      journal: where they are recorded.
     """
 
     def __init__(self, launcher: Launcher, journal: Journal):
@@ -62,7 +64,7 @@ class Sweep:
         self._session: Session
 
     def run(self, todo: Sequence[Job], total: int) -> None:
-        """Run `todo`, which are what is left of `total`."""
+        """Run `todo`, the unfinished ones of `total` jobs."""
         packed = [job for job in todo if can_be_packed(job.config)]
         if len(packed) > 1:
             with Status(total, total - len(todo)) as self._status:
@@ -75,7 +77,7 @@ class Sweep:
 
     def _packed(self, jobs: list[Job]) -> None:
         from runner.sweep import population
-        from runner.sweep.group import Group, group_key
+        from runner.sweep.group import PopulationQueue, group_key
 
         strategy, most = self._launcher.strategy, self._launcher.max_members
         from runner.job.session import Session
@@ -83,10 +85,10 @@ class Sweep:
         session = self._session = Session()
         alike = Counter(job.likeness for job in jobs)
         compiling: dict[Any, Future[int]] = {}
-        groups: dict[Any, Group] = {}
+        groups: dict[Any, PopulationQueue] = {}
 
         def begin(job: Job, run: "Run") -> None:
-            # A guess at the group's size. What raises does so again when it is trained.
+            # A guess at the group's size. An error is raised again when it is trained.
             key, count = group_key(run), alike[job.likeness]
             own = run.config["checkpoint"]
             if key in compiling or count == 1 or own["best"] or own["last"]:
@@ -113,7 +115,9 @@ class Sweep:
                     if key not in groups:
                         begin(member.job, member.run)
                         sweep, ready = self._journal.folder, compiling.get(key)
-                        groups[key] = Group(most, session, closing, sweep, ready)
+                        groups[key] = PopulationQueue(
+                            most, session, closing, sweep, ready
+                        )
                     groups[key].add(member)
                 self._status.phase = "compiling"
                 compiler.shutdown()
@@ -132,7 +136,7 @@ class Sweep:
                 yield member
 
     def _member(self, job: Job, begin: "Callable[[Run], None]") -> "Member | None":
-        """`job`, built; None if that fails, and with it the job."""
+        """Build `job`; None if that fails, and with it the job."""
         from runner.job.run import prepare
         from runner.sweep.member import Member
 
@@ -150,7 +154,7 @@ class Sweep:
             self._ended(job)
             return None
         if not self._context.callbacks.callbacks:
-            job.config = DictConfig({})  # a thousand of them take their room
+            job.config = DictConfig({})  # a thousand of them take much memory
         return Member(job, prepared, self._started, self._advanced, self._ended)
 
     def _started(self, job: Job) -> None:

@@ -1,10 +1,10 @@
-"""What a task of a cluster does with its slice of a sweep's jobs."""
+"""Trains a cluster task's slice of a sweep's jobs."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runner.cluster.array_task import Task
+from runner.cluster.array_task import TaskContext
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
 from runner.cluster.submit import status
@@ -12,13 +12,13 @@ from runner.config.explain import failure
 from runner.errors import ConfigError
 from runner.record.files import write_json
 from runner.sweep.compose import Composer
-from runner.sweep.job import Job, compose_job, place, take_up
+from runner.sweep.job import Job, assign_folder, compose_job, load_finished
 from runner.sweep.launcher import Launcher
-from runner.sweep.ledger import State
+from runner.sweep.ledger import JobState
 
 
 def write_slice(plan: Plan, number: int, jobs: Sequence[Job]) -> None:
-    """Write down what a task has to do."""
+    """Write the list of a task's jobs."""
     path = plan.events(number).with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -29,11 +29,11 @@ def write_slice(plan: Plan, number: int, jobs: Sequence[Job]) -> None:
 
 
 def train_slice(
-    task: Task,
+    task: TaskContext,
     launcher: Launcher,
     keys: Sequence[str],
 ) -> bool:
-    """Train what is left of a task's jobs. Returns whether all of them are done.
+    """Train the unfinished jobs of a task. Returns whether all of them are done.
 
     Raises:
       ConfigError: the configuration files have changed since the task was submitted.
@@ -48,11 +48,11 @@ def train_slice(
         job = compose_job(composer, overrides, number, keys)
         if job.fingerprint != wanted:
             raise ConfigError(
-                f"job {job.name} isn't what was submitted: the configuration files "
-                "have changed since. Run the same command again"
+                f"job {job.name} differs from what was submitted: the configuration "
+                "files have changed since. Run the same command again"
             )
-        place(job, task.folder, folder)
-        if take_up(job):
+        assign_folder(job, task.folder, folder)
+        if load_finished(job):
             task.events.done(job.fingerprint, job.result)
         elif job.fingerprint not in task.events.failed_before:
             todo.append(job)
@@ -68,15 +68,17 @@ def train_slice(
 
 
 class _TaskJournal:
-    """A `Journal` of events: the ledger is the launcher's."""
+    """A `Journal` that writes events: the ledger is the launcher's."""
 
-    def __init__(self, task: Task, events: Events, jobs: Mapping[str, Job]):
+    def __init__(self, task: TaskContext, events: Events, jobs: Mapping[str, Job]):
         self.folder: Path = task.folder
         self._task = task
         self._events = events
         self._jobs = jobs
 
-    def set(self, fingerprint: str, state: State, result: float | None = None) -> None:
+    def set(
+        self, fingerprint: str, state: JobState, result: float | None = None
+    ) -> None:
         if state == "running":
             self._events.running(fingerprint)
             return

@@ -2,7 +2,7 @@
 
 W&B's client takes a second to import and as much of Python's time as training a small
 model does, so neither happens in the process that trains. This module, run with
-`python -m`, is the other one: it does what this one says, for as many runs as it has.
+`python -m`, is the other process: it mirrors all runs of the one that trains.
 """
 
 import atexit
@@ -32,11 +32,11 @@ _names = itertools.count()
 
 
 class WandbMirror:
-    """One W&B run. Nothing here waits but `finish`, and nothing raises.
+    """One W&B run. Only `finish` waits, and nothing raises.
 
     Attributes:
-      name: tells the mirrors of a process apart.
-      mode: what it really runs in; "disabled" until it has started.
+      name: distinguishes the mirrors of a process.
+      mode: the actual mode; "disabled" until it has started.
       folder: W&B's own folder of the run.
       url: its page, if it is online.
     """
@@ -63,7 +63,7 @@ class WandbMirror:
         self._client.send(self, "start", settings, dict(config), variables)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Hand a row on. The caller must not change it afterwards."""
+        """Pass a row on. The caller must not change it afterwards."""
         if self._client:
             self._client.send(self, "log", row)
 
@@ -75,12 +75,12 @@ class WandbMirror:
         if not self._client:
             return
         self._client.send(self, "finish", exit_code, dict(summary))
-        limit = self._limit and self._limit + 5  # the process tells of its own first
+        limit = self._limit and self._limit + 5  # the process reports its own first
         if not self._finished.wait(limit):
-            print(f"W&B: no answer after {limit:.0f} s; going on", file=sys.stderr)
+            print(f"W&B: no answer after {limit:.0f} s; continuing", file=sys.stderr)
         self._client.forget(self)
 
-    def _told(
+    def _update(
         self, mode: str, folder: Path | None, url: str | None, over: bool
     ) -> None:
         self.mode, self.folder, self.url = mode, folder, url
@@ -89,7 +89,7 @@ class WandbMirror:
 
 
 def prepare(settings: WandbFields) -> None:
-    """Start the process that a run with `settings` will want: it has much to import."""
+    """Start the process that a run with `settings` needs: its imports take long."""
     if wanted_mode(settings) != "disabled":
         _client()
 
@@ -102,7 +102,7 @@ class _Client:
             [sys.executable, "-m", "runner.record.mirrors.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Ctrl-C is for the process that trains, which tells this one what follows.
+            # Ctrl-C is for the process that trains, which tells this one what to do.
             start_new_session=True,
         )
         assert self.process.stdin and self.process.stdout
@@ -118,7 +118,7 @@ class _Client:
     def send(self, mirror: WandbMirror, *message: Any) -> None:
         with self._lock:
             self._mirrors[mirror.name] = mirror
-            if not self.is_alive:  # nobody would take it out of the queue
+            if not self.is_alive:  # nothing would read the queue
                 mirror._finished.set()
                 return
         self._messages.put((mirror.name, *message))
@@ -138,19 +138,19 @@ class _Client:
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
             while True:
-                name, *told = pickle.load(self._in)
+                name, *state = pickle.load(self._in)
                 mirror = self._mirrors.get(name)
                 if mirror:  # it may have given up waiting
-                    mirror._told(*told)
+                    mirror._update(*state)
         with self._lock:
             self.is_alive = False
-            left = list(self._mirrors.values())
-        if left:
+            unfinished = list(self._mirrors.values())
+        if unfinished:
             print(
                 "W&B: its process has ended (the run folder has everything)",
                 file=sys.stderr,
             )
-        for mirror in left:
+        for mirror in unfinished:
             mirror._finished.set()
 
     def _close(self) -> None:
@@ -163,7 +163,7 @@ _clients: list[_Client] = []
 
 
 def _client() -> _Client:
-    """The living one, or a new one."""
+    """The live client, or a new one."""
     with _starting:
         if not _clients or not _clients[-1].is_alive:
             _clients.append(_Client())
@@ -171,14 +171,14 @@ def _client() -> _Client:
 
 
 def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
-    """Do what `messages` say until they end, as they do with the other process.
+    """Carry out `messages` until they end, which they do when the other process ends.
 
-    Runs that are open then, because it was killed, end as failed ones.
+    If it was killed, runs that are still open are finished as failed.
     """
     runs: dict[int, WandbRun] = {}
     lock = threading.Lock()
 
-    def tell(name: int, over: bool) -> None:
+    def report(name: int, over: bool) -> None:
         run = runs[name]
         with lock, contextlib.suppress(OSError):
             pickle.dump((name, run.mode, run.folder, run.url, over), answers)
@@ -186,7 +186,7 @@ def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
 
     def finish(name: int, arguments: list[Any]) -> None:
         runs[name].finish(*arguments)
-        tell(name, over=True)
+        report(name, over=True)
         del runs[name]
 
     while True:
@@ -198,10 +198,10 @@ def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
             settings, config, variables = arguments
             os.environ.update(variables)
             runs[name] = WandbRun(settings)
-            runs[name].start(config, lambda name=name: tell(name, over=False))
+            runs[name].start(config, lambda name=name: report(name, over=False))
         elif what == "log":
             runs[name].log(*arguments)
-        else:  # it waits, and others go on meanwhile
+        else:  # it waits, and others continue meanwhile
             threading.Thread(target=finish, args=(name, arguments), daemon=True).start()
     with ThreadPoolExecutor(32) as pool:
         for run in list(runs.values()):
@@ -209,10 +209,10 @@ def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def main() -> None:
-    # W&B and what it starts may print; the pipe is for answers alone.
+    # W&B and what it starts may print; the pipe is for answers only.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    # A scheduler tells all processes at once; this one ends when its pipe does.
+    # A scheduler signals all processes; this one ends when its pipe does.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_import, daemon=True).start()
@@ -221,7 +221,7 @@ def main() -> None:
 
 
 def _import() -> None:
-    """Before the first run asks for it. What fails there is told there."""
+    """Import it before the first run needs it, which then reports any failure."""
     with contextlib.suppress(Exception):
         import wandb  # noqa: F401
 

@@ -1,8 +1,8 @@
 """The W&B mirror of a run: best effort, in a thread of its own.
 
 Nothing that happens to W&B stops training or loses a row, because the rows are in the
-run folder before they come here. What is set below and why was measured with wandb
-0.31 and is held by tests/record/mirrors/test_wandb.py.
+run folder before they come here. The settings below were measured with wandb 0.31
+and are checked by tests/record/mirrors/test_wandb.py.
 """
 
 import os
@@ -19,12 +19,12 @@ from runner.record.secrets import scrub
 
 
 class WandbFields(NamedTuple):
-    """What W&B is told about a run. WANDB_* environment variables win over each field.
+    """The fields of a W&B run. WANDB_* environment variables override each field.
 
     `mode` is offline, online or disabled. Null leaves a field to W&B, except `dir`:
-    the folder that gets W&B's `wandb` folder, by default the run's own. `resumed`: go
-    on with the run `id`. The rows that W&B has of it are then handed on again, up to
-    the last one before those that are new.
+    the folder that gets W&B's `wandb` folder, by default the run's own. `resumed`:
+    continue the run `id`. Its earlier rows are then logged again, before the new ones;
+    those that W&B has are skipped.
     """
 
     mode: str
@@ -52,12 +52,12 @@ _VARIABLES = {
     "id": "WANDB_RUN_ID",
 }
 
-# Each yields to WANDB_<NAME IN CAPITALS>.
+# WANDB_<NAME IN CAPITALS> overrides each.
 _CLIENT = {
     "init_timeout": 20.0,
-    "finish_timeout": 60.0,  # W&B's own default waits for ever for a dead server
-    "x_transaction_log_flush_interval": 1.0,  # W&B's 15 s are lost by a kill
-    "console": "off",  # capturing is for one run a process, and we may have many
+    "finish_timeout": 60.0,  # W&B's own default waits forever for a dead server
+    "x_transaction_log_flush_interval": 1.0,  # a kill loses W&B's default of 15 s
+    "console": "off",  # capturing supports one run per process, we may have many
     "silent": True,  # the summary table says where everything is
     "x_disable_meta": True,  # would record the command line with its secrets
     "disable_git": True,
@@ -65,7 +65,7 @@ _CLIENT = {
     "x_save_requirements": False,
 }
 
-# One start at a time: the fall-back to offline closes W&B's process, which runs that
+# One start at a time: the fallback to offline closes W&B's process, which runs that
 # started meanwhile would share. One failure is enough for the process, so that a sweep
 # of 100 jobs doesn't wait 100 times for the same dead server.
 _starting = threading.Lock()
@@ -75,7 +75,7 @@ _server_failed = threading.Event()
 class WandbRun:
     """One W&B run. `start` and `log` only queue; a thread of its own does the work.
 
-    After `finish`, `mode` is what it really ran in ("disabled" if it never started),
+    After `finish`, `mode` is the mode it ran in ("disabled" if it never started),
     `folder` is W&B's own folder of the run and `url` its page.
     """
 
@@ -85,7 +85,7 @@ class WandbRun:
         self._rows: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._run: Any = None
-        self._told = False
+        self._has_reported = False
         self._has = -1  # W&B has the rows up to this step
         self._lock: IO[str] | None = None
         self.mode = "disabled"
@@ -126,7 +126,7 @@ class WandbRun:
         limit = finish_limit()
         self._thread.join(limit)
         if limit and self._thread.is_alive():
-            self._tell(f"not finished after {limit:.0f} s; going on without it")
+            self._report(f"not finished after {limit:.0f} s; continuing without it")
 
     def _work(self, config: dict[str, Any], started: Callable[[], None]) -> None:
         with _starting:
@@ -145,16 +145,16 @@ class WandbRun:
 
     def _start_one(self, config: dict[str, Any]) -> Any:
         first = "offline" if _server_failed.is_set() else self._wanted
-        # Offline twice is of use too: the process of W&B may have died since.
+        # Offline twice is useful too: the process of W&B may have died since.
         for mode in (first, "offline"):
             try:
                 run = self._init(mode, config)
             except Exception as error:
-                self._tell(f"{mode} start failed: {_one_line(error)}")
+                self._report(f"{mode} start failed: {_one_line(error)}")
                 if mode != "offline":
                     _server_failed.set()
-                # Frees the run's id, which the failed start keeps taken, and the
-                # process of W&B if that is what broke.
+                # Frees the run's id, which the failed start still holds, and the
+                # process of W&B if that broke.
                 _teardown()
                 continue
             self.mode = "offline" if run.offline else "online"
@@ -170,7 +170,7 @@ class WandbRun:
         del fields["mode"]
         resumed = fields.pop("resumed")
         for field, variable in _VARIABLES.items():
-            # An argument would win over the variable, so it isn't given.
+            # An argument would override the variable, so it isn't given.
             if os.environ.get(variable) or not fields[field]:
                 fields[field] = None
         identity = os.environ.get("WANDB_RUN_ID") or fields["id"]
@@ -181,7 +181,7 @@ class WandbRun:
             # W&B warns of a root that doesn't exist yet.
             root.mkdir(parents=True, exist_ok=True)
         if identity and not self._lock:
-            # A killed trainer's mirror may still be writing what it was told.
+            # A killed trainer's mirror may still be writing its last rows.
             self._lock = _locked(root / "wandb" / f".{identity}.lock", finish_limit())
         if resumed:
             self._has = _last_step(root, identity)
@@ -194,7 +194,7 @@ class WandbRun:
             **fields,
         )
         if resumed and not run.offline:
-            # Of the server, which may have more or fewer rows than are here.
+            # From the server, which may have more or fewer rows than are here.
             self._has = run.summary.get("step", -1) if run.resumed else -1
         run.define_metric("*", step_metric="step")
         if not run.offline:
@@ -215,13 +215,13 @@ class WandbRun:
             action()
         except Exception as error:
             self._run = None
-            self._tell(f"{what}: {_one_line(error)}")
+            self._report(f"{what}: {_one_line(error)}")
             if isinstance(error, OSError):
                 _teardown()  # its process is gone, and the next run needs one
 
-    def _tell(self, what: str) -> None:
-        if not self._told:
-            self._told = True
+    def _report(self, what: str) -> None:
+        if not self._has_reported:
+            self._has_reported = True
             print(f"W&B {what} (the run folder has everything)", file=sys.stderr)
 
 
@@ -242,7 +242,7 @@ def _locked(path: Path, seconds: float | None) -> IO[str] | None:
 
 
 def _last_step(root: Path, identity: str | None) -> int:
-    """The last step in the files that W&B has of a run here; -1 if there is none."""
+    """The last step in W&B's local files of a run; -1 if there is none."""
     from runner.record.mirrors.wandb_reader import read_run
 
     files = root.glob(f"wandb/*run-*-{identity}/run-{identity}.wandb")
@@ -256,8 +256,8 @@ def wanted_mode(settings: WandbFields) -> str:
 
 
 def finish_limit() -> float | None:
-    """How many seconds to wait for the end of a run; None: as long as it takes."""
-    seconds = _timeout("finish_timeout")  # 0 is W&B's way to say the same
+    """The seconds to wait for the end of a run; None: as long as it takes."""
+    seconds = _timeout("finish_timeout")  # 0 is W&B's value for no limit
     return _timeout("init_timeout") + seconds + 10 if seconds else None
 
 
@@ -266,15 +266,15 @@ def _teardown() -> None:
         import wandb
 
         wandb.teardown()
-    except Exception:  # that it is broken has been told already
+    except Exception:  # that it is broken is already reported
         pass
 
 
 def _wait_for_exit_record(path: Path, seconds: float = 1.0) -> None:
-    """`run.finish` returns before the file's last rows and its end are written.
+    """Wait for the file's last rows and its end: `run.finish` returns before that.
 
-    The last record is field 18 (`exit`) of W&B's protobuf. A format that changes costs
-    the bounded wait, nothing more.
+    The last record is field 18 (`exit`) of W&B's protobuf. If the format changes, only
+    the bounded wait is lost.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""W&B's offline files, read.
+"""Reads W&B's offline files.
 
 LevelDB log framing around protobuf records. wandb 0.31 has no public reader; the
 framing is as old as the format, but the protobuf module is private, so nothing that has
