@@ -18,6 +18,7 @@ def run(capsys, folders, *arguments):
     return ended.value.code, capsys.readouterr().out
 
 
+@pytest.mark.smoke
 def test_frameworks_agree(capsys, folders):
     status, out = run(capsys, folders, "optimizer=adamw", "schedule=cosine")
     assert status == 0

@@ -17,7 +17,11 @@ def names(group):
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("pipeline,overrides,message", CASES, ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    "pipeline,overrides,message",
+    [pytest.param(*CASES[0], marks=pytest.mark.smoke), *CASES[1:]],
+    ids=[c[0] for c in CASES],
+)
 def test_sabotage_is_refused(pipeline, overrides, message, built):
     with pytest.raises(ConfigError, match=f"(?s)verify: .*{message}"):
         built(*SHORT, *overrides, f"framework._target_=helpers.sabotaged.{pipeline}")

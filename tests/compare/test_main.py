@@ -44,6 +44,7 @@ def test_a_sweep_over_optimizers(tmp_path, run):
     assert pl.read_csv(tmp_path / "out" / "runs.csv").height == 10
 
 
+@pytest.mark.smoke
 def test_frameworks_agree_and_the_optimizer_explains(tmp_path, run):
     for framework in ("jax", "linen", "nnx"):
         tiny = 1e-7 * (framework == "nnx")

@@ -71,6 +71,7 @@ def test_dropout_changes_with_the_step_and_is_off_in_evaluation(
     np.testing.assert_array_equal(predict(state, batch), predict(state, batch))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_batch_norm_statistics_follow_training(framework, built):
     run = built(f"framework={framework}", "model=cnn", SMALL["cnn"], "train.epochs=1")
@@ -98,6 +99,7 @@ def test_odd_optimizer_states_train_alike(optimizer, trained):
     assert runs[0] == runs[1] == runs[2]
 
 
+@pytest.mark.smoke
 def test_linen_forwards_the_loss_to_the_optimizer():
     """The stock TrainState drops it (flax #4471): then a plateau can't be seen."""
     import optax

@@ -106,6 +106,7 @@ def wide():
     return "model.hidden_sizes=[256,256]", "train.ema_decay=0.9", "mesh=fsdp"
 
 
+@pytest.mark.smoke
 def test_each_of_8_devices_has_an_8th_of_the_state(built, wide):
     run = built(*wide)
     compiled = SESSION.program(run.spec, run.values)
@@ -145,6 +146,7 @@ def test_one_device_moves_nothing(built):
     assert crossings(SESSION.program(run.spec, run.values)) == []
 
 
+@pytest.mark.smoke
 def test_fsdp_gathers_each_parameter_once(built):
     run = built("mesh=fsdp")
     crossed = {

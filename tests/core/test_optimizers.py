@@ -61,6 +61,7 @@ def with_learning_rate(module):
                 yield name
 
 
+@pytest.mark.smoke
 def test_every_optimizer_of_optax_has_a_yaml():
     public = {*with_learning_rate(optax), *with_learning_rate(optax.contrib)}
     assert public - set(NAMES) == LEFT_OUT
@@ -148,6 +149,7 @@ def test_which_float_arguments_are_part_of_the_program():
     assert static == {}
 
 
+@pytest.mark.smoke
 def test_clipping_bounds_the_update(trained):
     rows = trained(
         "optimizer=sgd", "optimizer.learning_rate=1.0", "train.clip_global_norm=0.01",

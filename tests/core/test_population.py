@@ -127,6 +127,7 @@ def test_a_plateau_and_an_average_are_each_members_own(built):
     assert rows[0][0]["train/learning_rate"] == pytest.approx(0.3)
 
 
+@pytest.mark.smoke
 def test_a_nan_stops_its_member_alone_and_with_the_same_row(built):
     runs = [
         built("optimizer=sgd", f"optimizer.learning_rate={rate}", *SMALL)

@@ -142,6 +142,7 @@ def test_plateau_falls_where_the_rule_says(framework, unit, base, trained):
     )  # fmt: skip
 
 
+@pytest.mark.smoke
 def test_plateau_watches_the_evaluation(trained):
     rule = dict(patience=2, cooldown=0, factor=0.5, rtol=0.05, atol=0.0, min_scale=0.0)
     rows = trained(
@@ -165,6 +166,7 @@ def test_plateau_patience_must_be_whole_evaluations(built):
         )  # fmt: skip
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "schedule",
     [

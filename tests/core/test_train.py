@@ -34,6 +34,7 @@ def test_how_calls_are_cut_changes_nothing(per_call, trained):
         np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
 
 
+@pytest.mark.smoke
 def test_same_config_same_bits(trained):
     assert to_json(trained(*LENGTH)) == to_json(trained(*LENGTH))
 
@@ -61,6 +62,7 @@ def test_batches_are_sharded_over_the_devices(built):
     assert {shard.data.shape for shard in shards} == {(4, 8, 8, 8, 1)}
 
 
+@pytest.mark.smoke
 def test_nan_stops_at_its_step_and_keeps_the_rows(built):
     run = built(*LENGTH, "optimizer=sgd", "optimizer.learning_rate=1e6")
     rows = []
@@ -121,6 +123,7 @@ def test_evaluation_is_the_mean_over_every_example(built, trained):
         np.testing.assert_allclose(rows[-1][f"eval/{name}"], np.mean(values), rtol=1e-5)
 
 
+@pytest.mark.smoke
 def test_golden_losses(trained):
     """If this fails and you changed neither the initial values, the order of the
     examples, the default model nor the optimizer, then something else changed the

@@ -204,6 +204,7 @@ def test_the_other_jobs_of_a_sweep_run_when_one_fails(run, tmp_path):
     assert lines[-1] == f"error: {rule}"
 
 
+@pytest.mark.smoke
 def test_interpolations_in_overrides_are_recorded_as_they_were_typed(run, tmp_path):
     override = "wandb.notes=${oc.env:HOME}"
     done = run(*SHORT, override, "hydra.run.dir=out", "wandb=disabled", "train.steps=1")

@@ -218,6 +218,7 @@ def test_an_extension_that_is_another_run_says_so(ran, tmp_path):
     )
 
 
+@pytest.mark.smoke
 def test_a_replay_of_a_resumed_run_compares_bits(ran, tmp_path, capsys):
     ran(tmp_path, "checkpoint.every_steps=15", stop=18)
     ran(tmp_path)

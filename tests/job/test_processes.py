@@ -105,6 +105,7 @@ def test_where_a_process_finds_its_place(monkeypatch):
     assert rank(DistributedSettings(**off)) == ALONE
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("tasks", "wanted"), [("2", Rank(1, 2, None)), ("1", ALONE)])
 def test_a_step_of_slurm_is_found(tasks, wanted, monkeypatch):
     for name, value in (SLURM | {"SLURM_NTASKS": tasks}).items():

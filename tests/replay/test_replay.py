@@ -71,6 +71,7 @@ def edit(run: Path, name: str, **values) -> None:
     path.write_text(json.dumps(tree))
 
 
+@pytest.mark.smoke
 def test_the_same_again(run, capsys):
     before = {path: path.read_bytes() for path in run.iterdir()}
     assert main([str(run)]) == 0

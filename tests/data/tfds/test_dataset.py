@@ -33,6 +33,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.smoke
 def test_digits(tmp_path):
     data = load(tmp_path)
     assert (len(data.train), len(data.eval)) == (1437, 360)
