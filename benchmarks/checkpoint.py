@@ -2,11 +2,11 @@
 
     python benchmarks/checkpoint.py
 
-The two take turns, so that what else the machine does falls on both. The ratio is of
-the wall times of training, compilation left out, rows in its files, the last save
-waited for. The CNN is that of benchmarks/step.py: 28x28 images, batches of 64. The
-first save of a process also imports Orbax; that is told apart. Where other programs
-keep the machine busy, the ratio of CPU times, which is printed too, is the steadier.
+The two take turns, so that other load on the machine affects both. The ratio is that of
+the wall times of training, without compilation, but with writing rows and waiting for
+the last save. The CNN is that of benchmarks/step.py: 28x28 images, batches of 64. The
+first save of a process also imports Orbax; that is reported separately. Where other
+programs keep the machine busy, the ratio of CPU times, also printed, varies less.
 """
 
 import argparse

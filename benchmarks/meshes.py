@@ -30,13 +30,13 @@ from runner.job.session import Session
 MESHES = ("data", "fsdp", "data_fsdp")
 MLP = ("model.hidden_sizes=[16]", "mesh.min_shard_elements=64")
 CNN = ("model=cnn", "mesh.min_shard_elements=64")
-# Of rank 128, larger than the gradients', galore gives Adam components that are nothing
-# but rounding, which Adam scales up to the size of a step.
+# With its rank of 128, larger than that of the gradients, galore gives Adam components
+# that are nothing but rounding, which Adam scales up to the size of a step.
 OWN = {"galore": ("optimizer.rank=4",)}
 
 
 class Renamed:
-    """The client of the coordinator, with names of its own for each of several runs."""
+    """The client of the coordinator, with separate names for each of several runs."""
 
     def __init__(self, client: Any, run: int):
         self._client, self._run = client, run

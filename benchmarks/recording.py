@@ -1,4 +1,4 @@
-"""What logging costs: W&B and JSONL every ten steps against none.
+"""The cost of logging: W&B and JSONL every ten steps, compared with none.
 
     python benchmarks/recording.py --repeats 5
 

@@ -1,4 +1,4 @@
-"""Time to the first step, beside the bare imports and the same program by hand.
+"""Time to the first step, compared with bare imports and the same program by hand.
 
     python benchmarks/startup.py --repeats 5
 

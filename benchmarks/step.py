@@ -1,12 +1,12 @@
-"""Training speed beside loops written by hand: the same model, batches and optimizer.
+"""Training speed compared with loops by hand: same model, batches and optimizer.
 
     python benchmarks/step.py --steps 20000 --cnn-steps 200 --repeats 5
 
-Loops take turns, so that what else the machine does falls on all of them. A ratio is
-the speed of the runner's slowest framework over that of the other loop (in the rows of
-the runner: that framework's over the fastest one's), of the median seconds and as the
-median of each round's ratio. Start-up and compilation are left
-out; the runner's time has its W&B run and its files in it, the others log nothing.
+Loops take turns, so that other load on the machine affects all of them. A ratio is the
+speed of the runner's slowest framework over that of the other loop (in the rows of the
+runner: that framework's over the fastest one's), from the median seconds and as the
+median of each round's ratio. Start-up and compilation are left out; the runner's time
+includes its W&B run and its files, while the others log nothing.
 """
 
 import argparse

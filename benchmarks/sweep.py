@@ -4,9 +4,9 @@
     python benchmarks/sweep.py --repeats 1 --jobs 1 10 100 1000
     python benchmarks/sweep.py --repeats 3 --strategies
 
-The digits MLP for 20 epochs, schedule x learning rate x seed, every job with its W&B
-offline run and files; wall clock of whole commands, which take turns. Nothing is
-compiled beforehand, and the data set is prepared.
+The digits MLP for 20 epochs, schedule x learning rate x seed, each job with its offline
+W&B run and files; wall clock of whole commands, which take turns. Nothing is compiled
+beforehand, but the data set is prepared.
 
 packed    `python -m runner -m ...`
 peers     Hydra's basic launcher, where each job compiles its own program, without this

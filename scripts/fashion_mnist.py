@@ -1,4 +1,4 @@
-"""Makes the four Fashion-MNIST files that TFDS expects from those of Debian.
+"""Makes the four Fashion-MNIST files that TFDS expects from those in Debian.
 
     apt-get install dataset-fashion-mnist
     python scripts/fashion_mnist.py --out fashion

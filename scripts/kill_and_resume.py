@@ -1,11 +1,12 @@
-"""Kill runs at random moments, resume them, and check that nothing shows.
+"""Kill runs at random moments, resume them, and check that the results are the same.
 
     python scripts/kill_and_resume.py --kills 20
 
-Each case is trained once undisturbed. Then it is trained again, killed at random
-moments and started anew by the same command until it has had its share of the kills,
-and left to finish. Its rows, timings aside, and all arrays of its last checkpoint must
-be those of the undisturbed run, bit for bit. Exit status 1 if they aren't.
+Each case is trained once without interruption. Then it is trained again, killed at
+random moments and started again by the same command until it has had its share of the
+kills, and left to finish. Its rows, except for timings, and all arrays of its last
+checkpoint must equal those of the uninterrupted run, bit for bit. Otherwise the exit
+status is 1.
 """
 
 import argparse

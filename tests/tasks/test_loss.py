@@ -13,6 +13,7 @@ logits = rng.normal(size=(6, 4)).astype(np.float32)
 labels = np.array([0, 1, 2, 3, 0, 1], np.int32)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_and_accuracy(smoothing):
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
