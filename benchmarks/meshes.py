@@ -52,7 +52,7 @@ def composed(steps: int, *overrides: str) -> Any:
 
 
 def losses(cfg: Any, own: Processes | None = None) -> np.ndarray:
-    """Of each step, and of the evaluation after the last."""
+    """The losses of each step, and of the evaluation after the last."""
     rows: list[dict] = []
     session = Session(own)
     host = Host(lambda index, row: rows.append(row), agree=session.processes.agree)

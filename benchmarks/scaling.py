@@ -3,11 +3,11 @@
     python benchmarks/scaling.py
 
 Read from the compiled program on virtual CPU devices, so there are no times. Strong
-scaling keeps the batch of a step, weak scaling the examples of a device. The theory, with P bytes of
-parameters on n devices that exchange them in a ring, is what each device sends: for
-`data` 2 P (n - 1) / n, an all-reduce of the gradients; for `fsdp` P (n - 1) / n for
-gathering the parameters, which the backward pass reads again, and as much for a
-reduce-scatter of the gradients.
+scaling keeps the batch of a step, weak scaling the examples of a device. The theory,
+with P bytes of parameters on n devices that exchange them in a ring, is what each
+device sends: for `data` 2 P (n - 1) / n, an all-reduce of the gradients; for `fsdp`
+P (n - 1) / n for gathering the parameters, which the backward pass reads again, and as
+much for a reduce-scatter of the gradients.
 """
 
 import argparse

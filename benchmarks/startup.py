@@ -59,7 +59,7 @@ print("first step", flush=True)
 
 
 def until(command: list[str], done) -> float:
-    """Seconds until `done`, which is asked every two milliseconds."""
+    """Seconds until `done`, which is checked every two milliseconds."""
     started = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -79,7 +79,7 @@ def make_run(framework: str, model: str, steps: int, log_every_steps: int = 100)
 
 
 def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], float]:
-    """What `python -m runner` does after `build`; times the training in it."""
+    """Do what `python -m runner` does after `build`; times the training in it."""
     numbers = iter(range(10**6))
 
     def loop():
@@ -152,7 +152,7 @@ def initial(run: Run):
 
 
 def nnx_loop(run: Run, steps: int) -> Callable[[], float]:
-    """The MLP as flax's tutorial has it: `nnx.jit`, one call a step, NumPy batches."""
+    """The MLP as in flax's tutorial: `nnx.jit`, one call per step, NumPy batches."""
     inputs, labels, rows = arrays(run)
     model = mlp.Nnx(inputs[0].size, (128, 64, CLASSES), jax.nn.relu, 0.0, nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
@@ -213,7 +213,7 @@ def cnn_loop(run: Run) -> Callable[[], float]:
 
 
 def compare(title: str, loops: dict[str, Callable], steps: int, repeats: int) -> None:
-    """Time the loops in turn and print how fast the runner is beside each."""
+    """Time the loops in turn and print the runner's speed relative to each."""
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for loop in loops.values():  # compiles, and starts W&B's process
         loop()

@@ -58,7 +58,7 @@ def packed(jobs: int, folder: Path, *more: str) -> float:
 
 
 def peers(jobs: int, folder: Path) -> float:
-    """The seconds of ten jobs, less those of none, scaled, and the start-up once."""
+    """The seconds of ten jobs without start-up, scaled, plus the start-up once."""
     schedules, rates, seeds = grid(jobs)
     every = list(itertools.product(schedules, rates, seeds))
     some = every[:: max(len(every) // 10, 1)][:10]
@@ -78,7 +78,7 @@ def peers(jobs: int, folder: Path) -> float:
 
 
 def one_by_peers() -> None:
-    """One job without what peers don't have: probes and digests."""
+    """One job without the probes and digests that peers don't have."""
     from runner import cli
     from runner.job import run
 
@@ -213,7 +213,7 @@ MODELS = {
 
 
 def strategies(repeats: int) -> None:
-    """How good the launcher's choice is: training alone, in one process."""
+    """Check the launcher's choice of strategy: only training, in one process."""
     import hydra
     import jax
 

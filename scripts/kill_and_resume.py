@@ -86,7 +86,7 @@ def main() -> int:
 def check(
     folder: Path, overrides: tuple[str, ...], kills: int, chance: random.Random, number
 ) -> tuple[list[int], list[str]]:
-    """Train undisturbed and killed: the steps of the kills, and what differs."""
+    """Train with and without kills: the steps of the kills, and the differences."""
     whole, killed = folder / "whole", folder / "killed"
     begun = time.monotonic()
     process = start(whole, overrides)
@@ -120,7 +120,7 @@ def start(folder: Path, overrides: tuple[str, ...]) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, number: int | None = None) -> int:
-    """Wait for its end, which must be a good one unless `number` was sent to it."""
+    """Wait for its end, which must be a success unless `number` was sent to it."""
     _, told = process.communicate()
     if process.returncode not in (0, *([] if number is None else [-number, 75])):
         raise SystemExit(f"exit status {process.returncode}:\n{told.decode()}")
@@ -143,13 +143,13 @@ def status(folder: Path) -> str | None:
 
 
 def wait_for_rows(folder: Path, process: subprocess.Popen, before: int) -> None:
-    """Until there are more rows than before, or the process has ended."""
+    """Wait until there are more rows than before, or the process has ended."""
     while process.poll() is None and size(folder) <= before:
         time.sleep(0.001)
 
 
 def compare(whole: Path, killed: Path) -> list[str]:
-    """What differs between two finished runs."""
+    """The differences between two finished runs."""
     found = []
     rows, others = (
         [
@@ -176,7 +176,7 @@ def compare(whole: Path, killed: Path) -> list[str]:
 
 
 def arrays_of(folder: Path) -> dict[str, np.ndarray]:
-    """Of the last checkpoint."""
+    """The arrays of the last checkpoint."""
     last = max(int(path.name) for path in (folder / "checkpoints").iterdir())
     with ocp.StandardCheckpointer() as reader:
         tree = reader.restore((folder / "checkpoints" / str(last) / "state").absolute())
