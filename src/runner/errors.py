@@ -46,6 +46,12 @@ class Preempted(SystemExit):
             handler(self._number, None)
 
 
+def no_such_key(section: str, name: object, names: Iterable[str]) -> str:
+    """The message for a key that a section of the configuration doesn't have."""
+    where = section or "the configuration"
+    return f"{where} has no key {str(name)!r}; it has {', '.join(names)}."
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The nearest of `names` as a sentence with a leading space, or nothing."""
     by_lower = {n.lower(): n for n in names}

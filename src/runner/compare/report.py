@@ -1,7 +1,6 @@
 """One self-contained page of a comparison, and its figures as PNG files."""
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -21,6 +20,7 @@ from runner.compare.analysis import Analysis
 from runner.compare.figures import Figure, figures
 from runner.compare.headline import headline
 from runner.compare.load import Runs
+from runner.record.files import write_bytes
 
 PAGE = "report.html"
 
@@ -51,7 +51,7 @@ def write_report(runs: Runs, analysis: Analysis, out: Path) -> list[Path]:
         text = page(runs, analysis, drawn, vega.result())
     written = {PAGE: text.encode(), **images}
     for name, data in written.items():
-        _replace(out / name, data)
+        write_bytes(out / name, data)
     return [out / name for name in written]
 
 
@@ -117,12 +117,3 @@ def _sentence(text: str) -> str:
 
 def _asset(name: str) -> str:
     return files("runner.compare").joinpath(name).read_text(encoding="utf-8")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -25,7 +25,13 @@ from omegaconf.errors import (
 
 from runner.config.argument_types import described
 from runner.config.conf import conf_dir
-from runner.errors import ConfigError, JobFailed, TrainingStopped, did_you_mean
+from runner.errors import (
+    ConfigError,
+    JobFailed,
+    TrainingStopped,
+    did_you_mean,
+    no_such_key,
+)
 from runner.settings import Settings
 from runner.trees import flatten
 
@@ -146,8 +152,7 @@ def _wanted(key: str) -> str | None:
 def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
     section = key.rpartition(".")[0]
     names = sorted(n for n in map(str, parent) if n != "hydra")
-    message = f"{section or 'the configuration'} has no key {name!r}; it has "
-    message += ", ".join(n for n in names if not n.startswith("_")) + "."
+    shown = [n for n in names if not n.startswith("_")]
     suggestion = did_you_mean(name, names)
     if not section:
         keys = flatten(cast(dict, OmegaConf.to_container(parent, resolve=False)))
@@ -155,7 +160,7 @@ def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
         suggestion = suggestion or did_you_mean(name, elsewhere)
         if elsewhere:
             suggestion = f"Did you mean {' or '.join(map(repr, elsewhere))}?"
-    return message + _on_its_own_line(suggestion)
+    return no_such_key(section, name, shown) + _on_its_own_line(suggestion)
 
 
 def _not_composed(text: str) -> str:

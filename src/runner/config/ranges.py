@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from omegaconf import DictConfig, OmegaConf
 
-from runner.errors import ConfigError, did_you_mean
+from runner.errors import ConfigError, did_you_mean, no_such_key
 from runner.settings import SECTIONS, SETTINGS, Settings
 
 
@@ -21,10 +21,8 @@ def check_keys(cfg: DictConfig) -> None:
         names = [field.name for field in fields(schema)]
         for key in cfg[section] if section else cfg:
             if key not in names:
-                raise ConfigError(
-                    f"{section or 'the configuration'} has no key {key!r}; it has "
-                    f"{', '.join(names)}.{did_you_mean(str(key), names)}"
-                )
+                message = no_such_key(section, key, names)
+                raise ConfigError(message + did_you_mean(str(key), names))
 
 
 def check_ranges(cfg: DictConfig, keys: Iterable[str] = tuple(SETTINGS)) -> None:
