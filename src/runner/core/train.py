@@ -216,6 +216,7 @@ def _calls(
     *lead, steps = run.learning_rates.shape
     every = run.settings.eval_every_steps
     logged = logged_steps(steps, run.settings)
+    data = program.data()
     no_eval_loss: Any = np.full(lead, np.inf, np.float32)
     step, eval_loss = 0, no_eval_loss
     if start:
@@ -226,21 +227,19 @@ def _calls(
 
     def take(carry, step, count):
         """Dispatch `count` steps after `step`."""
-        padding = program.capacity - count
-        rates = run.learning_rates[..., step : step + count]
-        rates = np.pad(rates, [*[(0, 0)] * len(lead), (0, padding)])
-        wanted = np.pad(logged[step : step + count], (0, padding))
+        rates = np.zeros((*lead, program.capacity), np.float32)
+        rates[..., :count] = run.learning_rates[..., step : step + count]
+        wanted = np.zeros(program.capacity, bool)
+        wanted[:count] = logged[step : step + count]
         return program.train(
-            carry, program.data().train, feeder.take(count), rates, wanted,
+            carry, data.train, feeder.take(count), rates, wanted,
             np.int32(step), np.int32(count), eval_loss, run.values,
         )  # fmt: skip
 
     def evaluate(carry):
         totals, means = program.totals, None
         for batches in program.eval_batches():
-            totals, means = program.evaluate(
-                carry, program.data().eval, batches, totals
-            )
+            totals, means = program.evaluate(carry, data.eval, batches, totals)
         return means
 
     waiting, stopped = None, None
