@@ -151,7 +151,7 @@ def test_a_failed_write_keeps_the_old_page_and_leaves_nothing(tmp_path, monkeypa
     def full(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr("runner.compare.report.os.replace", full)
+    monkeypatch.setattr("runner.record.files.os.replace", full)
     with pytest.raises(OSError, match="disk full"):
         report.write_report(runs, analyse(runs, "optimizer", "eval/loss"), tmp_path)
     assert (tmp_path / PAGE).read_text() == "old"
