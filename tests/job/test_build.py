@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from runner.cli import MISTAKES
@@ -160,3 +161,29 @@ def test_the_recorded_config_is_complete(built):
     assert config["train"]["eval_every_steps"] == 22
     assert config["schedule"]["peak_value"] == config["optimizer"]["learning_rate"]
     assert "???" not in str(config)
+
+
+@pytest.mark.parametrize(
+    "one,other",
+    [
+        (["data.data_seed=0"], ["data.data_seed=1"]),
+        (["data.noise=0.1"], ["data.noise=0.2"]),
+    ],
+)
+def test_data_of_one_shape_are_not_mixed_up(one, other, built, trained):
+    """A program holds its data: once, the first job's were used for the second."""
+    linear = ["data=linear_ae", "model=linear_autoencoder", "train.epochs=1"]
+    first, second = built(*linear, *one), built(*linear, *other)
+    assert first.spec.key != second.spec.key
+    assert first.spec.dataset is not second.spec.dataset
+    assert trained(*linear, *one) != trained(*linear, *other)
+
+
+def test_slices_of_one_length_are_not_mixed_up(built):
+    slices = ["train[:640]", "train[-640:]"]
+    first, second = (
+        built(f"data.train_split='{each}'", "train.epochs=1").spec.dataset.train
+        for each in slices
+    )
+    rows = np.arange(8)
+    assert not np.array_equal(first.rows(rows)["input"], second.rows(rows)["input"])

@@ -289,12 +289,12 @@ def _description(
             for key, value in train.items()
             if is_in_program(key) or SETTINGS[key].switch
         },
-        "data": {
+        # The program holds the data too, so those of one shape must not be mixed up.
+        "data": {k: v for k, v in config["data"].items() if is_in_program(f"data.{k}")}
+        | {
             "features": {k: [v.shape[1:], str(v.dtype)] for k, v in rows.items()},
-            "batch_size": dataset.batch_size,
             "examples": [len(dataset.train), len(dataset.eval)],
             "classes": dataset.num_classes,
-            "scale": [dataset.mean, dataset.std],
             "mode": dataset.mode,
         },
         "mesh": [mesh.devices, mesh.fsdp, mesh.fsdp > 1 and mesh.min_shard_elements],
