@@ -55,6 +55,13 @@ def test_the_figures_that_apply_and_no_others(options, expected):
         assert width > 1400 and height > 150
 
 
+def test_a_heat_map_shows_runs_without_the_second_factor_too():
+    adam = [run(f"a{rate}", rate=rate) for rate in (0.1, 0.01)]
+    found = drawn(tables([*adam, run("s", rate=None, optimizer="sgd")]))
+    x = found["heat_map"].chart.to_dict()["layer"][0]["encoding"]["x"]
+    assert x["sort"] == ["0.01", "0.1", "null"]
+
+
 def test_a_band_spans_the_seeds_and_a_line_is_their_mean():
     rows = values(drawn(sweep())["eval_loss"].chart)
     (row,) = [r for r in rows if r["group"] == "adam" and r["step"] == "40"]

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import polars as pl
 
-from runner.compare.load import CHOICES
+from runner.compare.load import CHOICES, natural
 from runner.record.provenance import affects
 from runner.settings import (
     MACHINE,
@@ -162,3 +162,10 @@ def default_by(table: pl.DataFrame) -> str:
 def texts(values: pl.Series) -> list[str]:
     """Values as one writes them in an override."""
     return [v if isinstance(v, str) else json.dumps(v) for v in values]
+
+
+def distinct(values: pl.Series) -> tuple[str, ...]:
+    """The different values as text, numbers by size and words in natural order."""
+    if values.dtype.is_numeric():
+        return tuple(texts(values.unique().sort(nulls_last=True)))
+    return tuple(sorted(set(texts(values)), key=natural))

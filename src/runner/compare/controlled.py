@@ -18,6 +18,7 @@ from runner.compare.columns import (
     PROBE,
     copies,
     determined,
+    distinct,
     ignored,
     is_fact,
     own_keys,
@@ -230,16 +231,10 @@ def _key(table: pl.DataFrame, by: str, name: str, role: str) -> Key:
     column = table[name]
     if name == PROBE:  # nobody reads its numbers
         column = pl.Series([n and f"probe {n}" for n in _probes(table, first=1)])
-    values = _distinct(column)
+    values = distinct(column)
     by_group = {}
     if role == "confounder":
         groups = _members(table, by).items()
-        by_group = {g: _distinct(column[i])[:8] for g, i in groups}
+        by_group = {g: distinct(column[i])[:8] for g, i in groups}
     told = _FACTS.get(name, name.removeprefix("provenance."))
     return Key(told, role, values[:8], len(values), by_group)
-
-
-def _distinct(values: pl.Series) -> tuple[str, ...]:
-    if values.dtype.is_numeric():
-        return tuple(texts(values.unique().sort(nulls_last=True)))
-    return tuple(sorted(set(texts(values)), key=natural))

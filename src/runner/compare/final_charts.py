@@ -7,8 +7,8 @@ import polars as pl
 
 from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
-from runner.compare.columns import texts
-from runner.compare.load import Runs, natural
+from runner.compare.columns import distinct, texts
+from runner.compare.load import Runs
 
 # More values than this on a side of the heat map can't be read on a phone.
 _MAX_SIDE = 24
@@ -153,9 +153,7 @@ def heat_map(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
         .group_by("group", "other")
         .agg(mean=final.mean(), low=final.min(), high=final.max(), runs=pl.len())
     )
-    is_number = ended[others[0]].dtype.is_numeric()
-    place = float if is_number else natural
-    order = sorted(table["other"].unique(), key=place)
+    order = [o for o in distinct(ended[others[0]]) if o in table["other"]]
     if not 2 <= len(order) <= _MAX_SIDE:
         return None
     return _heat_map(table, analysis, others[0], order)
