@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 def parsed(runs) -> Page:
     analysis = analyse(runs, "optimizer", "eval/loss")
-    return Page(report.page(runs, analysis, figures(runs, analysis), "/* Vega */"))
+    return Page(report.page(runs, analysis, [*figures(runs, analysis)], "/* Vega */"))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
-"""Everything that is said about a set of runs, so that text and page say the same."""
+"""All findings about a set of runs, so that the terminal and the page agree."""
 
+import statistics
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import polars as pl
@@ -21,18 +23,21 @@ class Analysis(NamedTuple):
     Attributes:
       by: the column of `Runs.table` whose values are compared, such as "optimizer".
       metric: such as "eval/loss"; its last value, `final.<metric>`, is compared.
-      higher_is_better: of the metric.
+      higher_is_better: whether a higher value of the metric is better.
       control: which keys vary with `by`, and whether the comparison is controlled.
       groups: one for each value of `by`, the best mean first.
-      comparisons: of each pair of groups, over everything that is crossed with `by`.
-      cells: the same within each combination of what is crossed; empty if nothing is.
-      tuning: what each group tried, and which settings its statistics are from.
+      crossed: the columns that vary within the groups, other than the seed and the
+        tuned keys. A cell is a combination of their values.
+      comparisons: of each pair of groups, over all cells.
+      cells: the same within each cell; empty if nothing is crossed.
+      tuning: what each group tried, and which setting it is compared at.
       target: the value of the metric that `targets` are about; None without one.
       targets: steps and seconds to `target`, one for each group; empty without one.
-      attribution: the part of each varying factor in the variance.
-      used: the names of the runs that groups and comparisons are from: finished, and
-        each group at its own best setting.
-      warnings: one line each, problems of reading among them.
+      attribution: the share of the variance that each varying factor explains.
+      used: one row for each run in the statistics (finished, and at its group's best
+        setting), the best group first: `run`, `group`, `cell`, `setting` (text),
+        `seed`, and `value`, the final metric.
+      warnings: one line each; what could not be read comes first.
     """
 
     by: str
@@ -40,13 +45,14 @@ class Analysis(NamedTuple):
     higher_is_better: bool
     control: Control
     groups: tuple[Group, ...]
+    crossed: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     cells: tuple[Comparison, ...]
     tuning: Tuning
     target: float | None
     targets: tuple[Target, ...]
     attribution: tuple[Attribution, ...]
-    used: tuple[str, ...]
+    used: pl.DataFrame
     warnings: tuple[str, ...]
 
 
@@ -57,13 +63,13 @@ def analyse(
     target: float | None = None,
     budget: int | None = None,
 ) -> Analysis:
-    """Compare the finished ones of `runs`.
+    """Compare the finished runs of `runs`.
 
     Args:
       by: the factor; by default the group that varies.
       metric: by default the objective that the runs' configs name.
-      target: also measure how fast the metric got there.
-      budget: how many settings of its own each group may be tuned over.
+      target: a value of the metric; also measure how fast each group reached it.
+      budget: how many of the settings that it tried each group may choose from.
 
     Raises:
       ConfigError: no finished run, or no such factor or metric.
@@ -73,51 +79,39 @@ def analyse(
         raise ConfigError(
             f"none of the {runs.table.height} runs is finished: {_listed(runs.table)}"
         )
-    metric, by = _metric(runs, table, metric), _factor(table, by)
-    return _analysed(runs, table, by, metric, target, budget)
-
-
-def _analysed(
-    runs: Runs,
-    table: pl.DataFrame,
-    by: str,
-    metric: str,
-    target: float | None,
-    budget: int | None,
-) -> Analysis:
+    metric, by = _metric(table, metric), _factor(table, by)
     higher = is_higher_better(metric)
-    # What failed was tried as well: at too high a learning rate that is how runs end.
+    # Failed runs count as tried: at too high a learning rate, runs diverge.
     tried = runs.table.filter(pl.any_horizontal(pl.col(*CHOICES, "seed").is_not_null()))
     tuned = tuned_keys(tried, by)
-    cells = cell_keys(table, by, tuned)
-    rows = _rows(table, by, metric, tuned, cells)
+    crossed = cell_keys(table, by, tuned)
+    rows = _rows(table, by, metric, tuned, crossed)
     tuning, warnings = tune(rows, tuned, budget, higher)
     used, ranked = _ranked(rows, tuning, higher)
-    varied = [f for f in (by, *cells, "seed") if used[f].n_unique() > 1]
-    reached = reach(runs.curves, used, metric, target, higher)
+    varied = dict.fromkeys([by, *crossed, "seed"])
     analysis = Analysis(
         by=by,
         metric=metric,
         higher_is_better=higher,
         control=control(table, by, tuned),
         groups=ranked,
+        crossed=tuple(crossed),
         comparisons=compare(used, ranked, higher, cells=False),
-        cells=compare(used, ranked, higher, cells=True) if cells else (),
+        cells=compare(used, ranked, higher, cells=True) if crossed else (),
         tuning=tuning,
         target=target,
-        targets=reached,
-        attribution=attribute(used, list(dict.fromkeys(varied))),
-        used=tuple(used["run"]),
+        targets=reach(runs.curves, used, metric, target, higher),
+        attribution=attribute(used, [f for f in varied if used[f].n_unique() > 1]),
+        used=used,
         warnings=(),
     )
-    warnings = (*_warnings(runs, table, used, analysis), *warnings)
-    return analysis._replace(warnings=warnings)
+    return analysis._replace(warnings=(*_warnings(runs, table, analysis), *warnings))
 
 
 def _ranked(
     rows: pl.DataFrame, tuning: Tuning, higher_is_better: bool
 ) -> tuple[pl.DataFrame, tuple[Group, ...]]:
-    """Each group's runs at its best setting, the best group first; and the groups."""
+    """The runs at their group's best setting, the best group first; and the groups."""
     chosen = tuning.sensitivity.filter("chosen").select("group", "cell", "setting")
     used = rows.join(chosen, on=["group", "cell", "setting"], maintain_order="left")
     ranked = groups(used, higher_is_better)
@@ -127,17 +121,16 @@ def _ranked(
 
 
 def is_higher_better(metric: str) -> bool:
-    """By its name: accuracies, scores and rewards rise; anything else falls."""
+    """By its name: of accuracies, scores and rewards; of all else, lower is better."""
     name = metric.rsplit("/")[-1]
     return any(w in name for w in ("accuracy", "score", "reward", "return", "auc"))
 
 
-def _metric(runs: Runs, table: pl.DataFrame, metric: str | None) -> str:
+def _metric(table: pl.DataFrame, metric: str | None) -> str:
     names = [c.removeprefix("final.") for c in table.columns if c.startswith("final.")]
     if metric is None:
         objectives = table["objective"].drop_nulls() if "objective" in table else []
-        counts = {name: list(objectives).count(name) for name in objectives}
-        metric = str(max(counts, key=lambda name: counts[name], default="eval/loss"))
+        metric = statistics.mode([*objectives] or ["eval/loss"])
     if metric not in names:
         raise ConfigError(
             f"--metric {metric} is not a metric of these runs, which have "
@@ -151,9 +144,9 @@ def _factor(table: pl.DataFrame, by: str | None) -> str:
         return default_by(table)
     names = [*CHOICES, *varying(table)]
     if by not in table or by not in {*names, *_config_keys(table)}:
-        told = ", ".join(dict.fromkeys(names))
         raise ConfigError(
-            f"--by {by} is not a key of these runs. It may be {told}."
+            f"--by {by} is not a key of these runs. It may be "
+            f"{', '.join(dict.fromkeys(names))}."
             + did_you_mean(by, [*names, *_config_keys(table)])
         )
     return by
@@ -170,20 +163,16 @@ def _config_keys(table: pl.DataFrame) -> list[str]:
 def _rows(
     table: pl.DataFrame, by: str, metric: str, tuned: list[str], cells: list[str]
 ) -> pl.DataFrame:
-    """A row a run: the columns that `tune`, `compare` and `attribute` read."""
-    labels = {
-        name: _labels(table, keys)
-        for name, keys in (("cell", cells), ("setting", tuned))
-    }
+    """One row for each run: what `tune`, `compare` and `attribute` read."""
     columns = dict.fromkeys([by, *cells, "seed"])
     return table.select(
         "run",
         pl.Series("group", texts(table[by])),
-        pl.Series("cell", labels["cell"]),
-        pl.Series("setting", labels["setting"]),
-        # Without seeds nothing is known to be independent: it counts as one.
+        pl.Series("cell", _labels(table, cells)),
+        pl.Series("setting", _labels(table, tuned)),
+        # Runs without a seed aren't known to be independent: they count as one seed.
         pl.col("seed").fill_null(0) if by != "seed" else pl.lit(0).alias("seed"),
-        # Not finite, so that a run that lacks the metric counts as diverged.
+        # A run that lacks the metric counts as diverged.
         pl.col(f"final.{metric}").fill_null(float("nan")).alias("value"),
         *(name for name in (*columns, *tuned) if name != "seed"),
     )
@@ -191,14 +180,12 @@ def _rows(
 
 def _labels(table: pl.DataFrame, keys: list[str]) -> list[str]:
     columns = [[f"{key}={text}" for text in texts(table[key])] for key in keys]
-    return [", ".join(parts) for parts in zip(*columns, strict=True)] or [""] * len(
-        table
-    )
+    if not columns:
+        return [""] * table.height
+    return [", ".join(parts) for parts in zip(*columns, strict=True)]
 
 
-def _warnings(
-    runs: Runs, table: pl.DataFrame, used: pl.DataFrame, analysis: Analysis
-) -> list[str]:
+def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> list[str]:
     left_out = runs.table.filter(pl.col("status") != "finished")
     found = [f"not read: {problem}" for problem in runs.problems]
     if left_out.height:
@@ -206,20 +193,23 @@ def _warnings(
     for group in analysis.groups:
         if group.diverged:
             found.append(
-                f"{group.name}: the metric of {group.diverged} of {group.runs} runs is "
-                "not finite; means leave them out, and it can't be called better"
+                f"{group.name}: {group.diverged} of {group.runs} runs ended without a "
+                f"finite {analysis.metric}. Means leave them out, and {group.name} "
+                "can't be called better"
             )
     if analysis.control.unmatched:
         names = _few(analysis.control.unmatched)
-        found.append(f"without a partner in some other group: {names}")
+        found.append(f"runs without a match in some other group: {names}")
+    used = analysis.used
     repeated = used.height - used.select("group", "cell", "seed").n_unique()
     if repeated:
         found.append(
-            f"{repeated} runs repeat others (all else equal); a mean counts once"
+            f"{repeated} runs repeat others (same seed and settings); their mean counts "
+            "once"
         )
     of_optimizers = analysis.by == "optimizer" and len(analysis.groups) > 1
     if of_optimizers and not analysis.tuning.keys:
-        found.append("nothing was tuned: the optimizers have one setting each")
+        found.append("nothing was tuned: each optimizer has a single setting")
     if "objective" in table and table["objective"].n_unique() > 1:
         found.append("the runs have different objectives")
     dirty = [c for c in table.columns if c.endswith("git.dirty")]
@@ -227,7 +217,7 @@ def _warnings(
     count = table.filter(pl.any_horizontal(dirty)).height if dirty else 0
     if count:
         found.append(
-            f"{count} of {table.height} runs are of uncommitted code (dirty git), so "
+            f"{count} of {table.height} runs used uncommitted code (dirty git), so "
             "their commit doesn't say what ran"
         )
     return found
@@ -237,7 +227,7 @@ def _listed(table: pl.DataFrame) -> str:
     return _few(f"{run} ({status})" for run, status in table["run", "status"].rows())
 
 
-def _few(names) -> str:
+def _few(names: Iterable[str]) -> str:
     names = list(names)
     more = len(names) - _MOST_LISTED
     return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,71 +1,77 @@
-"""What the figures share: which runs they show, colours, and a logarithmic switch."""
+"""What the figures share: the runs shown, colours, tooltips and a log switch."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import altair as alt
 import polars as pl
 
 from runner.compare.analysis import Analysis
-from runner.compare.columns import cell_keys, texts
 from runner.compare.load import Runs, natural
 from runner.compare.theme import DASHES, PALETTE
 
 MAX_GROUPS = len(PALETTE)
 MAX_CELLS = 8
 
-# Page-wide state, which the page's list of series sets: names that are switched off.
+# The names that are unchecked in the page's legend, which sets this in all figures.
 HIDDEN = alt.param(name="hidden", value=[])
 SHOWN = "indexof(hidden, datum.group) < 0"
 
 
 class Shown(NamedTuple):
-    """The runs that the statistics are from, as the figures show them.
+    """The runs in the statistics, as the figures show them.
 
     Attributes:
+      by: the factor, the title of every legend.
       table: `run`, `group`, `cell`, `seed`, `value` (the final metric), one row a run.
       groups: in natural order, so that a colour doesn't change with the results.
-      cells: each combination of what is crossed with the groups, in natural order.
+      cells: see `Analysis.crossed`; in natural order.
     """
 
+    by: str
     table: pl.DataFrame
     groups: list[str]
     cells: list[str]
 
     def few_cells(self) -> "Shown":
-        """Itself, or with all cells as one if they are more than can be drawn."""
+        """Itself, or with all cells merged if there are too many to draw."""
         if len(self.cells) <= MAX_CELLS:
             return self
-        return Shown(self.table.with_columns(cell=pl.lit("")), self.groups, [""])
+        return self._replace(table=self.table.with_columns(cell=pl.lit("")), cells=[""])
+
+    def colour(self) -> alt.Color:
+        """A colour for each group, the same in every figure."""
+        return alt.Color("group:N", title=self.by, scale=self._scale(PALETTE))
+
+    def dash(self) -> alt.StrokeDash:
+        """A dash pattern for each group, the same in every figure."""
+        return alt.StrokeDash("group:N", title=self.by, scale=self._scale(DASHES))
+
+    def _scale(self, values: Sequence[Any]) -> alt.Scale:
+        return alt.Scale(domain=self.groups, range=list(values[: len(self.groups)]))
+
+    def names(self) -> dict[str, str]:
+        """Titles of the fields that name a line: its group and, if several, its cell."""
+        return {"group": self.by} | ({"cell": "cell"} if len(self.cells) > 1 else {})
+
+    def menu(self) -> tuple[list[alt.Parameter], str]:
+        """A menu that picks one of several cells, and the filter for its choice."""
+        if len(self.cells) == 1:
+            return [], "true"
+        menu = alt.binding_select(options=["all", *self.cells], name="only")
+        parameter = alt.param(name="only_cell", value="all", bind=menu)
+        return [parameter], "only_cell === 'all' || datum.cell === only_cell"
 
 
 def shown(runs: Runs, analysis: Analysis) -> Shown:
     """The used runs of the best MAX_GROUPS groups."""
-    keys = crossed(runs, analysis)
-    used = runs.table.filter(pl.col("run").is_in(analysis.used))
-    settings = zip(*(texts(used[key]) for key in keys), strict=True)
-    named = [", ".join(map("=".join, zip(keys, row, strict=True))) for row in settings]
     groups = [group.name for group in analysis.groups[:MAX_GROUPS]]
-    table = used.select(
-        "run",
-        "seed",
-        group=pl.Series(texts(used[analysis.by]), dtype=pl.String),
-        cell=pl.Series(named or [""] * used.height, dtype=pl.String),
-        value=f"final.{analysis.metric}",
-    ).filter(pl.col("group").is_in(groups))
+    used = analysis.used.filter(pl.col("group").is_in(groups)).drop("seed")
+    # The statistics number missing seeds.
+    table = used.join(runs.table.select("run", "seed"), on="run", maintain_order="left")
     cells = sorted(table["cell"].unique(), key=natural)
-    return Shown(table, sorted(groups, key=natural), cells)
-
-
-def crossed(runs: Runs, analysis: Analysis) -> list[str]:
-    """The columns whose combinations are the cells."""
-    return cell_keys(finished(runs), analysis.by, analysis.tuning.keys)
-
-
-def finished(runs: Runs) -> pl.DataFrame:
-    """The runs that `analyse` looks at."""
-    return runs.table.filter(pl.col("status") == "finished")
+    return Shown(analysis.by, table, sorted(groups, key=natural), cells)
 
 
 def csv(table: pl.DataFrame) -> alt.Data:
@@ -84,29 +90,21 @@ def csv(table: pl.DataFrame) -> alt.Data:
     )
 
 
-def colour(groups: Sequence[str], title: str) -> alt.Color:
-    """A colour for each group, the same in every figure."""
-    return alt.Color(
-        "group:N",
-        title=title,
-        scale=alt.Scale(domain=list(groups), range=list(PALETTE[: len(groups)])),
-    )
-
-
-def dash(groups: Sequence[str], title: str) -> alt.StrokeDash:
-    """Dashes for each group, the same in every figure."""
-    return alt.StrokeDash(
-        "group:N",
-        title=title,
-        scale=alt.Scale(domain=list(groups), range=list(DASHES[: len(groups)])),
-    )
+def tooltips(
+    titles: Mapping[str, str], kind: str = "Q", **options: Any
+) -> list[alt.Tooltip]:
+    """One for each field, {field: title}; numbers unless `kind` is "N", for names."""
+    return [
+        alt.Tooltip(f"{field}:{kind}", title=title, **options)
+        for field, title in titles.items()
+    ]
 
 
 class Switch(NamedTuple):
     """An axis that a reader can make logarithmic.
 
     Vega-Lite fixes a scale's type when it compiles. So the values are transformed
-    instead, and the axis is labelled with what they were.
+    instead, and the axis labels show the original values.
     """
 
     parameter: alt.Parameter
@@ -114,15 +112,15 @@ class Switch(NamedTuple):
     high: float
 
     def transform(self, chart: alt.Chart, *fields: str) -> alt.Chart:
-        """Adds `<field>_at`, the place on the axis, for each of `fields`."""
+        """Adds `<field>_at`, the position on the axis, for each of `fields`."""
         for field in fields:
             value = f"datum['{field}']"
-            place = f"log_scale ? log({value}) / LN10 : {value}"
-            chart = chart.transform_calculate(**{f"{field}_at": place})
+            position = f"log_scale ? log({value}) / LN10 : {value}"
+            chart = chart.transform_calculate(**{f"{field}_at": position})
         return chart
 
     def encoding(self, kind: type, field: str, title: str) -> Any:
-        """alt.X or alt.Y (`kind`) of `field`, over a domain that stays as it is."""
+        """alt.X or alt.Y (`kind`) of `field`; its domain stays when data are hidden."""
         ends = [
             {"expr": f"log_scale ? {self._log(end)} : {end}"}
             for end in (self.low, self.high)
@@ -155,40 +153,24 @@ class Switch(NamedTuple):
 
 
 def log_switch(values: Iterable[float | None]) -> Switch:
-    """A switch for an axis that shows `values`; on at first if they span much.
+    """A switch for an axis of `values`; on at first if they differ by a factor of 50.
 
     Values that aren't all positive get a linear axis and no switch.
     """
     finite = [v for v in values if v is not None and math.isfinite(v)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
-    parameter = alt.param(name="log_scale", value=False)
-    if low > 0:
-        bind = alt.binding_checkbox(name="logarithmic")
-        parameter = alt.param(name="log_scale", value=high > 50 * low, bind=bind)
-    room = 0.03 * (high - low) or 0.03 * abs(high) or 1.0
-    # The margin below a positive value must not reach zero, where a logarithm ends.
-    return Switch(
-        parameter, low - (min(room, low / 2) if low > 0 else room), high + room
-    )
-
-
-def cell_menu(shown: Shown) -> tuple[list[alt.Parameter], str]:
-    """A choice of one cell if there are several, and the filter that it makes."""
-    if len(shown.cells) == 1:
-        return [], "true"
-    menu = alt.binding_select(options=["all", *shown.cells], name="only")
-    parameter = alt.param(name="only_cell", value="all", bind=menu)
-    return [parameter], "only_cell === 'all' || datum.cell === only_cell"
-
-
-def names(shown: Shown, by: str) -> list[alt.Tooltip]:
-    """Tooltips of the group and, if there are several, of the cell."""
-    cell = [alt.Tooltip("cell:N", title="where")] if len(shown.cells) > 1 else []
-    return [alt.Tooltip("group:N", title=by), *cell]
+    margin = 0.03 * (high - low) or 0.03 * abs(high) or 1.0
+    if low <= 0:
+        off = alt.param(name="log_scale", value=False)
+        return Switch(off, low - margin, high + margin)
+    box = alt.binding_checkbox(name="logarithmic")
+    parameter = alt.param(name="log_scale", value=high > 50 * low, bind=box)
+    # A logarithmic axis must not reach zero.
+    return Switch(parameter, low - min(margin, low / 2), high + margin)
 
 
 def nearest(*fields: str) -> alt.Parameter:
-    """Selects the item nearest to the mouse and all that have its `fields`."""
+    """Selects the item nearest to the mouse, and all with the same `fields`."""
     return alt.selection_point(
         name="near",
         fields=list(fields),
@@ -200,27 +182,27 @@ def nearest(*fields: str) -> alt.Parameter:
 
 
 def dots(
-    base: alt.Chart, near: alt.Parameter, names: dict[str, str], *tooltip: Any
+    base: alt.Chart, near: alt.Parameter, names: Mapping[str, str], *tooltip: Any
 ) -> alt.Chart:
-    """Dots of `base` that are seen while selected by `near`.
+    """Dots of `base` that are visible while selected by `near`.
 
     Args:
-      names: titles of fields that hold text, {field: title}.
-      tooltip: what else it tells.
+      names: titles of the text fields in the tooltip, {field: title}.
+      tooltip: further fields in it.
 
     With a nearest-point selection Vega-Lite looks for names, unlike numbers, in the
     mark's item instead of the row (https://github.com/vega/vega-lite/pull/9707). So
     the names go through `description`, which both of them have.
     """
-    told = " + ', ' + ".join(f"datum.{field}" for field in names)
+    joined = " + ', ' + ".join(f"datum.{field}" for field in names)
     title = ", ".join(names.values())
-    seen = alt.when(near).then(alt.value(1)).otherwise(alt.value(0))
+    visible = alt.when(near).then(alt.value(1)).otherwise(alt.value(0))
     return (
-        base.transform_calculate(description=told)
+        base.transform_calculate(description=joined)
         .properties(name="hover_dots")
         .mark_circle(size=50)
         .encode(
-            opacity=seen,
+            opacity=visible,
             description="description:N",
             tooltip=[alt.Tooltip("description:N", title=title), *tooltip],
         )

@@ -1,4 +1,4 @@
-"""Figures of what was logged while the runs went: one line a group and cell."""
+"""Figures of metrics against the step: one line for each group and cell."""
 
 import math
 from typing import Any
@@ -10,32 +10,30 @@ from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
 from runner.compare.load import Runs
 
-# A figure's page share: more rows than this are thinned, at equal distances in steps.
+# More rows than this are thinned, at equal distances in steps, to keep the page small.
 MAX_ROWS = 6_000
 
-# Points on each side that each notch of the smoothing slider averages.
+# Each notch of the smoothing slider averages so many points on either side.
 _REACHES = (1, 2, 4, 8, 16)
 
 
 def curves(runs: Runs, analysis: Analysis, metric: str) -> alt.LayerChart | None:
     """Mean of `metric` over seeds against the step, with a band from lowest to highest.
 
-    One line for each group and each combination of what is crossed with the groups.
-    None if no run has two finite values of it.
+    None if there are fewer than two steps with a finite value.
     """
     shown = chart_parts.shown(runs, analysis).few_cells()
     table = aggregate(runs, shown, metric)
     if table.is_empty() or table["step"].n_unique() < 2:
         return None
-    switch = chart_parts.log_switch([*table["low"], *table["high"]])
-    return _layers(table, shown, switch, analysis.by, metric)
+    return _layers(table, shown, metric)
 
 
 def aggregate(runs: Runs, shown: chart_parts.Shown, metric: str) -> pl.DataFrame:
-    """`group`, `cell`, `step`, `mean`, `low`, `high`, `runs`: at most MAX_ROWS or so.
+    """`group`, `cell`, `step`, `mean`, `low`, `high`, `runs`: about MAX_ROWS at most.
 
-    Thinned by leaving out steps, never by averaging neighbours: what is drawn was
-    logged. Values that are not finite are left out, so `runs` tells how many are in.
+    Thinned by leaving out steps, never by averaging neighbours: every point was logged.
+    `runs` counts the runs with a finite value at that step; others are left out.
     """
     if metric not in runs.curves:
         return pl.DataFrame(schema={"step": pl.Int64})
@@ -52,13 +50,13 @@ def aggregate(runs: Runs, shown: chart_parts.Shown, metric: str) -> pl.DataFrame
         .collect()
     )
     every = math.ceil(table.height / MAX_ROWS)
-    place = pl.int_range(pl.len()).over(*keys)
+    index = pl.int_range(pl.len()).over(*keys)
     last = pl.col("step") == pl.col("step").max().over(*keys)
-    return table.filter((place % max(every, 1) == 0) | last)
+    return table.filter((index % max(every, 1) == 0) | last)
 
 
 def _smoothed(chart: alt.Chart) -> alt.Chart:
-    """Adds `mean_s`, `low_s` and `high_s` at the slider's notch."""
+    """Adds `mean_s`, `low_s` and `high_s`, smoothed as the slider says."""
     fields = ("mean", "low", "high")
     for reach in _REACHES:
         windows: list[Any] = [
@@ -77,15 +75,12 @@ def _smoothed(chart: alt.Chart) -> alt.Chart:
 
 
 def _layers(
-    table: pl.DataFrame,
-    shown: chart_parts.Shown,
-    switch: chart_parts.Switch,
-    by: str,
-    metric: str,
+    table: pl.DataFrame, shown: chart_parts.Shown, metric: str
 ) -> alt.LayerChart:
+    switch = chart_parts.log_switch([*table["low"], *table["high"]])
     slider = alt.binding_range(min=0, max=len(_REACHES), step=1, name="smoothing")
     smoothing = alt.param(name="smoothing", value=0, bind=slider)
-    menu, in_cell = chart_parts.cell_menu(shown)
+    menu, in_cell = shown.menu()
     ends: list[Any] = [table["step"].min(), table["step"].max()]
     x = alt.X("step:Q").axis(tickCount=6, tickMinStep=1)
     x = x.scale(domain=ends, nice=False)
@@ -94,31 +89,22 @@ def _layers(
     base = switch.transform(base, "mean_s", "low_s", "high_s").encode(
         x=x,
         y=switch.encoding(alt.Y, "mean_s", metric),
-        color=chart_parts.colour(shown.groups, by),
+        color=shown.colour(),
         detail="cell:N",
     )
     band = base.mark_area(opacity=0.16).encode(
         y=switch.encoding(alt.Y, "low_s", metric), y2="high_s_at:Q"
     )
-    line = base.mark_line(strokeWidth=1.8, strokeJoin="round").encode(
-        strokeDash=chart_parts.dash(shown.groups, by)
-    )
+    line = base.mark_line(strokeWidth=1.8, strokeJoin="round")
+    line = line.encode(strokeDash=shown.dash())
     near = chart_parts.nearest("step")
-    dots = chart_parts.dots(
-        base,
-        near,
-        {"group": by} | ({"cell": "where"} if len(shown.cells) > 1 else {}),
-        *_numbers(metric),
-    )
+    titles = {"step": "step", "mean": f"mean {metric}"}
+    titles |= {"low": "lowest run", "high": "highest run", "runs": "runs"}
+    numbers = chart_parts.tooltips(titles)
+    dots = chart_parts.dots(base, near, shown.names(), *numbers)
     steps = chart_parts.csv(table.select("step").unique(maintain_order=True))
     rule = alt.Chart(steps, name="hover_rule").mark_rule().encode(x=x)
     rule = rule.transform_filter(near)
     return chart_parts.figure(
         [band, rule, line, dots], [switch.parameter, smoothing, *menu]
     )
-
-
-def _numbers(metric: str) -> list[alt.Tooltip]:
-    titles = {"step": "step", "mean": f"mean {metric}"}
-    titles |= {"low": "lowest run", "high": "highest run", "runs": "runs"}
-    return [alt.Tooltip(f"{field}:Q", title=title) for field, title in titles.items()]

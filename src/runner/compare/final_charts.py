@@ -1,6 +1,4 @@
-"""Figures of how the runs ended."""
-
-from collections.abc import Sequence
+"""Figures of the final metric."""
 
 import altair as alt
 import polars as pl
@@ -10,35 +8,35 @@ from runner.compare.analysis import Analysis
 from runner.compare.columns import distinct, texts
 from runner.compare.load import Runs
 
-# More values than this on a side of the heat map can't be read on a phone.
-_MAX_SIDE = 24
+# A heat map with more columns can't be read on a phone.
+_MAX_COLUMNS = 24
 
 
 def strip(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
-    """The final metric of each run, with mean and 95 % interval of each group.
+    """The final metric of each run, with the mean and 95 % interval of each group.
 
     None if no run ended with a finite value.
     """
     shown = chart_parts.shown(runs, analysis)
     # Golden-ratio steps spread the dots of a group without a pattern or a random seed.
-    place = (pl.int_range(pl.len()).over("group") * 0.618) % 1
-    dots = shown.table.filter(pl.col("value").is_finite()).with_columns(place=place)
+    spread = (pl.int_range(pl.len()).over("group") * 0.618) % 1
+    dots = shown.table.filter(pl.col("value").is_finite()).with_columns(spread=spread)
     if dots.is_empty():
         return None
-    means = _means(analysis, shown.groups)
+    means = _means(analysis).filter(pl.col("group").is_in(shown.groups))
     title = f"final {analysis.metric}"
     switch = chart_parts.log_switch([*dots["value"], *means["low"], *means["high"]])
     y = alt.Y("group:N", title=None, sort=means["group"].to_list())
-    hue = chart_parts.colour(shown.groups, analysis.by).legend(None)
+    hue = shown.colour().legend(None)
 
     def layer(data: pl.DataFrame, *fields: str) -> alt.Chart:
         chart = alt.Chart(chart_parts.csv(data)).transform_filter(chart_parts.SHOWN)
         x = switch.encoding(alt.X, fields[0], title)
         return switch.transform(chart, *fields).encode(x=x, y=y, color=hue)
 
-    names = chart_parts.names(shown, analysis.by)
+    names = chart_parts.tooltips(shown.names(), "N")
     value = alt.Tooltip("value:Q", title=analysis.metric)
-    offset = alt.YOffset("place:Q", scale=alt.Scale(domain=[-0.6, 1.6]))
+    offset = alt.YOffset("spread:Q", scale=alt.Scale(domain=[-0.6, 1.6]))
     circles = layer(dots, "value").mark_circle(size=55, opacity=0.5)
     circles = circles.encode(yOffset=offset, tooltip=[*names, "run:N", "seed:N", value])
     interval = ["mean:Q", alt.Tooltip("low:Q", title="95 % from"), "high:Q"]
@@ -51,19 +49,18 @@ def strip(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     )
 
 
-def _means(analysis: Analysis, groups: Sequence[str]) -> pl.DataFrame:
-    """`group`, `mean`, `low`, `high` of the statistics; null where there is none."""
-    numbers = dict.fromkeys(("mean", "low", "high"), pl.Float64)
+def _means(analysis: Analysis) -> pl.DataFrame:
+    """`group`, `mean`, `low`, `high` of the statistics; null for NaN."""
     rows = [(g.name, g.mean, g.low, g.high) for g in analysis.groups]
-    table = pl.DataFrame(rows, {"group": pl.String, **numbers}, orient="row")
-    return table.filter(pl.col("group").is_in(groups)).fill_nan(None)
+    names = ["group", "mean", "low", "high"]
+    return pl.DataFrame(rows, names, orient="row").fill_nan(None)
 
 
 def sensitivity(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     """The final metric against the first tuned number, a line for each group and cell.
 
-    With several tuned keys, each point is at the best value of the others. None if no
-    number with two values or more was tuned.
+    With several tuned keys, each point has the best values of the others. None unless a
+    number was tuned over two values or more.
     """
     shown = chart_parts.shown(runs, analysis).few_cells()
     table = analysis.tuning.sensitivity
@@ -87,74 +84,62 @@ def sensitivity(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     )
     if table.is_empty():
         return None
-    return _sensitivity(table, shown, analysis, key)
+    return _sensitivity(table, shown, f"final {analysis.metric}", key)
 
 
 def _sensitivity(
-    table: pl.DataFrame, shown: chart_parts.Shown, analysis: Analysis, key: str
+    table: pl.DataFrame, shown: chart_parts.Shown, title: str, key: str
 ) -> alt.LayerChart:
-    title = f"final {analysis.metric}"
     switch = chart_parts.log_switch([*table["low"], *table["high"]])
     is_log = (table["at"] > 0).all()
     tried = table["at"].unique().sort().to_list()
     x = alt.X("at:Q", title=key).axis(format="~g", labelOverlap=True, values=tried)
     x = x.scale(type="log", nice=False, padding=14) if is_log else x.scale(zero=False)
-    menu, in_cell = chart_parts.cell_menu(shown)
-    base = alt.Chart(
-        chart_parts.csv(table.with_columns(pl.col("chosen").cast(pl.Int8)))
-    )
+    menu, in_cell = shown.menu()
+    data = chart_parts.csv(table.with_columns(pl.col("chosen").cast(pl.Int8)))
+    base = alt.Chart(data)
     base = base.transform_filter(f"{chart_parts.SHOWN} && ({in_cell})")
     base = switch.transform(base, "mean", "low", "high").encode(
-        x=x, color=chart_parts.colour(shown.groups, analysis.by), detail="cell:N"
+        x=x, color=shown.colour(), detail="cell:N"
     )
     y = switch.encoding(alt.Y, "mean", title)
-    line = base.mark_line(strokeWidth=1.8).encode(
-        y=y, strokeDash=chart_parts.dash(shown.groups, analysis.by)
-    )
+    line = base.mark_line(strokeWidth=1.8).encode(y=y, strokeDash=shown.dash())
     spans = base.mark_rule(strokeWidth=1.2, opacity=0.7).encode(
         y=switch.encoding(alt.Y, "low", title), y2="high_at:Q"
     )
     chosen = base.transform_filter("datum.chosen == 1")
     rings = chosen.mark_point(size=190, strokeWidth=2, filled=False).encode(y=y)
-    dots = base.mark_circle(size=60, opacity=1).encode(
-        y=y,
-        tooltip=[
-            *chart_parts.names(shown, analysis.by),
-            alt.Tooltip("at:Q", title=key),
-            alt.Tooltip("mean:Q", title=f"mean {title}"),
-            alt.Tooltip("low:Q", title="lowest seed"),
-            alt.Tooltip("high:Q", title="highest seed"),
-            "runs:Q",
-            "diverged:Q",
-        ],
-    )
+    titles = {"at": key, "mean": f"mean {title}", "low": "lowest seed"}
+    titles |= {"high": "highest seed", "runs": "runs", "diverged": "diverged"}
+    names = chart_parts.tooltips(shown.names(), "N")
+    tooltip = [*names, *chart_parts.tooltips(titles)]
+    dots = base.mark_circle(size=60, opacity=1).encode(y=y, tooltip=tooltip)
     return chart_parts.figure([spans, line, rings, dots], [switch.parameter, *menu])
 
 
 def heat_map(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     """Mean of the final metric for each pair of values of two factors.
 
-    The second factor is the first that is crossed with the groups, or else tuned. None
-    without one, or with too many values to read.
+    The second factor is the first crossed one, or else the first tuned one. None
+    without one, or if it has too many values to read.
     """
-    ended = chart_parts.finished(runs)
-    others = [*chart_parts.crossed(runs, analysis), *analysis.tuning.keys]
-    ended = ended.filter(pl.col(f"final.{analysis.metric}").is_finite())
     groups = chart_parts.shown(runs, analysis).groups
+    others = [*analysis.crossed, *analysis.tuning.keys]
     if not others or len(groups) < 2:
         return None
     final = pl.col(f"final.{analysis.metric}")
+    ended = runs.table.filter(pl.col("status") == "finished", final.is_finite())
     table = (
         ended.with_columns(
-            pl.Series("group", texts(ended[analysis.by])),
-            pl.Series("other", texts(ended[others[0]])),
+            group=pl.Series(texts(ended[analysis.by])),
+            other=pl.Series(texts(ended[others[0]])),
         )
         .filter(pl.col("group").is_in(groups))
         .group_by("group", "other")
         .agg(mean=final.mean(), low=final.min(), high=final.max(), runs=pl.len())
     )
     order = [o for o in distinct(ended[others[0]]) if o in table["other"]]
-    if not 2 <= len(order) <= _MAX_SIDE:
+    if not 2 <= len(order) <= _MAX_COLUMNS:
         return None
     return _heat_map(table, analysis, others[0], order)
 
@@ -171,32 +156,24 @@ def _heat_map(
         reverse=analysis.higher_is_better,
         interpolate="lab",
     )
-    place = pl.col("mean").log() if spans_much else pl.col("mean")
-    place = (place - place.min()) / (place.max() - place.min())
-    dark = (place > 0.5) if analysis.higher_is_better else (place < 0.5)
-    base = alt.Chart(
-        chart_parts.csv(table.with_columns(dark=dark.cast(pl.Int8)))
-    ).encode(
-        y=alt.Y("group:N", title=analysis.by),
-        x=alt.X("other:N", title=other, sort=order).axis(
-            labelAngle=0 if len(order) <= 5 else -40
-        ),
-    )
-    tooltip = [
-        alt.Tooltip("group:N", title=analysis.by),
-        alt.Tooltip("other:N", title=other),
-        alt.Tooltip("mean:Q", title=f"mean {analysis.metric}"),
-        alt.Tooltip("low:Q", title="lowest run"),
-        alt.Tooltip("high:Q", title="highest run"),
-        "runs:Q",
-    ]
+    shade = pl.col("mean").log() if spans_much else pl.col("mean")
+    shade = (shade - shade.min()) / (shade.max() - shade.min())
+    dark = (shade > 0.5) if analysis.higher_is_better else (shade < 0.5)
+    x = alt.X("other:N", title=other, sort=order)
+    x = x.axis(labelAngle=0 if len(order) <= 5 else -40)
+    data = chart_parts.csv(table.with_columns(dark=dark.cast(pl.Int8)))
+    base = alt.Chart(data).encode(x=x, y=alt.Y("group:N", title=analysis.by))
+    titles = {"mean": f"mean {analysis.metric}", "low": "lowest run"}
+    titles |= {"high": "highest run", "runs": "runs"}
+    names = chart_parts.tooltips({"group": analysis.by, "other": other}, "N")
+    tooltip = [*names, *chart_parts.tooltips(titles)]
     tiles = base.mark_rect().encode(
         color=alt.Color("mean:Q", scale=scale, legend=None), tooltip=tooltip
     )
     ink = (
         alt.when("datum.dark == 1").then(alt.value("#fff")).otherwise(alt.value("#111"))
     )
-    # Numbers that would run into each other on a narrow screen are left to tooltips.
+    # On a narrow screen the numbers would overlap: there the tooltips have them.
     fits = alt.ExprRef(f"width / {len(order)} < 42 ? 0 : 1")
     numbers = base.mark_text(fontSize=13, opacity=fits).encode(
         text=alt.Text("mean:Q", format=".3~g"), color=ink, tooltip=tooltip

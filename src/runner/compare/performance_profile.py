@@ -7,16 +7,16 @@ from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
 from runner.compare.load import Runs
 
-# The axis ends here at the latest; a failed run is infinitely far from the best.
+# The axis shows no larger factor; that of a failed run is infinite.
 _MAX_RATIO = 100.0
 
 
 def profile(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     """Dolan and Moré's performance profile (https://doi.org/10.1007/s101070100263).
 
-    A problem is a seed in a cell that two groups or more have. A metric that is better
-    when higher is turned into 1 minus itself, an error. None with fewer than two
-    problems or if a value is no cost, that is, not positive.
+    A problem is a seed in a cell that two groups or more have. The cost is the metric,
+    or 1 minus it if higher is better. None with fewer than two problems or groups, or
+    if a cost isn't positive.
     """
     shown = chart_parts.shown(runs, analysis)
     table = ratios(shown.table, analysis.higher_is_better)
@@ -31,23 +31,23 @@ def profile(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     base = base.transform_filter(chart_parts.SHOWN).encode(
         x=x.axis(format="~g", labelOverlap=True, tickCount=5),
         y=y.axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
-        color=chart_parts.colour(shown.groups, analysis.by),
+        color=shown.colour(),
     )
     lines = base.mark_line(interpolate="step-after", strokeWidth=2).encode(
-        strokeDash=chart_parts.dash(shown.groups, analysis.by)
+        strokeDash=shown.dash()
     )
     dots = chart_parts.dots(
         base,
         chart_parts.nearest("group", "ratio"),
-        {"group": analysis.by},
-        alt.Tooltip("ratio:Q", title="within a factor of"),
-        alt.Tooltip("share:Q", title="share of problems", format=".1%"),
+        {"group": shown.by},
+        *chart_parts.tooltips({"ratio": "within a factor of"}),
+        *chart_parts.tooltips({"share": "share of problems"}, format=".1%"),
     )
     return chart_parts.figure([lines, dots], [])
 
 
 def ratios(table: pl.DataFrame, higher_is_better: bool) -> pl.DataFrame:
-    """`group`, `problem`, `ratio` to the problem's best; infinite for a failed run.
+    """`group`, `problem`, and the `ratio` to its lowest cost; infinite if failed.
 
     Empty with fewer than two problems or a cost that isn't positive.
     """

@@ -46,7 +46,7 @@ def write_report(runs: Runs, analysis: Analysis, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as other:
         vega = other.submit(_vega)  # a second and more, beside the figures
-        drawn = figures(runs, analysis)
+        drawn = [*figures(runs, analysis)]
         images = {f"{figure.name}.png": png(figure) for figure in drawn}
         text = page(runs, analysis, drawn, vega.result())
     written = {PAGE: text.encode(), **images}

@@ -228,9 +228,9 @@ def _series(by: str, groups: Sequence[str]) -> Html:
 
 
 def _runs(runs: Runs, analysis: Analysis) -> Html:
-    keys = [*chart_parts.crossed(runs, analysis), *analysis.tuning.keys]
+    keys = [*analysis.crossed, *analysis.tuning.keys]
     final = f"final.{analysis.metric}"
-    used = set(analysis.used)
+    used = set(analysis.used["run"])
     columns = [
         runs.table["run"],
         texts(runs.table[analysis.by]),
