@@ -131,7 +131,7 @@ def test_a_tooltip_tells_the_value_under_the_mouse(browser):
     cells = [e.text for e in page.find_elements("css selector", f"{told} td")]
     row = dict(zip(cells[::2], cells[1::2], strict=True))
     assert row["step"] == "40" and row["runs"] == "3"
-    group, cell = row["optimizer, where"].split(", ")
+    group, cell = row["optimizer, cell"].split(", ")
     mean = {"adam": 1.01, "sgd": 2.01}[group] + 0.5 * (cell == "schedule=cosine")
     assert float(row["mean eval/loss"]) == pytest.approx(mean)
 

@@ -82,7 +82,7 @@ def test_damaged_runs_are_reported_and_the_others_read(tmp_path):
     assert runs.table["run"].to_list() == ["early", "good"]
     assert runs.table["status"].to_list() == ["failed", "finished"]
     assert len(runs.problems) == 4 and all("\n" not in p for p in runs.problems)
-    assert "summary.json is no JSON object" in " ".join(runs.problems)
+    assert "summary.json is not a JSON object" in " ".join(runs.problems)
 
 
 def test_no_run_is_a_mistake_told_with_its_reason(tmp_path):
@@ -91,7 +91,7 @@ def test_no_run_is_a_mistake_told_with_its_reason(tmp_path):
     with pytest.raises(ConfigError, match="missing is not a folder"):
         load([tmp_path / "missing"])
     (write_run(tmp_path / "bad") / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"config\.json is no JSON"):
+    with pytest.raises(ConfigError, match=r"config\.json is not JSON"):
         load([tmp_path])
 
 

@@ -112,7 +112,7 @@ def test_failed_runs_are_left_out_and_told(tmp_path, run):
     status, out, _ = run()
     assert status == 0
     assert "warning: left out, not finished: cut (running), dead (failed)" in out
-    assert "warning: not read: " in out and "config.json is no JSON" in out
+    assert "warning: not read: " in out and "config.json is not JSON" in out
     analysis = analyse(load([tmp_path / "runs"]))
     assert len(analysis.used) == 4 and [g.name for g in analysis.groups] == [
         "adam",

@@ -204,8 +204,8 @@ def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> list[str]:
     repeated = used.height - used.select("group", "cell", "seed").n_unique()
     if repeated:
         found.append(
-            f"{repeated} runs repeat others (same seed and settings); their mean counts "
-            "once"
+            f"{repeated} runs repeat others (same seed and settings): their mean "
+            "counts once"
         )
     of_optimizers = analysis.by == "optimizer" and len(analysis.groups) > 1
     if of_optimizers and not analysis.tuning.keys:

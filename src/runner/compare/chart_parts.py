@@ -52,7 +52,7 @@ class Shown(NamedTuple):
         return alt.Scale(domain=self.groups, range=list(values[: len(self.groups)]))
 
     def names(self) -> dict[str, str]:
-        """Titles of the fields that name a line: its group and, if several, its cell."""
+        """Titles of the fields that name a line: its group, and its cell if several."""
         return {"group": self.by} | ({"cell": "cell"} if len(self.cells) > 1 else {})
 
     def menu(self) -> tuple[list[alt.Parameter], str]:

@@ -1,9 +1,9 @@
-"""Run folders as two tables: one row a run, and the curves."""
+"""Run folders as two tables: one of runs, and one of their logged metrics."""
 
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +17,19 @@ from runner.trees import flatten
 
 CHOICES = (*GROUPS, "mesh")
 
-# Below a run folder these hold thousands of files and no run.
+# These folders of a run hold thousands of files and no other run.
 _NOT_RUNS = {"wandb", "checkpoints", "profile", ".hydra"}
 
 
 class Runs(NamedTuple):
-    """What was found.
+    """The runs that were found.
 
     Attributes:
-      table: one row a run, in the natural order of `run`, its name. `folder`, `status`,
-        `error`, `wall_seconds` and `compile_seconds`; the names chosen in CHOICES; the
-        resolved config and `provenance.` flattened with dots, lists as JSON text;
-        `final.`, `best.` and `best_step.` of each metric. What a run lacks is null.
+      table: one row for each run, in the natural order of `run`, its name. `folder`,
+        `status`, `error`, `wall_seconds` and `compile_seconds`; the names chosen in
+        CHOICES; the resolved config and `provenance.` flattened with dots, lists as
+        JSON text; `final.`, `best.` and `best_step.` of each metric. What a run lacks
+        is null.
       curves: `run`, `step` in optimizer steps, and a Float64 column for each metric.
         Sorted by run, as in `table`, and step.
       problems: one line for each run that can't be read.
@@ -40,7 +41,7 @@ class Runs(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One run as it was read: three files of JSON, and the rows of its metrics."""
+    """One run as it was read: its three JSON files, and the rows of its metrics."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -54,40 +55,49 @@ def load(paths: Sequence[Path]) -> Runs:
 
     Args:
       paths: run folders and folders that hold them, in any order; a run is a folder
-        with a config.json or summary.json. One that is reached twice counts once.
+        with a config.json or summary.json. A run that is found twice counts once.
 
     Raises:
-      ConfigError: a path that doesn't exist, or no run that can be read.
+      ConfigError: a path that isn't a folder, or no run that can be read.
+    """
+    none = (
+        f"no run in {', '.join(map(str, paths))}: a run is a folder with a config.json "
+        "or summary.json"
+    )
+    return read_all(sorted({f for path in paths for f in _runs_in(path)}), _read, none)
+
+
+def read_all(
+    sources: Iterable[Path], read: Callable[[Path], Record], none: str
+) -> Runs:
+    """The tables of what `read` makes of each source; what it can't is a problem.
+
+    Raises:
+      ConfigError: nothing could be read; the message is `none` and the problems.
     """
     records, problems = [], []
-    for folder in run_folders(paths):
+    for source in sources:
         try:
-            records.append(_read(folder))
+            records.append(read(source))
         except (OSError, ValueError) as error:
-            problems.append(" ".join(f"{folder}: {error}".split()))
+            problems.append(" ".join(f"{source}: {error}".split()))
     if not records:
-        raise ConfigError(
-            f"no run in {', '.join(map(str, paths))}: a run is a folder with a "
-            "config.json or summary.json" + "".join(f"\n{p}" for p in problems)
-        )
+        raise ConfigError("\n".join([none, *problems]))
     return tables(records, problems)
 
 
-def run_folders(paths: Sequence[Path]) -> list[Path]:
-    """The folders of runs in and below `paths`, each once.
+def existing_folder(path: Path) -> Path:
+    """`path`; raises ConfigError if it isn't a folder."""
+    if not path.is_dir():
+        raise ConfigError(f"{path} is not a folder")
+    return path
 
-    Raises:
-      ConfigError: a path that isn't a folder.
-    """
-    found = set()
-    for path in paths:
-        if not path.is_dir():
-            raise ConfigError(f"{path} is not a folder")
-        for folder, subfolders, files in os.walk(path.resolve()):
-            if "config.json" in files or "summary.json" in files:
-                found.add(Path(folder))
-                subfolders[:] = [s for s in subfolders if s not in _NOT_RUNS]
-    return sorted(found)
+
+def _runs_in(path: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(existing_folder(path).resolve()):
+        if "config.json" in files or "summary.json" in files:
+            yield Path(folder)
+            subfolders[:] = [s for s in subfolders if s not in _NOT_RUNS]
 
 
 def _read(folder: Path) -> Record:
@@ -106,20 +116,20 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ValueError(f"{path.name} is no JSON: {error}") from None
+        raise ValueError(f"{path.name} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path.name} is no JSON object")
+        raise ValueError(f"{path.name} is not a JSON object")
     return value
 
 
 def tables(records: Sequence[Record], problems: Iterable[str] = ()) -> Runs:
-    """`records` as tables, the same for every order of them."""
+    """The tables of `records`, whatever their order."""
     parents = [str(record.folder.parent) for record in records]
     root = os.path.commonpath(parents)
     named = {str(record.folder.relative_to(root)): record for record in records}
     named = dict(sorted(named.items(), key=lambda item: natural(item[0])))
     rows = [_row(record) | {"run": name} for name, record in named.items()]
-    names = sorted({k for row in rows for k in row}, key=_place)
+    names = sorted({k for row in rows for k in row}, key=_column_order)
     columns = [_column(name, [row.get(name) for row in rows]) for name in names]
     return Runs(pl.DataFrame(columns), _curves(named), tuple(problems))
 
@@ -160,7 +170,7 @@ def _as_text(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """`value`, or nothing where another program meant something else by the name."""
+    """`value`, or {} if another program stores something else under that name."""
     return value if isinstance(value, Mapping) else {}
 
 
@@ -183,10 +193,16 @@ _TYPES = {
     "final": pl.Float64,
     "best": pl.Float64,
 }
+_COMMON_TYPES = {
+    frozenset({bool}): pl.Boolean,
+    frozenset({int}): pl.Int64,
+    frozenset({float}): pl.Float64,
+    frozenset({int, float}): pl.Float64,
+}
 
 
-def _place(name: str) -> tuple[int, int, str]:
-    """Where a column stands: what run it is, its config, where from, its results."""
+def _column_order(name: str) -> tuple[int, int, str]:
+    """A key that sorts columns: names, config, provenance, results."""
     section = name.split(".")[0]
     if name in _FIRST:
         return 0, _FIRST.index(name), name
@@ -196,18 +212,9 @@ def _place(name: str) -> tuple[int, int, str]:
 
 
 def _column(name: str, values: list[Any]) -> pl.Series:
-    """One type for all values; what has no common type becomes text."""
-    kinds = {type(value) for value in values if value is not None}
-    dtype = _TYPES.get(name.split(".")[0])
-    if dtype is None:
-        if kinds == {bool}:
-            dtype = pl.Boolean
-        elif kinds == {int}:
-            dtype = pl.Int64
-        elif kinds and kinds <= {int, float}:
-            dtype = pl.Float64
-        else:
-            dtype = pl.String
+    """A column of one type; values without a common type become text."""
+    kinds = frozenset(type(value) for value in values if value is not None)
+    dtype = _TYPES.get(name.split(".")[0]) or _COMMON_TYPES.get(kinds, pl.String)
     if dtype is pl.String:
         values = [
             v if v is None or isinstance(v, str) else json.dumps(v) for v in values
@@ -216,23 +223,20 @@ def _column(name: str, values: list[Any]) -> pl.Series:
 
 
 def _curves(named: Mapping[str, Record]) -> pl.DataFrame:
-    # A resumed run repeats the steps after its checkpoint: the last row wins.
     rows = [
-        (name, by_step[step])
+        {**row, "run": name}
         for name, record in named.items()
-        for by_step in [
-            {row["step"]: row for row in record.rows if type(row.get("step")) is int}
-        ]
-        for step in sorted(by_step)
+        for row in record.rows
+        if type(row.get("step")) is int
     ]
-    metrics = sorted({key for _, row in rows for key in row} - {"step"})
-    return pl.DataFrame(
+    metrics = sorted({key for row in rows for key in row} - {"run", "step"})
+    types = {"run": pl.String, "step": pl.Int64} | dict.fromkeys(metrics, pl.Float64)
+    table = pl.DataFrame(
         [
-            pl.Series("run", [name for name, _ in rows], pl.String),
-            pl.Series("step", [row["step"] for _, row in rows], pl.Int64),
-            *(
-                pl.Series(m, [row.get(m) for _, row in rows], pl.Float64, strict=False)
-                for m in metrics
-            ),
+            pl.Series(name, [row.get(name) for row in rows], dtype, strict=False)
+            for name, dtype in types.items()
         ]
     )
+    # A resumed run repeats the steps after its checkpoint: the last row counts.
+    table = table.unique(["run", "step"], keep="last", maintain_order=True)
+    return table.sort(pl.col("run").rle_id(), "step")
