@@ -78,8 +78,8 @@ def test_frameworks_agree_and_the_optimizer_explains(tmp_path, run):
     first, *_ = run()[1].splitlines()
     assert first == (
         "optimizer explains the difference: adam is better than sgd on eval/loss by "
-        "0.8219 [0.8219, 0.8219] over 3 paired seeds; framework does not (largest "
-        "difference 1e-07)"
+        "0.8219 [0.8219, 0.8219] over 3 paired seeds; framework makes no difference "
+        "(at most 1e-07)"
     )
     # flax #4087 compared these two alone.
     folders = [str(tmp_path / "runs" / n) for n in ("jax-adam-0", "linen-sgd-0")]
@@ -95,7 +95,7 @@ def test_confounded_and_called_the_same_come_first(tmp_path, run):
     status, out, _ = run("--by", "framework", "--strict")
     assert status == 3
     first, second, third, *_ = out.splitlines()
-    assert first.startswith("NOT WHAT IT IS CALLED: a and b are called the same")
+    assert first.startswith("MISLABELED: a and b all say optimizer=adam, with")
     assert second.startswith("no fair comparison by framework: optimizer probe differs")
     assert third.startswith(
         "CONFOUNDED: optimizer probe differs with framework (jax: p"

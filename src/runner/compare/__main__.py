@@ -24,10 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compare run folders: print the findings and write them to a folder.
 
     Args:
-      arguments: of the command line, sys.argv's by default.
+      arguments: those of the command line, by default from sys.argv.
 
     Returns:
-      the exit status: 1 after a mistake, 3 for a confounded comparison with --strict.
+      the exit status, see `_EXAMPLE`.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runner.compare",
-        description="Compare runs: is the comparison controlled, and who is better? "
-        "Reads files only.",
+        description="Compare runs: is the comparison controlled, and which are better? "
+        "It only reads files of runs.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -65,30 +65,23 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--by",
         metavar="KEY",
-        help="the factor: a group (optimizer) or a key "
-        "(optimizer.b1); by default the group that varies",
+        help="what to compare: a group (optimizer) or a key (optimizer.b1); by default "
+        "the group that varies",
     )
     add("--metric", help="by default the runs' objective, such as eval/loss")
     add(
         "--target",
         type=float,
         metavar="VALUE",
-        help="also tell after how many steps and seconds the metric got there",
+        help="also report the steps and seconds that it took to reach this value",
     )
     add(
         "--budget",
         type=_positive,
         metavar="N",
-        help="let each group be tuned over N settings of those it tried",
+        help="let each group choose the best of only N of the settings that it tried",
     )
-    _add_modes(parser)
-    return parser
-
-
-def _add_modes(parser: argparse.ArgumentParser) -> None:
-    """What is read, written and returned, rather than compared."""
-    add = parser.add_argument
-    add("--strict", action="store_true", help="exit 3 if confounded")
+    add("--strict", action="store_true", help="exit with 3 if confounded")
     add("--wandb", action="store_true", help="read offline .wandb files instead")
     add(
         "--out",
@@ -101,8 +94,9 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
         "--no-report",
         dest="report",
         action="store_false",
-        help="write the tables only, no page and figures",
+        help="write only the tables, without the page and figures",
     )
+    return parser
 
 
 def _positive(text: str) -> int:
@@ -113,8 +107,8 @@ def _positive(text: str) -> int:
 
 
 def _write(runs: Runs, analysis: Analysis, out: Path, report: bool) -> list[str]:
-    """Write the tables, and with `report` the page; returns what to say of it."""
-    told = [f"wrote {out / name}" for name in ("runs.parquet", "runs.csv")]
+    """Write the tables and, if asked, the page; returns lines that say so."""
+    lines = [f"wrote {out / name}" for name in ("runs.parquet", "runs.csv")]
     try:
         out.mkdir(parents=True, exist_ok=True)
         runs.table.write_parquet(out / "runs.parquet")
@@ -123,12 +117,12 @@ def _write(runs: Runs, analysis: Analysis, out: Path, report: bool) -> list[str]
             from runner.compare.report import write_report
 
             write_report(runs, analysis, out)
-            told.append(f"wrote {out / 'report.html'}")
+            lines.append(f"wrote {out / 'report.html'}")
     except ModuleNotFoundError as error:
-        told.append(f"no report: {error}")
+        lines.append(f"no report: {error}")
     except OSError as error:
         raise ConfigError(f"--out {out} must be writable: {error}") from error
-    return told
+    return lines
 
 
 if __name__ == "__main__":

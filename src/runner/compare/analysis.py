@@ -1,20 +1,25 @@
 """All findings about a set of runs, so that the terminal and the page agree."""
 
 import statistics
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import polars as pl
 
 from runner.compare.attribution import Attribution, attribute
-from runner.compare.columns import cell_keys, default_by, texts, tuned_keys, varying
+from runner.compare.columns import (
+    cell_keys,
+    default_by,
+    few,
+    is_result,
+    texts,
+    tuned_keys,
+    varying,
+)
 from runner.compare.controlled import Control, control
 from runner.compare.load import CHOICES, Runs
 from runner.compare.statistics import Comparison, Group, compare, groups
 from runner.compare.tuning import Target, Tuning, reach, tune
 from runner.errors import ConfigError, did_you_mean
-
-_MOST_LISTED = 8
 
 
 class Analysis(NamedTuple):
@@ -142,22 +147,14 @@ def _metric(table: pl.DataFrame, metric: str | None) -> str:
 def _factor(table: pl.DataFrame, by: str | None) -> str:
     if by is None:
         return default_by(table)
-    names = [*CHOICES, *varying(table)]
-    if by not in table or by not in {*names, *_config_keys(table)}:
+    names = list(dict.fromkeys([*CHOICES, *varying(table)]))
+    keys = [c for c in table.columns if not is_result(c)]
+    if by not in keys:
         raise ConfigError(
             f"--by {by} is not a key of these runs. It may be "
-            f"{', '.join(dict.fromkeys(names))}."
-            + did_you_mean(by, [*names, *_config_keys(table)])
+            f"{', '.join(names)}.{did_you_mean(by, [*names, *keys])}"
         )
     return by
-
-
-def _config_keys(table: pl.DataFrame) -> list[str]:
-    results = ("run", "folder", "status", "error", "wall_seconds", "compile_seconds")
-    sections = ("final", "best", "best_step")
-    return [
-        c for c in table.columns if c not in results and c.split(".")[0] not in sections
-    ]
 
 
 def _rows(
@@ -198,7 +195,7 @@ def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> list[str]:
                 "can't be called better"
             )
     if analysis.control.unmatched:
-        names = _few(analysis.control.unmatched)
+        names = few(analysis.control.unmatched)
         found.append(f"runs without a match in some other group: {names}")
     used = analysis.used
     repeated = used.height - used.select("group", "cell", "seed").n_unique()
@@ -224,10 +221,4 @@ def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> list[str]:
 
 
 def _listed(table: pl.DataFrame) -> str:
-    return _few(f"{run} ({status})" for run, status in table["run", "status"].rows())
-
-
-def _few(names: Iterable[str]) -> str:
-    names = list(names)
-    more = len(names) - _MOST_LISTED
-    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    return few(f"{run} ({status})" for run, status in table["run", "status"].rows())

@@ -10,14 +10,14 @@ from runner.compare.statistics import AGREEMENT
 
 
 class Attribution(NamedTuple):
-    """One factor's part in the variance of the final metric.
+    """The share of one factor in the variance of the final metric.
 
     Attributes:
       factor: a column, such as "optimizer" or "seed"; "rest" is interactions and noise.
       share: of the sum of squares, 0 to 1; None where runs don't fill a balanced grid.
       largest_difference: between values of the factor, all else equal; NaN for "rest"
-        and where nothing else ever is.
-      relative: the same, relative to the metric.
+        and if no two runs differ in this factor alone.
+      relative: the largest difference relative to the metric.
       agrees: `relative` is at most 1e-4.
     """
 
@@ -29,13 +29,13 @@ class Attribution(NamedTuple):
 
 
 def attribute(runs: pl.DataFrame, factors: Sequence[str]) -> tuple[Attribution, ...]:
-    """Main effects, as an analysis of variance without its tests has them.
+    """The main effects of an analysis of variance, without its tests.
 
-    A factor's sum of squares is that of its values' means around the grand mean. They
-    add up to the total only on a balanced grid: every combination equally often.
+    A factor's sum of squares is that of its values' means around the grand mean. These
+    add up to the total only on a balanced grid, with every combination equally often.
 
     Args:
-      runs: a row a run, with `factors` and its `value`.
+      runs: one row for each run, with `factors` and its `value`.
       factors: those that vary.
 
     Returns:
@@ -45,9 +45,8 @@ def attribute(runs: pl.DataFrame, factors: Sequence[str]) -> tuple[Attribution, 
         return ()
     finite = runs.filter(pl.col("value").is_finite())
     counts = finite.group_by(factors).len()["len"]
-    size = math.prod(finite[f].n_unique() for f in factors)
-    balanced = finite.height == runs.height and len(counts) == size
-    balanced = balanced and counts.n_unique() == 1
+    is_full = len(counts) == math.prod(finite[f].n_unique() for f in factors)
+    balanced = finite.height == runs.height and is_full and counts.n_unique() == 1
     centred = finite.with_columns(value=pl.col("value") - pl.col("value").mean())
     total = float((centred["value"] ** 2).sum())
     found, explained = [], 0.0

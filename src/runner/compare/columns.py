@@ -1,7 +1,7 @@
-"""Which columns of the table can make a difference, and what belongs to a factor."""
+"""Which columns may explain a difference, and which follow from the factor."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import polars as pl
@@ -17,13 +17,13 @@ from runner.settings import (
     makes_no_difference,
 )
 
-# Columns of names and results. What else may differ in a controlled comparison follows
-# from what settings and facts affect.
+# Names, results and repetitions. Other columns are settings and facts, which declare
+# what they affect.
 _RESULTS = (
     "run", "folder", "status", "error", "wall_seconds", "compile_seconds",
     "final.*", "best.*", "best_step.*",
     "optimizer_probe",  # the same as in provenance
-    "provenance.git", "provenance.runner_git",  # null; its parts are compared
+    "provenance.git", "provenance.runner_git",  # null; their parts are compared
 )  # fmt: skip
 
 PROBE = "provenance.optimizer_probe"
@@ -31,26 +31,31 @@ INITIAL = "provenance.initial_parameters"
 ORDER = "provenance.data_order"
 DEVICES = "provenance.devices"
 
-# The shipped YAML refers to these from elsewhere; an equal value is a reference.
+# Other keys of the shipped YAML refer to these; an equal value counts as a reference.
 _SOURCES = ("optimizer.learning_rate", "train.steps", "train.steps_per_epoch")
 
 
 def is_fact(name: str) -> bool:
-    """Recorded about a run rather than asked for. Null is unknown, not a value."""
+    """Whether it was recorded rather than configured. Its null means unknown."""
     return name.startswith("provenance.")
 
 
 def ignored(name: str) -> bool:
-    """Whether a column can't make a difference by itself."""
-    if any(fnmatchcase(name, pattern) for pattern in _RESULTS):
+    """Whether a column can't change a run's results."""
+    if is_result(name):
         return True
     if is_fact(name):
         return not _fact_affects(name) & ~(RECORD | ROUNDING)
     return makes_no_difference(name)
 
 
+def is_result(name: str) -> bool:
+    """Whether a column names a run, holds its results or repeats another."""
+    return any(fnmatchcase(name, pattern) for pattern in _RESULTS)
+
+
 def _is_machine(name: str) -> bool:
-    """Whether it is a fact about the machine, which matters by its devices alone."""
+    """Whether it is a fact about the machine, compared only if the devices differ."""
     return is_fact(name) and not _fact_affects(name) & ~(MACHINE | ROUNDING)
 
 
@@ -59,7 +64,7 @@ def _fact_affects(name: str) -> Affects:
 
 
 def varying(table: pl.DataFrame) -> list[str]:
-    """The columns that differ between runs and may make a difference."""
+    """The columns that differ between runs and may change their results."""
     names = []
     same_devices = DEVICES not in table or table[DEVICES].drop_nulls().n_unique() <= 1
     for name in table.columns:
@@ -72,7 +77,7 @@ def varying(table: pl.DataFrame) -> list[str]:
 
 
 def copies(table: pl.DataFrame) -> dict[str, str]:
-    """{key: the key it refers to}, such as "schedule.value": the learning rate."""
+    """{key: the key it refers to}, such as schedule.value: optimizer.learning_rate."""
     found = {}
     for name in table.columns:
         if not (name.startswith("schedule.") or name == "train.eval_every_steps"):
@@ -86,7 +91,7 @@ def copies(table: pl.DataFrame) -> dict[str, str]:
 
 
 def own_keys(table: pl.DataFrame, by: str) -> set[str]:
-    """`by` and what follows from it: a group's section, what refers to that, facts."""
+    """`by` and what follows from it: its section, references to that, and facts."""
     follows = _decided_by(by)
     references = copies(table)
     patterns = [by, references.get(by, by), *follows]
@@ -104,10 +109,9 @@ def _decided_by(key: str) -> tuple[str, ...]:
 def tuned_keys(table: pl.DataFrame, by: str) -> list[str]:
     """The keys that the groups were tuned over.
 
-    Those in the section of `by`, and numbers of the optimizer and the schedule, that
-    take several values where all choices of groups are the same. What isn't the
-    factor's own counts only if every group tried the same values: otherwise one group
-    would win by a learning rate that another never had.
+    They take several values where all choices of groups are the same. They are in the
+    section of `by`, or they are numbers of the optimizer or the schedule and all groups
+    tried the same values: else one could win by a learning rate that another never had.
     """
     choices = list(dict.fromkeys([by, *CHOICES]))
     skip = {*choices, *copies(table)}
@@ -126,14 +130,14 @@ def tuned_keys(table: pl.DataFrame, by: str) -> list[str]:
 
 
 def _same_grid(table: pl.DataFrame, by: str, name: str) -> bool:
-    """Whether all values of `by` have the same values of `name`, choice by choice."""
+    """Whether every group tried the same values of `name`, for the same choices."""
     others = [group for group in CHOICES if group != by]
     grids = table.select(by, *others, name).unique().partition_by(by)
     return len({frozenset(grid.drop(by).rows()) for grid in grids}) == 1
 
 
 def cell_keys(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> list[str]:
-    """What else was varied: as few keys as tell the cells apart, choices first."""
+    """The keys that vary within the groups, without those that follow from others."""
     skip = {by, "seed", *own_keys(table, by), *tuned, *copies(table)}
     names = [n for n in varying(table) if n not in skip and not is_fact(n)]
     kept: list[str] = []
@@ -151,17 +155,23 @@ def determined(table: pl.DataFrame, name: str, by: Sequence[str]) -> bool:
 
 
 def default_by(table: pl.DataFrame) -> str:
-    """The factor that a sweep was most likely about."""
+    """The factor that a sweep is most likely about."""
     keys = [k for k in varying(table) if not is_fact(k)]
     likely = ("optimizer", "schedule", "framework", "model", *CHOICES)
-    redundant = {"seed", *copies(table)}
-    others = [k for k in keys if k not in redundant]
+    others = [k for k in keys if k != "seed" and k not in copies(table)]
     return next((k for k in (*likely, *others) if k in keys), "optimizer")
 
 
 def texts(values: pl.Series) -> list[str]:
-    """Values as one writes them in an override."""
+    """Values as they are written in an override."""
     return [v if isinstance(v, str) else json.dumps(v) for v in values]
+
+
+def few(names: Iterable[str]) -> str:
+    """Up to eight of `names`, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
 def distinct(values: pl.Series) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Whether a comparison is controlled: what differs besides the factor asked about.
+"""Whether a comparison is controlled: what differs besides the factor.
 
-flax #4087 blamed a framework for what an optimizer did: its two runs differed in both.
+flax #4087 blamed a framework for an optimizer's effect: its two runs differed in both.
 """
 
 import itertools
@@ -19,6 +19,7 @@ from runner.compare.columns import (
     copies,
     determined,
     distinct,
+    few,
     ignored,
     is_fact,
     own_keys,
@@ -33,9 +34,9 @@ _FACTS = {
     ORDER: "data order",
     DEVICES: "devices",
 }
-# Relative. Probes are rounded to six digits, where two frameworks may part by one.
+# Relative. Probes are rounded to six digits; two frameworks may differ in the last.
 _PROBE_TOLERANCE = 2e-5
-# What an optimizer does is its own, its schedule's and of what `train` puts around it.
+# The sections that determine an optimizer's updates; `train` has the clipping.
 _NAMED = ("optimizer", "schedule", "train")
 
 
@@ -44,33 +45,32 @@ class Key(NamedTuple):
 
     Attributes:
       name: such as "optimizer.b1" or "optimizer probe".
-      role: "factor" (what was asked about), "consequence" (follows from the factor),
-        "tuned" (tried within the groups), "crossed" (the same values in every group) or
-        "confounder" (differs between the groups where nothing else should).
-      values: up to eight of them as text, in natural order; `distinct` in all.
-      by_group: {group: values} of a confounder.
+      role: "factor" (compared), "consequence" (follows from the factor), "tuned" (tried
+        within the groups), "crossed" (the same values in every group) or "confounder"
+        (differs between the groups and doesn't follow from the factor).
+      values: the first of them, in natural order.
+      by_group: of a confounder, each group's values, such as "jax: adam; nnx: sgd".
     """
 
     name: str
     role: str
-    values: tuple[str, ...]
-    distinct: int
-    by_group: dict[str, tuple[str, ...]]
+    values: str
+    by_group: str
 
 
 class Control(NamedTuple):
     """The verdict of the check.
 
     Attributes:
-      controlled: no confounder and no impostor.
-      impostors: sentences about runs called the same whose optimizer did not the same.
+      controlled: whether there are no confounders and no mislabeled optimizers.
+      mislabeled: sentences about runs with the same settings whose optimizers differ.
       keys: all that vary, confounders first.
-      unknown: facts that not every run recorded, so that they could not be checked.
-      unmatched: names of runs without a partner in some other group.
+      unknown: facts that couldn't be checked, since not every run recorded them.
+      unmatched: names of runs without a match in some other group.
     """
 
     controlled: bool
-    impostors: tuple[str, ...]
+    mislabeled: tuple[str, ...]
     keys: tuple[Key, ...]
     unknown: tuple[str, ...]
     unmatched: tuple[str, ...]
@@ -83,10 +83,10 @@ class Control(NamedTuple):
 def control(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> Control:
     """Check a comparison of the runs in `table` by the column `by`.
 
-    A run's partner in another group has the same value of every key but the factor's
-    own. Where two groups have no partners at all, the keys in which the nearest runs
-    differ are confounders; where they have, whatever was recorded of the partners
-    (versions, devices, ...) and differs is one.
+    A run's match in another group has the same configuration, except for the factor and
+    what follows from it. Facts (versions, devices, ...) that differ between matches are
+    confounders. If two groups have no matches, the keys that differ between the nearest
+    runs are.
 
     Args:
       tuned: see `tuned_keys`.
@@ -103,10 +103,10 @@ def control(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> Control:
     roles |= {by: "factor"} if by in keys else {}
     order = ("confounder", "factor", "tuned", "crossed", "consequence")
     names = sorted(roles, key=lambda k: (order.index(roles[k]), k not in CHOICES))
-    impostors = _impostors(table)
+    mislabeled = _mislabeled(table)
     return Control(
-        controlled=not confounded and not impostors,
-        impostors=impostors,
+        controlled=not confounded and not mislabeled,
+        mislabeled=mislabeled,
         keys=tuple(_key(table, by, name, roles[name]) for name in names),
         unknown=_unknown(table),
         unmatched=unmatched,
@@ -116,22 +116,22 @@ def control(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> Control:
 def _match(
     table: pl.DataFrame, by: str, free: list[str]
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The confounders among `free`, and the runs that lack a partner."""
+    """The confounders among `free`, and the runs that lack a match."""
     config = [k for k in free if not is_fact(k)]
     facts = [k for k in free if is_fact(k)]
     config_codes, fact_codes = _codes(table, config), _codes(table, facts)
     found: set[str] = set()
     unmatched: set[int] = set()
     for a, b in itertools.combinations(_members(table, by).values(), 2):
-        # Arrays [a, b, key]. Of equal configs the nearer one has more facts in common.
+        # Arrays [a, b, key]. Between equal configs, equal facts decide what is nearer.
         apart, facts_apart = _apart(config_codes, a, b), _apart(fact_codes, a, b)
         distance = apart.sum(-1) * (len(facts) + 1) + facts_apart.sum(-1)
         near = [(i, int(j)) for i, j in enumerate(distance.argmin(1))]
         near += [(int(i), j) for j, i in enumerate(distance.argmin(0))]
-        partners = [(i, j) for i, j in near if not apart[i, j].any()]
-        unmatched |= set(a) - {a[i] for i, _ in partners}
-        unmatched |= set(b) - {b[j] for _, j in partners}
-        for pair in partners or near:
+        matches = [(i, j) for i, j in near if not apart[i, j].any()]
+        unmatched |= set(a) - {a[i] for i, _ in matches}
+        unmatched |= set(b) - {b[j] for _, j in matches}
+        for pair in matches or near:
             found |= {k for k, d in zip(config, apart[pair], strict=True) if d}
             found |= {k for k, d in zip(facts, facts_apart[pair], strict=True) if d}
     runs = table["run"].to_list()
@@ -139,14 +139,14 @@ def _match(
 
 
 def _members(table: pl.DataFrame, by: str) -> dict[str, list[int]]:
-    members: dict[str, list[int]] = {}
-    for index, value in enumerate(texts(table[by])):
-        members.setdefault(value, []).append(index)
-    return dict(sorted(members.items(), key=lambda item: natural(item[0])))
+    """{group: its rows}, in natural order."""
+    values = texts(table[by])
+    groups = sorted(set(values), key=natural)
+    return {g: [i for i, value in enumerate(values) if value == g] for g in groups}
 
 
 def _apart(codes: np.ndarray, a: list[int], b: list[int]) -> np.ndarray:
-    """[a, b, key]: whether they differ; what is unknown (-1) differs from nothing."""
+    """[a, b, key]: whether they differ; an unknown fact (-1) never does."""
     left, right = codes[a][:, None], codes[b][None]
     return (left != right) & (left >= 0) & (right >= 0)
 
@@ -162,7 +162,7 @@ def _codes(table: pl.DataFrame, names: list[str]) -> np.ndarray:
 
 
 def _probes(table: pl.DataFrame, first: int = 0) -> list[int | None]:
-    """For each run a number of its probe; the same within a tolerance."""
+    """A number for each run's probe, counted from `first`; None without a probe."""
     seen: list[np.ndarray] = []
     known: dict[str | None, int | None] = {None: None}
     values = table[PROBE].to_list()
@@ -185,7 +185,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _folded(table: pl.DataFrame, confounded: list[str]) -> list[str]:
-    """Without what follows from another of them: adam's b1 from the choice of adam."""
+    """Without what follows from another: adam's b1 follows from the choice of adam."""
     follows = {INITIAL, ORDER} if "seed" in confounded else set()
     return [
         key
@@ -199,42 +199,45 @@ def _folded(table: pl.DataFrame, confounded: list[str]) -> list[str]:
     ]
 
 
-def _impostors(table: pl.DataFrame) -> tuple[str, ...]:
+def _mislabeled(table: pl.DataFrame) -> tuple[str, ...]:
     if PROBE not in table:
         return ()
     names = [c for c in table.columns if c.split(".")[0] in _NAMED and not ignored(c)]
-    called: dict[tuple, dict[int, str]] = {}
+    found: dict[tuple, dict[int, str]] = {}  # {settings: {probe: a run}}
     for name, run, probe in zip(
         table.select(names).rows(), table["run"], _probes(table), strict=True
     ):
         if probe is not None:
-            called.setdefault(name, {}).setdefault(probe, run)
+            found.setdefault(name, {}).setdefault(probe, run)
     return tuple(
-        f"{' and '.join(runs.values())} are called the same (optimizer="
-        f"{name[names.index('optimizer')]}, with the same settings and schedule), but "
-        "their optimizers did not do the same: the optimizer probes differ"
-        for name, runs in called.items()
+        f"{' and '.join(runs.values())} all say optimizer="
+        f"{name[names.index('optimizer')]}, with the same settings and schedule, but "
+        "their optimizers made different updates: the optimizer probes differ"
+        for name, runs in found.items()
         if len(runs) > 1
     )
 
 
 def _unknown(table: pl.DataFrame) -> tuple[str, ...]:
-    lines = []
-    for name, told in _FACTS.items():
-        missing = table[name].null_count() if name in table else table.height
-        if missing:
-            lines.append(f"{told} (not recorded in {missing} of {table.height} runs)")
-    return tuple(lines)
+    runs = table.height
+    missing = {
+        fact: table[name].null_count() if name in table else runs
+        for name, fact in _FACTS.items()
+    }
+    return tuple(
+        f"{fact} (not recorded in {count} of {runs} runs)"
+        for fact, count in missing.items()
+        if count
+    )
 
 
 def _key(table: pl.DataFrame, by: str, name: str, role: str) -> Key:
     column = table[name]
-    if name == PROBE:  # nobody reads its numbers
+    if name == PROBE:  # its numbers mean nothing to a reader
         column = pl.Series([n and f"probe {n}" for n in _probes(table, first=1)])
-    values = distinct(column)
-    by_group = {}
-    if role == "confounder":
-        groups = _members(table, by).items()
-        by_group = {g: distinct(column[i])[:8] for g, i in groups}
-    told = _FACTS.get(name, name.removeprefix("provenance."))
-    return Key(told, role, values[:8], len(values), by_group)
+    groups = _members(table, by) if role == "confounder" else {}
+    by_group = "; ".join(
+        f"{group}: {few(distinct(column[rows]))}" for group, rows in groups.items()
+    )
+    title = _FACTS.get(name, name.removeprefix("provenance."))
+    return Key(title, role, few(distinct(column)), by_group)

@@ -1,65 +1,63 @@
-"""The finding in one sentence."""
+"""The main finding in one sentence."""
 
 from runner.compare.analysis import Analysis
-from runner.compare.attribution import Attribution
 from runner.compare.statistics import Comparison
 
 
 def headline(analysis: Analysis) -> str:
     """What the analysis found, or why it can't say."""
-    by, metric, names = analysis.by, analysis.metric, analysis.groups
+    by, groups = analysis.by, analysis.groups
+    unfair = f"no fair comparison by {by}"
     if analysis.control.confounders:
-        told = "; ".join(
-            f"{key.name} differs with it ("
-            + ", ".join(f"{g}: {'/'.join(v)}" for g, v in key.by_group.items())
-            + ")"
+        differ = "; ".join(
+            f"{key.name} differs too ({key.by_group})"
             for key in analysis.control.confounders
         )
-        return f"no fair comparison by {by}: {told}"
-    if analysis.control.impostors:
-        return f"no fair comparison by {by}: its runs did not do what they are called"
-    if len(names) == 1:
-        return f"nothing to compare: {by} is {names[0].name} in all finished runs"
-    verdicts = {c.verdict for c in analysis.comparisons}
-    others = _others(analysis)
-    if verdicts == {"agree"}:
+        return f"{unfair}: {differ}"
+    if analysis.control.mislabeled:
+        return f"{unfair}: the optimizers did not do what their names say"
+    if len(groups) == 1:
+        return f"nothing to compare: {by} is {groups[0].name} in all finished runs"
+    if {c.verdict for c in analysis.comparisons} == {"agree"}:
         pairs = (*analysis.comparisons, *analysis.cells)
         largest = max(abs(d) for c in pairs for d in c.differences.values())
-        told = f"{_join([g.name for g in names])} agree on {metric} within 1e-4"
-        return f"{told} of its value (largest difference {largest:.1g})" + _tail(others)
-    return _ranking(analysis) + _tail(others)
+        return (
+            f"{_join([g.name for g in groups])} agree on {analysis.metric} within 1e-4 "
+            f"of its value (largest difference {largest:.1g}){_other_factors(analysis)}"
+        )
+    return _ranking(analysis) + _other_factors(analysis)
 
 
 def _ranking(analysis: Analysis) -> str:
-    by, metric, names = analysis.by, analysis.metric, analysis.groups
-    best = [c for c in analysis.comparisons if c.a == names[0].name]
-    next_one = best[0]
+    by, metric, groups = analysis.by, analysis.metric, analysis.groups
+    best = [c for c in analysis.comparisons if c.a == groups[0].name]
+    second = best[0]
     if any(c.verdict == "no pairs" for c in best):
-        return f"no ranking by {by}: groups have no runs in common settings and seeds"
+        return f"no ranking by {by}: the groups have no settings and seeds in common"
     if any(c.verdict == "one seed" for c in best):
         return (
             f"no ranking by {by}: one seed can't tell a difference from chance "
-            f"({_difference(next_one, metric)})"
+            f"({_difference(second)})"
         )
     if all(c.verdict == "better" for c in best):
-        more = f", the next of {len(names)}," if len(names) > 2 else ""
-        explains = _share(analysis.attribution, by)
-        start = f"{by} explains the difference: " if explains else ""
+        more = f", the second of {len(groups)}," if len(groups) > 2 else ""
+        start = f"{by} explains the difference: " if _explains_most(analysis) else ""
         return (
-            f"{start}{next_one.a} is better than {next_one.b}{more} on {metric} by "
-            + (_interval(next_one))
+            f"{start}{second.a} is better than {second.b}{more} on {metric} by "
+            + _interval(second)
         )
     ties = [c for c in best if c.verdict != "better"]
-    tied = [names[0].name, *(c.b for c in ties)]
-    told = _join(tied if len(tied) <= 4 else [*tied[:3], f"{len(tied) - 3} others"])
+    tied = [groups[0].name, *(c.b for c in ties)]
+    if len(tied) > 4:
+        tied[3:] = [f"{len(tied) - 3} others"]
     worst = max(ties, key=lambda c: c.more_seeds or 0)
     return (
-        f"no best {by} on {metric}: {told} are not separable "
-        f"({_difference(ties[0], metric)}{_needed(worst)})"
+        f"no best {by} on {metric}: {_join(tied)} are not separable "
+        f"({_difference(ties[0])}{_needed(worst)})"
     )
 
 
-def _difference(comparison: Comparison, metric: str) -> str:
+def _difference(comparison: Comparison) -> str:
     return (
         f"{comparison.a} minus {comparison.b} is {_interval(comparison, signed=True)}"
     )
@@ -77,38 +75,35 @@ def _interval(comparison: Comparison, signed: bool = False) -> str:
 
 
 def _needed(comparison: Comparison) -> str:
-    more = comparison.more_seeds
-    if more is None:
+    if comparison.more_seeds is None:
         return ""
-    told = "more than 1000" if more > 1000 else f"about {more}"
-    return f"; {told} more seeds would be needed"
+    many = comparison.more_seeds > 1000
+    count = "more than 1000" if many else f"about {comparison.more_seeds}"
+    return f"; {count} more seeds would be needed"
 
 
-def _share(parts: tuple[Attribution, ...], by: str) -> bool:
-    """Whether `by` has the largest share among several factors besides the seed."""
-    shares = {p.factor: p.share or 0 for p in parts if p.factor not in ("seed", "rest")}
-    return len(shares) > 1 and shares.get(by) == max(shares.values())
+def _explains_most(analysis: Analysis) -> bool:
+    """Whether the factor has the largest share among several, the seed left out."""
+    parts = [p for p in analysis.attribution if p.factor not in ("seed", "rest")]
+    most = max(parts, key=lambda part: part.share or 0, default=None)
+    return len(parts) > 1 and most is not None and most.factor == analysis.by
 
 
-def _others(analysis: Analysis) -> list[Attribution]:
-    skip = (analysis.by, "seed", "rest")
-    return [p for p in analysis.attribution if p.factor not in skip]
+def _other_factors(analysis: Analysis) -> str:
+    """What the other factors explain, each after a semicolon."""
+    found = ""
+    for part in analysis.attribution:
+        if part.factor in (analysis.by, "seed", "rest"):
+            continue
+        if part.agrees:
+            largest = f"{part.largest_difference:.1g}"
+            found += f"; {part.factor} makes no difference (at most {largest})"
+        elif part.share is not None:
+            found += f"; {part.factor} explains {_percent(part.share)} of the variance"
+    return found
 
 
-def _tail(others: list[Attribution]) -> str:
-    """What the other factors do, after a semicolon."""
-    told = [
-        f"{p.factor} does not (largest difference {p.largest_difference:.1g})"
-        if p.agrees
-        else f"{p.factor} explains {_percent(p.share)} of the variance"
-        for p in others
-        if p.agrees or p.share is not None
-    ]
-    return "".join(f"; {t}" for t in told)
-
-
-def _percent(share: float | None) -> str:
-    share = share or 0
+def _percent(share: float) -> str:
     if share > 0.999:
         return "over 99.9 %"
     return f"{100 * share:.1f} %" if share > 0.001 else "under 0.1 %"

@@ -1,4 +1,4 @@
-"""What a sample of differences says about their mean."""
+"""Intervals and tests of a mean, and the seeds that a test would need."""
 
 import math
 import warnings
@@ -8,15 +8,15 @@ import numpy as np
 import scipy.stats
 
 LEVEL = 0.95
-# BCa estimates its corrections from the sample; below this they are noise themselves.
+# BCa estimates its corrections from the sample; with fewer seeds they are mere noise.
 _BCA_SEEDS = 10
 _MOST_SEEDS = 1000
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """A 95 % bootstrap interval of the mean, the same on every call.
+    """A 95 % bootstrap interval of the mean; deterministic.
 
-    BCa from ten values on, percentiles below; NaN for fewer than two.
+    BCa for ten values or more, percentiles for fewer; NaN for fewer than two.
     """
     values = np.asarray(values, float)
     if values.size < 2:
@@ -24,7 +24,7 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     if np.ptp(values) <= 1e-12 * np.abs(values).max():
         return float(values.min()), float(values.max())
     low = high = math.nan
-    with warnings.catch_warnings():  # of BCa on nearly equal values, handled below
+    with warnings.catch_warnings():  # BCa warns about nearly equal values
         warnings.simplefilter("ignore")
         for method in ("BCa", "percentile")[values.size < _BCA_SEEDS :]:
             low, high = scipy.stats.bootstrap(
@@ -40,7 +40,7 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 
 def p_value(differences: Sequence[float]) -> float:
-    """Of a paired t test against 0; NaN for fewer than two."""
+    """The p value of a paired t test against 0; NaN for fewer than two values."""
     values = np.asarray(differences)
     if values.size < 2:
         return math.nan
@@ -51,23 +51,21 @@ def p_value(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected for how many there are (Holm 1979); NaN stays and doesn't count."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    corrected = list(p_values)
-    largest = 0.0
-    for rank, (p, index) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - rank)))
-        corrected[index] = largest
-    return corrected
+    """Corrected for their number (Holm 1979); NaN stays NaN and doesn't count."""
+    corrected = np.array(p_values, float)
+    order = corrected.argsort()[: np.count_nonzero(~np.isnan(corrected))]  # NaN is last
+    scaled = corrected[order] * np.arange(order.size, 0, -1)
+    corrected[order] = np.maximum.accumulate(np.minimum(scaled, 1))
+    return corrected.tolist()
 
 
 def more_seeds(differences: np.ndarray, tests: int = 1) -> int:
     """How many more seeds would separate these two with a power of 80 %.
 
-    The smallest n seeds in all with n >= ((t_1 + t_2) * s / d)**2, for a difference of
+    The total is the smallest n with n >= ((t_1 + t_2) * s / d)**2, for differences with
     mean d and standard deviation s; t_1 and t_2 are quantiles of Student's t with n - 1
-    degrees of freedom at 1 - 0.025 / tests and 0.8. At least one more than there are,
-    and 1001 beyond 1000.
+    degrees of freedom at 1 - 0.025 / tests and 0.8. At least 1; 1001 stands for more
+    than 1000.
     """
     sizes = differences.size + np.arange(1, _MOST_SEEDS + 1)
     level = 1 - (1 - LEVEL) / 2 / tests

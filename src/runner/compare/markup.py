@@ -1,4 +1,4 @@
-"""Pieces of semantic HTML. Whatever isn't `Html` already is escaped."""
+"""Pieces of semantic HTML. Any text that isn't `Html` is escaped."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """Text that is already HTML."""
 
 
 def section(title: str, *parts: str) -> Html:
@@ -22,14 +22,14 @@ def section(title: str, *parts: str) -> Html:
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
-    """A table that scrolls in its own box, the first column naming the row.
+    """A table in a scrollable box; the first column names the row.
 
-    A column of numbers is aligned to the right; None and NaN are a dash. A column of
-    nothing but None is left out.
+    Numbers are aligned to the right; None and NaN are shown as a dash. A column that is
+    all None is left out.
     """
     rows = [list(row) for row in rows]
-    told = [any(row[i] is not None for row in rows) for i in range(len(head))]
-    head, *rows = [list(compress(row, told)) for row in [head, *rows]]
+    filled = [any(row[i] is not None for row in rows) for i in range(len(head))]
+    head, *rows = [list(compress(row, filled)) for row in [head, *rows]]
     classes = [""] * len(head)
     for index, column in enumerate(zip(*rows, strict=True)):
         if all(isinstance(value, int | float | None) for value in column):
@@ -54,12 +54,17 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> H
 
 
 def text(value: Any) -> Html:
-    """`value` as it stands in a table: numbers with four digits."""
+    """`value` for a table: numbers with four digits."""
     if isinstance(value, Html):
         return value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Html("&ndash;")
     return Html(f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
+
+
+def note(text: str) -> Html:
+    """A remark that explains what follows."""
+    return Html(f'<p class="note">{escape(text)}</p>')
 
 
 def bullets(items: Iterable[Any]) -> Html:

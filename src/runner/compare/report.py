@@ -1,4 +1,4 @@
-"""One self-contained page of a comparison, and its figures as PNG files."""
+"""A comparison as one self-contained HTML page, and its figures as PNG files."""
 
 import json
 import re
@@ -30,29 +30,23 @@ _PNG_WIDTH = 720  # CSS pixels, drawn at twice as many
 _VERSIONS = ("jax-experiment-runner", "polars", "altair", "vl-convert-python")
 
 
-def write_report(runs: Runs, analysis: Analysis, out: Path) -> list[Path]:
+def write_report(runs: Runs, analysis: Analysis, out: Path) -> None:
     """Write the page, `report.html`, and `<figure>.png` for each figure into `out`.
 
-    The page holds all that it needs, the Vega libraries included (0.9 MB), and asks no
-    server for anything. Each file is replaced as a whole: a reader finds the old one
-    or the new one.
-
-    Returns:
-      The files, the page first.
+    The page includes the Vega libraries (0.9 MB) and requests nothing from a server.
+    Files are replaced atomically.
 
     Raises:
       OSError: `out` can't be written.
     """
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as other:
-        vega = other.submit(_vega)  # a second and more, beside the figures
+        vega = other.submit(_vega)  # takes over a second, as do the figures
         drawn = [*figures(runs, analysis)]
         images = {f"{figure.name}.png": png(figure) for figure in drawn}
         text = page(runs, analysis, drawn, vega.result())
-    written = {PAGE: text.encode(), **images}
-    for name, data in written.items():
+    for name, data in {PAGE: text.encode(), **images}.items():
         write_bytes(out / name, data)
-    return [out / name for name in written]
 
 
 def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> str:
@@ -73,14 +67,14 @@ def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> 
         "css": _asset("page.css"),
         "js": _asset("page.js"),
     }
-    # In one pass: what is filled in may itself hold braces.
+    # In one pass, since the parts may contain braces.
     return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], _asset("page.html"))
 
 
 def png(figure: Figure) -> bytes:
     """`figure` on white, with its title, as PNG."""
     spec = figure.chart.properties(width=_PNG_WIDTH).to_dict()
-    # Paper has no mouse, and the thousands of invisible dots to point at are slow.
+    # An image has no mouse, and thousands of invisible dots to hover over are slow.
     spec["layer"] = [v for v in spec["layer"] if v.get("name", "")[:5] != "hover"]
     spec["params"] = [p for p in spec["params"] if "select" not in p]
     spec["title"] = figure.title
@@ -90,13 +84,13 @@ def png(figure: Figure) -> bytes:
 
 
 def _vega() -> str:
-    # The HTML parser ends a script at this text, even within a string of its code.
+    # The HTML parser ends a script at this text, even inside a string literal.
     bundle = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # pyright: ignore
     return bundle.replace("</script", r"<\/script")
 
 
 def _json(value: object) -> str:
-    """JSON that HTML can't mistake for the end of its script, whatever it holds."""
+    """JSON without the character that could end the page's script element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", r"\u003c")
 

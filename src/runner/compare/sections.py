@@ -1,4 +1,4 @@
-"""The sections of the page. A section with nothing to say is left out."""
+"""The sections of the page. An empty section is left out."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -10,15 +10,16 @@ from runner.compare.analysis import Analysis
 from runner.compare.columns import texts
 from runner.compare.figures import Figure
 from runner.compare.load import Runs
-from runner.compare.markup import Html, bullets, details, section, table
+from runner.compare.markup import Html, bullets, details, note, section, table, text
 from runner.compare.statistics import Comparison
 from runner.compare.theme import DASHES, PALETTE
+from runner.compare.tuning import edge_of
 
 
 def sections(
     runs: Runs, analysis: Analysis, figures: Sequence[Figure]
 ) -> Iterator[Html]:
-    """The page from the verdict to the table of runs."""
+    """The page, from the verdict to the table of runs."""
     if len(analysis.groups) > 1 or not analysis.control.controlled:
         yield verdict(analysis)
     if analysis.warnings:
@@ -34,33 +35,26 @@ def sections(
 
 
 def verdict(analysis: Analysis) -> Html:
-    """Whether the comparison is controlled and, if not, what is confounded."""
+    """Whether the comparison is controlled and, if not, why."""
     control = analysis.control
     unknown = ""
     if control.unknown:
         unknown = f"<p class=note>Not checked: {escape('; '.join(control.unknown))}</p>"
     if control.controlled:
-        told = (
-            "<p><strong>✓ Controlled comparison.</strong> Besides "
-            f"<code>{escape(analysis.by)}</code> nothing differs between the groups "
-            "that would not follow from it.</p>"
+        return Html(
+            '<div class="verdict controlled"><p><strong>✓ Controlled comparison.'
+            f"</strong> Of what was recorded, only <code>{escape(analysis.by)}</code> "
+            f"and what follows from it differ between the groups.</p>{unknown}</div>"
         )
-        return Html(f'<div class="verdict controlled">{told}{unknown}</div>')
-    items = [escape(sentence) for sentence in control.impostors]
-    for key in control.confounders:
-        values = "; ".join(
-            f"{escape(group)}: {escape(', '.join(values))}"
-            for group, values in key.by_group.items()
-        )
-        items.append(f"<code>{escape(key.name)}</code> differs too ({values})")
-    told = (
-        "<p><strong>⚠ Confounded: not a fair comparison.</strong> A difference between "
-        f"the groups need not come from <code>{escape(analysis.by)}</code>:</p>"
-    )
-    lines = "".join(f"<li>{item}</li>" for item in items)
+    items = [text(sentence) for sentence in control.mislabeled]
+    items += [
+        Html(f"<code>{escape(key.name)}</code> differs too ({escape(key.by_group)})")
+        for key in control.confounders
+    ]
     return Html(
-        f'<div class="verdict confounded" role="alert">{told}<ul>{lines}</ul>'
-        f"{unknown}</div>"
+        '<div class="verdict confounded" role="alert"><p><strong>⚠ Confounded: not a '
+        "fair comparison.</strong> A difference between the groups need not come from "
+        f"<code>{escape(analysis.by)}</code>:</p>{bullets(items)}{unknown}</div>"
     )
 
 
@@ -73,37 +67,39 @@ def _groups(analysis: Analysis) -> Iterator[Html]:
         for g in analysis.groups
     ]
     direction = "higher" if analysis.higher_is_better else "lower"
-    yield Html(
-        f'<p class="note">Final {escape(metric)}; {direction} is better. Mean over '
-        "seeds with a bootstrap interval.</p>"
+    yield note(
+        f"Final {metric}; {direction} is better. Mean over seeds with a bootstrap "
+        "interval."
     )
     yield table("Results", [*head, "seeds", "runs", "diverged"], rows)
 
 
 _PAIR_HEAD = ["pair", "verdict", "difference", "95 % from", "to"]
-_PAIR_HEAD += ["improves", "p", "seeds", "more seeds needed"]
+_PAIR_HEAD += ["first better", "p", "seeds", "more seeds needed"]
 
 
 def _comparisons(analysis: Analysis) -> Iterator[Html]:
     if not analysis.comparisons:
         return
-    yield Html(
-        '<p class="note">First minus second, seed by seed. “Improves” is how often the '
-        "first was better; p is of a paired t test, corrected for the number of pairs "
-        "(Holm).</p>"
+    yield note(
+        "First minus second, seed by seed. “First better” is the share of seeds for "
+        "which it was; p is of a paired t test, corrected for the number of pairs "
+        "(Holm)."
     )
     rows = [_pair(c) for c in analysis.comparisons]
     yield table("Pair by pair", _PAIR_HEAD, rows)
     if analysis.cells:
         rows = [[c.cell, *_pair(c)] for c in analysis.cells]
-        body = table("Pair by pair, within each cell", ["where", *_PAIR_HEAD], rows)
-        yield details(f"Within each combination of the rest ({len(rows)})", body)
+        body = table("Pair by pair, within each cell", ["cell", *_PAIR_HEAD], rows)
+        title = f"Within each value of {', '.join(analysis.crossed)} ({len(rows)})"
+        yield details(title, body)
 
 
 def _pair(c: Comparison) -> list[object]:
-    told = f"{c.a} is {c.verdict}" if c.verdict in ("better", "worse") else c.verdict
-    css = c.verdict if c.verdict in ("better", "worse") else "note"
-    verdict = Html(f'<span class="{css}">{escape(told)}</span>')
+    verdict = Html(f'<span class="note">{c.verdict}</span>')
+    if c.verdict in ("better", "worse"):
+        finding = escape(f"{c.a} is {c.verdict}")
+        verdict = Html(f'<span class="{c.verdict}">{finding}</span>')
     needed = "over 1000" if (c.more_seeds or 0) > 1000 else c.more_seeds
     numbers = [c.difference, c.low, c.high, c.improvement, c.p_value]
     return [f"{c.a} minus {c.b}", verdict, *numbers, len(c.differences), needed]
@@ -115,12 +111,11 @@ def _tuning(analysis: Analysis) -> Iterator[Html]:
         return
     budget = "" if tuning.budget is None else f" Declared budget: {tuning.budget} each."
     tried = ", ".join(f"{group}: {count}" for group, count in tuning.tried.items())
-    yield Html(
-        '<p class="note">Each group is compared at its own best setting of '
-        f"<code>{escape(', '.join(tuning.keys))}</code>. Settings tried: "
-        f"{escape(tried)}.{budget}</p>"
+    yield note(
+        f"Each group is compared at its own best setting of {', '.join(tuning.keys)}. "
+        f"Settings tried: {tried}.{budget}"
     )
-    head = [analysis.by, "where", "best setting", "mean", "lowest", "highest", "edge"]
+    head = [analysis.by, "cell", "best setting", "mean", "lowest", "highest", "edge"]
     chosen = tuning.sensitivity.filter("chosen")
     rows = [
         [r["group"], r["cell"] or None, r["setting"], r["mean"], r["low"], r["high"]]
@@ -129,34 +124,24 @@ def _tuning(analysis: Analysis) -> Iterator[Html]:
     ]
     yield table("Best settings", head, rows)
     columns = ["group", "cell", "setting", "mean", "low", "high", "runs", "diverged"]
-    head = [analysis.by, "where", "setting", "mean", "lowest", "highest", *columns[-2:]]
-    every = tuning.sensitivity.select(columns).rows()
-    yield details(
-        f"All {len(every)} settings tried", table("All settings", head, every)
-    )
+    head = [analysis.by, "cell", "setting", "mean", "lowest", "highest", *columns[-2:]]
+    rows = tuning.sensitivity.select(columns).rows()
+    yield details(f"All {len(rows)} settings tried", table("All settings", head, rows))
 
 
 def _edge(tried: pl.DataFrame, row: dict, keys: Sequence[str]) -> Html | None:
-    """Which keys are at an end of what was tried, where a better value may lie."""
+    """The keys at an end of what was tried: a better value may lie beyond it."""
     same = tried.filter(group=row["group"], cell=row["cell"])
-    ends = [
-        key
-        for key in keys
-        if same[key].dtype.is_numeric()
-        and same[key].n_unique() > 1
-        and row[key] in (same[key].min(), same[key].max())
-    ]
-    if not ends:
-        return None
-    return Html(f'<span class="worse">extend {escape(", ".join(ends))}</span>')
+    ends = ", ".join(key for key in keys if edge_of(same[key], row[key]))
+    return Html(f'<span class="worse">extend {escape(ends)}</span>') if ends else None
 
 
 def _targets(analysis: Analysis) -> Iterator[Html]:
     if not analysis.targets:
         return
-    yield Html(
-        f'<p class="note">Medians until {escape(analysis.metric)} reached '
-        f"{analysis.target:g}; a dash where half of the runs never did.</p>"
+    yield note(
+        f"Medians until {analysis.metric} reached {analysis.target:g}; a dash if half "
+        "of the runs never did."
     )
     head = [analysis.by, "runs", "reached it", "steps", "seconds"]
     yield table("Time to target", head, analysis.targets)
@@ -166,27 +151,20 @@ def _attribution(analysis: Analysis) -> Iterator[Html]:
     if not analysis.attribution:
         return
     head = ["factor", "share of the variance", "largest difference", "relative"]
-    yield table(
-        "What explains the differences",
-        head,
-        [
-            [a.factor, a.share and Html(f"{a.share:.1%}")]
-            + [a.largest_difference, a.relative]
-            for a in analysis.attribution
-        ],
-    )
+    rows = [
+        [a.factor, a.share and Html(f"{a.share:.1%}"), a.largest_difference, a.relative]
+        for a in analysis.attribution
+    ]
+    yield table("What explains the differences", head, rows)
 
 
 def _keys(analysis: Analysis) -> Html:
-    rows = []
-    for key in analysis.control.keys:
-        more = f" and {key.distinct - len(key.values)} more"
-        values = ", ".join(key.values) + more * (key.distinct > len(key.values))
-        css = "worse" if key.role == "confounder" else ""
-        rows.append([key.name, Html(f'<span class="{css}">{key.role}</span>'), values])
-    if not rows:
-        return Html()
-    return table("What varies", ["key", "role", "values"], rows)
+    css = {"confounder": "worse"}
+    rows = [
+        [k.name, Html(f'<span class="{css.get(k.role, "")}">{k.role}</span>'), k.values]
+        for k in analysis.control.keys
+    ]
+    return table("What varies", ["key", "role", "values"], rows) if rows else Html()
 
 
 def _figures(
@@ -195,13 +173,12 @@ def _figures(
     if not figures:
         return
     shown = chart_parts.shown(runs, analysis)
-    left_out = len(analysis.groups) - len(shown.groups)
-    if left_out:
-        yield Html(
-            f'<p class="note">The figures show the best {len(shown.groups)} of '
-            f"{len(analysis.groups)} groups; more can't be told apart.</p>"
+    if len(shown.groups) < len(analysis.groups):
+        yield note(
+            f"The figures show the best {len(shown.groups)} of {len(analysis.groups)} "
+            "groups: the eye can't distinguish more."
         )
-    yield _series(analysis.by, shown.groups)
+    yield _legend(analysis.by, shown.groups)
     for figure in figures:
         yield Html(
             f"<figure><figcaption><h3>{escape(figure.title)}</h3>"
@@ -210,8 +187,8 @@ def _figures(
         )
 
 
-def _series(by: str, groups: Sequence[str]) -> Html:
-    """The legend of all figures: boxes that a keyboard reaches too."""
+def _legend(by: str, groups: Sequence[str]) -> Html:
+    """The legend of all figures, whose checkboxes show and hide groups."""
     boxes = []
     for group, colour, dash in zip(groups, PALETTE, DASHES, strict=False):
         line = (

@@ -1,14 +1,14 @@
 """Paired statistics over seeds.
 
-Runs with one seed share initial parameters and the order of the examples, so their
-difference has less noise than the runs themselves. The seed is what is resampled: when
-other factors are crossed, a seed's value is the mean over their cells, since runs of
-one seed aren't independent of each other.
+Runs with the same seed share initial parameters and the order of the examples, so their
+difference has less noise than the runs themselves. Seeds are resampled, not runs, since
+runs with the same seed aren't independent: if other factors are crossed, a seed's value
+is the mean over their cells.
 """
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,8 @@ import polars as pl
 
 from runner.compare.inference import LEVEL, holm, interval, more_seeds, p_value
 
-AGREEMENT = 1e-4  # relative: what rounding in another order of operations may do
-_MOST_GROUPS = 5  # compared pair by pair; more are compared with the best only
+AGREEMENT = 1e-4  # relative; another order of operations may round this differently
+_MOST_GROUPS = 5  # more are compared only with the best, not pair by pair
 
 
 class Group(NamedTuple):
@@ -27,11 +27,10 @@ class Group(NamedTuple):
       name: the value of the factor.
       setting: what its own tuning chose, such as "optimizer.learning_rate=0.01"; empty
         if nothing was tuned or if it differs between cells.
-      runs: how many; `diverged` of them ended with a metric that isn't finite, which
-        mean and interval leave out.
+      runs: how many; `diverged` of them ended without a finite metric, and mean and
+        interval leave them out.
       values: the metric of each seed, {seed: mean over cells}.
-      mean, low, high: over the seeds, with a 95 % bootstrap interval; NaN where there
-        are too few.
+      mean, low, high: over the seeds, with a 95 % bootstrap interval; NaN with too few.
     """
 
     name: str
@@ -49,15 +48,15 @@ class Comparison(NamedTuple):
 
     Attributes:
       a, b: names of groups.
-      cell: what else was the same, such as "framework=jax"; empty over everything.
+      cell: such as "framework=jax"; empty for the comparison over all cells.
       differences: a minus b of each seed, {seed: mean over cells}.
       difference, low, high: their mean, with a 95 % bootstrap interval.
-      improvement: how often `a` was better, a tie counting half.
-      p_value: of a paired t test; Holm's correction over all that are made is in it.
+      improvement: the share of seeds for which `a` was better; a tie counts as half.
+      p_value: of a paired t test, with Holm's correction over all comparisons.
       verdict: "better" or "worse" (a than b), "agree" (every pair of runs, within 1e-4
         of its value), "not separable", "one seed" or "no pairs".
-      more_seeds: how many more would be needed to separate them, 1001 for more than
-        1000; None if none are.
+      more_seeds: how many more would separate them, 1001 for more than 1000; None
+        unless they are "not separable".
     """
 
     a: str
@@ -77,14 +76,19 @@ def groups(used: pl.DataFrame, higher_is_better: bool) -> tuple[Group, ...]:
     """A group for each value of the factor, the best mean first.
 
     Args:
-      used: a row a run: `group`, `cell`, `setting` (texts), `seed` and `value`.
+      used: one row for each run: `group`, `cell`, `setting` (texts), `seed`, `value`.
     """
-    cells = _shared_cells(used)
+    # A group's mean over cells that others lack would compare cells, not groups.
+    in_cell = used.group_by("cell").agg(pl.col("group").n_unique())
+    in_all = pl.col("group") == used["group"].n_unique()
+    cells = in_cell.filter(in_all)["cell"].to_list()
     found = []
     for (name,), runs in used.group_by("group", maintain_order=True):
         fair = runs.filter(pl.col("cell").is_in(cells)) if cells else runs
         settings = runs["setting"].unique()
-        values = _per_seed(fair)
+        finite = fair.filter(pl.col("value").is_finite())
+        means = finite.group_by("seed").agg(pl.col("value").mean()).sort("seed")
+        values = dict(means.rows())
         low, high = interval(list(values.values()))
         found.append(
             Group(
@@ -98,37 +102,21 @@ def groups(used: pl.DataFrame, higher_is_better: bool) -> tuple[Group, ...]:
                 high=high,
             )
         )
-    worst = -math.inf if higher_is_better else math.inf
     sign = -1 if higher_is_better else 1
-    return tuple(
-        sorted(found, key=lambda g: sign * (worst if math.isnan(g.mean) else g.mean))
-    )
-
-
-def _shared_cells(used: pl.DataFrame) -> list[str]:
-    """A mean over other cells than the others' would compare cells, not groups."""
-    count = used["group"].n_unique()
-    in_all = used.group_by("cell").agg(pl.col("group").n_unique())
-    return in_all.filter(pl.col("group") == count)["cell"].to_list()
-
-
-def _per_seed(runs: pl.DataFrame) -> dict[int, float]:
-    finite = runs.filter(pl.col("value").is_finite())
-    means = finite.group_by("seed").agg(pl.col("value").mean()).sort("seed")
-    return dict(means.rows())
+    return tuple(sorted(found, key=lambda g: (math.isnan(g.mean), sign * g.mean)))
 
 
 def compare(
     used: pl.DataFrame, ranked: Sequence[Group], higher_is_better: bool, cells: bool
 ) -> tuple[Comparison, ...]:
-    """Compare all pairs of groups, the better first; of many, with the best.
+    """Compare all pairs of groups, the better first; many groups only with the best.
 
-    Two groups are ranked only where the bootstrap interval of their paired difference
-    excludes 0 and so does a paired t test at 5 %, corrected by Holm over all that are
-    made: of many one would look different by chance, and the bootstrap alone is too
-    sure of itself with few seeds (of three alike, it excludes 0 in a quarter of all
-    cases). Only comparisons with the best can wrongly call the true best worse, so for
-    that claim their number is the one to correct for.
+    Two groups are ranked only if the bootstrap interval of their paired difference
+    excludes 0 and so does a paired t test at 5 %, with Holm's correction over all
+    comparisons: among many, one would look different by chance. The bootstrap alone is
+    too confident with few seeds (with three of identical groups, it excludes 0 in a
+    quarter of all cases). Only comparisons with the best can wrongly call the true best
+    worse, so for that claim it is their number that needs correction.
 
     Args:
       used: as for `groups`.
@@ -136,13 +124,12 @@ def compare(
       cells: within each cell rather than over all of them.
     """
     means = used.group_by("group", "cell", "seed").agg(pl.col("value").mean())
-    values: dict[tuple[str, str], dict[int, float]] = {}
-    for group, cell, seed, value in means.sort("seed").rows():
-        values.setdefault((group, cell), {})[seed] = value
-    names = sorted({cell for _, cell in values})
+    in_cell = {"": means}
+    if cells:
+        in_cell = {c: means.filter(cell=c) for c in sorted(means["cell"].unique())}
     tested = [
-        (a, b, cell, _differences(values, a.name, b.name, [cell] if cells else names))
-        for cell in (names if cells else [""])
+        (a, b, cell, _differences(runs, a.name, b.name))
+        for cell, runs in in_cell.items()
         for a, b in itertools.combinations(ranked, 2)
         if len(ranked) <= _MOST_GROUPS or a is ranked[0]
     ]
@@ -153,24 +140,15 @@ def compare(
     )
 
 
-def _differences(
-    values: Mapping[tuple[str, str], Mapping[int, float]],
-    a: str,
-    b: str,
-    cells: Sequence[str],
-) -> tuple[dict[int, float], float]:
-    """{seed: mean difference over the cells that both have}; the largest relative."""
-    found: dict[int, list[float]] = {}
-    relative = 0.0
-    for cell in cells:
-        others = values.get((b, cell), {})
-        for seed, value in values.get((a, cell), {}).items():
-            other = others.get(seed, math.nan)
-            if math.isfinite(difference := value - other):
-                found.setdefault(seed, []).append(difference)
-                size = max(abs(value), abs(other))
-                relative = max(relative, abs(difference) / size if size else 0.0)
-    return {seed: _mean(found[seed]) for seed in sorted(found)}, relative
+def _differences(means: pl.DataFrame, a: str, b: str) -> tuple[dict[int, float], float]:
+    """{seed: mean over the cells that both have}, and the largest relative one."""
+    pairs = means.filter(group=a).join(means.filter(group=b), on=["cell", "seed"])
+    difference = pl.col("value") - pl.col("value_right")
+    pairs = pairs.with_columns(difference=difference).filter(difference.is_finite())
+    size = pl.max_horizontal(pl.col("value", "value_right").abs())
+    relative = (pl.col("difference").abs() / size).fill_nan(0).max()
+    per_seed = pairs.group_by("seed").agg(pl.mean("difference")).sort("seed")
+    return dict(per_seed.rows()), pairs.select(relative).item() or 0.0
 
 
 def _comparison(
@@ -196,7 +174,7 @@ def _comparison(
     elif (low > 0 or high < 0) and p < 1 - LEVEL:
         a_is_better = sign * low > 0
         verdict = "better" if a_is_better else "worse"
-        # The pairs leave out what diverged, which is no reason to be called better.
+        # Pairs leave out diverged runs; that must not make a group look better.
         if (a if a_is_better else b).diverged:
             verdict = "not separable"
     if verdict == "not separable":

@@ -8,24 +8,23 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.compare.analysis import Analysis
-from runner.compare.controlled import Key
 from runner.compare.headline import headline
 from runner.compare.statistics import Comparison
 
 _MOST_ROWS = 40  # the rest is in the page
 
 METHOD = (
-    "Means over seeds, first over whatever else is crossed; brackets: 95 % bootstrap "
-    "intervals (BCa from 10 seeds, percentiles below). Differences are within a seed. "
-    "Ranked only where the interval excludes 0 and so does a paired t test, corrected "
-    "by Holm for the number of pairs, since of many one looks different by chance."
+    "Means over seeds, after means over cells. Brackets: 95 % bootstrap intervals (BCa "
+    "from 10 seeds, percentiles with fewer). Differences are within a seed. Groups are "
+    "ranked only if this interval excludes 0 and so does a paired t test, with Holm's "
+    "correction: among many pairs, one would look different by chance."
 )
 
 
 def show(analysis: Analysis, console: Console) -> None:
-    """Print the finding, whether it can be trusted, and the numbers behind it."""
-    for sentence in analysis.control.impostors:
-        _line(console, "NOT WHAT IT IS CALLED", sentence, "bold red")
+    """Print the finding, whether the comparison is controlled, and all numbers."""
+    for sentence in analysis.control.mislabeled:
+        _line(console, "MISLABELED", sentence, "bold red")
     _line(console, "", headline(analysis), "bold")
     _control(analysis, console)
     for warning in analysis.warnings:
@@ -62,27 +61,21 @@ def _line(console: Console, label: str, text: str, style: str) -> None:
 def _control(analysis: Analysis, console: Console) -> None:
     control, by = analysis.control, analysis.by
     for key in control.confounders:
-        groups = "; ".join(f"{g}: {', '.join(v)}" for g, v in key.by_group.items())
-        text = f"{key.name} differs with {by} ({groups})"
+        text = f"{key.name} differs with {by} ({key.by_group})"
         _line(console, "CONFOUNDED", text, "bold red")
     if control.controlled:
         text = f"of what was recorded, only {by} and what follows from it differ"
         _line(console, "CONTROLLED", text, "bold green")
     if control.unknown:
         _line(console, "unknown, so not compared", "; ".join(control.unknown), "yellow")
-    for role, told in (
+    for role, label in (
         ("crossed", "also vary, compared at equal values"),
         ("tuned", "tuned"),
         ("consequence", f"follows from {by}"),
     ):
-        keys = [_values(key) for key in control.keys if key.role == role]
+        keys = [f"{k.name} ({k.values})" for k in control.keys if k.role == role]
         if keys:
-            _line(console, told, "; ".join(keys), "dim")
-
-
-def _values(key: Key) -> str:
-    more = ", ..." if key.distinct > len(key.values) else ""
-    return f"{key.name} ({', '.join(key.values)}{more})"
+            _line(console, label, "; ".join(keys), "dim")
 
 
 def _table(

@@ -1,13 +1,13 @@
-"""Colours and type of the figures, for white paper and for a dark screen."""
+"""Colours and fonts of the figures, for light and dark pages."""
 
 from typing import Any, Literal
 
 Mode = Literal["light", "dark"]
 
 # Okabe and Ito's colours for colour-blind readers (https://jfly.uni-koeln.de/color/),
-# the blue a little lighter, without yellow and black, which fade on white or dark; then
+# with a lighter blue, and without yellow and black, which fade on white or dark. Then
 # four more, each the farthest from all before under simulated protan-, deuter- and
-# tritanopia (Machado 2009, OKLab). All keep a contrast of 2.3 to both backgrounds.
+# tritanopia (Machado 2009, OKLab). All have a contrast of 2.3 to both backgrounds.
 PALETTE = (
     "#1a7fc1",
     "#e69f00",
@@ -20,8 +20,8 @@ PALETTE = (
     "#7d6380",
     "#6f52ee",
 )
-# Lines that lie on each other, as those of frameworks that agree, stay visible: a dash
-# lets the line below it through. It also tells hues apart that look alike to a reader.
+# With dashes, lines that coincide (frameworks that agree) all stay visible. They also
+# distinguish hues that look alike to a reader.
 DASHES = ([1, 0], [9, 3], [4, 2], [12, 3, 3, 3], [2, 2]) * 2
 
 INK = {"light": "#1c2127", "dark": "#e4e7eb"}
@@ -65,10 +65,8 @@ def config(mode: Mode) -> dict[str, Any]:
         },
         "title": {
             "color": ink,
-            "subtitleColor": muted,
             "anchor": "start",
             "fontSize": 15,
-            "subtitleFontSize": 12,
             "offset": 12,
         },
         "rule": {"color": muted},

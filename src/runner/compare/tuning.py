@@ -1,7 +1,7 @@
-"""Fair tuning: each group at its own best setting, within one budget."""
+"""Fair tuning: each group at its own best setting, with the same budget."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,15 +12,15 @@ _SECONDS = "time/steps_per_second"
 
 
 class Tuning(NamedTuple):
-    """What was tried and chosen.
+    """The settings that were tried, and those that were chosen.
 
     Attributes:
       keys: the tuned keys, such as ("optimizer.learning_rate",); empty if none.
-      budget: how many settings each group was allowed; None if not declared.
-      tried: {group: how many settings it tried; the most of its cells}.
-      sensitivity: one row a group, cell and setting: `group`, `cell`, `setting` (text),
-        a column for each tuned key, `runs`, `diverged`, `mean`, `low`, `high` (lowest
-        and highest seed; means of finite runs), `chosen` (Boolean).
+      budget: how many settings each group may choose from; None for all of them.
+      tried: {group: how many settings it tried, in the cell where it tried most}.
+      sensitivity: one row for each group, cell and setting: `group`, `cell`, `setting`
+        (text), a column for each tuned key, `runs`, `diverged`, `mean`, `low`, `high`
+        (mean, lowest and highest of the finite runs), `chosen` (Boolean).
     """
 
     keys: tuple[str, ...]
@@ -33,11 +33,10 @@ class Target(NamedTuple):
     """How fast a group reached the target.
 
     Attributes:
-      group: its name.
-      runs: how many; `reached` of them got there.
-      steps, seconds: medians over all runs, a run that never got there counting as
-        infinite; None if the median is. Seconds are from time/steps_per_second, so
-        without the compile; None if that isn't recorded.
+      runs: how many; `reached` of them reached it.
+      steps, seconds: medians over all runs, where a run that never reached it counts as
+        infinite; None for an infinite median. Seconds are without compilation, from
+        time/steps_per_second; None if that wasn't recorded.
     """
 
     group: str
@@ -52,16 +51,16 @@ def tune(
 ) -> tuple[Tuning, tuple[str, ...]]:
     """Choose each group's best setting in each cell, by the mean over its seeds.
 
-    Settings with fewer seeds than another of the same group and cell don't compete: a
-    single lucky seed would win. Neither do those in which a run diverged, unless one
-    did in all of them. With a `budget`, a group that tried more keeps as many, spread
-    evenly over its grid.
+    A setting with fewer seeds than another of the same group and cell isn't chosen: a
+    single lucky seed would win. Neither is one in which a run diverged, unless that
+    happened in all of them. A group that tried more than `budget` settings chooses from
+    so many of them, spread evenly over its grid.
 
     Args:
-      runs: a row a run: `group`, `cell`, `setting` (texts), `seed`, `value`, `keys`.
+      runs: one row each: `group`, `cell`, `setting` (texts), `seed`, `value`, `keys`.
 
     Returns:
-      what was tried, and warnings: unequal budgets, and bests at the edge of a grid.
+      the tuning, and warnings about unequal budgets and bests at an edge of the grid.
     """
     finite = pl.col("value").filter(pl.col("value").is_finite())
     table = runs.group_by("group", "cell", "setting", *keys, maintain_order=True).agg(
@@ -74,14 +73,11 @@ def tune(
     )
     table = table.sort("group", "cell", *keys, nulls_last=True, maintain_order=True)
     grids = table.partition_by("group", "cell", maintain_order=True)
-    tried: dict[str, int] = {}
-    for grid in grids:
-        group = grid["group"][0]
-        tried[group] = max(tried.get(group, 0), grid.height)
-    # A budget may leave out the best one, which then is no edge.
+    # A budget may leave out the best setting, so edges are those of the whole grid.
     free = pl.concat(_choose(grid, None, higher_is_better) for grid in grids)
     table = pl.concat(_choose(grid, budget, higher_is_better) for grid in grids)
-    tried = dict(sorted(tried.items(), key=lambda item: natural(item[0])))
+    counts = table.group_by("group", "cell").len().group_by("group").agg(pl.max("len"))
+    tried = dict(sorted(counts.rows(), key=lambda row: natural(row[0])))
     warnings = [*_budgets(tried, budget), *(w for k in keys for w in _edges(free, k))]
     return Tuning(tuple(keys), budget, tried, table.drop("seeds")), tuple(warnings)
 
@@ -93,48 +89,46 @@ def _choose(
     if budget and budget < grid.height:
         kept = np.linspace(0, grid.height - 1, budget).round().astype(int).tolist()
     most = grid["seeds"].max()
-
-    def rank(index: int) -> tuple:
-        row = grid.row(index, named=True)
-        mean = math.inf if row["mean"] is None else row["mean"]
-        worse = -mean if higher_is_better and math.isfinite(mean) else mean
-        return row["seeds"] != most, row["diverged"], worse
-
-    best = min(kept, key=rank)
-    return grid.with_columns(chosen=pl.int_range(pl.len()) == best)
+    cost = -pl.col("mean") if higher_is_better else pl.col("mean")
+    ranked = grid.with_row_index().filter(pl.col("index").is_in(kept))
+    order = [pl.col("seeds") != most, pl.col("diverged"), cost]
+    ranked = ranked.sort(order, nulls_last=True, maintain_order=True)
+    return grid.with_columns(chosen=pl.int_range(pl.len()) == ranked["index"][0])
 
 
 def _budgets(tried: dict[str, int], budget: int | None) -> list[str]:
-    told = ", ".join(f"{group} {count}" for group, count in tried.items())
+    counts = ", ".join(f"{group} {count}" for group, count in tried.items())
     if budget is None and len(set(tried.values())) > 1:
         return [
-            f"unequal tuning: settings tried are {told}; more tries win by luck. "
-            "--budget N lets each have N"
+            f"unequal tuning: settings tried are {counts}, and more tries can win by "
+            "luck. --budget N lets each group choose from N"
         ]
     if budget and any(count != budget for count in tried.values()):
         return [
-            f"the declared budget is {budget} settings each, but tried are {told}: of "
-            f"more, {budget} spread over the grid count"
+            f"the declared budget is {budget} settings each, but settings tried are "
+            f"{counts}: of more, only {budget} spread over the grid count"
         ]
     return []
 
 
 def _edges(table: pl.DataFrame, key: str) -> list[str]:
-    if not table[key].dtype.is_numeric():
-        return []
     warnings = []
     for grid in table.partition_by("group", "cell", maintain_order=True):
-        values = grid[key].drop_nulls().unique().sort()
-        best = grid.filter("chosen")[key][0]
-        if len(values) < 2 or best not in (values[0], values[-1]):
-            continue
-        edge = "smallest" if best == values[0] else "largest"
-        where = f" ({grid['cell'][0]})" if grid["cell"][0] else ""
-        warnings.append(
-            f"{grid['group'][0]}{where} is best at the {edge} {key} tried ({best:g}): "
-            "extend the grid"
-        )
+        best = grid.filter("chosen").row(0, named=True)
+        if edge := edge_of(grid[key], best[key]):
+            cell = f" ({best['cell']})" if best["cell"] else ""
+            warnings.append(
+                f"{best['group']}{cell} is best at the {edge} {key} tried "
+                f"({best[key]:g}): extend the grid"
+            )
     return warnings
+
+
+def edge_of(tried: pl.Series, value: Any) -> str | None:
+    """Whether `value` is the "smallest" or "largest" number of several in `tried`."""
+    if not tried.dtype.is_numeric() or tried.drop_nulls().n_unique() < 2:
+        return None
+    return {tried.max(): "largest", tried.min(): "smallest"}.get(value)
 
 
 def reach(
@@ -157,18 +151,14 @@ def reach(
         .first()
     )
     runs = used.join(first.select("run", "step", "seconds"), on="run", how="left")
-    found = []
-    for (group,), rows in runs.group_by("group", maintain_order=True):
-        reached = rows["step"].count()
-        steps, seconds = (
-            rows[name].cast(pl.Float64).fill_null(math.inf).median()
-            for name in ("step", "seconds")
-        )
-        found.append(
-            Target(str(group), rows.height, reached, _ended(steps), _ended(seconds))
-        )
-    return tuple(found)
-
-
-def _ended(median) -> float | None:
-    return median if median is not None and math.isfinite(median) else None
+    medians = pl.col("step", "seconds").cast(pl.Float64).fill_null(math.inf).median()
+    found = runs.group_by("group", maintain_order=True).agg(
+        medians, runs=pl.len(), reached=pl.col("step").count()
+    )
+    found = found.with_columns(
+        pl.when(pl.col(name).is_finite()).then(name) for name in ("step", "seconds")
+    )
+    return tuple(
+        Target(*row)
+        for row in found.select("group", "runs", "reached", "step", "seconds").rows()
+    )
