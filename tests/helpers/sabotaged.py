@@ -276,7 +276,7 @@ CASES = [
         ["schedule=reduce_on_plateau", "schedule.watch=eval", "train.steps=44"],
         r"match optax\.adam\(0\.001\) without reduce_on_plateau",
     ),
-    ("knows_its_arguments", [], r"doesn't use the hyperparameters that it is handed"),
+    ("knows_its_arguments", [], r"doesn't use the hyperparameters that it is given"),
     (
         "drops_the_clipping",
         ["optimizer=sgd", "train.clip_global_norm=50"],

@@ -42,7 +42,7 @@ def looks_like(
       observed: the parameter changes, step by step.
       wanted: the optimizer that they should have come from.
       rates: the requested learning rates; all but the first are the run's.
-      replay: returns a transformation's changes for the same gradients.
+      replay: returns the changes that a transformation makes for the same gradients.
     """
     ours = _flat(observed)
     if not np.any(ours):
@@ -52,7 +52,7 @@ def looks_like(
         for shape in (rates, rates**2, np.ones_like(rates)):
             try:
                 theirs = _flat(replay(candidate.textbook(shape)))
-            except (TypeError, ValueError):  # it doesn't support this config
+            except (TypeError, ValueError):  # the candidate can't have this config
                 continue
             # Updates scale with the learning rate, so this is the ratio of the two.
             factor = np.vdot(theirs, ours) / max(np.vdot(theirs, theirs), 1e-300)
@@ -61,7 +61,7 @@ def looks_like(
                 continue  # the difference is below the matching tolerance
             if distance < best:
                 best = distance
-                rate, how = _told(wanted, rates, shape, factor)
+                rate, how = _matched_rate(wanted, rates, shape, factor)
                 sentence = f"{name}({rate:.4g}){part}{how}"
         if best < MATCH / 10:
             break
@@ -71,10 +71,10 @@ def looks_like(
     return f"The observed updates match {sentence}, not {asked}"
 
 
-def _told(
+def _matched_rate(
     wanted: OptimizerSpec, rates: np.ndarray, shape: np.ndarray, factor: float
 ) -> tuple[float, str]:
-    """The learning rate of a match, and how it is used, in words."""
+    """The learning rate of a match, and in words how it changes."""
     varies = np.ptp(rates[1:]) > 0
     learning_rate = wanted.factory.keywords["learning_rate"]
     if shape is rates:
@@ -85,12 +85,11 @@ def _told(
 
 
 def _candidates(wanted: OptimizerSpec) -> Iterator[tuple[str, str, OptimizerSpec]]:
-    """Variants of the wanted optimizer that lack a part, itself, and others."""
+    """(name, addition to it, optimizer): the wanted one without a part, and others."""
     name, arguments = wanted.text.split("(")[0], wanted.factory.keywords
-    deaf = wanted
+    without_plateau = wanted._replace(schedule=wanted.base_schedule)
     if isinstance(wanted.schedule, ReduceOnPlateau):
-        deaf = wanted._replace(schedule=wanted.schedule.base)
-        yield name, " without reduce_on_plateau", deaf
+        yield name, " without reduce_on_plateau", without_plateau
     yield name, "", wanted
     if wanted.clip_global_norm is not None:
         yield name, " without clipping", wanted._replace(clip_global_norm=None)
@@ -99,10 +98,10 @@ def _candidates(wanted: OptimizerSpec) -> Iterator[tuple[str, str, OptimizerSpec
         yield name, " without its mask", unmasked
     for part, none in (("weight_decay", 0.0), ("momentum", None)):
         if arguments.get(part):
-            lost = functools.partial(wanted.factory, **{part: none})
+            without = functools.partial(wanted.factory, **{part: none})
             text = f" without {part.replace('_', ' ')}"
-            yield name, text, wanted._replace(factory=lost)
-    plain = deaf._replace(clip_global_norm=None, mask_weight_decay=False)
+            yield name, text, wanted._replace(factory=without)
+    plain = without_plateau._replace(clip_global_norm=None, mask_weight_decay=False)
     for other, part, factory in (
         (name, " with its default arguments", wanted.factory.func),
         *USUAL,

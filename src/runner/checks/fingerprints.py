@@ -46,12 +46,12 @@ def identify(run: Run, toy: Toy, init: Callable) -> dict[str, Any]:
 
     Args:
       run: the run that trains.
-      toy: that of the run's program.
+      toy: the one of the run's program.
       init: `Program.init` of a single run.
 
     Returns:
-      `optimizer_probe`, `initial_parameters` and `data_order`. Where one differs
-      between two runs, so did its inputs.
+      `optimizer_probe`, `initial_parameters` and `data_order`. If one differs between
+      two runs, so does what it is named after.
     """
     return {
         "optimizer_probe": optimizer_probe(toy, run.hyperparameters, run.optimizer),
@@ -82,7 +82,7 @@ def optimizer_probe(
     """Changes that the optimizer makes to the output layer of a small model.
 
     Runs with different probes are updated differently, whatever their configs say.
-    Rounded to six digits, to hide machines' rounding; independent of the seed.
+    Rounded to six digits, to hide how machines round; independent of the seed.
 
     Args:
       toy: the run's pipeline, but on `toy_model`.

@@ -1,6 +1,6 @@
-"""Check that what runs is what the config says, against textbook optax.
+"""Check that a pipeline updates parameters as the configured optimizer would.
 
-flax #4087 was an optimizer mix-up that everybody took for a difference between
+flax #4087 was a mix-up of optimizers that everybody took for a difference between
 frameworks. So, before training, the pipeline's own `apply_gradients` is driven with
 fixed gradients, losses and learning rates, and each change that it makes to a parameter
 is compared with that of the configured optimizer, used as optax's documentation says.
@@ -55,14 +55,14 @@ def verify(
     _check(step, init, hyperparameters, wanted)
     if not hyperparameters:
         return
-    # Runs that differ in these share a compiled program, so they must be read from the
-    # arguments: a pipeline that gets them in another way is caught when they change.
+    # Runs that differ only in these share a compiled program, which must read them from
+    # its arguments. A pipeline with built-in values is caught by other values.
     changed = {k: 0.9 * v for k, v in hyperparameters.items()}
     try:
         _check(step, init, changed, wanted.with_values(changed))
     except ConfigError as error:
         raise ConfigError(
-            "verify: the pipeline doesn't use the hyperparameters that it is handed. "
+            "verify: the pipeline doesn't use the hyperparameters that it is given. "
             f"With {changed}: {error}"
         ) from error
 
@@ -85,7 +85,7 @@ def _check(
         likeness = looks_like(observed, wanted, problem.learning_rates, replay)
     raise ConfigError(
         f"verify: the pipeline doesn't do what the config says. {difference}. "
-        f"{likeness}. (verify=false trains all the same)"
+        f"{likeness}. (verify=false trains anyway)"
     )
 
 
