@@ -55,9 +55,10 @@ def test_the_figures_that_apply_and_no_others(options, expected):
         assert width > 1400 and height > 150
 
 
-def test_a_heat_map_shows_runs_without_the_second_factor_too():
+def test_a_group_may_lack_the_tuned_number():
     adam = [run(f"a{rate}", rate=rate) for rate in (0.1, 0.01)]
     found = drawn(tables([*adam, run("s", rate=None, optimizer="sgd")]))
+    assert {r["group"] for r in values(found["sensitivity"].chart)} == {"adam"}
     x = found["heat_map"].chart.to_dict()["layer"][0]["encoding"]["x"]
     assert x["sort"] == ["0.01", "0.1", "null"]
 

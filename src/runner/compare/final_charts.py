@@ -72,6 +72,7 @@ def sensitivity(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
     cell = pl.col("cell") if len(shown.cells) > 1 else pl.lit("").alias("cell")
     table = (
         table.filter(pl.col("group").is_in(shown.groups), pl.col("mean").is_finite())
+        .drop_nulls(key)
         .sort("mean", descending=analysis.higher_is_better)
         .unique(["group", "cell", key], keep="first", maintain_order=True)
         .group_by("group", cell, at=key)

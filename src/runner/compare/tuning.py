@@ -128,7 +128,8 @@ def edge_of(tried: pl.Series, value: Any) -> str | None:
     """Whether `value` is the "smallest" or "largest" number of several in `tried`."""
     if not tried.dtype.is_numeric() or tried.drop_nulls().n_unique() < 2:
         return None
-    return {tried.max(): "largest", tried.min(): "smallest"}.get(value)
+    ends = {"smallest": tried.min(), "largest": tried.max()}
+    return next((end for end, tip in ends.items() if tip == value), None)
 
 
 def reach(
