@@ -67,7 +67,9 @@ def test_flax_4087_as_it_was_only_the_probes_tell(table):
     )
     assert names(found) == ["optimizer probe"] and not found.controlled
     (mislabeled,) = found.mislabeled
-    assert mislabeled.startswith("0 and 1 all say optimizer=adam, with the same")
+    assert mislabeled.startswith(
+        "0 and 1 are configured with the same optimizer=adam, "
+    )
 
 
 def test_a_schedules_probe_is_its_consequence_and_not_mislabeled(table):

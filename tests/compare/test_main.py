@@ -95,7 +95,7 @@ def test_confounded_and_called_the_same_come_first(tmp_path, run):
     status, out, _ = run("--by", "framework", "--strict")
     assert status == 3
     first, second, third, *_ = out.splitlines()
-    assert first.startswith("MISLABELED: a and b all say optimizer=adam, with")
+    assert first.startswith("MISLABELED: a and b are configured with the same opt")
     assert second.startswith("no fair comparison by framework: optimizer probe differs")
     assert third.startswith(
         "CONFOUNDED: optimizer probe differs with framework (jax: p"

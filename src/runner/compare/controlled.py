@@ -210,9 +210,9 @@ def _mislabeled(table: pl.DataFrame) -> tuple[str, ...]:
         if probe is not None:
             found.setdefault(name, {}).setdefault(probe, run)
     return tuple(
-        f"{' and '.join(runs.values())} all say optimizer="
-        f"{name[names.index('optimizer')]}, with the same settings and schedule, but "
-        "their optimizers made different updates: the optimizer probes differ"
+        f"{' and '.join(runs.values())} are configured with the same optimizer="
+        f"{name[names.index('optimizer')]}, settings and schedule, but their "
+        "optimizers made different updates: the optimizer probes differ"
         for name, runs in found.items()
         if len(runs) > 1
     )

@@ -40,8 +40,8 @@ def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
     if chart := profile(runs, analysis):
         text = (
             "The share of problems on which a group came within a factor of the best. "
-            "A problem is a seed in a cell. At 1: how often it was the best. Higher is "
-            "better."
+            "A problem is one seed in one cell. At 1: how often it was the best. "
+            "Higher is better."
         )
         yield Figure("profile", "Performance profile", text, chart)
     text = "Mean over seeds; the band spans the lowest to the highest."
@@ -55,4 +55,4 @@ def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
         if chart := curves(runs, analysis, name):
             yield Figure(name.replace("/", "_"), name, text, chart)
     if chart := curves(runs, analysis, "train/learning_rate"):
-        yield Figure("learning_rate", "Learning rate in force", text, chart)
+        yield Figure("learning_rate", "Learning rate", text, chart)
