@@ -23,6 +23,7 @@ from runner.errors import ConfigError
 from runner.job.build import build
 from runner.job.session import Session
 from runner.record import compiled
+from runner.record.console import console, print_table
 
 FRAMEWORKS = ("jax", "linen", "nnx")  # the first is what the others are compared with
 MEASURES = ("loss", "grad", "params")
@@ -196,26 +197,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare_all(arguments: argparse.Namespace) -> bool:
+    steps, tolerance = arguments.steps, arguments.tolerance
     if not arguments.all:
-        results = compare(arguments.overrides, [""], arguments.steps)
-        (_, differences), *_ = results
-        _print_steps(differences)
-        return _report("", differences, arguments.tolerance)
+        ((_, found),) = compare(arguments.overrides, [""], steps)
+        _print_table(
+            f"largest relative difference from {FRAMEWORKS[0]}",
+            "step",
+            [(str(k + 1), found, slice(k, k + 1)) for k in range(steps)],
+        )
+        return _report("", found, tolerance)
     agree = True
-    heads = [f"{f} {what}" for f in FRAMEWORKS[1:] for what in MEASURES]
-    print(f"{'':56}" + "".join(f"{head:>14}" for head in heads))
+    print(f"Largest relative difference from {FRAMEWORKS[0]} at any step")
     for optimizer in _options("optimizer"):
         overrides = [*arguments.overrides, f"optimizer={optimizer}"]
         names = [s for s in _options("schedule") if s != PLATEAU]
+        rows = []
         for schedules in (names, [PLATEAU]):
             try:
-                for schedule, found in compare(overrides, schedules, arguments.steps):
-                    name = f"optimizer={optimizer} schedule={schedule}"
-                    _print_row(name, found)
-                    agree &= _report(f"{name}: ", found, arguments.tolerance)
-            except ConfigError as error:  # the two don't go together
+                for schedule, found in compare(overrides, schedules, steps):
+                    rows.append((schedule, found, slice(None)))
+            except ConfigError as error:  # this pair can't be combined
                 print(f"optimizer={optimizer} schedule={schedules[0]}: {error}")
-    print("All agree" if agree else "Not all agree", f"within {arguments.tolerance:g}.")
+        _print_table(f"optimizer={optimizer}", "schedule", rows)
+        for schedule, found, _ in rows:
+            name = f"optimizer={optimizer} schedule={schedule}: "
+            agree &= _report(name, found, tolerance)
+    print("All agree" if agree else "Not all agree", f"within {tolerance:g}.")
     return agree
 
 
@@ -223,18 +230,16 @@ def _options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf.conf_dir() / group).glob("*.yaml"))
 
 
-def _print_steps(differences: dict[str, Difference]) -> None:
-    print(f"Largest relative difference from {FRAMEWORKS[0]}:")
-    heads = [f"{f} {what}" for f in differences for what in MEASURES]
-    print("  step" + "".join(f"{head:>14}" for head in heads))
-    for k in range(len(next(iter(differences.values())).loss)):
-        values = [v[k] for d in differences.values() for v in d[:3]]
-        print(f"{k + 1:6}" + "".join(f"{value:14.1e}" for value in values))
-
-
-def _print_row(name: str, differences: dict[str, Difference]) -> None:
-    values = [max(v) for d in differences.values() for v in d[:3]]
-    print(f"{name:56}" + "".join(f"{value:14.1e}" for value in values), flush=True)
+def _print_table(
+    title: str, first: str, rows: Iterable[tuple[str, dict[str, Difference], slice]]
+) -> None:
+    """Print the largest differences in a slice of the steps, one row for each."""
+    header = [first, *(f"{f} {what}" for f in FRAMEWORKS[1:] for what in MEASURES)]
+    cells = [
+        [name, *(f"{v[steps].max():.1e}" for d in found.values() for v in d[:3])]
+        for name, found, steps in rows
+    ]
+    print_table(header, cells, console(), title=title, right=slice(1, None))
 
 
 def _report(name: str, differences: dict[str, Difference], tolerance: float) -> bool:

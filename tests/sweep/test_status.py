@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runner.sweep.job import Job
 from runner.sweep.status import Status
-from runner.sweep.table import print_table
+from runner.sweep.table import print_results
 
 
 def job(*overrides, result=None, error=None):
@@ -16,8 +16,8 @@ def job(*overrides, result=None, error=None):
 
 def table(jobs, keys, objective="eval/loss"):
     out = io.StringIO()
-    print_table(jobs, keys, Path("sweep"), objective, out)
-    return out.getvalue().splitlines()
+    print_results(jobs, keys, Path("sweep"), objective, out)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
 def test_the_table_averages_over_seeds_and_ranks():
@@ -27,7 +27,7 @@ def test_the_table_averages_over_seeds_and_ranks():
         for seed in (0, 1)
     ]
     assert table(jobs, ["optimizer", "seed"]) == [
-        "eval/loss     sd  runs  of",
+        "eval/loss     sd  runs  setting",
         "     1.05  0.071     2  optimizer=adam",
         "     2.05  0.071     2  optimizer=sgd",
         "compare with: python -m runner.compare sweep --by optimizer",

@@ -8,8 +8,9 @@ from pathlib import Path
 from runner.compare import load, load_wandb
 from runner.compare.analysis import Analysis, analyse
 from runner.compare.load import Runs
-from runner.compare.text import console, show
+from runner.compare.text import show
 from runner.errors import ConfigError
+from runner.record.console import console
 
 _EXAMPLE = """
 example:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(analysis, out)
         out.print()
         for line in _write(runs, analysis, options.out, options.report):
-            out.print(line, markup=False, soft_wrap=True)
+            out.print(line, soft_wrap=True)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,15 +1,14 @@
 """What the terminal shows of an analysis."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from runner.compare.analysis import Analysis
 from runner.compare.headline import headline
 from runner.compare.statistics import Comparison
+from runner.record.console import print_table
 
 _MOST_ROWS = 40  # the rest is in the page
 
@@ -42,14 +41,8 @@ def show(analysis: Analysis, console: Console) -> None:
         ),
         ("what explains the variance", *_attribution(analysis)),
     ):
-        _table(console, title, header, rows)
+        print_table(header, rows, console, title=title, most=_MOST_ROWS)
     _line(console, "", METHOD, "dim")
-
-
-def console(stream: Any = None) -> Console:
-    """For a person at a terminal; wide and plain for a file or a pipe."""
-    found = Console(file=stream, highlight=False)
-    return found if found.is_terminal else Console(file=stream, width=200)
 
 
 def _line(console: Console, label: str, text: str, style: str) -> None:
@@ -76,29 +69,6 @@ def _control(analysis: Analysis, console: Console) -> None:
         keys = [f"{k.name} ({k.values})" for k in control.keys if k.role == role]
         if keys:
             _line(console, label, "; ".join(keys), "dim")
-
-
-def _table(
-    console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
-) -> None:
-    rows = list(rows)
-    if not rows:
-        return
-    table = Table(
-        *header,
-        title=Text(title, "italic"),
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    for column in table.columns:
-        column.overflow = "fold"
-    for row in rows[:_MOST_ROWS]:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print()
-    console.print(table)
-    if len(rows) > _MOST_ROWS:
-        console.print(f"... and {len(rows) - _MOST_ROWS} more")
 
 
 def _groups(analysis: Analysis) -> tuple[list[str], list[list[str]]]:

@@ -1,63 +1,37 @@
-"""What a person sees of a run: a progress line, and a table at its end. On stderr."""
+"""What a person sees of a run: a progress line, and a summary at its end."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
-_PLAIN_LINES = 20  # over a whole run, besides evaluations: enough for a job's log
-_REFRESHES_PER_SECOND = 10
+from runner.record.console import LiveLine, console, print_table, time_left
+
 _BAR_WIDTH = 20
 
 
-class Progress:
-    """Shows the newest row of a run that takes `total_steps`.
+class Progress(LiveLine):
+    """The newest row of a run that takes `total_steps`.
 
-    A terminal gets one line that is redrawn at most ten times a second. Anything else
-    gets a plain line for every twentieth of the run, for every evaluation and for the
-    last step.
+    Every evaluation and the last step get a plain line too.
     """
 
     def __init__(self, total_steps: int, stream: TextIO | None = None):
-        self._stream = stream or sys.stderr
+        super().__init__(stream)
         self._total = total_steps
         self._row: dict[str, Any] = {"step": 0}
-        self._next_line = 0.0
-        self._live = None
-        if self._stream.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
-            self._live = Live(
-                self,  # see __rich_console__
-                console=Console(file=self._stream),
-                refresh_per_second=_REFRESHES_PER_SECOND,
-            )
-            self._live.start()
+        self.start()
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Show a row. On a terminal this only stores it: a thread of rich's draws."""
-        if self._live:
-            # A new dict, since the thread may be reading the old one. Evaluations come
-            # in fewer rows than losses, so what a row lacks stays.
-            self._row = {**self._row, **row}
-            return
+        """Show a row. On a terminal this only stores it."""
+        # A new dict, since the thread may be reading the old one. Evaluations come in
+        # fewer rows than losses, so a key that `row` lacks keeps its value.
+        self._row = {**self._row, **row}
         step = row["step"]
-        last = step >= self._total
-        if step >= self._next_line or last or any(k.startswith("eval/") for k in row):
-            self._next_line = step - step % self._interval + self._interval
-            print(_plain_line(row, self._total), file=self._stream, flush=True)
+        always = step >= self._total or any(key.startswith("eval/") for key in row)
+        if self._is_due(step / max(self._total, 1), always):
+            self.say(_plain_line(row, self._total))
 
-    def close(self) -> None:
-        """Leave the last line standing."""
-        if self._live:
-            self._live.stop()
-            self._live = None
-
-    @property
-    def _interval(self) -> float:
-        return max(self._total / _PLAIN_LINES, 1)
-
-    def __rich_console__(self, console: Any, options: Any) -> Any:
+    def __rich_console__(self, console: Any, options: Any) -> Iterable[Any]:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
@@ -85,10 +59,7 @@ class Progress:
 
     def _time_left(self, row: Mapping[str, Any]) -> str:
         speed = row.get("time/steps_per_second")
-        if not speed:
-            return "starting"
-        seconds = int((self._total - row["step"]) / speed)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+        return time_left((self._total - row["step"]) / speed) if speed else "starting"
 
 
 _ON_A_LINE = (
@@ -134,12 +105,14 @@ def summary_table(
     """Print how a run ended and where everything is.
 
     Args:
-      summary: what summary.json holds; "final" and "best" become rows.
-      places: what is where, such as {"run folder": "outputs/1"}.
-      stream: stderr by default. Not a terminal: plain lines without a frame.
+      summary: the content of summary.json; "final" and "best" become a table.
+      places: the path of each thing, such as {"run folder": "outputs/1"}.
+      stream: stderr by default.
     """
-    out: TextIO = stream or sys.stderr
-    final, best = summary.get("final", {}), summary.get("best", {})
+    from rich.text import Text
+
+    out = console(stream or sys.stderr)
+    best = summary.get("best", {})
     metrics = [
         (
             key,
@@ -147,42 +120,17 @@ def summary_table(
             number(key, best[key]["value"]) if key in best else "",
             str(best[key]["step"]) if key in best else "",
         )
-        for key, value in final.items()
+        for key, value in summary.get("final", {}).items()
         if isinstance(value, int | float)
     ]
-    facts = [("status", f"{summary['status']}, {summary['steps']} steps")]
+    header = ("metric", "final", "best", "at step")
+    print_table(header, metrics, out, right=slice(1, None))
+    if metrics:
+        out.print()
+    facts = {"status": f"{summary['status']}, {summary['steps']} steps"}
     for key in ("wall_seconds", "compile_seconds"):
         if summary.get(key) is not None:
-            facts.append((key.replace("_seconds", " time"), f"{summary[key]:.1f} s"))
-    facts += places.items()
-    if out.isatty():
-        _rich_table(metrics, facts, out)
-        return
-    for key, last, top, step in metrics:
-        note = f"  (best {top} at step {step})" if top else ""
-        print(f"{key:<24}{last}{note}", file=out)
-    for key, value in facts:
-        print(f"{key:<24}{value}", file=out)
-
-
-def _rich_table(
-    metrics: list[tuple[str, str, str, str]],
-    facts: list[tuple[str, str]],
-    stream: TextIO,
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=stream)
-    table = Table("metric", *("final", "best", "at step"))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in metrics:
-        table.add_row(*row)
-    if metrics:
-        console.print(table)
-    for key, value in facts:
-        # Not in the table: a path that is folded can't be copied. As Text, since a
-        # folder named [x] isn't markup.
-        console.print(Text(f"{key:<14}", "bold") + Text(value), soft_wrap=True)
+            facts[key.replace("_seconds", " time")] = f"{summary[key]:.1f} s"
+    for key, value in (facts | dict(places)).items():
+        # Not in the table: a path that is folded can't be copied.
+        out.print(Text(f"{key:<14}", "bold") + Text(value), soft_wrap=True)

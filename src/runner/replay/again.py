@@ -19,6 +19,7 @@ from runner.job.run import fingerprints_and_provenance, program_facts
 from runner.job.session import Session
 from runner.record import compiled
 from runner.record.conditions import BITS, Fact, changed, counted
+from runner.record.console import console, print_table
 from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Recorder
 from runner.record.terminal import Progress
@@ -65,7 +66,7 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
     run, identity = built.run, identify(built.run, built.toy, built.init)
     here = fingerprints_and_provenance(built, session)
     facts = changed(recorded.provenance, here)
-    _show_facts(facts)
+    print_table(("", "recorded", "here"), facts, console())
     exact = not limits.rounding and not any(fact.decides for fact in facts)
     _show_rule(facts, limits)
     differing = [
@@ -140,15 +141,6 @@ def _check_devices(recorded: Mapping[str, Any]) -> int | None:
             "up in another order." + hint * (here[0].platform == "cpu")
         )
     return count
-
-
-def _show_facts(facts: Sequence[Fact]) -> None:
-    if not facts:
-        return
-    table = [Fact("", "recorded", "here"), *facts]
-    names, then = (max(len(fact[i]) for fact in table) for i in (0, 1))
-    for fact in table:
-        print(f"  {fact.name:<{names}}  {fact.recorded:<{then}}  {fact.here}")
 
 
 def _show_rule(facts: Sequence[Fact], limits: Limits) -> None:

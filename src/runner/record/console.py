@@ -1,0 +1,120 @@
+"""How every command prints tables and progress, to a terminal or to a file."""
+
+import math
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:  # elsewhere in functions: recording should not have to load rich
+    from rich.console import Console
+
+_PLAIN_LINES = 20  # from start to end: enough for a job's log
+_REFRESHES_PER_SECOND = 10
+
+
+def console(stream: TextIO | None = None) -> "Console":
+    """A rich console that prints text as it is, and folds it on a terminal only."""
+    from rich.console import Console
+
+    found = Console(file=stream, markup=False, emoji=False, highlight=False)
+    if not found.is_terminal:
+        found.width = 10_000
+    return found
+
+
+def print_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    out: "Console",
+    *,
+    title: str = "",
+    right: slice = slice(0),
+    most: int | None = None,
+) -> None:
+    """Print `rows` in columns, or nothing if there are none.
+
+    Args:
+      rows: an empty one leaves a gap.
+      title: printed above, after an empty line.
+      right: the columns to align to the right.
+      most: how many rows to print; the others are counted.
+    """
+    from rich.table import Table
+
+    if not rows:
+        return
+    if title:
+        out.print(f"\n{title}", style="italic")
+    table = Table(*header, box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for column in table.columns[right]:
+        column.justify = "right"
+    for row in rows[:most]:
+        table.add_row(*row)
+    out.print(table)
+    if most is not None and len(rows) > most:
+        out.print(f"... and {len(rows) - most} more")
+
+
+def time_left(seconds: float) -> str:
+    """Such as "0:00:12 left"."""
+    seconds = int(seconds)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+
+
+class LiveLine:
+    """Progress as one line, redrawn in place on a terminal; elsewhere as some twenty.
+
+    Args:
+      stream: stderr by default.
+      quiet_seconds: the least time between two plain lines.
+    """
+
+    def __init__(self, stream: TextIO | None, quiet_seconds: float = 0.0):
+        self._stream = stream or sys.stderr
+        self._quiet_seconds = quiet_seconds
+        self._printed_at = -math.inf
+        self._next_fraction = 0.0
+        self._live: Any = None
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterable[Any]:
+        """The line as it is now. A thread of rich calls this."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Begin to draw, if this is a terminal."""
+        if self._stream.isatty():
+            from rich.live import Live
+
+            self._live = Live(
+                self,
+                console=console(self._stream),
+                refresh_per_second=_REFRESHES_PER_SECOND,
+            )
+            self._live.start()
+
+    def close(self) -> None:
+        """Draw the line a last time and leave it there."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def say(self, text: str) -> None:
+        """Print `text`, on a terminal above the line."""
+        if self._live:
+            self._live.console.print(text)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def _is_due(self, fraction: float, always: bool) -> bool:
+        """Whether to print a plain line: at each twentieth of the way, or `always`."""
+        now = time.monotonic()
+        if self._live or now - self._printed_at < self._quiet_seconds:
+            return False
+        if fraction < self._next_fraction and not always:
+            return False
+        self._printed_at = now
+        self._next_fraction = (fraction * _PLAIN_LINES // 1 + 1) / _PLAIN_LINES
+        return True
