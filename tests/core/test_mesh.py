@@ -1,6 +1,5 @@
-"""Meshes: the same losses on each, a state split by one rule, and what crosses them."""
+"""Meshes: the same losses on each, and a state split by one rule."""
 
-import io
 import math
 
 import jax
@@ -18,7 +17,7 @@ from runner.core.step import init as init_step
 from runner.core.step import train_step
 from runner.data.dataset import normalize
 from runner.frameworks.sharded import sharded
-from runner.job.sharding import crossings, placed, print_sharding
+from runner.job.sharding import placed
 
 TOLERANCE = 1e-5  # relative
 OWN = {"galore": ["optimizer.rank=4"]}  # below that of the gradients: see its YAML
@@ -131,44 +130,3 @@ def test_initial_values_are_made_where_they_stay(built, wide):
     memory = SESSION.program(run.spec, run.values).init.memory_analysis()
     largest = 256 * 256 * 4
     assert memory.temp_size_in_bytes < largest < 2 * 8 * memory.output_size_in_bytes
-
-
-def test_a_data_parallel_step_has_one_fused_all_reduce(built):
-    """Of all gradients, and of the means of loss and accuracy with them."""
-    run = built("mesh=data")
-    (only,) = crossings(SESSION.program(run.spec, run.values))
-    parameters = sum(array.bytes for array in placed(run)["params"])
-    assert only[:4] == ("all-reduce", "each step", 1, parameters + 2 * 4)
-
-
-def test_one_device_moves_nothing(built):
-    run = built()
-    assert crossings(SESSION.program(run.spec, run.values)) == []
-
-
-@pytest.mark.smoke
-def test_fsdp_gathers_each_parameter_once(built):
-    run = built("mesh=fsdp")
-    crossed = {
-        (c.kind, c.when): c for c in crossings(SESSION.program(run.spec, run.values))
-    }
-    parameters = placed(run)["params"]
-    large = [array for array in parameters if array.spec != "replicated"]
-    gathered = crossed["all-gather", "each step"]
-    assert gathered.number == len(large) == 3
-    assert gathered.bytes == sum(array.bytes for array in large)
-    # XLA has no pass for CPUs that makes a reduce-scatter of it.
-    summed = crossed["all-reduce", "each step"]
-    assert summed.number == 1
-    assert summed.bytes == sum(array.bytes for array in parameters) + 2 * 4
-
-
-def test_what_is_printed(built):
-    stream = io.StringIO()
-    run = built("mesh=fsdp")
-    print_sharding(run, SESSION.program(run.spec, run.values), stream)
-    told = stream.getvalue()
-    assert "mesh: data 1 x fsdp 8, 8 x cpu" in told
-    line = next(line for line in told.splitlines() if "dense_0/kernel" in line)
-    assert all(s in line for s in ("(64, 128)", "split over -,fsdp", "32,768", "4,096"))
-    assert "parameters" in told and "opt state" in told and "all-gather" in told

@@ -1,4 +1,6 @@
-"""What is read from HLO, both as XLA writes it here and as it does for accelerators."""
+"""What crosses devices, read from HLO as XLA writes it here and for accelerators."""
+
+import io
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,14 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from runner.job.collectives import Collective, collectives
+from helpers.training import SESSION
+from runner.job.sharding import (
+    Collective,
+    collectives,
+    crossings,
+    placed,
+    print_sharding,
+)
 
 MODULE = """HloModule jit_f, is_scheduled=true, num_partitions=8
 
@@ -158,3 +167,44 @@ def test_loops_and_branches_are_told_apart():
     assert sorted((c.loops, c.conditional) for c in found) == [
         (0, False), (1, True), (2, False),
     ]  # fmt: skip
+
+
+def test_a_data_parallel_step_has_one_fused_all_reduce(built):
+    """Of all gradients, and of the means of loss and accuracy with them."""
+    run = built("mesh=data")
+    (only,) = crossings(SESSION.program(run.spec, run.values))
+    parameters = sum(array.bytes for array in placed(run)["params"])
+    assert only[:4] == ("all-reduce", "each step", 1, parameters + 2 * 4)
+
+
+def test_one_device_moves_nothing(built):
+    run = built()
+    assert crossings(SESSION.program(run.spec, run.values)) == []
+
+
+@pytest.mark.smoke
+def test_fsdp_gathers_each_parameter_once(built):
+    run = built("mesh=fsdp")
+    crossed = {
+        (c.kind, c.when): c for c in crossings(SESSION.program(run.spec, run.values))
+    }
+    parameters = placed(run)["params"]
+    large = [array for array in parameters if array.spec != "replicated"]
+    gathered = crossed["all-gather", "each step"]
+    assert gathered.number == len(large) == 3
+    assert gathered.bytes == sum(array.bytes for array in large)
+    # XLA has no pass for CPUs that makes a reduce-scatter of it.
+    summed = crossed["all-reduce", "each step"]
+    assert summed.number == 1
+    assert summed.bytes == sum(array.bytes for array in parameters) + 2 * 4
+
+
+def test_what_is_printed(built):
+    stream = io.StringIO()
+    run = built("mesh=fsdp")
+    print_sharding(run, SESSION.program(run.spec, run.values), stream)
+    told = stream.getvalue()
+    assert "mesh: data 1 x fsdp 8, 8 x cpu" in told
+    line = next(line for line in told.splitlines() if "dense_0/kernel" in line)
+    assert all(s in line for s in ("(64, 128)", "split over -,fsdp", "32,768", "4,096"))
+    assert "parameters" in told and "opt state" in told and "all-gather" in told
