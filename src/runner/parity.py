@@ -1,7 +1,7 @@
-"""`python -m runner.parity`: the three frameworks side by side, step by step.
+"""`python -m runner.parity`: train in the three frameworks and compare each step.
 
-From the same initial parameters and on the same batches, so that what differs between
-them is theirs: in practice rounding, or nothing at all.
+They start from the same parameters and get the same batches, so any difference comes
+from the framework: in practice rounding, or nothing at all.
 """
 
 import argparse
@@ -25,15 +25,17 @@ from runner.job.session import Session
 from runner.record import compiled
 from runner.record.console import console, print_table
 
-FRAMEWORKS = ("jax", "linen", "nnx")  # the first is what the others are compared with
+FRAMEWORKS = ("jax", "linen", "nnx")  # the others are compared with the first
 MEASURES = ("loss", "grad", "params")
 PLATEAU = "reduce_on_plateau"
 
 
 class Trajectory(NamedTuple):
-    """What `steps` training steps did: float32 [steps] and, for each leaf, its values.
+    """The losses, gradient norms and parameters of each training step.
 
-    `params` maps the path of each parameter to an array [steps, ...].
+    Attributes:
+      loss, grad_norm: float32 [steps].
+      params: the path of each parameter, with its values as an array [steps, ...].
     """
 
     loss: np.ndarray
@@ -42,12 +44,12 @@ class Trajectory(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The largest relative differences of a framework from the reference, each step.
+    """The largest relative differences from the reference at each step.
 
     Attributes:
       loss, grad_norm, params: float64 [steps]; a parameter's is relative to the largest
         absolute value in it.
-      worst: at each step, the path of the parameter that differs most.
+      worst: the path of the parameter that differs most at each step.
     """
 
     loss: np.ndarray
@@ -57,12 +59,12 @@ class Difference(NamedTuple):
 
     @property
     def largest(self) -> np.ndarray:
-        """Float64 [steps]: of all three."""
+        """The largest of the three, float64 [steps]."""
         return np.max([self.loss, self.grad_norm, self.params], axis=0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Exit status 0 when all frameworks agree, 1 when they don't or something fails."""
+    """Exit with status 0 if all frameworks agree, 1 if not or after an error."""
     arguments = _parser().parse_args(argv)
     conf.register()
     try:
@@ -74,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def trajectory(run: Run, steps: int, train_step: Any) -> Trajectory:
-    """Take `steps` steps of `run`, one by one, with `train_step` from `jitted`."""
+    """Take the first `steps` steps of `run` with `train_step`, from `jitted`."""
     spec, values = run.spec, run.values
     carry = spec.init(run.init_key, run.learning_rates[0], values.hyperparameters)
     columns = feed.device_data(spec.dataset, spec.mesh).train
@@ -96,7 +98,7 @@ def trajectory(run: Run, steps: int, train_step: Any) -> Trajectory:
 
 
 def jitted(run: Run) -> Any:
-    """`run`'s training step, as `trajectory` takes it."""
+    """The training step of `run`, for `trajectory`."""
     one = step.train_step(run.spec.pipeline, run.spec.microbatches)
 
     def train_step(carry, columns, batches, k, learning_rate, values):
@@ -109,10 +111,10 @@ def jitted(run: Run) -> Any:
 def compare(
     overrides: Sequence[str], schedule_names: Iterable[str], steps: int
 ) -> Iterator[tuple[str, dict[str, Difference]]]:
-    """For each schedule, how far each framework is from the first of FRAMEWORKS.
+    """The difference of each framework from the first, for each schedule.
 
-    Only the learning rates change from one schedule to the next, so those without a
-    plateau share what is built and compiled.
+    Schedules differ in their learning rates only, so all but the plateau's share what
+    is built and compiled.
     """
     shared: dict[tuple[str, bool], tuple[Run, Any]] = {}
     for name in schedule_names:
@@ -133,10 +135,10 @@ def compare(
 
 
 def difference(ours: Trajectory, reference: Trajectory) -> Difference:
-    """How far `ours` is from `reference`.
+    """The difference of `ours` from `reference`.
 
     Raises:
-      ConfigError: they haven't the same parameters.
+      ConfigError: their parameters have different paths.
     """
     if set(ours.params) != set(reference.params):
         odd = sorted(set(ours.params) ^ set(reference.params))
@@ -177,8 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runner.parity",
         description="Train in pure JAX, flax linen and flax nnx from the same initial "
-        "parameters on the same batches, and print how far they drift apart. Exit "
-        "status 1 past the tolerance.",
+        "parameters on the same batches, and print how far they differ. Exit status: "
+        "0, or 1 if they differ by more than the tolerance.",
         epilog="example: python -m runner.parity model=cnn optimizer=adamw",
     )
     parser.add_argument("overrides", nargs="*", help="as for python -m runner")
@@ -243,7 +245,7 @@ def _print_table(
 
 
 def _report(name: str, differences: dict[str, Difference], tolerance: float) -> bool:
-    """Say where each framework leaves the tolerance; True if none does."""
+    """Print where each framework exceeds the tolerance; True if none does."""
     agree = True
     for framework, d in differences.items():
         past = np.flatnonzero(d.largest > tolerance)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from runner.record.terminal import Progress, summary_table
+from runner.record.terminal import Progress, print_summary
 
 ROW = {"train/loss": 0.53124, "train/learning_rate": 1e-3, "time/steps_per_second": 812}
 SUMMARY = {
@@ -105,7 +105,7 @@ def test_every_evaluation_gets_a_plain_line():
 
 def test_summary_as_plain_text():
     stream = io.StringIO()
-    summary_table(SUMMARY, {"run folder": "outputs/[a]"}, stream)
+    print_summary(SUMMARY, {"run folder": "outputs/[a]"}, stream)
     assert [line.rstrip() for line in stream.getvalue().splitlines()] == [
         "metric          final  best  at step",
         "train/loss       0.25",
@@ -120,7 +120,7 @@ def test_summary_as_plain_text():
 def test_summary_on_a_terminal(term):
     terminal = Terminal(60)
     place = "outputs/[a]/" + "x" * 80
-    summary_table(SUMMARY, {"run folder": place}, terminal.stream)
+    print_summary(SUMMARY, {"run folder": place}, terminal.stream)
     text = terminal.close()
     assert re.search(r"eval/accuracy\W+0\.9611\W+0\.97\W+400", text)
     assert place in text  # neither folded nor taken for markup

@@ -13,7 +13,7 @@ from runner.record.files import MetricsFile, read_metrics, write_json
 from runner.record.mirrors.process import WandbMirror
 from runner.record.mirrors.wandb import WandbFields
 from runner.record.secrets import scrub
-from runner.record.terminal import Progress, summary_table
+from runner.record.terminal import Progress, print_summary
 
 
 class Kept(NamedTuple):
@@ -174,7 +174,7 @@ class Recorder:
         finally:
             self._wandb.finish(exit_code, _mirrored(summary))
         if not self._quiet:
-            summary_table(summary, self._locations())
+            print_summary(summary, self._locations())
         if closing and error is closing:
             raise closing
 

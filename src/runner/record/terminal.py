@@ -12,7 +12,7 @@ _BAR_WIDTH = 20
 class Progress(LiveLine):
     """The newest row of a run that takes `total_steps`.
 
-    Every evaluation and the last step get a plain line too.
+    Besides every twentieth, each evaluation and the last step get a plain line.
     """
 
     def __init__(self, total_steps: int, stream: TextIO | None = None):
@@ -43,12 +43,12 @@ class Progress(LiveLine):
         left = self._time_left(row)
         room = options.max_width - sum(len(part) + 2 for part in [*parts, left])
         for key in [key for key in _ON_TERMINAL if key in row]:
-            number = _shown(key, row[key]).removeprefix("train/")
-            # A narrow terminal gets the first ones only; the bar goes before eval/.
+            text = _shown(key, row[key]).removeprefix("train/")
+            # The bar matters more than evaluations: they get room if it has some too.
             spare = _BAR_WIDTH + 2 if key.startswith("eval/") else 0
-            if room >= len(number) + 2 + spare:
-                room -= len(number) + 2
-                parts.append(number)
+            if room >= len(text) + 2 + spare:
+                room -= len(text) + 2
+                parts.append(text)
         if room > _BAR_WIDTH // 2:
             width = min(room - 2, _BAR_WIDTH)
             bar = ProgressBar(total=self._total, completed=row["step"], width=width)
@@ -62,14 +62,14 @@ class Progress(LiveLine):
         return time_left((self._total - row["step"]) / speed) if speed else "starting"
 
 
-_ON_A_LINE = (
+_ON_PLAIN_LINE = (
     "train/loss",
     "eval/loss",
     "eval/accuracy",
     "train/learning_rate",
     "time/steps_per_second",
 )
-_ON_TERMINAL = (  # the order in which a narrow one gives up, from the last
+_ON_TERMINAL = (  # a narrow one shows only the first few
     "train/loss",
     "train/learning_rate",
     "time/steps_per_second",
@@ -95,11 +95,11 @@ def number(key: str, value: Any) -> str:
 
 
 def _plain_line(row: Mapping[str, Any], total: int) -> str:
-    numbers = [_shown(key, row[key]) for key in _ON_A_LINE if key in row]
+    numbers = [_shown(key, row[key]) for key in _ON_PLAIN_LINE if key in row]
     return "  ".join([f"step {row['step']}/{total}", *numbers])
 
 
-def summary_table(
+def print_summary(
     summary: Mapping[str, Any], places: Mapping[str, str], stream: TextIO | None = None
 ) -> None:
     """Print how a run ended and where everything is.

@@ -1,1 +1,1 @@
-"""`python -m runner.replay`: does a recorded run come out the same again?"""
+"""`python -m runner.replay`: does a recorded run give the same numbers again?"""

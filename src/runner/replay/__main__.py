@@ -12,17 +12,18 @@ from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
 
 _EPILOG = """
-RUN's configuration is run again as it was recorded; Hydra's command line has no part in
-it. It is also composed anew from the recorded overrides with the conf/ of today, and
-what differs is named. What RUN's `_target_`s name is imported and called.
+RUN is trained again with its recorded configuration; it takes no Hydra overrides. The
+recorded overrides are also composed with today's conf/, and each difference is named.
+The functions in RUN's `_target_`s are imported and called.
 
-Every value of every logged row is compared, `time/*` aside: bit for bit where jax,
+Every value of every logged row is compared, except `time/*`: bit for bit if jax,
 jaxlib, flax, optax, numpy, the backend, the kind and number of devices, the machine's
-architecture and its number of CPUs are those that were recorded, else within
---tolerance. The first difference ends the replay.
+architecture and its number of CPUs are as recorded, otherwise within --tolerance. The
+replay stops at the first difference.
 
-Without --out nothing is written but compiled programs, into the run's
-compilation_cache, and data that the run would have prepared too. W&B gets nothing.
+Without --out the replay writes only compiled programs, into the run's
+compilation_cache, and data that the run would have prepared too. It sends nothing to
+W&B.
 
 Exit status: 0 if all rows are equal, 3 if not, 1 if RUN can't be replayed.
 
@@ -32,13 +33,13 @@ example:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Replay a run and tell whether it is the same.
+    """Replay a run and print whether it is the same.
 
     Args:
       arguments: of the command line, sys.argv's by default.
 
     Returns:
-      the exit status: 0 equal, 3 different, 1 after a mistake, 130 after Ctrl-C.
+      the exit status: 0 if equal, 3 if different, 1 after a mistake, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     conf.register()
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runner.replay",
-        description="Run a recorded run again, and check that it comes out the same.",
+        description="Train a recorded run again, and check that all numbers are the "
+        "same.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -77,22 +79,22 @@ def _parser() -> argparse.ArgumentParser:
         type=_tolerance,
         default=1e-5,
         metavar="X",
-        help="the largest relative difference of a value where the same bits can't be "
-        "expected (1e-5)",
+        help="the largest relative difference of a value if the same bits can't be "
+        "expected (default: 1e-5)",
     )
     add(
         "--allow-rounding",
         action="store_true",
-        help="compare within --tolerance even where the same bits can be expected, as "
-        "between two kinds of CPU, which aren't recorded",
+        help="compare within --tolerance even if the same bits could be expected, for "
+        "example on another kind of CPU, which isn't recorded",
     )
     add(
         "--allow-contradiction",
         action="store_true",
-        help="replay a config.json that contradicts itself, such as a schedule whose "
-        "learning rate isn't the optimizer's",
+        help="replay a config.json that contradicts itself, for example with different "
+        "learning rates in the schedule and the optimizer",
     )
-    add("--out", type=Path, metavar="FOLDER", help="record the replay there, as a run")
+    add("--out", type=Path, metavar="FOLDER", help="record the replay here, as a run")
     return parser
 
 

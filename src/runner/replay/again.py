@@ -1,4 +1,4 @@
-"""One recorded run, run again."""
+"""Train a recorded run again."""
 
 import contextlib
 import os
@@ -33,9 +33,9 @@ class Limits(NamedTuple):
     """What may differ.
 
     Attributes:
-      tolerance: the largest relative difference where bits can't be compared.
-      rounding: don't compare bits even where that can be done.
-      contradiction: replay a config that contradicts itself.
+      tolerance: the largest relative difference if bits can't be compared.
+      rounding: use `tolerance` even if bits can be compared.
+      contradiction: replay even a configuration that contradicts itself.
     """
 
     tolerance: float
@@ -44,21 +44,21 @@ class Limits(NamedTuple):
 
 
 def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
-    """Run the run at `path` again, printing on the way what isn't as it was.
+    """Train the run at `path` again, and print what has changed since.
 
     Args:
       out: a folder to record the replay in, as a run.
 
     Returns:
-      the verdict, one sentence, when all rows are equal.
+      one sentence, which says that all rows are equal.
 
     Raises:
-      Differs: they aren't.
-      ConfigError: it can't be replayed.
-      TrainingStopped: it ended early, which the recorded run didn't.
+      Differs: they are not.
+      ConfigError: the run can't be replayed.
+      TrainingStopped: the replay ended early, but the recorded run didn't.
     """
     if out is not None and (out / "config.json").exists():
-        raise ConfigError(f"--out {out} holds a run already; name another folder")
+        raise ConfigError(f"--out {out} already has a run; name another folder")
     recorded = read(path)
     cfg = _configuration(recorded, limits)
     session = Session()
@@ -75,7 +75,7 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
         if recorded.provenance.get(name, digest) != digest
     ]
     if differing:
-        print(f"Not as recorded, before any training: {', '.join(differing)}.")
+        print(f"Different even before training: {', '.join(differing)}.")
     rows = Rows(recorded.rows, recorded.finished, None if exact else limits.tolerance)
     step = _train(run, session, rows, _recorder(recorded, run, here, out))
     if exact and differing:
@@ -108,37 +108,39 @@ def _configuration(recorded: Recorded, limits: Limits) -> DictConfig:
 def _build(recorded: Recorded, cfg: DictConfig, session: Session) -> Built:
     count = _check_devices(recorded.provenance)
     if count is not None:
-        mesh = cfg.mesh  # -1, all that the other axis leaves, may be more here
+        mesh = cfg.mesh  # -1 takes all other devices, and here may be more of them
         if mesh.fsdp == -1:
             mesh.fsdp = count // mesh.data
         elif mesh.data == -1:
             mesh.data = count // mesh.fsdp
-    # The recorded steps count. Data of another size would make the epochs disagree,
-    # and what tells that is the digest of the data.
+    # The recorded number of steps counts. If the data have another size now, the
+    # digest of the data shows it, not an error about epochs.
     cfg.train.epochs = None
     try:
         compiled.set_up(cfg.compilation_cache)
     except ConfigError as error:  # another machine's folder
-        print(f"warning: without a compilation cache: {error}")
+        print(f"warning: no compilation cache is used: {error}")
         compiled.set_up(None)
     jax.config.update("jax_debug_nans", cfg.train.debug_nans)
     return build(cfg, session)
 
 
 def _check_devices(recorded: Mapping[str, Any]) -> int | None:
-    """How many devices the run had; None where that isn't recorded.
+    """How many devices the run had; None if that isn't recorded.
 
     Raises:
-      ConfigError: there are fewer here, or none.
+      ConfigError: there are fewer here.
     """
     here = devices()
     count = recorded.get("device_count")
     if count is not None and count > len(here):
         hint = " JAX_NUM_CPU_DEVICES sets how many CPU devices there are."
         raise ConfigError(
-            f"the run had {counted(recorded.get('devices')) or count} devices, here "
-            f"are {len(here)} x {here[0].device_kind}: another number of devices adds "
-            "up in another order." + hint * (here[0].platform == "cpu")
+            f"the run had {counted(recorded.get('devices')) or count} devices, and "
+            f"there are {len(here)} x {here[0].device_kind} here. Another number of "
+            "devices adds numbers in another order."
+            + hint
+            * (here[0].platform == "cpu")
         )
     return count
 
@@ -146,13 +148,14 @@ def _check_devices(recorded: Mapping[str, Any]) -> int | None:
 def _show_rule(facts: Sequence[Fact], limits: Limits) -> None:
     reasons = [fact.name for fact in facts if fact.decides]
     if reasons:
-        why = f"{', '.join(reasons)} {'is' if len(reasons) == 1 else 'are'} not as then"
+        has = "has" if len(reasons) == 1 else "have"
+        why = f"{', '.join(reasons)} {has} changed"
     elif limits.rounding:
         why = "as --allow-rounding asks"
     else:
-        print(f"Comparing bit for bit: {', '.join(BITS)} are as they were.")
+        print(f"Comparing bit for bit: {', '.join(BITS)} are the same.")
         return
-    print(f"Comparing within {limits.tolerance:g}, relative: {why}.")
+    print(f"Comparing within {limits.tolerance:g} (relative): {why}.")
 
 
 def _recorder(
@@ -160,7 +163,7 @@ def _recorder(
 ) -> Recorder | None:
     if out is None:
         return None
-    os.environ["WANDB_MODE"] = "disabled"  # it wins over the setting
+    os.environ["WANDB_MODE"] = "disabled"  # has precedence over the setting
     epochs = {"epochs": recorded.config.get("train", {}).get("epochs")}
     return Recorder(
         out,
@@ -205,11 +208,10 @@ def _train(run: Run, session: Session, rows: Rows, recorder: Recorder | None) ->
 
 def _verdict(recorded: Recorded, rows: Rows, step: int, total: int, exact: bool) -> str:
     part = "" if step == total else f" of {total}"
-    told = f"Replayed {step}{part} steps of {recorded.source}: all {rows.count} logged "
+    done = f"Replayed {step}{part} steps of {recorded.source}"
+    found = f"all {rows.count} logged rows equal"
     if exact:
-        return told + "rows equal bit for bit."
+        return f"{done}: {found} bit for bit."
     where = f" ({rows.place})" if rows.place else ""
-    return (
-        told
-        + f"rows equal; the largest relative difference is {rows.largest:.3g}{where}."
-    )
+    largest = f"the largest relative difference is {rows.largest:.3g}{where}"
+    return f"{done}: {found}; {largest}."

@@ -1,4 +1,4 @@
-"""The configuration to replay, and how it compares with what conf/ gives today."""
+"""The configuration to replay, and what today's conf/ gives instead."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ from runner.replay.record import Recorded
 from runner.settings import Settings
 from runner.trees import flatten
 
-_SHOWN = 6  # differences that are named
+_SHOWN = 6  # the others are counted
 _REFERENCE = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
 def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
-    """The recorded configuration on the schema, ready for `build`.
+    """The recorded configuration with the types of `Settings`, ready for `build`.
 
-    A key of the schema that is younger than the record is taken from `today`.
+    A setting that is newer than the record is taken from `today`.
 
     Raises:
       ConfigError: an unknown key, a wrong type, or a value that was never recorded.
@@ -35,8 +35,8 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
     for key, value in flatten(recorded.config).items():
         if value == REDACTED:
             raise ConfigError(
-                f"{recorded.source}: {key} was a secret and isn't recorded, so the run "
-                "can't be replayed. As ${oc.env:NAME} a secret is read again"
+                f"{recorded.source}: {key} is a secret and was not recorded, so the "
+                "run can't be replayed. Given as ${oc.env:NAME}, it would be read again"
             )
     try:
         plain = OmegaConf.create(_floats(recorded.config))
@@ -52,7 +52,7 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
 
 
 def recompose(recorded: Recorded) -> DictConfig:
-    """What the recorded command line gives with the conf/ of today.
+    """What the recorded overrides give with today's conf/.
 
     Raises:
       ConfigError: it can't be composed.
@@ -64,7 +64,7 @@ def recompose(recorded: Recorded) -> DictConfig:
         with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             cfg = compose("config", [*overrides, *_search_path(recorded.provenance)])
         one_length(cfg, overrides)
-        # What `build` fills in from the data.
+        # `build` fills this in from the data.
         train = cfg.train
         train.steps_per_epoch = recorded.config["train"]["steps_per_epoch"]
         if train.steps is None and train.epochs is not None:
@@ -89,7 +89,7 @@ def _search_path(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def differences(recorded: Recorded, today: DictConfig) -> list[str]:
-    """Each key whose value isn't that of `today`, as text: "seed 0 -> 1"."""
+    """The keys whose values differ from `today`, such as "seed 0 -> 1"."""
     there = flatten(recorded.config)
     here = flatten(to_json(conf.recorded(today)))
     return [
@@ -100,42 +100,45 @@ def differences(recorded: Recorded, today: DictConfig) -> list[str]:
 
 
 def listed(items: Sequence[str]) -> str:
-    """The first of `items`, and how many more there are."""
+    """The first few of `items`, and the number of the others."""
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     return ", ".join(items[:_SHOWN]) + more
 
 
 def check_agreement(recorded: Recorded, today: DictConfig | None) -> None:
-    """Refuse a record whose values can't have come from one run.
+    """Refuse a record whose values can't all be of one run.
 
-    A recorded schedule has its own copy of `optimizer.learning_rate`. Edited in one
-    place only, a replay would train with the old value and call itself equal.
+    For example, a recorded schedule has its own copy of `optimizer.learning_rate`. If
+    only one of both is edited, the replay would train with the old value and find all
+    rows equal.
 
     Raises:
-      ConfigError: two values disagree that conf/ takes one from the other, or steps
+      ConfigError: two values differ of which conf/ takes one from the other, or steps
         are not epochs times steps_per_epoch.
     """
     there = flatten(recorded.config)
-    told = []
+    found = []
     for key, text in flatten(_raw(today)).items() if today is not None else ():
         reference = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
         source = reference[1] if reference else key
         if {key, source} <= set(there) and there[key] != there[source]:
-            told.append(f"{key} is {there[key]}, but {source}, its source in conf/, ")
-            told[-1] += f"is {there[source]}"
+            found.append(
+                f"{key} is {there[key]}, but {source}, its source in conf/, is "
+                f"{there[source]}"
+            )
     epochs, steps, per_epoch = (
         there.get(f"train.{name}") for name in ("epochs", "steps", "steps_per_epoch")
     )
     if isinstance(epochs, int) and isinstance(per_epoch, int):
         if steps != epochs * per_epoch:
-            told.append(
+            found.append(
                 f"train.steps is {steps}, but train.epochs={epochs} of "
                 f"train.steps_per_epoch={per_epoch} are {epochs * per_epoch}"
             )
-    if told:
+    if found:
         raise ConfigError(
             f"{recorded.source}: config.json contradicts itself, so it was edited or "
-            f"conf/ has changed: {listed(told)}"
+            f"conf/ has changed: {listed(found)}"
         )
 
 
@@ -150,7 +153,7 @@ def _text(values: Mapping[str, Any], key: str) -> str:
 
 
 def _floats(tree: Any) -> Any:
-    """`tree` with the floats back that JSON has no word for."""
+    """`tree` with the strings that stand for NaN and infinities as floats again."""
     if isinstance(tree, Mapping):
         return {key: _floats(value) for key, value in tree.items()}
     if isinstance(tree, list):

@@ -1,4 +1,4 @@
-"""What a run recorded, from its folder or from W&B's offline file of it."""
+"""Read the record of a run, from its folder or from W&B's offline file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from runner.errors import ConfigError
 from runner.record.files import read_metrics
 from runner.record.moved import with_todays_targets
 
-_ADDED = ("hydra", "optimizer_probe", "provenance")  # by the program, to the config
+_ADDED = ("hydra", "optimizer_probe", "provenance")  # to the config, when recorded
 _FILES = ("config.json", "metrics.jsonl", "provenance.json")
 
 
@@ -18,12 +18,11 @@ class Recorded(NamedTuple):
 
     Attributes:
       source: the run folder or the .wandb file.
-      config: resolved, as JSON has it.
+      config: resolved, as in config.json.
       hydra: `choices` and `overrides` of its command line; empty if not recorded.
-      provenance: see `runner.record.provenance`; and the digests of
-        `runner.checks.fingerprints`.
+      provenance: from `runner.record.provenance` and `runner.checks.fingerprints`.
       rows: in order, without `time/*`, which never repeats.
-      finished: whether the run came to its end, so that `rows` are all there are.
+      finished: whether the run finished, so that `rows` are complete.
     """
 
     source: Path
@@ -35,10 +34,10 @@ class Recorded(NamedTuple):
 
 
 def read(path: Path) -> Recorded:
-    """Read a run folder, a `run-*.wandb` file or a folder with one such file in it.
+    """Read a run folder, a `run-*.wandb` file or a folder with one such file.
 
     Raises:
-      ConfigError: it is no run, is damaged or has no row.
+      ConfigError: it is not a run, is damaged or has no rows.
     """
     if path.is_file():
         return _from_wandb(path)
@@ -55,10 +54,10 @@ def read(path: Path) -> Recorded:
             return _from_wandb(runs[0])
     if runs:
         raise ConfigError(
-            f"{path} is not a run but holds some; name one, such as {runs[0]}"
+            f"{path} is not a run but has several; name one, such as {runs[0]}"
         )
     raise ConfigError(
-        f"{path} is not a run: it has no config.json, and no run-*.wandb below it"
+        f"{path} is not a run: it has no config.json and no run-*.wandb file"
     )
 
 
@@ -94,9 +93,9 @@ def _recorded(
     source: Path, config: dict, provenance: dict, rows: Sequence[dict], finished: bool
 ) -> Recorded:
     if not rows:
-        raise ConfigError(f"{source} has no row of metrics to compare a replay with")
+        raise ConfigError(f"{source} has no metrics to compare a replay with")
     kept = [
-        # W&B adds names of its own, which begin with an underscore.
+        # W&B adds its own keys, which begin with an underscore.
         {k: v for k, v in row.items() if not k.startswith(("_", "time/"))}
         for row in rows
     ]
@@ -116,9 +115,9 @@ def _json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise _unreadable(path, error.strerror) from error
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}") from error
+        raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} is no JSON object")
+        raise ConfigError(f"{path} is not a JSON object")
     return value
 
 

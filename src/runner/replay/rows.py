@@ -1,4 +1,4 @@
-"""The rows of a replay against the recorded ones, as they come."""
+"""Compare the rows of a replay with the recorded ones, one after the other."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from runner.errors import TrainingStopped
 
 
 class Differs(TrainingStopped):
-    """The replay isn't the recorded run. The message says where that shows first."""
+    """The replay isn't like the record. The message names the first difference."""
 
 
 class RecordEnds(TrainingStopped):
-    """All rows of a run that was cut short are equal; there is no more to compare."""
+    """All rows of a run that was cut short are equal, and there are no more."""
 
 
 class Rows:
@@ -20,14 +20,14 @@ class Rows:
 
     Args:
       recorded: without `time/*`.
-      finished: the run ended in good order, so the replay must have no more rows.
-      tolerance: the largest relative difference of a value; None for none at all, to
-        the last bit. NaN equals NaN in both.
+      finished: whether the run finished, so that the replay must not have more rows.
+      tolerance: the largest relative difference of a value; None to compare all bits.
+        NaN equals NaN in both cases.
 
     Attributes:
-      count: rows found equal.
+      count: how many rows are equal so far.
       largest: the largest relative difference so far.
-      place: where that was, such as "eval/loss at step 10".
+      place: the place of that difference, such as "eval/loss at step 10".
     """
 
     def __init__(
@@ -51,25 +51,25 @@ class Rows:
         """
         new = {k: v for k, v in row.items() if not k.startswith("time/")}
         if self.count == len(self._recorded):
-            raise Differs(f"step {new['step']} is logged now, but not in the record")
+            raise Differs(f"step {new['step']} is logged now, but was not recorded")
         old = self._recorded[self.count]
         keys = [*old, *(key for key in new if key not in old)]
         different = [key for key in keys if not self._equal(key, old, new)]
         if different:
-            raise Differs(_told(old, new, different))
+            raise Differs(_sentence(old, new, different))
         self.count += 1
         if self.count == len(self._recorded) and not self._finished:
             raise RecordEnds(f"the recorded run has no row after step {new['step']}")
 
     def end(self) -> None:
-        """Tell that the replay has no more rows.
+        """Check, after the last row of the replay, that the record has no more.
 
         Raises:
-          Differs: the record has.
+          Differs: it has more.
         """
         if self.count < len(self._recorded):
             step = self._recorded[self.count].get("step")
-            raise Differs(f"step {step} is in the record, but not logged now")
+            raise Differs(f"step {step} was recorded, but is not logged now")
 
     def _equal(self, key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         if key not in old or key not in new:
@@ -78,7 +78,7 @@ class Rows:
             return old[key] == new[key]
         a, b = float(old[key]), float(new[key])
         if self._tolerance is None or key == "step":
-            return repr(a) == repr(b)  # tells -0.0 from 0.0, and NaN is NaN
+            return repr(a) == repr(b)  # -0.0 isn't 0.0, and NaN is NaN
         difference = relative(a, b)
         if difference > self.largest:
             self.largest, self.place = difference, f"{key} at step {new['step']}"
@@ -86,7 +86,7 @@ class Rows:
 
 
 def relative(a: float, b: float) -> float:
-    """|a - b| over the larger of both; infinite unless both are finite or the same."""
+    """|a - b| over the larger one; infinite unless both are finite or the same."""
     if a == b or (math.isnan(a) and math.isnan(b)):
         return 0.0
     if not (math.isfinite(a) and math.isfinite(b)):
@@ -94,10 +94,10 @@ def relative(a: float, b: float) -> float:
     return abs(a - b) / max(abs(a), abs(b))
 
 
-def _told(old: Mapping[str, Any], new: Mapping[str, Any], keys: Sequence[str]) -> str:
+def _sentence(
+    old: Mapping[str, Any], new: Mapping[str, Any], keys: Sequence[str]
+) -> str:
     first, *others = keys
-    told = (
-        f"at step {new['step']}, {first} was {old.get(first, 'not recorded')} and is "
-    )
-    told += str(new.get(first, "not logged"))
-    return told + (f". Also different: {', '.join(others)}" if others else "")
+    was, now = old.get(first, "not recorded"), new.get(first, "not logged")
+    more = f". Also different: {', '.join(others)}" if others else ""
+    return f"at step {new['step']}, {first} was {was} and is {now}{more}"
