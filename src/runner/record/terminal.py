@@ -42,8 +42,8 @@ class Progress(LiveLine):
         ]
         left = self._time_left(row)
         room = options.max_width - sum(len(part) + 2 for part in [*parts, left])
-        for key in [key for key in _ON_TERMINAL if key in row]:
-            text = _shown(key, row[key]).removeprefix("train/")
+        for key in [key for key in _SHOWN if key in row]:
+            text = _text(key, row[key]).removeprefix("train/")
             # The bar matters more than evaluations: they get room if it has some too.
             spare = _BAR_WIDTH + 2 if key.startswith("eval/") else 0
             if room >= len(text) + 2 + spare:
@@ -62,14 +62,7 @@ class Progress(LiveLine):
         return time_left((self._total - row["step"]) / speed) if speed else "starting"
 
 
-_ON_PLAIN_LINE = (
-    "train/loss",
-    "eval/loss",
-    "eval/accuracy",
-    "train/learning_rate",
-    "time/steps_per_second",
-)
-_ON_TERMINAL = (  # a narrow one shows only the first few
+_SHOWN = (  # on a line; a narrow terminal gets only the first few
     "train/loss",
     "train/learning_rate",
     "time/steps_per_second",
@@ -78,7 +71,7 @@ _ON_TERMINAL = (  # a narrow one shows only the first few
 )
 
 
-def _shown(key: str, value: Any) -> str:
+def _text(key: str, value: Any) -> str:
     if key == "time/steps_per_second":
         return f"{number(key, value)} steps/s"
     name = "learning_rate" if key == "train/learning_rate" else key
@@ -95,7 +88,7 @@ def number(key: str, value: Any) -> str:
 
 
 def _plain_line(row: Mapping[str, Any], total: int) -> str:
-    numbers = [_shown(key, row[key]) for key in _ON_PLAIN_LINE if key in row]
+    numbers = [_text(key, row[key]) for key in _SHOWN if key in row]
     return "  ".join([f"step {row['step']}/{total}", *numbers])
 
 

@@ -35,12 +35,8 @@ def print_results(
     settings = [key for key in keys if key != "seed"]
     done = [job for job in jobs if job.error is None]
     sign = -1 if better(objective) > 0 else 1
-
-    def order(row):
-        mean = row[1]
-        return math.isnan(mean), sign * mean
-
-    rows = sorted(_rows(done, settings), key=order)
+    rows = _rows(done, settings)
+    rows.sort(key=lambda row: (math.isnan(row[1]), sign * row[1]))
     seeds = any(count > 1 for *_, count in rows)
     header = [objective, *(["sd", "runs"] if seeds else []), "setting"]
     lines = []
