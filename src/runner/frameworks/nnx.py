@@ -1,5 +1,7 @@
 """Flax nnx: a Module, `nnx.value_and_grad` and `nnx.Optimizer`."""
 
+import functools
+
 import jax
 from flax import nnx
 
@@ -17,13 +19,21 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
     """The usual nnx training step; its objects live only while it is traced.
 
     Each function makes a new module, with its step's keys, and then updates it with the
-    state it was given: XLA drops the initialisers. Arguments and results are dicts,
+    state it was given: JAX drops the initialisers. Arguments and results are dicts,
     since an `nnx.State` that is carried from step to step is compiled twice.
     """
     make = model.form("nnx")
 
+    # Jitted, so that the slow constructor runs once, not in each trace that needs it.
+    @functools.partial(jax.jit, inline=True)
+    def parts(key):
+        return nnx.split(make(nnx.Rngs(key)))
+
+    def new(key):
+        return nnx.merge(*parts(key))
+
     def module(state, key, train):
-        made = make(nnx.Rngs(key))
+        made = new(key)
         nnx.update(made, state.params)
         nnx.update(made, state.model_state)
         made.train() if train else made.eval()
@@ -34,7 +44,7 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
         return nnx.Optimizer(made, tx, wrt=nnx.Param)
 
     def init(key, learning_rate, hyperparameters):
-        made = make(nnx.Rngs(key))
+        made = new(key)
         if model.init:
             params, model_state = model.init(key)
             nnx.update(made, params)
