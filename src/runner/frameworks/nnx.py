@@ -24,13 +24,16 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
     """
     make = model.form("nnx")
 
-    # Jitted, so that the slow constructor runs once, not in each trace that needs it.
+    # Jitted, so that the slow constructor runs once, not in each trace that needs it:
+    # those in float64, for verification, too.
     @functools.partial(jax.jit, inline=True)
     def parts(key):
         return nnx.split(make(nnx.Rngs(key)))
 
     def new(key):
-        return nnx.merge(*parts(key))
+        with jax.enable_x64(False):
+            made = parts(key)
+        return nnx.merge(*made)
 
     def module(state, key, train):
         made = new(key)
