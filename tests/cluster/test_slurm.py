@@ -16,8 +16,7 @@ from helpers.readme import COMMANDS
 from runner.cluster.plan import Plan
 from runner.record.files import read_metrics
 
-# They take turns anyway: on one worker, the other is free.
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 __all__ = ["run", "start"]  # fixtures
 
 
