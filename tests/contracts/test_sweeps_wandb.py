@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import (
     create_sweep_command,
     create_sweep_command_args,
@@ -50,7 +51,8 @@ def test_what_an_agent_runs_composes(path, composed):
                 section, _, key = name.rpartition(".")
                 assert (cfg[section] if section else cfg)[key] == value
             else:
-                assert cfg[name]._target_ == composed(f"{name}={value}")[name]._target_
+                own = OmegaConf.load(conf_dir() / name / f"{value}.yaml")
+                assert cfg[name]._target_ == own._target_
 
 
 def test_the_schedules_are_all_of_them():

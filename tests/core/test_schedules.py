@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from helpers.training import train_run
 from runner.config.conf import conf_dir
 from runner.core import schedules
 from runner.errors import ConfigError
@@ -75,27 +76,21 @@ def test_every_schedule_has_a_closed_form_here():
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
-def test_table_equals_closed_form(name, built):
+def test_the_rates_of_the_steps_equal_the_closed_form_and_are_logged(name, built):
+    """The row of a step has the schedule at that step minus one."""
     run = built(
-        f"schedule={name}", f"train.steps={STEPS}", "train.epochs=null",
-        f"optimizer.learning_rate={RATE}",
-    )  # fmt: skip
-    assert run.learning_rates.dtype == np.float32
-    np.testing.assert_allclose(
-        run.learning_rates, CLOSED_FORMS[name], rtol=1e-5, atol=RATE * 1e-6
-    )
-
-
-@pytest.mark.parametrize("name", CLOSED_FORMS)
-def test_logged_learning_rate_is_the_schedule_at_step_minus_one(name, trained):
-    rows = trained(
         f"schedule={name}", "schedule.patience=1000" if "plateau" in name else "seed=0",
         f"train.steps={STEPS}", "train.epochs=null", "train.log_every_steps=1",
         f"optimizer.learning_rate={RATE}", "train.eval_every_steps=200",
     )  # fmt: skip
+    assert run.learning_rates.dtype == np.float32
+    close = {"rtol": 1e-5, "atol": RATE * 1e-6}
+    np.testing.assert_allclose(run.learning_rates, CLOSED_FORMS[name], **close)
+    rows: list[dict] = []
+    train_run(run, rows.append)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     logged = [row["train/learning_rate"] for row in rows]
-    np.testing.assert_allclose(logged, CLOSED_FORMS[name], rtol=1e-5, atol=RATE * 1e-6)
+    np.testing.assert_allclose(logged, CLOSED_FORMS[name], **close)
 
 
 def plateau(losses, *, window, patience, cooldown, factor, rtol, atol, min_scale):

@@ -1,5 +1,7 @@
 """`python -m runner -m`, as a person runs it: folders, fates, kills and the ledger."""
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from absl import logging as absl_logging
 
 from runner import cli
 from runner.core.program import Population
@@ -49,6 +52,45 @@ def run(start):
         return process.returncode, out + err
 
     return run
+
+
+@pytest.fixture
+def main(folders, tmp_path, monkeypatch):
+    """The program in this process, with no program compiled so far."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which main changes
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def main(*arguments: str, folder: str = ".") -> None:
+        monkeypatch.setattr(
+            "sys.argv",
+            ["runner", "-m", *TINY, f"hydra.sweep.dir={tmp_path / folder}", *arguments,
+             f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}"],
+        )  # fmt: skip
+        cli.main()
+
+    yield main
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def here(main, monkeypatch):
+    """As `run`, but in this process, which needs no seconds to start."""
+    # When Hydra configures logging, absl closes the stderr that it began with.
+    monkeypatch.setattr(absl_logging.PythonHandler, "close", logging.Handler.close)
+
+    def here(*arguments: str, folder: str = "sweep") -> tuple[int, str]:
+        said, status = io.StringIO(), 0
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            try:
+                main(*arguments, folder=folder)
+            except SystemExit as ended:
+                status = 1
+                said.write(str(ended.code))
+        return status, said.getvalue()
+
+    return here
 
 
 def ledger(folder: Path) -> dict[str, dict]:
@@ -102,10 +144,10 @@ def test_each_job_has_its_own_folder_and_fate(run, tmp_path):
     assert "python -m runner.compare sweep --by optimizer" in said
 
 
-def test_packed_equals_one_after_the_other(run, tmp_path):
+def test_packed_equals_one_after_the_other(here, run, tmp_path):
     different = ("seed=0,1", "schedule=constant,cosine", "optimizer=adam,sgd")
     for strategy, folder in (("vmap", "packed"), ("loop", "turns")):
-        status, said = run(
+        status, said = here(
             *different, f"hydra.launcher.strategy={strategy}", folder=folder
         )
         assert status == 0, said
@@ -141,14 +183,14 @@ def rows_of_basic(folder: Path) -> list[list[dict]]:
     return [every[found[key]] for key in sorted(found)]
 
 
-def test_the_same_command_skips_what_is_done_and_retries_what_failed(run, tmp_path):
-    assert run("optimizer=sgd", "seed=0,1,2")[0] == 0
+def test_the_same_command_skips_what_is_done_and_retries_what_failed(here, tmp_path):
+    assert here("optimizer=sgd", "seed=0,1,2")[0] == 0
     before = {
         path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/*/metrics.jsonl")
     }
-    status, said = run("optimizer=sgd", "seed=0,1,2")
+    status, said = here("optimizer=sgd", "seed=0,1,2")
     assert status == 0, said
-    status, said = run("optimizer=sgd", "seed=1,2,3")  # a grid that grew
+    status, said = here("optimizer=sgd", "seed=1,2,3")  # a grid that grew
     assert status == 0, said
     after = {
         path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/*/metrics.jsonl")
@@ -158,22 +200,22 @@ def test_the_same_command_skips_what_is_done_and_retries_what_failed(run, tmp_pa
     failed = tmp_path / "sweep" / "seed=0" / "summary.json"
     text = failed.read_text().replace('"finished"', '"failed"')
     failed.write_text(text)
-    status, said = run("optimizer=sgd", "seed=0,1,2")
+    status, said = here("optimizer=sgd", "seed=0,1,2")
     assert status == 0 and summary(failed.parent)["status"] == "finished"
     assert states(tmp_path / "sweep") == {"done": 4}
 
 
-def test_another_base_is_refused_and_named(run, tmp_path):
-    assert run("seed=0,1")[0] == 0
-    status, said = run("seed=0,1", "data.batch_size=8")
+def test_another_base_is_refused_and_named(here, tmp_path):
+    assert here("seed=0,1")[0] == 0
+    status, said = here("seed=0,1", "data.batch_size=8")
     assert status == 1 and "data.batch_size=16, now 8" in said
     assert "hydra.sweep.dir" in said
     # W&B changes no result.
-    assert run("seed=0,1", "wandb.tags=[again]")[0] == 0
+    assert here("seed=0,1", "wandb.tags=[again]")[0] == 0
 
 
-def test_what_cant_be_composed_starts_nothing(run, tmp_path):
-    status, said = run("seed=0,1", "optimizer.lerning_rate=0.1")
+def test_what_cant_be_composed_starts_nothing(here, tmp_path):
+    status, said = here("seed=0,1", "optimizer.lerning_rate=0.1")
     assert status == 1 and "Did you mean 'learning_rate'?" in said
     assert not list(tmp_path.glob("sweep/*/"))
 
@@ -185,8 +227,8 @@ def test_what_cant_be_composed_starts_nothing(run, tmp_path):
         ("hydra.launcher.max_members=0", "at least 1"),
     ],
 )
-def test_mistakes_in_the_launchers_own_keys(run, override, told):
-    status, said = run("seed=0,1", override)
+def test_mistakes_in_the_launchers_own_keys(here, override, told):
+    status, said = here("seed=0,1", override)
     assert status == 1 and told in said and "Traceback" not in said
 
 
@@ -294,25 +336,6 @@ def test_two_processes_dont_work_on_one_sweep(start, run, tmp_path):
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     assert status == 1 and "another process is running the sweep" in said
-
-
-@pytest.fixture
-def main(folders, tmp_path, monkeypatch):
-    """The program in this process, with no program compiled so far."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which main changes
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-
-    def main(*arguments: str) -> None:
-        monkeypatch.setattr(
-            "sys.argv",
-            ["runner", "-m", *TINY, f"hydra.sweep.dir={tmp_path}", *arguments,
-             f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}"],
-        )  # fmt: skip
-        cli.main()
-
-    yield main
-    root.handlers[:], root.level = handlers, level
 
 
 def test_a_program_that_cant_be_compiled_fails_its_own_jobs_alone(
