@@ -238,8 +238,8 @@ def test_a_replay_tells_of_a_run_that_was_changed(ran, tmp_path, capsys, change)
         ran(tmp_path, change, "train.steps=60")
         with pytest.raises(Differs, match="train/learning_rate"):
             replay(tmp_path, Limits(1e-5, contradiction=True))
-    assert "changes on the way is not as then" in capsys.readouterr().out.replace(
-        "devices, changes on the way are", "changes on the way is"
+    assert "changes on the way has changed" in capsys.readouterr().out.replace(
+        "devices, changes on the way have", "changes on the way has"
     )
 
 
