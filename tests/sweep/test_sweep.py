@@ -357,7 +357,7 @@ def test_a_program_that_cant_be_compiled_fails_its_own_jobs_alone(
     folder = tmp_path / "optimizer=sgd,seed=1"
     assert summary(folder)["error"] == "RuntimeError: XLA: out of memory"
     assert "in compile_one" in (folder / "error.txt").read_text()
-    assert len(said) == 2 and all("in compile_one" in text for text in said)
+    assert sum("in compile_one" in text for text in said) == 2
 
 
 @pytest.fixture
