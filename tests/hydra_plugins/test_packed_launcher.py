@@ -1,7 +1,5 @@
 """The launcher as Hydra sees it: its own conformance suite."""
 
-import sys
-
 import pytest
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
@@ -20,12 +18,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture(autouse=True)
-def as_in_another_program(hydra_restore_singletons, monkeypatch):
-    """Nothing is said of Hydra's versions, and no other test sees what is loaded."""
+def as_in_another_program(hydra_restore_singletons):
+    """Nothing is said of Hydra's versions."""
     Singleton._instances.pop(VersionBase, None)
-    # Hydra runs these modules anew, and a class of one would no longer be itself.
-    for name in [name for name in sys.modules if name.startswith("hydra_plugins")]:
-        monkeypatch.setitem(sys.modules, name, sys.modules[name])
 
 
 def test_hydra_finds_it():
