@@ -37,7 +37,21 @@ from runner.sweep.compose import Composer
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake
 settings.load_profile("untimed")
-# Hydra runs the modules of plugins anew when it looks for them. Now, not later.
+_scan, _scanned = Plugins._scan_all_plugins, {}
+
+
+def _scan_once(modules):
+    """Hydra runs the modules of plugins again, in place, whenever it looks for them.
+
+    Configurations made before couldn't be pickled then: their classes would be others.
+    """
+    names = tuple(module.__name__ for module in modules)
+    if names not in _scanned:
+        _scanned[names] = _scan(modules)
+    return _scanned[names]
+
+
+Plugins._scan_all_plugins = staticmethod(_scan_once)
 Plugins.instance()
 
 
