@@ -77,17 +77,19 @@ def trained(
         folder,
         config=run.config,
         provenance={},
+        directions={"loss": "min"},
         wandb=WandbFields("disabled"),
         total_steps=len(run.learning_rates),
         quiet=True,
     )
     settings = CheckpointSettings(every, None, 1, False, False, "never")
     checkpoints = Checkpoints(
-        folder / "checkpoints", settings, "eval/loss",
+        folder / "checkpoints", settings, "validation/loss",
         lambda step: checkpoint_record(run, step) | recorder.state(),
     )  # fmt: skip
     host = host_of(
-        lambda index, row: recorder.row(row), checkpoints, Interruption(),
+        lambda index, row: recorder.row(row),
+        lambda index, state, numbers: None, lambda: None, checkpoints, Interruption(),
         session.processes,
     )  # fmt: skip
     with recorder:

@@ -57,7 +57,7 @@ def losses(cfg: Any, own: Processes | None = None) -> np.ndarray:
     session = Session(own)
     host = Host(lambda index, row: rows.append(row), agree=session.processes.agree)
     session.train(build(cfg, session).run, host)
-    return np.array([row["train/loss"] for row in rows] + [rows[-1]["eval/loss"]])
+    return np.array([row["train/loss"] for row in rows] + [rows[-1]["validation/loss"]])
 
 
 def one_of_two(cases: Sequence[tuple[str, ...]], steps: int, own: list[str]) -> None:

@@ -29,7 +29,8 @@ from omegaconf import OmegaConf, open_dict
 
 from runner.config import conf
 from runner.core.run import Host, Run
-from runner.data.dataset import Dataset, MemorySplit, normalize
+from runner.data.dataset import Dataset, MemorySplit
+from runner.data.transforms import scale, transformed
 from runner.job.build import build
 from runner.job.session import Session
 from runner.models import cnn, mlp
@@ -54,9 +55,13 @@ def images(batch_size: int) -> Dataset:
         return MemorySplit({"input": pixels, "label": labels})
 
     return Dataset(
-        "images", split(4096), split(64), (28, 28, 1), CLASSES, batch_size, "device",
-        mean=127.5, std=127.5,
-    )  # fmt: skip
+        name="images",
+        splits={"train": split(4096), "validation": split(64)},
+        classes={"label": CLASSES},
+        batch_size=batch_size,
+        mode="device",
+        transforms=[scale(column="input", subtract=127.5, divide=127.5)],
+    )
 
 
 def make_run(framework: str, model: str, steps: int, log_every_steps: int = 100) -> Run:
@@ -87,6 +92,7 @@ def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], 
             folder / str(next(numbers)),
             config=run.config,
             provenance={},
+            directions={"loss": "min"},
             wandb=WandbFields(wandb, dir=folder),
             total_steps=len(run.learning_rates),
             quiet=True,
@@ -100,10 +106,11 @@ def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], 
 
 
 def arrays(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Normalized inputs, labels, and the rows of each step [steps, batch_size]."""
+    """Transformed inputs, labels, and the rows of each step [steps, batch_size]."""
     split = run.spec.dataset.train
     assert isinstance(split, MemorySplit)
-    inputs = np.asarray(normalize(run.spec.dataset, split.columns)["input"])
+    transforms = run.spec.dataset.transforms
+    inputs = np.asarray(transformed(transforms, split.columns, None)["input"])
     rows = run.order.indices(0, len(run.learning_rates))
     return inputs, split.columns["label"], rows
 
@@ -154,7 +161,9 @@ def initial(run: Run):
 def nnx_loop(run: Run, steps: int) -> Callable[[], float]:
     """The MLP as in flax's tutorial: `nnx.jit`, one call per step, NumPy batches."""
     inputs, labels, rows = arrays(run)
-    model = mlp.Nnx(inputs[0].size, (128, 64, CLASSES), jax.nn.relu, 0.0, nnx.Rngs(0))
+    model = mlp.Nnx(
+        inputs[0].size, (128, 64, CLASSES), jax.nn.relu, 0.0, "float32", nnx.Rngs(0)
+    )
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
 
     @nnx.jit
@@ -180,7 +189,7 @@ def nnx_loop(run: Run, steps: int) -> Callable[[], float]:
 def cnn_loop(run: Run) -> Callable[[], float]:
     """The CNN by hand in linen: one call of a jitted step, data on the device."""
     inputs, labels, rows = arrays(run)
-    model = cnn.Linen((32, 64), 3, 128, CLASSES, jax.nn.relu, 0.0, 0.9)
+    model = cnn.Linen((32, 64), 3, 128, CLASSES, jax.nn.relu, 0.0, 0.9, "float32")
     tx = optax.adam(float(run.learning_rates[0]))
     data = jax.device_put((inputs, labels))
 

@@ -33,7 +33,8 @@ COMMON = (
 )  # fmt: skip
 CASES = {
     "nnx, plateau of the evaluation, EMA": (
-        "schedule=reduce_on_plateau", "schedule.watch=eval", "schedule.unit=steps",
+        "schedule=reduce_on_plateau", "schedule.watch=validation",
+        "schedule.unit=steps",
         "schedule.patience=60", "schedule.rtol=0.1", "train.eval_every_steps=30",
         "train.ema_decay=0.95", "train.steps=2000", "checkpoint.every_steps=50",
     ),

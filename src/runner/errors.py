@@ -46,8 +46,14 @@ class Preempted(SystemExit):
             handler(self._number, None)
 
 
+# Names of the first edition, and their names today.
+RENAMED = {"loss": "task"}
+
+
 def no_such_key(section: str, name: object, names: Iterable[str]) -> str:
     """The message for a key that a section of the configuration doesn't have."""
+    if not section and name in RENAMED:
+        return f"{name}= is called {RENAMED[str(name)]}= now"
     where = section or "the configuration"
     return f"{where} has no key {str(name)!r}; it has {', '.join(names)}."
 

@@ -99,10 +99,13 @@ def trajectory(run: Run, steps: int, train_step: Any) -> Trajectory:
 
 def jitted(run: Run) -> Any:
     """The training step of `run`, for `trajectory`."""
-    one = step.train_step(run.spec.pipeline, run.spec.microbatches)
+    spec = run.spec
+    one = step.train_step(
+        spec.pipeline, spec.task, spec.dataset.transforms, spec.microbatches
+    )
 
     def train_step(carry, columns, batches, k, learning_rate, values):
-        batch = feed.batch_at(run.spec.dataset, columns, batches, 0)
+        batch = feed.batch_at(columns, batches, 0)
         return one(carry, batch, k, learning_rate, True, np.float32(np.inf), values)
 
     return jax.jit(train_step)

@@ -165,6 +165,26 @@ class CheckpointSettings:
     resume: str = setting(RECORD)
 
 
+_SEED = (lambda x: 0 <= x < 2**32, "from 0 to 2**32 - 1")
+
+
+@dataclass
+class SeedSettings:
+    """`seeds`: those that differ from `seed`."""
+
+    init: int | None = setting(NUMBERS, *_or_null(_SEED), decides=(_INITIAL,))
+    order: int | None = setting(NUMBERS, *_or_null(_SEED), decides=(_ORDER,))
+    step: int | None = setting(NUMBERS, *_or_null(_SEED))
+
+
+@dataclass
+class PrecisionSettings:
+    """`precision`: the types that models compute in; conf/precision explains them."""
+
+    compute: str = setting(PROGRAM, *_one_of("float32", "bfloat16"))
+    matmul: str = setting(PROGRAM, *_one_of("default", "high", "highest"))
+
+
 @dataclass
 class MeshSettings:
     """`mesh`: the named axes of the device mesh and how many devices each takes."""
@@ -172,6 +192,7 @@ class MeshSettings:
     data: int = setting(PROGRAM | MACHINE)
     fsdp: int = setting(PROGRAM | MACHINE)
     min_shard_elements: int = setting(PROGRAM | MACHINE, *_at_least(1))
+    rules: list[Any] = setting(PROGRAM | MACHINE)
 
 
 @dataclass
@@ -229,23 +250,21 @@ class ClusterSettings:
 class Settings:
     """The whole configuration. The groups' targets define the keys of GROUPS."""
 
-    seed: int = setting(
-        NUMBERS,
-        lambda x: 0 <= x < 2**32,
-        "from 0 to 2**32 - 1",
-        decides=(_INITIAL, _ORDER),
-    )
+    seed: int = setting(NUMBERS, *_SEED, decides=(_INITIAL, _ORDER))
+    seeds: SeedSettings = setting(NUMBERS)
     objective: str = setting(RECORD)
     verify: bool = setting(RECORD)
     print: str | None = setting(RECORD, *_or_null(_one_of("sharding")))
     compilation_cache: str | None = setting(MACHINE)
     train: TrainSettings = setting(PROGRAM, decides=(_PROBE,))
     checkpoint: CheckpointSettings = setting(RECORD)
+    precision: PrecisionSettings = setting(PROGRAM)
     mesh: MeshSettings = setting(PROGRAM | MACHINE, decides=("provenance.devices",))
     distributed: DistributedSettings = setting(MACHINE)
     wandb: WandbSettings = setting(RECORD)
     cluster: ClusterSettings = setting(MACHINE)
-    loss: Any = setting(PROGRAM)
+    task: Any = setting(PROGRAM)
+    metrics: dict[str, Any] = setting(PROGRAM)
     data: Any = setting(
         PROGRAM | NUMBERS,
         decides=(_INITIAL, _ORDER, "train.steps_per_epoch", *_HORIZON),
@@ -258,7 +277,7 @@ class Settings:
 
 
 # The groups whose choices name a function by `_target_`.
-GROUPS = ("model", "framework", "optimizer", "schedule", "data", "loss")
+GROUPS = ("model", "framework", "optimizer", "schedule", "data", "task")
 
 # Arguments of targets that say where files are.
 _ARGUMENTS = {
@@ -266,7 +285,7 @@ _ARGUMENTS = {
     for name in ("data_dir", "manual_dir", "download")
 }
 # Keys of config.json beside the configuration.
-RECORDED = ("hydra", "optimizer_probe")
+RECORDED = ("hydra", "optimizer_probe", "format")
 
 
 def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Setting]]:

@@ -62,7 +62,7 @@ def test_no_schedule_is_refused_in_any_framework(schedule, framework, built):
         ["model=cnn", "model.channels=[4]"],
         ["optimizer=adamw", "train.mask_weight_decay=true"],
         ["train.clip_global_norm=0.1", "optimizer=sgd", "optimizer.momentum=0.9"],
-        ["schedule=reduce_on_plateau", "schedule.watch=eval", "train.steps=44"],
+        ["schedule=reduce_on_plateau", "schedule.watch=validation", "train.steps=44"],
         ["optimizer=lbfgs"],
         ["optimizer=sam"],
         ["optimizer.mu_dtype=bfloat16"],

@@ -55,7 +55,7 @@ def readme(tmp_path: Path, folders, marks: str, *short: str) -> str:
 
 def test_the_readmes_run(tmp_path, folders):
     said = readme(tmp_path, folders, "cluster.time=2:00:00", "train.epochs=1")
-    assert "running on n" in said and "done, eval/loss" in said
+    assert "running on n" in said and "done, validation/loss" in said
 
 
 def test_the_readmes_sweep(tmp_path, folders):
@@ -183,7 +183,7 @@ def test_what_one_process_of_a_run_raises_ends_all_of_it_and_is_told(run, tmp_pa
     model = write_broken_model(tmp_path)
     (tmp_path / "mine.py").write_text(
         "import os, time\n"
-        "def broken(*, input_shape, output_size, hidden_sizes, width):\n"
+        "def broken(*, inputs, output, dtype, hidden_sizes, width):\n"
         "    if os.environ['SLURM_PROCID'] == '1':\n"
         "        raise ValueError('only on the second node')\n"
         "    time.sleep(100)\n"

@@ -29,7 +29,7 @@ def test_a_run_is_followed_to_its_end_and_not_done_twice(run, tmp_path):
     assert status == 0, said
     assert "running on this machine" in said and "step 20/20" in said
     final = read_metrics(tmp_path / "out" / "metrics.jsonl")[-1]
-    assert f"done, eval/loss {final['eval/loss']:.4g}" in said
+    assert f"done, validation/loss {final['validation/loss']:.4g}" in said
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert "cluster=local" in str(record["command"])  # not submitit's
     assert run("cluster=local", "hydra.run.dir=out")[0] == 0

@@ -30,7 +30,7 @@ FLAGS = (
 def url(tmp_path_factory):
     out = tmp_path_factory.mktemp("page")
     runs = sweep(schedules=("constant", "cosine"), rates=(0.001, 0.01, 0.1))
-    write_report(runs, analyse(runs, "optimizer", "eval/loss"), out)
+    write_report(runs, analyse(runs, "optimizer", "validation/loss"), out)
     return (out / PAGE).as_uri()
 
 
@@ -80,13 +80,13 @@ def drawn(browser, mode):
     wait(browser, lambda b: b.execute_script(script) == mode)
 
 
-def plot(browser, name="eval_loss"):
+def plot(browser, name="validation_loss"):
     element = browser.find_element("css selector", f"#plot-{name} canvas")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
     return element
 
 
-def pixels(browser, name="eval_loss") -> str:
+def pixels(browser, name="validation_loss") -> str:
     """What the plot looks like, once all that was asked of it is drawn."""
     script = """
       const [name, done] = arguments;
@@ -96,14 +96,16 @@ def pixels(browser, name="eval_loss") -> str:
     return browser.execute_async_script(script, name)
 
 
-def control(browser, label, name="eval_loss"):
+def control(browser, label, name="validation_loss"):
     path = f"//div[@id='plot-{name}']//label[contains(., '{label}')]//input"
     return browser.find_element("xpath", path)
 
 
 def test_a_series_is_toggled_in_the_legend(browser):
     page = browser()
-    before = {name: pixels(page, name) for name in ("eval_loss", "final", "profile")}
+    before = {
+        name: pixels(page, name) for name in ("validation_loss", "final", "profile")
+    }
     box = page.find_element("css selector", "#series input[value=sgd]")
     box.find_element("xpath", "..").click()
     assert not box.is_selected()
@@ -111,7 +113,7 @@ def test_a_series_is_toggled_in_the_legend(browser):
         assert pixels(page, name) != picture
     box.send_keys(" ")  # and from the keyboard
     assert box.is_selected()
-    assert pixels(page) == before["eval_loss"]
+    assert pixels(page) == before["validation_loss"]
 
 
 def test_a_tooltip_tells_the_value_under_the_mouse(browser):
@@ -133,7 +135,7 @@ def test_a_tooltip_tells_the_value_under_the_mouse(browser):
     assert row["step"] == "40" and row["runs"] == "3"
     group, cell = row["optimizer, cell"].split(", ")
     mean = {"adam": 1.01, "sgd": 2.01}[group] + 0.5 * (cell == "schedule=cosine")
-    assert float(row["mean eval/loss"]) == pytest.approx(mean)
+    assert float(row["mean validation/loss"]) == pytest.approx(mean)
 
 
 def test_logarithm_smoothing_and_choice_change_the_plot(browser):
@@ -144,7 +146,7 @@ def test_logarithm_smoothing_and_choice_change_the_plot(browser):
     seen.append(pixels(page))
     control(page, "smoothing").send_keys(webdriver.Keys.ARROW_RIGHT)
     seen.append(pixels(page))
-    menu = page.find_element("css selector", "#plot-eval_loss select")
+    menu = page.find_element("css selector", "#plot-validation_loss select")
     ui.Select(menu).select_by_visible_text("schedule=cosine")
     seen.append(pixels(page))
     assert len(set(seen)) == 4

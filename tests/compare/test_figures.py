@@ -16,7 +16,7 @@ from runner.compare.report import png
 
 
 def drawn(runs: Runs, by="optimizer") -> dict:
-    return {f.name: f for f in figures(runs, analyse(runs, by, "eval/loss"))}
+    return {f.name: f for f in figures(runs, analyse(runs, by, "validation/loss"))}
 
 
 def values(chart) -> list[dict]:
@@ -31,7 +31,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
 
 
-CURVES = {"eval_loss", "train_loss", "learning_rate"}
+CURVES = {"validation_loss", "train_loss", "learning_rate"}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_group_may_lack_the_tuned_number():
 
 
 def test_a_band_spans_the_seeds_and_a_line_is_their_mean():
-    rows = values(drawn(sweep())["eval_loss"].chart)
+    rows = values(drawn(sweep())["validation_loss"].chart)
     (row,) = [r for r in rows if r["group"] == "adam" and r["step"] == "40"]
     ends = [float(row[k]) for k in ("low", "mean", "high")]
     assert ends == [1.0, 1.01, 1.02] and row["runs"] == "3"
@@ -78,8 +78,8 @@ def test_curves_show_each_group_at_the_setting_that_it_is_compared_at():
 def test_long_curves_are_thinned_to_steps_that_were_logged_last_one_included():
     steps = 4000
     runs = tables([run(o, optimizer=o, steps=steps) for o in ("adam", "sgd", "lion")])
-    shown = chart_parts.shown(runs, analyse(runs, "optimizer", "eval/loss"))
-    table = curves.aggregate(runs, shown, "eval/loss")
+    shown = chart_parts.shown(runs, analyse(runs, "optimizer", "validation/loss"))
+    table = curves.aggregate(runs, shown, "validation/loss")
     assert curves.MAX_ROWS / 2 < table.height < curves.MAX_ROWS + 10
     assert set(table["step"]) <= set(runs.curves["step"])
     assert table["step"].max() == 10 * steps
@@ -89,7 +89,7 @@ def test_a_run_that_diverged_is_left_out_where_it_is_not_finite():
     broken = run("b", seed=1, final=math.nan, optimizer="sgd")
     runs = tables([run("a"), run("c", optimizer="sgd"), broken])
     found = drawn(runs)
-    assert {r["runs"] for r in values(found["eval_loss"].chart)} == {"1"}
+    assert {r["runs"] for r in values(found["validation_loss"].chart)} == {"1"}
     assert {r["run"] for r in values(found["final"].chart)} == {"a", "c"}
     for figure in found.values():
         assert "NaN" not in json.dumps(figure.chart.to_dict())
@@ -113,7 +113,7 @@ def test_a_switch_spans_its_values_and_stays_positive():
 
 def test_cells_have_a_menu_unless_they_are_too_many():
     def menus(runs):
-        spec = drawn(runs)["eval_loss"].chart.to_dict()
+        spec = drawn(runs)["validation_loss"].chart.to_dict()
         return [
             p["bind"]["options"] for p in spec["params"] if p["name"] == "only_cell"
         ]

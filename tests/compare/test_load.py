@@ -29,11 +29,13 @@ def test_a_run_is_a_row_of_natural_types(tmp_path):
     assert row["optimizer.b1"] == 0.9 and row["train.steps"] == 30
     assert row["model.hidden_sizes"] == "[128, 64]" and row["train.mask"] is False
     assert row["provenance.packages.jax"] == "0.10.2"
-    assert row["final.eval/loss"] == 0.25 and row["best_step.eval/loss"] == 30
+    assert (
+        row["final.validation/loss"] == 0.25 and row["best_step.validation/loss"] == 30
+    )
     assert row["compile_seconds"] is None and row["wall_seconds"] == 1.5
     assert runs.curves.columns[:2] == ["run", "step"]
     assert runs.curves["step"].to_list() == [10, 20, 30]
-    assert runs.curves["eval/loss"].to_list() == [2.0, 1.125, 0.25]
+    assert runs.curves["validation/loss"].to_list() == [2.0, 1.125, 0.25]
     assert runs.problems == ()
 
 
@@ -53,17 +55,17 @@ def test_the_order_of_paths_and_repeats_do_not_matter(tmp_path):
 def test_not_finite_repeated_and_torn_rows(tmp_path):
     folder = write_run(tmp_path / "run", rows=1)
     lines = [
-        {"step": 10, "eval/loss": 1.0, "note": "a"},
-        {"step": 20, "eval/loss": 5.0},
-        {"step": 20, "eval/loss": "NaN", "only/here": "-Infinity"},
-        {"step": 30, "eval/loss": 1},
+        {"step": 10, "validation/loss": 1.0, "note": "a"},
+        {"step": 20, "validation/loss": 5.0},
+        {"step": 20, "validation/loss": "NaN", "only/here": "-Infinity"},
+        {"step": 30, "validation/loss": 1},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text + '{"step": 40, "eval/l')
     curves = load([folder]).curves
     assert curves["step"].to_list() == [10, 20, 30]
     assert curves.dtypes == [pl.String, pl.Int64, *[pl.Float64] * 3]
-    first, second, third = curves["eval/loss"]
+    first, second, third = curves["validation/loss"]
     assert (first, third) == (1.0, 1.0) and math.isnan(second)
     assert curves["only/here"].to_list() == [None, -math.inf, None]
     assert curves["note"].null_count() == 3

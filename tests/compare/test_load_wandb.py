@@ -20,19 +20,23 @@ from runner.record.mirrors.wandb import WandbFields
 for name, seed in (("adam", 0), ("sgd", 1)):
     config = {
         "seed": seed,
-        "objective": "eval/loss",
+        "objective": "validation/loss",
         "optimizer": {"_target_": f"optax.{name}", "learning_rate": 0.1, "b1": None},
         "model": {"hidden_sizes": [8, 4]},
         "hydra": {"choices": {"optimizer": name, "debug": None}, "overrides": []},
     }
-    provenance = {"git": {"commit": "c0ffee", "dirty": False}, "devices": ["cpu"]}
+    directions = {"loss": "min", "accuracy": "max"}
+    provenance = {"git": {"commit": "c0ffee", "dirty": False}, "devices": ["cpu"],
+                  "directions": directions}
     folder = Path(sys.argv[1], name)
     wandb = WandbFields("offline", project="runner")
     with Recorder(folder, config=config, provenance=provenance, quiet=True,
+                  directions=directions,
                   wandb=wandb, total_steps=40) as r:
         for step in range(1, 41):
             loss = float("nan") if step == 7 else 1 / step
-            r.row({"step": step, "eval/loss": loss, "eval/accuracy": step / 40})
+            accuracy = {"validation/accuracy": step / 40}
+            r.row({"step": step, "validation/loss": loss} | accuracy)
         r.finish({"compile_seconds": 0.5})
 """
 
@@ -57,7 +61,7 @@ def test_an_offline_file_says_what_its_run_folder_says(recorded):
     assert set(files.table.columns) == set(folders.table.columns)
     assert files.table.select(folders.table.columns).equals(folders.table)
     assert files.curves.equals(folders.curves)
-    assert files.curves.filter(pl.col("step") == 7)["eval/loss"].is_nan().all()
+    assert files.curves.filter(pl.col("step") == 7)["validation/loss"].is_nan().all()
 
 
 def test_torn_and_foreign_files(recorded, tmp_path):

@@ -33,7 +33,7 @@ def test_a_sweep_over_optimizers(tmp_path, run):
     status, out, err = run("--target", "0.5", "--strict")
     assert status == 0 and not err
     first, second, *_ = out.splitlines()
-    assert first.startswith("adam is better than sgd on eval/loss by 0.40")
+    assert first.startswith("adam is better than sgd on validation/loss by 0.40")
     assert first.endswith("over 5 paired seeds")
     assert second.startswith("CONTROLLED: of what was recorded, only optimizer and")
     assert "unknown, so not compared: optimizer probe (not recorded in 10 of 10" in out
@@ -67,7 +67,7 @@ def test_frameworks_agree_and_the_optimizer_explains(tmp_path, run):
     assert status == 0
     first, second, third, *_ = out.splitlines()
     assert first == (
-        "jax, linen and nnx agree on eval/loss within 1e-4 of its value (largest "
+        "jax, linen and nnx agree on validation/loss within 1e-4 of its value (largest "
         "difference 1e-07); "
         "optimizer explains over 99.9 % of the variance"
     )
@@ -77,8 +77,8 @@ def test_frameworks_agree_and_the_optimizer_explains(tmp_path, run):
     )
     first, *_ = run()[1].splitlines()
     assert first == (
-        "optimizer explains the difference: adam is better than sgd on eval/loss by "
-        "0.8219 [0.8219, 0.8219] over 3 paired seeds; framework makes no difference "
+        "optimizer explains the difference: adam is better than sgd on validation/loss "
+        "by 0.8219 [0.8219, 0.8219] over 3 paired seeds; framework makes no difference "
         "(at most 1e-07)"
     )
     # flax #4087 compared these two alone.
@@ -150,7 +150,7 @@ def test_noise_says_how_many_seeds_it_would_take(tmp_path, run):
     write_sweep(tmp_path / "runs", range(4), {"sgd": 0.5, "adam": 0.5}, noise=0.2)
     _, out, _ = run()
     first = out.splitlines()[0]
-    assert first.startswith("no best optimizer on eval/loss: ")
+    assert first.startswith("no best optimizer on validation/loss: ")
     assert "are not separable" in first and "more seeds would be needed" in first
 
 
@@ -158,8 +158,8 @@ def test_mistakes_name_the_nearest(tmp_path, run):
     write_sweep(tmp_path / "runs", range(2), {"sgd": 0.7, "adam": 0.3})
     status, out, err = run("--by", "optimiser")
     assert (status, out) == (1, "") and "Did you mean 'optimizer'?" in err
-    status, _, err = run("--metric", "eval/los")
-    assert status == 1 and "Did you mean 'eval/loss'?" in err
+    status, _, err = run("--metric", "validation/los")
+    assert status == 1 and "Did you mean 'validation/loss'?" in err
     (tmp_path / "out").write_text("a file")
     status, _, err = run()
     assert status == 1 and err.startswith("error: --out ")
@@ -203,9 +203,26 @@ def test_runs_of_other_programs_without_choices_and_seeds(tmp_path):
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps({"lr": value}))
         (folder / "summary.json").write_text(
-            json.dumps({"status": "finished", "final": {"score": i}})
+            json.dumps({"status": "finished", "final": {"accuracy": i}})
         )
-    analysis = analyse(load([tmp_path]), metric="score")
+    analysis = analyse(load([tmp_path]), metric="accuracy")
     assert analysis.by == "lr" and analysis.higher_is_better
     assert [c.verdict for c in analysis.comparisons] == ["one seed"]
     assert [g.name for g in analysis.groups] == ["0.2", "0.1"]
+
+
+@pytest.mark.parametrize("name,direction", [("f1", "max"), ("bleu", None)])
+def test_only_what_has_a_direction_is_ranked(tmp_path, name, direction):
+    for seed in range(2):
+        directions = {"loss": "min", name: direction}
+        folder = tmp_path / str(seed)
+        write_run(folder, seed=seed, provenance={"directions": directions})
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["final"][f"validation/{name}"] = 0.1 * seed
+        (folder / "summary.json").write_text(json.dumps(summary))
+    runs = load([tmp_path])
+    if direction:
+        assert analyse(runs, metric=f"validation/{name}").higher_is_better
+        return
+    with pytest.raises(ConfigError, match="don't say whether lower or higher"):
+        analyse(runs, metric=f"validation/{name}")

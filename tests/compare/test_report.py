@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
 
 def parsed(runs) -> Page:
-    analysis = analyse(runs, "optimizer", "eval/loss")
+    analysis = analyse(runs, "optimizer", "validation/loss")
     return Page(report.page(runs, analysis, [*figures(runs, analysis)], "/* Vega */"))
 
 
@@ -52,7 +52,7 @@ def out(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(out):
     runs = sweep(rates=(0.001, 0.01))
-    report.write_report(runs, analyse(runs, "optimizer", "eval/loss"), out)
+    report.write_report(runs, analyse(runs, "optimizer", "validation/loss"), out)
     return Page((out / PAGE).read_text(encoding="utf-8"))
 
 
@@ -116,7 +116,7 @@ def test_a_confounded_comparison_says_so_first():
         for seed in range(2)
     ]
     runs = tables(records)
-    analysis = analyse(runs, "optimizer", "eval/loss")
+    analysis = analyse(runs, "optimizer", "validation/loss")
     first = next(sections.sections(runs, analysis, []))
     assert 'role="alert"' in first and "Confounded" in first
     assert "<code>schedule</code>" in first
@@ -131,7 +131,7 @@ def test_what_can_not_be_told_apart_is_called_so():
         for seed, final in enumerate(values)
     ]
     runs = tables(records)
-    analysis = analyse(runs, "optimizer", "eval/loss")
+    analysis = analyse(runs, "optimizer", "validation/loss")
     html = "".join(sections.sections(runs, analysis, []))
     assert '<span class="note">not separable</span>' in html
     assert not re.search("(adam|sgd) is better", html)
@@ -152,7 +152,9 @@ def test_a_failed_write_keeps_the_old_page_and_leaves_nothing(tmp_path, monkeypa
 
     monkeypatch.setattr("runner.record.files.os.replace", full)
     with pytest.raises(OSError, match="disk full"):
-        report.write_report(runs, analyse(runs, "optimizer", "eval/loss"), tmp_path)
+        report.write_report(
+            runs, analyse(runs, "optimizer", "validation/loss"), tmp_path
+        )
     assert (tmp_path / PAGE).read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == [PAGE]
 

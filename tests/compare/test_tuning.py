@@ -82,18 +82,20 @@ def test_steps_and_seconds_to_a_target():
         {
             "run": ["a"] * 3 + ["b"] * 3 + ["c"] * 3,
             "step": [10, 20, 30] * 3,
-            "eval/loss": [3.0, 1, 2, 3, None, 0.9, 3, 3, math.nan],
+            "validation/loss": [3.0, 1, 2, 3, None, 0.9, 3, 3, math.nan],
             "time/steps_per_second": [10.0, 5, 5] * 3,
         }
     )
     used = pl.DataFrame({"run": ["a", "b", "c"], "group": ["x", "x", "y"]})
-    x, y = reach(curves, used, "eval/loss", 1.0, False)
+    x, y = reach(curves, used, "validation/loss", 1.0, False)
     assert (x.group, x.runs, x.reached, x.steps) == ("x", 2, 2, 25)
     assert x.seconds == pytest.approx((3 + 5) / 2)
     assert (y.reached, y.steps, y.seconds) == (0, None, None)
-    x, _ = reach(curves.drop("time/steps_per_second"), used, "eval/loss", 1.0, False)
+    x, _ = reach(
+        curves.drop("time/steps_per_second"), used, "validation/loss", 1.0, False
+    )
     assert (x.steps, x.seconds) == (25, None)
-    x, y = reach(curves, used, "eval/loss", 3.0, True)
+    x, y = reach(curves, used, "validation/loss", 3.0, True)
     assert (x.steps, y.reached) == (10, 1)
 
 

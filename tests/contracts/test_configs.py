@@ -22,8 +22,9 @@ def options(group):
 def test_every_group_is_tested():
     groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     assert groups == {
-        "cluster", "data", "debug", "distributed", "experiment", "framework", "loss",
-        "mesh", "model", "optimizer", "schedule", "sweep", "wandb",
+        "cluster", "data", "debug", "distributed", "experiment", "framework",
+        "mesh", "metric", "model", "optimizer", "precision",
+        "schedule", "sweep", "task", "wandb",
     }  # fmt: skip
 
 

@@ -35,7 +35,8 @@ def test_losses_agree_over_200_steps(model, optimizer, trained):
             "train.log_every_steps=1", "train.eval_every_steps=100",
         )  # fmt: skip
         losses[framework] = [row["train/loss"] for row in rows]
-        losses[framework] += [row["eval/loss"] for row in rows if "eval/loss" in row]
+        evaluated = [row for row in rows if "validation/loss" in row]
+        losses[framework] += [row["validation/loss"] for row in evaluated]
     assert losses["jax"][-1] < losses["jax"][0]
     for framework in ("linen", "nnx"):
         np.testing.assert_allclose(losses[framework], losses["jax"], rtol=1e-4)
@@ -68,34 +69,38 @@ def test_dropout_changes_with_the_step_and_is_off_in_evaluation(
         "model.dropout=0.5", "train.epochs=1",
     )  # fmt: skip
     pipeline, dataset = run.spec.pipeline, run.spec.dataset
-    from runner.data.dataset import normalize
+    from runner.data.transforms import transformed
 
-    batch = normalize(dataset, dataset.train.rows(np.arange(64)))
+    batch = transformed(dataset.transforms, dataset.train.rows(np.arange(64)), None)
     state = jax.jit(pipeline.init)(run.init_key, 0.1, run.values.hyperparameters)
     gradients = jax.jit(pipeline.gradients)
     keys = jax.random.split(jax.random.key(1), 2)
     one, again, other = (
-        float(gradients(state, batch, key)[0]) for key in (keys[0], keys[0], keys[1])
+        float(gradients(state, batch, key)[0].loss)
+        for key in (keys[0], keys[0], keys[1])
     )
     assert one == again != other
     predict = jax.jit(pipeline.predict)
-    np.testing.assert_array_equal(predict(state, batch), predict(state, batch))
+    inputs = batch["input"]
+    np.testing.assert_array_equal(predict(state, inputs), predict(state, inputs))
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_batch_norm_statistics_follow_training(framework, built):
     run = built(f"framework={framework}", "model=cnn", SMALL["cnn"], "train.epochs=1")
-    from runner.data.dataset import normalize
+    from runner.data.transforms import transformed
 
     dataset, pipeline = run.spec.dataset, run.spec.pipeline
-    batch = normalize(dataset, dataset.train.rows(np.arange(64)))
+    batch = transformed(dataset.transforms, dataset.train.rows(np.arange(64)), None)
     state = jax.jit(pipeline.init)(run.init_key, 0.1, run.values.hyperparameters)
-    model_state = jax.jit(pipeline.gradients)(state, batch, jax.random.key(0))[3]
+    model_state = jax.jit(pipeline.gradients)(state, batch, jax.random.key(0))[2]
     assert np.all(np.asarray(model_state["norm_0"]["mean"]) != 0)
     assert np.all(np.asarray(model_state["norm_0"]["var"]) != 1)
-    after = jax.jit(pipeline.predict)(state._replace(model_state=model_state), batch)
-    before = jax.jit(pipeline.predict)(state, batch)
+    after = jax.jit(pipeline.predict)(
+        state._replace(model_state=model_state), batch["input"]
+    )
+    before = jax.jit(pipeline.predict)(state, batch["input"])
     assert np.any(np.asarray(before) != np.asarray(after))
 
 

@@ -134,7 +134,7 @@ def test_optuna_searches_the_space_of_the_optimizer(folders, tmp_path):
     rate_of = {}
     for path in sweep.rglob("summary.json"):
         recorded = json.loads((path.parent / "config.json").read_text())
-        loss = json.loads(path.read_text())["final"]["eval/loss"]
+        loss = json.loads(path.read_text())["final"]["validation/loss"]
         rate_of[loss] = recorded["optimizer"]["learning_rate"]
     assert len(rate_of) == len(set(rate_of.values())) == 4
     assert result.best_value == min(rate_of)

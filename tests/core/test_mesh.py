@@ -13,9 +13,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from helpers.shipped import BY_KIND, SMALL
 from helpers.training import SESSION
 from runner.core.mesh import device_mesh, split
+from runner.core.program import start_shapes
 from runner.core.step import init as init_step
 from runner.core.step import train_step
-from runner.data.dataset import normalize
+from runner.errors import ConfigError
 from runner.frameworks.sharded import sharded
 from runner.job.sharding import placed
 
@@ -49,7 +50,7 @@ def losses(run, mesh, steps=6):
     places = mesh.state(jax.eval_shape(init, run.init_key, rates[0], hyperparameters))
     carry = jax.jit(init, out_shardings=places)(run.init_key, rates[0], hyperparameters)
     step = jax.jit(
-        train_step(pipeline, 1),
+        train_step(pipeline, spec.task, spec.dataset.transforms, 1),
         out_shardings=(places, mesh.own),
         compiler_options={"xla_backend_optimization_level": 0},
     )
@@ -57,7 +58,7 @@ def losses(run, mesh, steps=6):
     shared, found = (jnp.bool(True), jnp.float32(jnp.inf), values), []
     for i in range(steps):
         batch = spec.dataset.train.rows(run.order.indices_at(i))
-        batch = jax.device_put(normalize(spec.dataset, batch), examples)
+        batch = jax.device_put(batch, examples)
         carry, row = step(carry, batch, jnp.int32(i), jnp.float32(rates[i]), *shared)
         found.append(row["train/loss"])
     return np.array(found)
@@ -130,3 +131,36 @@ def test_initial_values_are_made_where_they_stay(built, wide):
     memory = SESSION.program(run.spec, run.values).init.memory_analysis()
     largest = 256 * 256 * 4
     assert memory.temp_size_in_bytes < largest < 2 * 8 * memory.output_size_in_bytes
+
+
+def test_rules_place_parameters_and_their_moments(built):
+    rule = "mesh.rules=[['dense_0/kernel',[null,fsdp]]]"
+    run = built("mesh=fsdp", rule, "optimizer=adam", "model.hidden_sizes=[16]")
+    state = start_shapes(run.spec, run.values).carry.state
+    kernel = state.params["dense_0"]["kernel"]
+    assert kernel.shape == (64, 16) and kernel.sharding.spec == PartitionSpec(
+        None, "fsdp"
+    )
+    moments = [
+        leaf
+        for path, leaf in jax.tree.leaves_with_path(state.opt_state)
+        if "dense_0" in str(path) and "kernel" in str(path)
+    ]
+    assert len(moments) == 2
+    assert {leaf.sharding.spec for leaf in moments} == {kernel.sharding.spec}
+    assert state.params["output"]["bias"].sharding.spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    "rule,said",
+    [
+        ("['kernal',[null,fsdp]]", "'kernal' with the axes .* fits none of"),
+        ("['kernel',[fsdp]]", "fits none of the parameters"),
+        ("['kernel',[null,data]]", "null or fsdp for each"),
+        ("['kernel',fsdp]", "null or fsdp for each"),
+        ("['(',[fsdp]]", "must be a regular expression"),
+    ],
+)
+def test_a_rule_that_places_nothing_is_refused(rule, said, built):
+    with pytest.raises(ConfigError, match=said):
+        built("mesh=fsdp", f"mesh.rules=[{rule}]")

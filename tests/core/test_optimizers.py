@@ -95,7 +95,7 @@ def test_is_verified_and_lowers_the_loss_without_recompiling(name, built, caplog
     compiled = [r.message for r in caplog.records if "Finished XLA" in r.message]
     # Compiled ahead; what is left are copies to the device and the like.
     assert not [m for m in compiled if "call" in m or "step" in m]
-    losses = [row["eval/loss"] for row in rows if "eval/loss" in row]
+    losses = [row["validation/loss"] for row in rows if "validation/loss" in row]
     assert losses[-1] < 2.3 < np.log(10) + 0.01  # log(10) is that of a guess
     assert all(np.isfinite(row["train/loss"]) for row in rows)
 
@@ -208,7 +208,7 @@ def test_average_is_what_is_evaluated(trained):
     plain = trained("train.epochs=3")
     averaged = trained("train.epochs=3", "train.ema_decay=0.999999")
     assert averaged[-1]["train/loss"] == plain[-1]["train/loss"]
-    assert averaged[-1]["eval/loss"] > 2 > plain[-1]["eval/loss"]
+    assert averaged[-1]["validation/loss"] > 2 > plain[-1]["validation/loss"]
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch(trained):

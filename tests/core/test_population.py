@@ -13,7 +13,6 @@ from runner.core.run import Host
 from runner.core.step import init as init_step
 from runner.core.step import train_step
 from runner.core.train import train
-from runner.data.dataset import normalize
 from runner.errors import TrainingStopped
 
 # Of a value, or of 1 if it is smaller. XLA orders the sums of a batched product in its
@@ -55,7 +54,7 @@ def test_every_optimizer_packed_equals_plain(built, name):
     runs = [built(f"optimizer={name}", f"seed={seed}", *SMALL) for seed in (0, 1)]
     spec = runs[0].spec
     plain = spec.train_step
-    step = train_step(spec.pipeline, 1, "members")
+    step = train_step(spec.pipeline, spec.task, spec.dataset.transforms, 1, "members")
     packed = jax.jit(
         jax.vmap(step, (0, 0, None, 0, None, None, 0), axis_name="members")
     )
@@ -68,7 +67,7 @@ def test_every_optimizer_packed_equals_plain(built, name):
     values = stacked(*(run.values for run in runs))
     for i in range(12):
         batches = [
-            normalize(spec.dataset, spec.dataset.train.rows(order.indices_at(i)))
+            spec.dataset.train.rows(order.indices_at(i))
             for order in (run.order for run in runs)
         ]
         rates = jnp.stack([run.learning_rates[i] for run in runs])
@@ -109,7 +108,7 @@ def test_members_differ_in_every_number_that_is_an_argument(built, framework):
 def test_a_plateau_and_an_average_are_each_members_own(built):
     fixed = (
         "schedule=reduce_on_plateau", "schedule.unit=steps", "schedule.patience=5",
-        "schedule.watch=eval", "schedule.rtol=0.5", "train.ema_decay=0.9",
+        "schedule.watch=validation", "schedule.rtol=0.5", "train.ema_decay=0.9",
     )  # fmt: skip
     runs = [
         built(

@@ -11,7 +11,7 @@ from helpers.training import SESSION, train_run
     [
         "seed=1", "optimizer.learning_rate=0.5", "optimizer.b1=0.5", "schedule=cosine",
         "train.epochs=3", "train.log_every_steps=3", "train.eval_every_steps=5",
-        "wandb.name=x", "schedule.value=0.3",
+        "wandb.name=x", "schedule.value=0.3", "seeds.order=3",
     ],
 )  # fmt: skip
 def test_numbers_share_a_program(override, built):
@@ -22,11 +22,12 @@ def test_numbers_share_a_program(override, built):
     "override",
     [
         "framework=jax", "model=cnn", "model.hidden_sizes=[8]", "optimizer=sgd",
-        "optimizer.nesterov=true", "loss.label_smoothing=0.1", "data.batch_size=32",
+        "optimizer.nesterov=true", "task.label_smoothing=0.1", "data.batch_size=32",
         "schedule=reduce_on_plateau", "mesh=data", "train.ema_decay=0.9",
         "train.clip_global_norm=1.0", "train.gradient_accumulation=2",
-        "train.steps_per_call=5", "data.mode=memory", "data.std=1.0",
-        "model.dropout=0.5",
+        "train.steps_per_call=5", "data.mode=memory", "model.dropout=0.5",
+        "task.class_weights=[1,1,1,1,1,1,1,1,1,2]", "precision=bfloat16",
+        "precision.matmul=highest", "+metric@metrics.top5=top_k",
     ],
 )  # fmt: skip
 def test_structure_does_not(override, built):

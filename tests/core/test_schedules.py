@@ -141,11 +141,11 @@ def test_plateau_falls_where_the_rule_says(framework, unit, base, trained):
 def test_plateau_watches_the_evaluation(trained):
     rule = dict(patience=2, cooldown=0, factor=0.5, rtol=0.05, atol=0.0, min_scale=0.0)
     rows = trained(
-        "schedule=reduce_on_plateau", "schedule.watch=eval",
+        "schedule=reduce_on_plateau", "schedule.watch=validation",
         *(f"schedule.{key}={value}" for key, value in rule.items()),
         "train.epochs=20", "train.log_every_steps=1", "optimizer.learning_rate=0.02",
     )  # fmt: skip
-    losses = [row["eval/loss"] for row in rows if "eval/loss" in row]
+    losses = [row["validation/loss"] for row in rows if "validation/loss" in row]
     scales = np.repeat([1.0, *plateau(losses, window=1, **rule)][:-1], 22)
     assert scales.min() < 1
     np.testing.assert_allclose(
@@ -156,8 +156,8 @@ def test_plateau_watches_the_evaluation(trained):
 def test_plateau_patience_must_be_whole_evaluations(built):
     with pytest.raises(ConfigError, match=r"whole number of evaluations"):
         built(
-            "schedule=reduce_on_plateau", "schedule.watch=eval", "schedule.unit=steps",
-            "schedule.patience=30",
+            "schedule=reduce_on_plateau", "schedule.watch=validation",
+            "schedule.unit=steps", "schedule.patience=30",
         )  # fmt: skip
 
 

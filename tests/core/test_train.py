@@ -16,7 +16,7 @@ LENGTH = ("train.steps=50", "train.epochs=null")
 def test_rows_are_those_asked_for(trained):
     rows = trained(*LENGTH, "train.log_every_steps=20", "train.eval_every_steps=15")
     assert [row["step"] for row in rows] == [1, 15, 20, 30, 40, 45, 50]
-    evaluated = [row["step"] for row in rows if "eval/loss" in row]
+    evaluated = [row["step"] for row in rows if "validation/loss" in row]
     assert evaluated == [15, 30, 45, 50]
     for row in rows:
         assert {"train/loss", "train/learning_rate", "train/grad_norm"} <= set(row)
@@ -85,7 +85,9 @@ def test_an_evaluation_that_is_not_finite_stops_too(built):
     run = built("train.steps=1", "train.epochs=null", "optimizer=sgd",
                 "optimizer.learning_rate=1e38")  # fmt: skip
     rows = []
-    with pytest.raises(TrainingStopped, match=r"eval/loss is (nan|inf) at step 1"):
+    with pytest.raises(
+        TrainingStopped, match=r"validation/loss is (nan|inf) at step 1"
+    ):
         train_run(run, rows.append)
     assert math.isfinite(rows[-1]["train/loss"])
 
@@ -103,24 +105,34 @@ def test_one_batch_is_overfit(trained):
 
 
 def test_evaluation_is_the_mean_over_every_example(built, trained):
-    """360 test images in batches of 64: the last batch is padded."""
-    from runner.data.dataset import normalize
-    from runner.tasks.classification import classification
+    """180 images in batches of 64: the last batch is padded."""
+    from runner.data.transforms import transformed
 
     rows = trained("train.steps=1", "train.epochs=null")
     run = built("train.steps=1", "train.epochs=null")
     dataset, pipeline = run.spec.dataset, run.spec.pipeline
     state = jax.jit(pipeline.init)(run.init_key, 1e-3, run.values.hyperparameters)
-    batch = normalize(dataset, dataset.train.rows(run.order.indices_at(0)))
-    loss, _, grads, _ = pipeline.gradients(state, batch, run.values.key)
-    state = pipeline.apply_gradients(
-        state, grads, loss, 1e-3, run.values.hyperparameters, None, np.inf
+    batch = transformed(
+        dataset.transforms, dataset.train.rows(run.order.indices_at(0)), None
     )
-    test = normalize(dataset, dataset.eval.rows(np.arange(len(dataset.eval))))
-    examples = classification(0.0).per_example(pipeline.predict(state, test), test)
-    assert len(examples["loss"]) == 360
-    for name, values in examples.items():
-        np.testing.assert_allclose(rows[-1][f"eval/{name}"], np.mean(values), rtol=1e-5)
+    total, grads, _ = pipeline.gradients(state, batch, run.values.key)
+    state = pipeline.apply_gradients(
+        state,
+        jax.tree.map(lambda grad: grad / 64, grads),
+        total.loss / 64,
+        1e-3,
+        run.values.hyperparameters,
+        None,
+        np.inf,
+    )
+    split = dataset.splits["validation"]
+    batch = transformed(dataset.transforms, split.rows(np.arange(180)), None)
+    assert len(split) == 180
+    outputs = pipeline.predict(state, batch["input"])
+    losses, _ = run.spec.task.loss(outputs, batch)
+    hits = np.argmax(outputs, axis=-1) == batch["label"]
+    np.testing.assert_allclose(rows[-1]["validation/loss"], losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(rows[-1]["validation/accuracy"], hits.mean(), rtol=1e-5)
 
 
 @pytest.mark.smoke

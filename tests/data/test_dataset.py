@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from runner.data.dataset import (
     Dataset,
     MemorySplit,
-    eval_batches,
     eval_indices,
-    normalize,
     train_batches,
 )
 from runner.data.order import Order
@@ -31,34 +29,31 @@ def numbered(size: int) -> MemorySplit:
 def dataset(**changes) -> Dataset:
     defaults = Dataset(
         name="numbers",
-        train=numbered(50),
-        eval=numbered(11),
-        input_shape=(2,),
-        num_classes=3,
+        splits={"train": numbered(50), "validation": numbered(11)},
+        classes={"label": 3},
         batch_size=4,
         mode="memory",
-        mean=0.0,
-        std=1.0,
     )
     return dataclasses.replace(defaults, **changes)
 
 
+def evaluating(size: int) -> dict:
+    return {"train": numbered(50), "validation": numbered(size)}
+
+
 @given(num_eval=st.integers(1, 60), batch_size=st.integers(1, 50))
 def test_evaluation_counts_every_example_once(num_eval, batch_size):
-    data = dataset(eval=numbered(num_eval), batch_size=batch_size)
-    batches = list(eval_batches(data))
-    assert {len(batch["input"]) for batch in batches} == {batch_size}
-    assert {batch["mask"].dtype for batch in batches} == {np.dtype(np.float32)}
-    kept = [batch["input"][batch["mask"] == 1, 0] for batch in batches]
-    assert np.concatenate(kept).tolist() == list(range(num_eval))
-    assert sum(batch["mask"].sum() for batch in batches) == num_eval
-    assert (np.concatenate([b["mask"] for b in batches])[num_eval:] == 0).all()
+    data = dataset(splits=evaluating(num_eval), batch_size=batch_size)
+    rows, is_example = eval_indices(data, "validation")
+    assert rows.shape == is_example.shape == (len(rows), batch_size)
+    assert rows[is_example].tolist() == list(range(num_eval))
+    assert not is_example.ravel()[num_eval:].any()
 
 
 def test_evaluation_fills_the_last_batch_with_row_0():
-    indices, mask = eval_indices(dataset())
+    indices, is_example = eval_indices(dataset(), "validation")
     assert indices.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 0]]
-    assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]
+    assert is_example.tolist() == [[True] * 4, [True] * 4, [True] * 3 + [False]]
     assert indices.dtype == np.int32
 
 
@@ -80,17 +75,6 @@ def test_one_batch_for_ever():
     assert len({batch["input"].tobytes() for batch in batches}) == 1
 
 
-def test_normalize_scales_the_input_alone():
-    import jax.numpy as jnp
-
-    data = dataset(mean=4.0, std=2.0)
-    label = jnp.array([1], jnp.int32)
-    batch = normalize(data, {"input": jnp.array([[0, 10]], jnp.uint8), "label": label})
-    assert batch["input"].dtype == jnp.float32
-    assert batch["input"].tolist() == [[-2.0, 3.0]]
-    assert batch["label"] is label
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -102,8 +86,8 @@ def test_normalize_scales_the_input_alone():
         ({"batch_size": 2.5}, ["data.batch_size=2.5", "whole number"]),
         ({"batch_size": True}, ["data.batch_size=True", "whole number"]),
         ({"mode": "stram"}, ["data.mode='stram'", "Did you mean 'stream'?"]),
-        ({"std": 0.0}, ["data.std=0.0", "greater than 0"]),
-        ({"eval": numbered(0)}, ["evaluation split", "empty"]),
+        ({"splits": evaluating(0)}, ["split validation", "empty"]),
+        ({"splits": {"train": numbered(9), "tst": numbered(9)}}, ["tst", "'test'?"]),
     ],
 )
 def test_a_mistake_is_told_with_key_value_and_rule(changes, words):

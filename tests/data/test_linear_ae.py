@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 
+from runner.data.dataset import Feature
 from runner.data.linear_ae import linear_ae
 from runner.errors import ConfigError
 
 ARGUMENTS = {
     "num_train": 2048,
-    "num_eval": 512,
+    "num_validation": 512,
+    "num_test": 128,
     "input_size": 16,
     "rank": 4,
     "noise": 0.1,
@@ -18,8 +20,9 @@ ARGUMENTS = {
 
 def test_shapes_and_scale():
     data = linear_ae(**ARGUMENTS)
-    assert (len(data.train), len(data.eval)) == (2048, 512)
-    assert (data.input_shape, data.num_classes, data.mode) == ((16,), None, "device")
+    sizes = {name: len(split) for name, split in data.splits.items()}
+    assert sizes == {"train": 2048, "validation": 512, "test": 128}
+    assert data.features == {"input": Feature((16,), "float32")}
     assert list(data.train.columns) == ["input"]
     inputs = data.train.columns["input"]
     assert inputs.dtype == np.float32
@@ -29,7 +32,9 @@ def test_shapes_and_scale():
 
 def test_all_but_the_noise_lies_in_one_subspace_of_both_splits():
     data = linear_ae(**ARGUMENTS)
-    train, evaluation = data.train.columns["input"], data.eval.columns["input"]
+    train, evaluation = (
+        data.splits[name].columns["input"] for name in ("train", "validation")
+    )
     directions = np.linalg.svd(train, full_matrices=False)[2]
     for hidden in (4, 8):  # hidden units of the best linear autoencoder
         kept = directions[:hidden]
@@ -45,7 +50,7 @@ def test_the_seed_fixes_the_examples():
     inputs = first.train.columns["input"]
     np.testing.assert_array_equal(inputs, again.train.columns["input"])
     assert not np.array_equal(inputs, other.train.columns["input"])
-    assert not np.array_equal(inputs[:512], first.eval.columns["input"])
+    assert not np.array_equal(inputs[:512], first.splits["validation"].columns["input"])
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,7 @@ def test_the_seed_fixes_the_examples():
         ({"rank": 17}, ["data.rank=17", "data.input_size=16"]),
         ({"rank": 0}, ["data.rank=0", "from 1"]),
         ({"noise": -0.1}, ["data.noise=-0.1"]),
-        ({"num_eval": 0}, ["data.num_eval=0"]),
+        ({"num_test": 0}, ["data.num_test=0"]),
         ({"mode": "stream"}, ["data.mode='stream'", "device, memory"]),
         ({"batch_size": 4096}, ["data.batch_size=4096", "2048 training examples"]),
     ],

@@ -1,12 +1,14 @@
 """Run folders that the first edition wrote are read as its own program read them."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from helpers.training import build_job
 from runner.compare.__main__ import main as compare
+from runner.errors import ConfigError
+from runner.job.resume import resume
 from runner.replay.__main__ import main as replay
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "first_edition"
@@ -36,14 +38,11 @@ def test_compare(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "compare" / "report.html").exists()
 
 
-@pytest.mark.parametrize("run", ["optimizer=adam,seed=0", "single"])
-def test_replay(run, tmp_path, folders, capsys, monkeypatch):
-    """To the tolerance of another machine: these tests have another XLA."""
-    monkeypatch.setenv("TFDS_DATA_DIR", str(folders["data"]))
-    folder = Path(shutil.copytree(RUNS / run, tmp_path / "run"))
-    status = replay([str(folder), "--allow-rounding"])
-    told = capsys.readouterr()
-    assert status == 0, told
-    assert "all 20 logged rows equal" in told.out
-    recorded = json.loads((folder / "config.json").read_text())
-    assert recorded["loss"]["_target_"] == "runner.losses.classification"
+def test_it_is_neither_replayed_nor_resumed(tmp_path, capsys, composed):
+    folder = Path(shutil.copytree(RUNS / "single", tmp_path / "run"))
+    assert replay([str(folder)]) == 1
+    assert "is of format 1" in capsys.readouterr().err
+    cfg = composed("train.epochs=1")
+    cfg.checkpoint.resume = "auto"
+    with pytest.raises(ConfigError, match=r"format 1, .* can't be resumed"):
+        resume(cfg, build_job(cfg).run, folder, {})

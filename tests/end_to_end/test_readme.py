@@ -42,7 +42,9 @@ RUN_BY = dict.fromkeys(SHORTENED, SHORT) | {
         "test_the_quiet_optimizer_is_refused"
     ),
     "--config-dir conf model=residual optimizer=sign_momentum schedule=triangle"
-    " data=blobs": "test_own_parts_train",
+    " data=blobs +metric@metrics.margin=margin objective=validation/margin": (
+        "test_own_parts_train"
+    ),
     "-m sweep=optuna optimizer=adam hydra.sweeper.n_trials=64": (
         "contracts/test_sweep_presets.py::"
         "test_optuna_searches_the_space_of_the_optimizer"
@@ -173,7 +175,7 @@ def test_own_parts_train(own_parts, ready):
     assert result.returncode == 0, result.stderr
     (metrics,) = own_parts.glob("outputs/*/*/metrics.jsonl")
     rows = read_metrics(metrics)
-    assert rows[-1]["eval/accuracy"] > 0.9
+    assert rows[-1]["validation/accuracy"] > 0.9
     for row in rows:  # what the schedule and the README say of a row's learning rate
         rate = 0.001 * (1 - abs(2 * (row["step"] - 1) / rows[-1]["step"] - 1))
         assert row["train/learning_rate"] == pytest.approx(rate, rel=1e-4)

@@ -19,7 +19,7 @@ CHOICES = {
     "optimizer": "adam",
     "schedule": "constant",
     "data": "digits",
-    "loss": "classification",
+    "task": "classification",
     "mesh": "data",
 }
 
@@ -35,7 +35,7 @@ def write_run(
     provenance: Mapping[str, Any] | None = None,
     **choices: str,
 ) -> Path:
-    """One run whose eval/loss falls from 2 to `final` in a straight line.
+    """One run whose validation/loss falls from 2 to `final` in a straight line.
 
     Args:
       config: dotted keys to change in the resolved config, after the choices.
@@ -46,7 +46,7 @@ def write_run(
     optimizer = dict(OPTIMIZERS.get(chosen["optimizer"], {"_target_": "my.optimizer"}))
     tree: dict[str, Any] = {
         "seed": seed,
-        "objective": "eval/loss",
+        "objective": "validation/loss",
         "train": {"epochs": None, "steps": 10 * rows, "steps_per_epoch": 22},
         "optimizer": optimizer,
         "schedule": {"_target_": "optax.constant_schedule"},
@@ -62,7 +62,7 @@ def write_run(
     tree["schedule"].setdefault("value", optimizer.get("learning_rate"))
     losses = [*np.linspace(2, final, rows)] if rows > 1 else [final]
     lines = [
-        {"step": 10 * (i + 1), "train/loss": loss, "eval/loss": loss}
+        {"step": 10 * (i + 1), "train/loss": loss, "validation/loss": loss}
         | {"train/learning_rate": 0.001, "time/steps_per_second": 100.0}
         for i, loss in enumerate(map(float, losses))
     ]
@@ -82,12 +82,12 @@ def _write(
     folder: Path, status: str, config: dict, provenance: dict, lines: list[dict]
 ) -> None:
     last = lines[-1]
-    loss, step = last["eval/loss"], last["step"]
+    loss, step = last["validation/loss"], last["step"]
     summary = {
         "status": status,
         "steps": step,
         "final": {k: v for k, v in last.items() if k != "step"},
-        "best": {"eval/loss": {"value": min(2.0, loss), "step": step}},
+        "best": {"validation/loss": {"value": min(2.0, loss), "step": step}},
         "wall_seconds": 1.5,
         "compile_seconds": None,
     }

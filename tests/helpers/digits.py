@@ -9,13 +9,11 @@ from runner.errors import ConfigError
 def load(data_dir, **changes):
     arguments = {
         "name": "digits",
-        "train_split": "train",
-        "eval_split": "test",
-        "input": "image",
-        "label": "label",
+        "splits": {"train": "train", "test": "test"},
+        "columns": {"input": "image", "label": "label"},
+        "unlabelled": "refuse",
+        "transforms": [],
         "batch_size": 64,
-        "mean": 0,
-        "std": 16,
         "mode": "auto",
         "memory_limit_mb": 1024,
         "device_limit_mb": 256,

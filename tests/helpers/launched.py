@@ -50,8 +50,8 @@ def write_broken_model(folder: Path) -> list[str]:
     """A user's model that can't be divided by `width - 4`: arguments that choose it."""
     (folder / "mine.py").write_text(
         "from runner.models.mlp import mlp\n"
-        "def broken(*, input_shape, output_size, hidden_sizes, width):\n"
-        "    return mlp(input_shape=input_shape, output_size=output_size,\n"
+        "def broken(*, inputs, output, dtype, hidden_sizes, width):\n"
+        "    return mlp(inputs=inputs, output=output, dtype=dtype,\n"
         "               hidden_sizes=[width // (width - 4)], activation='relu',\n"
         "               dropout=0.0)\n"
     )

@@ -14,12 +14,12 @@ def run(folder, seed=0, rate=0.01, final=1.0, steps=4, status="finished", **choi
         Path("/runs") / folder,
         {"seed": seed, "optimizer": optimizer, "hydra": {"choices": choices}},
         {},
-        {"status": status, "final": {"eval/loss": final}, "wall_seconds": 1.5},
+        {"status": status, "final": {"validation/loss": final}, "wall_seconds": 1.5},
         [
             {
                 "step": 10 * (i + 1),
                 "train/loss": final * (1 + 1 / (i + 1)),
-                "eval/loss": final * (steps - i),
+                "validation/loss": final * (steps - i),
                 "train/learning_rate": rate,
             }
             for i in range(steps)

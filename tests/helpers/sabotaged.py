@@ -23,9 +23,9 @@ def create_train_state(module, params, learning_rate):
     )
 
 
-def linen_sgd(model, loss, optimizer):
+def linen_sgd(model, task, optimizer):
     """linen: `create_train_state` chooses the optimizer."""
-    honest = linen_pipeline.pipeline(model, loss, optimizer, {})
+    honest = linen_pipeline.pipeline(model, task, optimizer, {})
     module = model.form("linen")()
 
     def init(key, learning_rate, hyperparameters):
@@ -41,74 +41,74 @@ def linen_sgd(model, loss, optimizer):
     return honest._replace(init=init, apply_gradients=apply_gradients)
 
 
-def nnx_sgd(model, loss, optimizer):
+def nnx_sgd(model, task, optimizer):
     """nnx: the optimizer is made where the model is, from the learning rate alone."""
     swapped = optimizer._replace(
         transformation=lambda rate, hyperparameters: optax.sgd(0.001)
     )
-    return nnx_pipeline.pipeline(model, loss, swapped)
+    return nnx_pipeline.pipeline(model, task, swapped)
 
 
-def _changed(model, loss, optimizer, change):
+def _changed(model, task, optimizer, change):
     """Pure JAX with `change(tx arguments) -> tx`."""
     swapped = optimizer._replace(transformation=change)
-    return plain.pipeline(model, loss, swapped)
+    return plain.pipeline(model, task, swapped)
 
 
-def adam_for_adamw(model, loss, optimizer):
-    return _changed(model, loss, optimizer, lambda rate, h: optax.adam(rate))
+def adam_for_adamw(model, task, optimizer):
+    return _changed(model, task, optimizer, lambda rate, h: optax.adam(rate))
 
 
-def learning_rate_twice(model, loss, optimizer):
+def learning_rate_twice(model, task, optimizer):
     def change(rate, h):
         return optax.chain(optimizer.transformation(rate, h), optax.scale(rate))
 
-    return _changed(model, loss, optimizer, change)
+    return _changed(model, task, optimizer, change)
 
 
-def ignores_the_schedule(model, loss, optimizer):
+def ignores_the_schedule(model, task, optimizer):
     def change(rate, h):
         return optimizer.transformation(0.001, h)
 
-    return _changed(model, loss, optimizer, change)
+    return _changed(model, task, optimizer, change)
 
 
-def ignores_arguments(model, loss, optimizer):
-    return _changed(model, loss, optimizer, lambda rate, h: optax.adam(rate))
+def ignores_arguments(model, task, optimizer):
+    return _changed(model, task, optimizer, lambda rate, h: optax.adam(rate))
 
 
-def double_update(model, loss, optimizer):
+def double_update(model, task, optimizer):
     def change(rate, h):
         return optax.chain(optimizer.transformation(rate, h), optax.scale(2.0))
 
-    return _changed(model, loss, optimizer, change)
+    return _changed(model, task, optimizer, change)
 
 
-def ascends(model, loss, optimizer):
+def ascends(model, task, optimizer):
     def change(rate, h):
         return optax.chain(optimizer.transformation(rate, h), optax.scale(-1.0))
 
-    return _changed(model, loss, optimizer, change)
+    return _changed(model, task, optimizer, change)
 
 
-def clips_unasked(model, loss, optimizer):
+def clips_unasked(model, task, optimizer):
     def change(rate, h):
         clip = optax.clip_by_global_norm(0.01)
         return optax.chain(clip, optimizer.transformation(rate, h))
 
-    return _changed(model, loss, optimizer, change)
+    return _changed(model, task, optimizer, change)
 
 
-def decays_everything(model, loss, optimizer):
+def decays_everything(model, task, optimizer):
     def change(rate, h):
         return optax.adamw(rate, weight_decay=h["weight_decay"])
 
-    return _changed(model, loss, optimizer, change)
+    return _changed(model, task, optimizer, change)
 
 
-def _after(model, loss, optimizer, change):
+def _after(model, task, optimizer, change):
     """Pure JAX whose next state is `change(before, after)`."""
-    honest = plain.pipeline(model, loss, optimizer)
+    honest = plain.pipeline(model, task, optimizer)
 
     def apply_gradients(state, *rest):
         return change(state, honest.apply_gradients(state, *rest))
@@ -116,23 +116,23 @@ def _after(model, loss, optimizer, change):
     return honest._replace(apply_gradients=apply_gradients)
 
 
-def freezes_a_parameter(model, loss, optimizer):
+def freezes_a_parameter(model, task, optimizer):
     def change(before, after):
         frozen = after.params | {"output": before.params["output"]}
         return after._replace(params=frozen)
 
-    return _after(model, loss, optimizer, change)
+    return _after(model, task, optimizer, change)
 
 
-def forgets_its_state(model, loss, optimizer):
+def forgets_its_state(model, task, optimizer):
     def change(before, after):
         return after._replace(opt_state=before.opt_state)
 
-    return _after(model, loss, optimizer, change)
+    return _after(model, task, optimizer, change)
 
 
-def updates_twice(model, loss, optimizer):
-    honest = plain.pipeline(model, loss, optimizer)
+def updates_twice(model, task, optimizer):
+    honest = plain.pipeline(model, task, optimizer)
 
     def apply_gradients(state, *rest):
         return honest.apply_gradients(honest.apply_gradients(state, *rest), *rest)
@@ -140,8 +140,8 @@ def updates_twice(model, loss, optimizer):
     return honest._replace(apply_gradients=apply_gradients)
 
 
-def _with_loss(model, loss, optimizer, replaced):
-    honest = plain.pipeline(model, loss, optimizer)
+def _with_loss(model, task, optimizer, replaced):
+    honest = plain.pipeline(model, task, optimizer)
 
     def apply_gradients(state, grads, loss, *rest):
         return honest.apply_gradients(state, grads, replaced(loss), *rest)
@@ -149,14 +149,14 @@ def _with_loss(model, loss, optimizer, replaced):
     return honest._replace(apply_gradients=apply_gradients)
 
 
-def forgets_the_loss(model, loss, optimizer):
+def forgets_the_loss(model, task, optimizer):
     """`value=0.` to make the TypeError go away: the plateau never comes."""
-    return _with_loss(model, loss, optimizer, jnp.zeros_like)
+    return _with_loss(model, task, optimizer, jnp.zeros_like)
 
 
-def watches_the_wrong_loss(model, loss, optimizer):
+def watches_the_wrong_loss(model, task, optimizer):
     """The training loss where the evaluation's is to be watched."""
-    honest = plain.pipeline(model, loss, optimizer)
+    honest = plain.pipeline(model, task, optimizer)
 
     def apply_gradients(state, grads, loss, rate, hyperparameters, loss_fn, eval_loss):
         return honest.apply_gradients(
@@ -166,25 +166,25 @@ def watches_the_wrong_loss(model, loss, optimizer):
     return honest._replace(apply_gradients=apply_gradients)
 
 
-def knows_its_arguments(model, loss, optimizer):
+def knows_its_arguments(model, task, optimizer):
     """The config's values, but not as arguments: the next run would get them too."""
 
     def change(rate, h):
         return optimizer.transformation(rate, optimizer.hyperparameters)
 
-    return _changed(model, loss, optimizer, change)
+    return _changed(model, task, optimizer, change)
 
 
-def drops_the_clipping(model, loss, optimizer):
+def drops_the_clipping(model, task, optimizer):
     def change(rate, h):
         return optax.sgd(rate)
 
-    return _changed(model, loss, optimizer, change)
+    return _changed(model, task, optimizer, change)
 
 
-def forgets_value(model, loss, optimizer):
+def forgets_value(model, task, optimizer):
     """The stock TrainState's mistake (flax #4471): no `value` at all."""
-    honest = plain.pipeline(model, loss, optimizer)
+    honest = plain.pipeline(model, task, optimizer)
 
     def apply_gradients(state, grads, loss, learning_rate, hyperparameters, *_):
         tx = optimizer.transformation(learning_rate, hyperparameters)
@@ -195,12 +195,12 @@ def forgets_value(model, loss, optimizer):
     return honest._replace(apply_gradients=apply_gradients)
 
 
-def drops_the_plateau(model, loss, optimizer):
-    return _changed(model, loss, optimizer, lambda rate, h: optax.adam(rate))
+def drops_the_plateau(model, task, optimizer):
+    return _changed(model, task, optimizer, lambda rate, h: optax.adam(rate))
 
 
-def gradients_of_float16(model, loss, optimizer):
-    honest = plain.pipeline(model, loss, optimizer)
+def gradients_of_float16(model, task, optimizer):
+    honest = plain.pipeline(model, task, optimizer)
 
     def apply_gradients(state, grads, *rest):
         half = jax.tree.map(lambda g: g.astype(jnp.float16).astype(g.dtype), grads)
@@ -209,9 +209,9 @@ def gradients_of_float16(model, loss, optimizer):
     return honest._replace(apply_gradients=apply_gradients)
 
 
-def nnx_trains_only_kernels(model, loss, optimizer):
+def nnx_trains_only_kernels(model, task, optimizer):
     """nnx: `wrt` that leaves the biases out."""
-    honest = nnx_pipeline.pipeline(model, loss, optimizer)
+    honest = nnx_pipeline.pipeline(model, task, optimizer)
 
     def apply_gradients(state, grads, loss, rate, hyperparameters, loss_fn, eval_loss):
         made = model.form("nnx")(nnx.Rngs(0))
@@ -273,7 +273,7 @@ CASES = [
     ),
     (
         "watches_the_wrong_loss",
-        ["schedule=reduce_on_plateau", "schedule.watch=eval", "train.steps=44"],
+        ["schedule=reduce_on_plateau", "schedule.watch=validation", "train.steps=44"],
         r"match optax\.adam\(0\.001\) without reduce_on_plateau",
     ),
     ("knows_its_arguments", [], r"doesn't use the hyperparameters that it is given"),

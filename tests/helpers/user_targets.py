@@ -5,11 +5,11 @@ import jax
 from runner.models.model import Model
 
 
-def only_jax(*, input_shape, output_size) -> Model:
+def only_jax(*, inputs, output) -> Model:
     return Model(init=lambda key: ({}, {}), jax=lambda *_: None)
 
 
-def other_output(*, input_shape, output_size) -> Model:
+def other_output(*, inputs, output) -> Model:
     def init(key):
         return {"w": jax.numpy.ones(())}, {}
 
@@ -19,9 +19,9 @@ def other_output(*, input_shape, output_size) -> Model:
     return Model(init=init, jax=forward)
 
 
-def raises(*, input_shape):
+def raises(*, inputs):
     raise ValueError("mine to see")
 
 
-def untyped(input_shape, width=3, **more):
+def untyped(inputs, width=3, **more):
     return Model()

@@ -37,10 +37,10 @@ MISTAKEN = [
     ("model.hidden_sizes=[a]", "a list, each item a whole number"),
     ("model.dropout=1", "model.dropout=1"),
     ("model.activation=rellu", "model.activation=rellu", "Did you mean 'relu'?"),
-    ("model=linear_autoencoder loss=classification", "(64, 64)", "(64, 10)"),
-    ("data=linear_ae loss=classification", "loss=classification needs labels"),
-    ("data.label=null", "loss=classification needs labels"),
-    ("loss.label_smoothing=2", "loss.label_smoothing=2"),
+    ("model=linear_autoencoder task=classification", "(64, 64)", "(64, 10)"),
+    ("data=linear_ae task=classification", "task=classification needs labels"),
+    ("data.columns.label=null", "task=classification needs labels"),
+    ("task.label_smoothing=2", "task.label_smoothing=2"),
     # data
     ("data.batch_size=5000", "data.batch_size=5000 is larger than the 1437"),
     ("data.batch_size=abc", "data.batch_size=abc must be a whole number"),
@@ -96,8 +96,13 @@ MISTAKEN = [
     ),
     ("schedule=reduce_on_plateau schedule.base._target_=optax.foo", "schedule.base"),
     # the objective
-    ("objective=eval/acuracy", "objective=eval/acuracy", "mean 'eval/accuracy'?"),
-    ("data=linear_ae model=linear_autoencoder objective=eval/accuracy", "eval/loss"),
+    ("objective=validation/acuracy", "=validation/acuracy", "'validation/accuracy'?"),
+    ("task=reconstruction objective=validation/accuracy", "validation/loss"),
+    # tasks and metrics
+    ("+loss=classification", "loss= is called task= now"),
+    ("+metric@metrics.loss=accuracy", "metrics.loss: another number"),
+    ("+metric@metrics.top_k=top_k metrics.top_k.k=0", "top_k: k=0"),
+    ("+metric@metrics.top_k=top_k metrics.top_k.n=0", "top_k"),
     # a user's own package
     ("model._target_=helpers.user_targets.only_jax model={}", "no 'nnx'"),
     (
@@ -142,7 +147,7 @@ def test_a_users_target_needs_no_annotations(composed):
     from runner.config.instantiate import call
 
     cfg = composed("model._target_=helpers.user_targets.untyped", "+model.width=abc")
-    assert call(cfg, "model", input_shape=(1,)).init is None
+    assert call(cfg, "model", inputs=None).init is None
 
 
 def test_the_recorded_config_is_complete(built):
@@ -173,7 +178,7 @@ def test_data_of_one_shape_are_not_mixed_up(one, other, built, trained):
 def test_slices_of_one_length_are_not_mixed_up(built):
     slices = ["train[:640]", "train[-640:]"]
     first, second = (
-        built(f"data.train_split='{each}'", "train.epochs=1").spec.dataset.train
+        built(f"data.splits.train='{each}'", "train.epochs=1").spec.dataset.train
         for each in slices
     )
     rows = np.arange(8)

@@ -23,7 +23,8 @@ from runner.settings import CheckpointSettings
 
 CASES = {
     "a plateau of the evaluation, nnx, an average": (
-        "schedule=reduce_on_plateau", "schedule.watch=eval", "schedule.unit=steps",
+        "schedule=reduce_on_plateau", "schedule.watch=validation",
+        "schedule.unit=steps",
         "schedule.patience=15", "schedule.rtol=0.5", "train.ema_decay=0.9",
     ),
     "fed from the host, accumulation, dropout, linen": (
@@ -254,7 +255,7 @@ def test_the_newest_and_the_best_are_kept(ran, tmp_path):
         tmp_path, "checkpoint.best=true", "train.eval_every_steps=5",
         "optimizer.learning_rate=1.0", "checkpoint.keep=1",
     )  # fmt: skip
-    losses = {r["step"]: r["eval/loss"] for r in rows if "eval/loss" in r}
+    losses = {r["step"]: r["validation/loss"] for r in rows if "validation/loss" in r}
     best = min(losses, key=lambda step: losses[step])
     assert best < 40
     assert checkpoint.steps(tmp_path / "checkpoints") == [best, 40]
@@ -275,7 +276,7 @@ def test_values_out_of_range(ran, tmp_path, override, told):
 
 
 def test_the_best_needs_an_evaluation(ran, tmp_path):
-    with pytest.raises(ConfigError, match="must be an eval/ loss or accuracy"):
+    with pytest.raises(ConfigError, match="must be a validation/ metric"):
         ran(tmp_path, "checkpoint.best=true", "objective=train/loss")
 
 

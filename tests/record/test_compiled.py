@@ -191,9 +191,9 @@ from pathlib import Path
 from runner.models.mlp import mlp
 {first}
 
-def model(*, input_shape, output_size):
+def model(*, inputs, output):
     width = {width}
-    return mlp(input_shape=input_shape, output_size=output_size, hidden_sizes=[8],
+    return mlp(inputs=inputs, output=output, dtype="float32", hidden_sizes=[8],
                activation="relu" if width == 1 else "tanh", dropout=0.0)
 """
 EXECUTED = "scope = {}; exec(Path('layer.txt').read_text(), scope)"
@@ -256,8 +256,8 @@ PIPELINE = """
 from runner.frameworks import jax as ours
 
 
-def pipeline(model, loss, optimizer):
-    made = ours.pipeline(model, loss, optimizer)
+def pipeline(model, task, optimizer):
+    made = ours.pipeline(model, task, optimizer)
 
     def apply_gradients(state, grads, loss, rate, *others):
         return made.apply_gradients(state, grads, loss, FACTOR * rate, *others)

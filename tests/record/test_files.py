@@ -46,7 +46,7 @@ def test_metrics_come_back(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [
         {"step": 1, "train/loss": 0.1},
-        {"step": 2, "train/loss": math.inf, "eval/loss": -math.inf},
+        {"step": 2, "train/loss": math.inf, "validation/loss": -math.inf},
         {"step": 3, "train/loss": np.float32(0.5)},
     ]
     file = MetricsFile(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import ConfigError, TrainingStopped
+from runner.record.directions import FIRST_EDITION
 from runner.record.files import read_metrics
 from runner.record.mirrors import process
 from runner.record.mirrors.wandb import WandbFields
@@ -22,6 +23,7 @@ def recorder(folder: Path, **arguments) -> Recorder:
     defaults = {
         "config": {"seed": 3, "api_key": "hunter2"},
         "provenance": {"git": None},
+        "directions": FIRST_EDITION,
         "wandb": WandbFields("disabled"),
         "total_steps": 3,
         "quiet": True,
@@ -34,8 +36,8 @@ def summary(folder: Path) -> dict:
 
 
 ROWS = [
-    {"step": 1, "train/loss": 3.0, "eval/accuracy": 0.5, "train/grad_norm": 1.0},
-    {"step": 2, "train/loss": 1.0, "eval/accuracy": 0.9},
+    {"step": 1, "train/loss": 3.0, "validation/accuracy": 0.5, "train/grad_norm": 1.0},
+    {"step": 2, "train/loss": 1.0, "validation/accuracy": 0.9},
     {"step": 3, "train/loss": 2.0},
 ]
 
@@ -53,15 +55,19 @@ def test_a_finished_run(tmp_path):
     assert written == {
         "status": "finished",
         "steps": 3,
-        "final": {"train/loss": 2.0, "eval/accuracy": 0.9, "train/grad_norm": 1.0},
+        "final": {
+            "train/loss": 2.0,
+            "validation/accuracy": 0.9,
+            "train/grad_norm": 1.0,
+        },
         "best": {
             "train/loss": {"value": 1.0, "step": 2},
-            "eval/accuracy": {"value": 0.9, "step": 2},
+            "validation/accuracy": {"value": 0.9, "step": 2},
         },
         "compile_seconds": 1.5,
     }
     config = json.loads((folder / "config.json").read_text())
-    assert config == {"seed": 3, "api_key": "<redacted>"}
+    assert config == {"seed": 3, "api_key": "<redacted>", "format": 2}
     assert json.loads((folder / "provenance.json").read_text()) == {"git": None}
     assert sorted(os.listdir(folder)) == [
         "config.json",

@@ -16,8 +16,8 @@ ROW = {"train/loss": 0.53124, "train/learning_rate": 1e-3, "time/steps_per_secon
 SUMMARY = {
     "status": "finished",
     "steps": 440,
-    "final": {"train/loss": 0.25, "eval/accuracy": 0.9611},
-    "best": {"eval/accuracy": {"value": 0.97, "step": 400}},
+    "final": {"train/loss": 0.25, "validation/accuracy": 0.9611},
+    "best": {"validation/accuracy": {"value": 0.97, "step": 400}},
     "wall_seconds": 3.21,
     "compile_seconds": None,
 }
@@ -64,7 +64,7 @@ def test_progress_is_one_line_on_a_terminal(term, monkeypatch, columns):
     for step in range(1, 441):
         progress.row({"step": step, **ROW})
         if step % 100 == 0:
-            progress.row({"step": step, "eval/accuracy": 0.9611})
+            progress.row({"step": step, "validation/accuracy": 0.9611})
             time.sleep(0.12)
     progress.close()
     progress.close()
@@ -76,7 +76,7 @@ def test_progress_is_one_line_on_a_terminal(term, monkeypatch, columns):
     assert text.count("/440") <= 10
     if columns == 200:
         assert "learning_rate 1.00e-03" in last and "812 steps/s" in last
-        assert "eval/accuracy 0.9611" in last and "0:00:00 left" in last
+        assert "validation/accuracy 0.9611" in last and "0:00:00 left" in last
 
 
 @pytest.mark.parametrize("total, every", [(440, 1), (440, 100), (7, 1), (100_000, 10)])
@@ -85,21 +85,21 @@ def test_plain_lines_are_few(total, every):
     progress = Progress(total, stream)
     for step in range(every, total + 1, every):
         progress.row({"step": step, **ROW})
-    progress.row({"step": total, "eval/accuracy": 0.5})
+    progress.row({"step": total, "validation/accuracy": 0.5})
     progress.close()
     lines = stream.getvalue().splitlines()
     assert min(total // every, 10) <= len(lines) <= 24
     assert lines[0] == (
         f"step {every}/{total}  train/loss 0.5312  learning_rate 1.00e-03  812 steps/s"
     )
-    assert lines[-1] == f"step {total}/{total}  eval/accuracy 0.5"
+    assert lines[-1] == f"step {total}/{total}  validation/accuracy 0.5"
 
 
 def test_every_evaluation_gets_a_plain_line():
     stream = io.StringIO()
     progress = Progress(100_000, stream)
     for step in range(1, 51):
-        progress.row({"step": step, "eval/loss": 0.5})
+        progress.row({"step": step, "validation/loss": 0.5})
     assert len(stream.getvalue().splitlines()) == 50
 
 
@@ -107,9 +107,9 @@ def test_summary_as_plain_text():
     stream = io.StringIO()
     print_summary(SUMMARY, {"run folder": "outputs/[a]"}, stream)
     assert [line.rstrip() for line in stream.getvalue().splitlines()] == [
-        "metric          final  best  at step",
-        "train/loss       0.25",
-        "eval/accuracy  0.9611  0.97      400",
+        "metric                final  best  at step",
+        "train/loss             0.25",
+        "validation/accuracy  0.9611  0.97      400",
         "",
         "status        finished, 440 steps",
         "wall time     3.2 s",
@@ -122,5 +122,5 @@ def test_summary_on_a_terminal(term):
     place = "outputs/[a]/" + "x" * 80
     print_summary(SUMMARY, {"run folder": place}, terminal.stream)
     text = terminal.close()
-    assert re.search(r"eval/accuracy\W+0\.9611\W+0\.97\W+400", text)
+    assert re.search(r"validation/accuracy\W+0\.9611\W+0\.97\W+400", text)
     assert place in text  # neither folded nor taken for markup

@@ -102,7 +102,7 @@ def test_the_same_again(run, capsys):
              "at step 1, train/learning_rate was 0.0010000000474974513 and is 0.0099"],
         ),
         ({"optimizer__b1": 0.5}, 3, ["before training: optimizer_probe", "at step "]),
-        ({"objective": "train/loss"}, 0, ["objective eval/loss -> train/loss"]),
+        ({"objective": "train/loss"}, 0, ["objective validation/loss -> train/loss"]),
     ],
 )  # fmt: skip
 def test_an_edited_config(run, capsys, edits, status, said):

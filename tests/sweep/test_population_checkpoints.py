@@ -16,8 +16,9 @@ from helpers.resuming import record, rows_of
 SWEEP = (
     "optimizer=sgd", "optimizer.learning_rate=0.1,1e30,0.2", "model.hidden_sizes=[16]",
     "train.epochs=null", "train.steps=2000", "train.log_every_steps=1",
-    "train.eval_every_steps=15", "schedule=reduce_on_plateau", "schedule.watch=eval",
-    "schedule.unit=steps", "schedule.patience=60", "model.dropout=0.1",
+    "train.eval_every_steps=15", "schedule=reduce_on_plateau",
+    "schedule.watch=validation", "schedule.unit=steps", "schedule.patience=60",
+    "model.dropout=0.1",
     "train.ema_decay=0.9", "wandb=disabled", "verify=false",
 )  # fmt: skip
 

@@ -138,7 +138,9 @@ def test_each_job_has_its_own_folder_and_fate(run, tmp_path):
     config = json.loads((good / "config.json").read_text())
     assert config["optimizer"]["_target_"] == "optax.adam"
     assert config["hydra"]["choices"]["optimizer"] == "adam"
-    assert ledger(sweep)[good.name]["result"] == summary(good)["final"]["eval/loss"]
+    assert (
+        ledger(sweep)[good.name]["result"] == summary(good)["final"]["validation/loss"]
+    )
     # At the end, the best settings, what failed, and where to go on.
     assert "4 of 6 jobs failed" in said
     assert "python -m runner.compare sweep --by optimizer" in said
@@ -235,8 +237,8 @@ def test_mistakes_in_the_launchers_own_keys(here, override, told):
 def test_a_bug_in_a_job_shows_its_traceback_when_it_happens(run, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from runner.models.mlp import mlp\n"
-        "def broken(*, input_shape, output_size, hidden_sizes, width):\n"
-        "    return mlp(input_shape=input_shape, output_size=output_size,\n"
+        "def broken(*, inputs, output, dtype, hidden_sizes, width):\n"
+        "    return mlp(inputs=inputs, output=output, dtype=dtype,\n"
         "               hidden_sizes=[width // (width - 4)], activation='relu',\n"
         "               dropout=0.0)\n"
     )

@@ -13,9 +13,9 @@ def job(*overrides, result=None, error=None):
     return Job(0, list(overrides), name, Path(name), "x", 0, None, result, error)
 
 
-def table(jobs, keys, objective="eval/loss"):
+def table(jobs, keys, objective="validation/loss"):
     out = io.StringIO()
-    print_results(jobs, keys, Path("sweep"), objective, out)
+    print_results(jobs, keys, Path("sweep"), objective, "accuracy" in objective, out)
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
@@ -26,12 +26,12 @@ def test_the_table_averages_over_seeds_and_ranks():
         for seed in (0, 1)
     ]
     assert table(jobs, ["optimizer", "seed"]) == [
-        "eval/loss     sd  runs  setting",
-        "     1.05  0.071     2  optimizer=adam",
-        "     2.05  0.071     2  optimizer=sgd",
+        "validation/loss     sd  runs  setting",
+        "           1.05  0.071     2  optimizer=adam",
+        "           2.05  0.071     2  optimizer=sgd",
         "compare with: python -m runner.compare sweep --by optimizer",
     ]
-    best_first = table(jobs, ["optimizer", "seed"], "eval/accuracy")
+    best_first = table(jobs, ["optimizer", "seed"], "validation/accuracy")
     assert best_first[1].endswith("optimizer=sgd")
 
 

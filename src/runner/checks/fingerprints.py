@@ -12,10 +12,11 @@ from runner.checks.problem import float64_on_cpu, live_changes, live_step, start
 from runner.core.optimizers import OptimizerSpec
 from runner.core.pipeline import Pipeline
 from runner.core.run import Run
-from runner.data.dataset import Dataset
+from runner.data.dataset import Dataset, Feature
 from runner.data.order import Order
 from runner.models.mlp import mlp
 from runner.models.model import Model
+from runner.tasks.task import Task
 
 ORDERED_STEPS = 64  # covered by the digest of the data order
 
@@ -63,17 +64,23 @@ def identify(run: Run, toy: Toy, init: Callable) -> dict[str, Any]:
 def toy_model() -> Model:
     """The model of the optimizer probe: two layers of two units."""
     return mlp(
-        input_shape=(2,),
-        output_size=2,
+        inputs=Feature((2,), "float32"),
+        output=(2,),
+        dtype="float32",
         hidden_sizes=[2],
         activation="relu",
         dropout=0.0,
     )
 
 
+def toy_task() -> Task:
+    """A task that `toy_model` fits; nothing computes its loss."""
+    return Task(lambda batch: batch["x"], (2,), lambda outputs, _: (outputs[:, 0], 1.0))
+
+
 def toy_batch() -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a batch for `toy_model`."""
-    return {"input": jax.ShapeDtypeStruct((1, 2), jnp.float32)}
+    return {"x": jax.ShapeDtypeStruct((1, 2), jnp.float32)}
 
 
 def optimizer_probe(
@@ -112,8 +119,10 @@ def initial_parameters(run: Run, init: Callable) -> str:
 def data_order(dataset: Dataset, order: Order) -> str:
     """A digest of the order of the first examples, and of the first batch itself."""
     rows = order.indices(0, min(order.steps_per_epoch, ORDERED_STEPS))
-    batches = dataset.train.rows(rows[0]), dataset.eval.rows(np.arange(1))
-    sizes = np.array([len(dataset.train), len(dataset.eval)])
+    first = np.arange(1)
+    batches = [dataset.train.rows(rows[0])]
+    batches += [split.rows(first) for split in dataset.evaluated.values()]
+    sizes = np.array([len(split) for split in dataset.splits.values()])
     arrays = [rows, sizes, *(a for batch in batches for a in batch.values())]
     return _sha(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
 

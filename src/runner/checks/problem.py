@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from optax.contrib import ReduceLROnPlateauState
@@ -13,6 +12,7 @@ from optax.contrib import ReduceLROnPlateauState
 from runner.core.optimizers import OptimizerSpec, extra_arguments
 from runner.core.pipeline import Pipeline, TrainState
 from runner.core.schedules import ReduceOnPlateau
+from runner.core.snapshot import on_host
 from runner.errors import ConfigError
 
 STEPS = 8
@@ -37,21 +37,17 @@ def float64_on_cpu():
 
 
 def _float64(leaf: Any) -> Any:
-    """`leaf` on the host, in float64 if it is real.
+    """`leaf` on the host, in float64 if it was float32.
 
+    Other types, such as bfloat16 moments, were asked for: they are checked too.
     Not on a device, where each operation takes 10 ms to load and its results would
     inherit the mesh's sharding.
     """
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.device_put(leaf, jax.local_devices(backend="cpu")[0])
-    if isinstance(leaf, jax.Array) and not (
-        leaf.is_fully_addressable or leaf.is_fully_replicated
-    ):  # several processes hold its parts
-        from jax.experimental import multihost_utils
-
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    real = jnp.issubdtype(leaf.dtype, jnp.floating)
-    return np.asarray(leaf, np.float64 if real else None)
+    if isinstance(leaf, jax.Array):
+        leaf = on_host(leaf)
+    return np.asarray(leaf, np.float64 if leaf.dtype == np.float32 else None)
 
 
 def start(state: TrainState, wanted: OptimizerSpec) -> tuple[TrainState, Problem]:
@@ -80,7 +76,7 @@ def start(state: TrainState, wanted: OptimizerSpec) -> tuple[TrainState, Problem
     losses, eval_losses = 2.0 - 0.1 * np.arange(STEPS), 0.5 - 0.01 * np.arange(STEPS)
     if isinstance(wanted.schedule, ReduceOnPlateau):
         losses *= wanted.schedule.accumulation_size
-        if wanted.schedule.watch == "eval":
+        if wanted.schedule.watch == "validation":
             losses, eval_losses = eval_losses, losses
     return state, Problem(state.params, gradients, losses, eval_losses, rates)
 

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what to compare: a group (optimizer) or a key (optimizer.b1); by default "
         "the group that varies",
     )
-    add("--metric", help="by default the runs' objective, such as eval/loss")
+    add("--metric", help="by default the runs' objective, such as validation/loss")
     add(
         "--target",
         type=float,

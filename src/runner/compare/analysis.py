@@ -16,10 +16,11 @@ from runner.compare.columns import (
     varying,
 )
 from runner.compare.controlled import Control, control
-from runner.compare.load import CHOICES, Runs
+from runner.compare.load import CHOICES, SEEDS, Runs
 from runner.compare.statistics import Comparison, Group, compare, groups
 from runner.compare.tuning import Target, Tuning, reach, tune
 from runner.errors import ConfigError, did_you_mean
+from runner.record.directions import FIRST_EDITION, better
 
 
 class Analysis(NamedTuple):
@@ -27,7 +28,7 @@ class Analysis(NamedTuple):
 
     Attributes:
       by: the column of `Runs.table` whose values are compared, such as "optimizer".
-      metric: such as "eval/loss"; its last value, `final.<metric>`, is compared.
+      metric: such as "validation/loss"; its last value, `final.<metric>`, is compared.
       higher_is_better: whether a higher value of the metric is better.
       control: which keys vary with `by`, and whether the comparison is controlled.
       groups: one for each value of `by`, the best mean first.
@@ -85,7 +86,7 @@ def analyse(
             f"none of the {runs.table.height} runs is finished: {_listed(runs.table)}"
         )
     metric, by = _metric(table, metric), _factor(table, by)
-    higher = is_higher_better(metric)
+    higher = is_higher_better(table, metric)
     # Failed runs count as tried: at too high a learning rate, runs diverge.
     tried = runs.table.filter(pl.any_horizontal(pl.col(*CHOICES, "seed").is_not_null()))
     tuned = tuned_keys(tried, by)
@@ -125,17 +126,36 @@ def _ranked(
     return used.sort(place, maintain_order=True), ranked
 
 
-def is_higher_better(metric: str) -> bool:
-    """By its name: of accuracies, scores and rewards; of all else, lower is better."""
-    name = metric.rsplit("/")[-1]
-    return any(w in name for w in ("accuracy", "score", "reward", "return", "auc"))
+def is_higher_better(table: pl.DataFrame, metric: str) -> bool:
+    """Whether higher values of `metric` are better, as the runs have recorded it.
+
+    Raises:
+      ConfigError: they haven't, or they contradict each other.
+    """
+    prefix, recorded = "provenance.directions.", {}
+    for column in table.columns:
+        if column.startswith(prefix):
+            values = table[column].drop_nulls().unique().to_list()
+            if len(values) > 1:
+                raise ConfigError(
+                    f"{column}: of the runs, some want it to be lower, some higher"
+                )
+            recorded[column.removeprefix(prefix)] = values[0] if values else None
+    direction = better(metric, recorded or FIRST_EDITION)
+    if not direction:
+        raise ConfigError(
+            f"--metric {metric}: the runs don't say whether lower or higher values are "
+            "better, so nothing can be ranked by it. Metric.better of the function "
+            "that metrics.<name>._target_ names would"
+        )
+    return direction > 0
 
 
 def _metric(table: pl.DataFrame, metric: str | None) -> str:
     names = [c.removeprefix("final.") for c in table.columns if c.startswith("final.")]
     if metric is None:
         objectives = table["objective"].drop_nulls() if "objective" in table else []
-        metric = statistics.mode([*objectives] or ["eval/loss"])
+        metric = statistics.mode([*objectives] or ["validation/loss"])
     if metric not in names:
         raise ConfigError(
             f"--metric {metric} is not a metric of these runs, which have "
@@ -197,6 +217,9 @@ def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> list[str]:
     if analysis.control.unmatched:
         names = few(analysis.control.unmatched)
         found.append(f"runs without a match in some other group: {names}")
+    seeds = [name for name in SEEDS if name in table and table[name].n_unique() > 1]
+    if seeds:
+        found.append(f"the repeats of a setting differ in {', '.join(seeds)} alone")
     used = analysis.used
     repeated = used.height - used.select("group", "cell", "seed").n_unique()
     if repeated:

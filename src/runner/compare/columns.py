@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import polars as pl
 
-from runner.compare.load import CHOICES, natural
+from runner.compare.load import CHOICES, SEEDS, natural
 from runner.record.provenance import affects
 from runner.settings import (
     MACHINE,
@@ -68,7 +68,8 @@ def varying(table: pl.DataFrame) -> list[str]:
     names = []
     same_devices = DEVICES not in table or table[DEVICES].drop_nulls().n_unique() <= 1
     for name in table.columns:
-        if (same_devices and _is_machine(name)) or ignored(name):
+        # `seed` stands for those of SEEDS that vary.
+        if (same_devices and _is_machine(name)) or ignored(name) or name in SEEDS:
             continue
         values = table[name].drop_nulls() if is_fact(name) else table[name]
         if values.n_unique() > 1:

@@ -51,7 +51,7 @@ def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
     elif cells > 1:
         keys = ", ".join(analysis.crossed)
         text += f" One line for each group and each value of {keys}."
-    for name in dict.fromkeys((metric, "eval/loss", "train/loss")):
+    for name in dict.fromkeys((metric, "validation/loss", "train/loss")):
         if chart := curves(runs, analysis, name):
             yield Figure(name.replace("/", "_"), name, text, chart)
     if chart := curves(runs, analysis, "train/learning_rate"):

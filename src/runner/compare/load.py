@@ -15,7 +15,8 @@ from runner.record.moved import with_todays_targets
 from runner.settings import GROUPS
 from runner.trees import flatten
 
-CHOICES = (*GROUPS, "mesh")
+CHOICES = (*GROUPS, "precision", "mesh")
+SEEDS = ("seeds.init", "seeds.order", "seeds.step")  # null: that of `seed`
 
 # These folders of a run hold thousands of files and no other run.
 _NOT_RUNS = {"wandb", "checkpoints", "profile", ".hydra"}
@@ -131,7 +132,24 @@ def tables(records: Sequence[Record], problems: Iterable[str] = ()) -> Runs:
     rows = [_row(record) | {"run": name} for name, record in named.items()]
     names = sorted({k for row in rows for k in row}, key=_column_order)
     columns = [_column(name, [row.get(name) for row in rows]) for name in names]
-    return Runs(pl.DataFrame(columns), _curves(named), tuple(problems))
+    table = _with_repeats(pl.DataFrame(columns))
+    return Runs(table, _curves(named), tuple(problems))
+
+
+def _with_repeats(table: pl.DataFrame) -> pl.DataFrame:
+    """`table` with `seed` standing for whatever of a run's seeds varies."""
+    own = [name for name in SEEDS if name in table and table[name].count()]
+    if not own:
+        return table
+    seeds = table.select(
+        pl.coalesce(*([name] if name in own else []), "seed").alias(name)
+        for name in SEEDS
+    )
+    varied = [name for name in SEEDS if seeds[name].n_unique() > 1]
+    one = seeds[varied[0]] if len(varied) == 1 else None
+    if one is None:
+        one = seeds.select(pl.struct(*SEEDS).rank("dense"))[SEEDS[0]]
+    return table.with_columns(one.cast(pl.Int64).alias("seed"))
 
 
 def natural(text: str) -> list[Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.compare.load import Record, Runs, existing_folder, read_all
+from runner.record.directions import FIRST_EDITION, better
 from runner.record.mirrors.wandb_reader import read_run, wandb_files
-from runner.record.recorder import better
 
 
 def load(paths: Sequence[Path]) -> Runs:
@@ -42,12 +42,13 @@ def _run_folder(file: Path) -> Path:
 def _record(folder: Path, run: dict[str, Any]) -> Record:
     config = run["config"]
     provenance = config.pop("provenance", {})
+    directions = provenance.get("directions", FIRST_EDITION)
     final: dict[str, Any] = {}
     best: dict[str, dict[str, Any]] = {}
     rows = [{k: v for k, v in r.items() if k[0] != "_"} for r in run["history"]]
     for row in rows:
         for name, value in row.items():
-            sign = better(name)
+            sign = better(name, directions)
             if not sign or value != value:
                 continue
             if name not in best or sign * value > sign * best[name]["value"]:

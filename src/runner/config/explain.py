@@ -26,6 +26,7 @@ from omegaconf.errors import (
 from runner.config.argument_types import described
 from runner.config.conf import conf_dir
 from runner.errors import (
+    RENAMED,
     ConfigError,
     JobFailed,
     TrainingStopped,
@@ -154,7 +155,7 @@ def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
     names = sorted(n for n in map(str, parent) if n != "hydra")
     shown = [n for n in names if not n.startswith("_")]
     suggestion = did_you_mean(name, names)
-    if not section:
+    if not section and name not in RENAMED:
         keys = flatten(cast(dict, OmegaConf.to_container(parent, resolve=False)))
         elsewhere = [key for key in keys if key.rpartition(".")[2] == name]
         suggestion = suggestion or did_you_mean(name, elsewhere)

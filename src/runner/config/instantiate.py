@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import operator
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -26,7 +27,12 @@ def check_targets(cfg: DictConfig, groups: Iterable[str]) -> None:
       ConfigError: see `target`.
     """
     for group in groups:
-        _check(OmegaConf.to_container(cfg[group], resolve=False), group)
+        _check(OmegaConf.to_container(section(cfg, group), resolve=False), group)
+
+
+def section(cfg: DictConfig, key: str) -> Any:
+    """The part of `cfg` at a dotted key, such as `metrics.accuracy`."""
+    return functools.reduce(operator.getitem, key.split("."), cfg)
 
 
 def target(cfg: DictConfig, group: str) -> functools.partial:
@@ -37,7 +43,7 @@ def target(cfg: DictConfig, group: str) -> functools.partial:
         its annotations exclude.
     """
     try:
-        node = OmegaConf.to_container(cfg[group], resolve=True)
+        node = OmegaConf.to_container(section(cfg, group), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     _check(node, group)
@@ -63,7 +69,7 @@ def call(cfg: DictConfig, group: str, **given) -> Any:
     user's own target raises is shown in full.
     """
     function = target(cfg, group)
-    name = cfg[group]._target_
+    name = section(cfg, group)._target_
     parameters = inspect.signature(function).parameters
     taken = {k: v for k, v in given.items() if k in parameters or _open(parameters)}
     for argument, parameter in parameters.items():
@@ -108,8 +114,12 @@ def _check(node: Any, key: str) -> None:
         if value != parameter.default and not fits(value, hint):
             value = "null" if value is None else value
             raise ConfigError(f"{key}.{argument}={value} must be {described(hint)}")
-        if isinstance(value, dict) and "_target_" in value:
-            _check(value, f"{key}.{argument}")
+        nested = {argument: value}
+        if isinstance(value, list):
+            nested = {f"{argument}[{i}]": item for i, item in enumerate(value)}
+        for part, item in nested.items():
+            if isinstance(item, dict) and "_target_" in item:
+                _check(item, f"{key}.{part}")
 
 
 def _open(parameters: Mapping[str, inspect.Parameter]) -> bool:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,16 @@ from runner.data.dataset import (
     MemorySplit,
     Split,
     eval_indices,
-    normalize,
     train_batches,
 )
 from runner.data.order import Order
 
 # The batches of one call are sent together. In device mode they are row numbers.
 SENT_BYTES = 16 * 2**20
+
+# Names of our own among the arrays of batches that are sent, beside the data's columns:
+ROWS = "_rows"  # numbers of rows of columns on the devices
+IS_EXAMPLE = "_is_example"  # bool [B], in evaluation: False for padding
 
 
 def steps_that_fit(dataset: Dataset, most: int) -> int:
@@ -32,52 +35,74 @@ def steps_that_fit(dataset: Dataset, most: int) -> int:
 
 
 class DeviceData(NamedTuple):
-    """In device mode, all columns of both splits on every device; otherwise nothing."""
+    """In device mode, all columns on every device; otherwise nothing.
+
+    `eval` holds the evaluated splits one after the other, so that one compiled program
+    evaluates them all.
+    """
 
     train: dict[str, jax.Array]
     eval: dict[str, jax.Array]
 
 
 def device_data(dataset: Dataset, mesh: Mesh) -> DeviceData:
-    """Copy the columns of both splits, in device mode, to the devices of `mesh`."""
-    return DeviceData(
-        *(_columns(dataset, s, mesh) for s in (dataset.train, dataset.eval))
-    )
-
-
-def _columns(dataset: Dataset, split: Split, mesh: Mesh) -> dict[str, jax.Array]:
+    """Copy the columns of all splits, in device mode, to the devices of `mesh`."""
     if dataset.mode != "device":
-        return {}
+        return DeviceData({}, {})
+
+    def put(columns: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        if jax.process_count() == 1:
+            return jax.device_put(columns, mesh.replicated)
+        make = jax.make_array_from_process_local_data
+        return {k: make(mesh.replicated, x, x.shape) for k, x in columns.items()}
+
+    evaluated = [_columns(split) for split in dataset.evaluated.values()]
+    joined = {
+        name: np.concatenate([columns[name] for columns in evaluated])
+        for name in (evaluated[0] if evaluated else {})
+    }
+    return DeviceData(put(_columns(dataset.train)), put(joined))
+
+
+def _columns(split: Split) -> dict[str, np.ndarray]:
     assert isinstance(split, MemorySplit)
-    if jax.process_count() == 1:
-        return jax.device_put(split.columns, mesh.replicated)
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(mesh.replicated, x, x.shape),
-        split.columns,
-    )
+    return split.columns
 
 
-def column_shapes(dataset: Dataset, split: Split) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the columns of `DeviceData`, without copying anything."""
+def column_shapes(dataset: Dataset) -> DeviceData:
+    """Shapes of `DeviceData`, without copying anything."""
     if dataset.mode != "device":
-        return {}
-    assert isinstance(split, MemorySplit)
-    return jax.eval_shape(lambda columns: columns, split.columns)
+        return DeviceData({}, {})
+    train = jax.eval_shape(lambda columns: columns, _columns(dataset.train))
+    size = sum(map(len, dataset.evaluated.values()))
+    evaluated = {
+        k: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for k, x in train.items()
+    }
+    columns: Any = (train, evaluated if size else {})  # shapes, not arrays
+    return DeviceData(*columns)
 
 
-def batch_at(dataset: Dataset, columns: dict, batches: dict, i) -> dict[str, jax.Array]:
-    """Batch `i` of `batches`, normalized. For use inside a compiled step."""
+def batch_at(columns: dict, batches: dict, i) -> dict[str, jax.Array]:
+    """Batch `i` of `batches`, before its transforms; for use in a compiled step."""
     batch = {name: value[i] for name, value in batches.items()}
     if columns:
-        rows = batch.pop("rows")
+        rows = batch.pop(ROWS)
         batch |= {name: column[rows] for name, column in columns.items()}
-    return normalize(dataset, batch)
+    return batch
 
 
 def example(dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a training batch as a model gets it."""
+    """The shapes of a training batch before its transforms."""
     rows = dataset.train.rows(np.zeros(dataset.batch_size, int))
-    return jax.eval_shape(lambda batch: normalize(dataset, batch), rows)
+    return jax.eval_shape(lambda batch: batch, rows)
+
+
+def transformed_example(dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch as a task gets it."""
+    return {
+        name: jax.ShapeDtypeStruct((dataset.batch_size, *f.shape), f.dtype)
+        for name, f in dataset.features.items()
+    }
 
 
 class TrainFeed:
@@ -114,7 +139,7 @@ class TrainFeed:
     def take(self, count: int) -> dict[str, jax.Array]:
         """The next `count` batches [capacity, batch_size, ...]; the rest is padding."""
         if self._host_batches is None:
-            taken = {"rows": self._indices(count)}
+            taken = {ROWS: self._indices(count)}
         else:
             batches = _stack([next(self._host_batches) for _ in range(count)])
             taken = _padded(batches, self._capacity)
@@ -135,36 +160,45 @@ class TrainFeed:
 
 def eval_feed(
     dataset: Dataset, mesh: Mesh, capacity: int
-) -> Callable[[], Iterable[dict]]:
-    """A function that gives one pass over the evaluation split.
+) -> Callable[[str], Iterable[dict]]:
+    """A function that gives one pass over the split of a name.
 
-    Its arrays are [capacity, batch_size, ...]. Batches that only fill the last call
-    have an all-zero `mask`.
+    Its arrays are [capacity, batch_size, ...]. In batches that only fill the last call,
+    IS_EXAMPLE is False everywhere.
     """
     if dataset.mode != "device":
-        return lambda: _eval_batches(dataset, mesh, capacity)
+        return lambda name: _eval_batches(dataset, name, mesh, capacity)
     # Row numbers of columns that are on the devices: sent once.
-    rows = functools.cache(lambda: list(_eval_batches(dataset, mesh, capacity)))
+    rows = functools.cache(
+        lambda name: list(_eval_batches(dataset, name, mesh, capacity))
+    )
     return rows
 
 
-def _eval_batches(dataset: Dataset, mesh: Mesh, capacity: int) -> Iterator[dict]:
+def _eval_batches(
+    dataset: Dataset, name: str, mesh: Mesh, capacity: int
+) -> Iterator[dict]:
     own = mesh.rows(dataset.batch_size)
-    rows, mask = (array[:, own] for array in eval_indices(dataset))
+    rows, is_example = (array[:, own] for array in eval_indices(dataset, name))
+    names = list(dataset.evaluated)
+    # Where the split begins in `DeviceData.eval`.
+    first = sum(len(dataset.splits[each]) for each in names[: names.index(name)])
     for start in range(0, len(rows), capacity):
-        taken = {"rows": rows[start : start + capacity]}
-        if dataset.mode != "device":
-            taken = _stack([dataset.eval.rows(r) for r in taken["rows"]])
-        taken["mask"] = mask[start : start + capacity]
+        taken = {ROWS: rows[start : start + capacity]}
+        if dataset.mode == "device":
+            taken[ROWS] = taken[ROWS] + np.int32(first)
+        else:
+            taken = _stack([dataset.splits[name].rows(r) for r in taken[ROWS]])
+        taken[IS_EXAMPLE] = is_example[start : start + capacity]
         padded = _padded(taken, capacity)
         yield mesh.put(padded, mesh.eval_batches, dataset.batch_size)
 
 
 def train_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of what `TrainFeed.take` returns."""
-    one = {"rows": np.zeros(dataset.batch_size, np.int32)}
+    one = {ROWS: np.zeros(dataset.batch_size, np.int32)}
     if dataset.mode != "device":
-        one = dataset.train.rows(one["rows"])
+        one = dataset.train.rows(one[ROWS])
     return jax.eval_shape(
         lambda batch: {k: jnp.stack([v] * capacity) for k, v in batch.items()}, one
     )
@@ -172,8 +206,8 @@ def train_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStr
 
 def eval_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of what `eval_feed` yields."""
-    mask = jax.ShapeDtypeStruct((capacity, dataset.batch_size), jnp.float32)
-    return train_shapes(dataset, capacity) | {"mask": mask}
+    is_example = jax.ShapeDtypeStruct((capacity, dataset.batch_size), jnp.bool_)
+    return train_shapes(dataset, capacity) | {IS_EXAMPLE: is_example}
 
 
 def _stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

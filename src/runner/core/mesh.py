@@ -1,6 +1,8 @@
 """The device mesh, and where arrays live on it."""
 
 import math
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +25,8 @@ class Mesh(NamedTuple):
       devices: the number of devices.
       fsdp: the number of them that an array of the state may be split over.
       min_shard_elements: the smallest size of an array that is split.
+      rules: pairs of a pattern and the axes of the arrays whose paths it matches, which
+        come before that.
     """
 
     replicated: NamedSharding
@@ -32,20 +36,58 @@ class Mesh(NamedTuple):
     devices: int
     fsdp: int
     min_shard_elements: int
+    rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
     def state(self, shapes: Any) -> Any:
         """The sharding of each array of a state, or of anything shaped like its parts.
 
-        It depends on shapes alone, so moments are placed like their parameters.
+        It depends on shapes, and on paths by `rules`, which end like those of the
+        parameters in the optimizer's state too: moments are placed like parameters.
         """
         if self.fsdp == 1:
             return jax.tree.map(lambda _: self.own, shapes)
 
-        def sharding(x):
+        def sharding(path, x):
+            axes = self._ruled(path, x.shape)
             spec = split(x.shape, self.fsdp, self.min_shard_elements)
-            return NamedSharding(self.own.mesh, spec)
+            return NamedSharding(
+                self.own.mesh, spec if axes is None else PartitionSpec(*axes)
+            )
 
-        return jax.tree.map(sharding, shapes)
+        return jax.tree.map_with_path(sharding, shapes)
+
+    def _ruled(self, path: Any, shape: tuple[int, ...]) -> tuple | None:
+        """The axes that the first rule for `path` gives it, if they fit its shape."""
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for pattern, axes in self.rules:
+            if re.search(pattern, name) and len(axes) == len(shape):
+                sizes = zip(axes, shape, strict=True)
+                if all(axis is None or size % self.fsdp == 0 for axis, size in sizes):
+                    return axes
+        return None
+
+    def check_rules(self, params: Any) -> None:
+        """Refuse rules that place no parameter.
+
+        Args:
+          params: the parameters, or their shapes.
+
+        Raises:
+          ConfigError: names the rule and the parameters.
+        """
+        leaves = jax.tree.leaves_with_path(params)
+        for rule in self.rules if self.fsdp > 1 else ():
+            alone = self._replace(rules=(rule,))
+            if not any(alone._ruled(path, x.shape) for path, x in leaves):
+                names = (
+                    f"{jax.tree_util.keystr(path, simple=True, separator='/')} "
+                    f"{list(x.shape)}"
+                    for path, x in leaves
+                )
+                raise ConfigError(
+                    f"mesh.rules: {rule[0]!r} with the axes {list(rule[1])} fits none "
+                    f"of the parameters {', '.join(names)}"
+                )
 
     def rows(self, batch_size: int) -> slice | np.ndarray:
         """The rows of a batch that this process reads; all if it is the only one."""
@@ -124,8 +166,26 @@ def device_mesh(config: MeshSettings, batch_size: int, microbatches: int) -> Mes
     mesh = _mesh({"data": data, "fsdp": fsdp})
     replicated = NamedSharding(mesh, PartitionSpec())
     batches = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
-    least = config.min_shard_elements
-    return Mesh(replicated, replicated, batches, batches, count, fsdp, least)
+    least, rules = config.min_shard_elements, _rules(config.rules)
+    return Mesh(replicated, replicated, batches, batches, count, fsdp, least, rules)
+
+
+def _rules(given: Sequence[Any]) -> tuple:
+    rules = []
+    for rule in given:
+        try:
+            pattern, axes = rule
+            re.compile(pattern)
+            axes = tuple(axes)
+            if axes.count("fsdp") != 1 or set(axes) - {None, "fsdp"}:
+                raise ValueError
+        except (TypeError, ValueError, re.error):
+            raise ConfigError(
+                f"mesh.rules: {rule} must be a regular expression and a list of axes, "
+                "null or fsdp for each dimension, with fsdp once"
+            ) from None
+        rules.append((pattern, axes))
+    return tuple(rules)
 
 
 def _sizes(data: int, fsdp: int, available: int) -> tuple[int, int]:

@@ -115,7 +115,7 @@ def extra_arguments(
         "value_fn": value_fn,  # line searches
         "obj_fn": loss_fn,  # sophia
         "grad_fn": lambda params, _: jax.grad(loss_fn)(params),  # sam
-        "eval_loss": eval_loss,  # reduce_on_plateau with watch=eval
+        "eval_loss": eval_loss,  # reduce_on_plateau with watch=validation
     }
 
 

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from runner.tasks.loss import Loss
+from runner.tasks.task import Sums
 
 
 class TrainState(NamedTuple):
@@ -22,24 +21,20 @@ class Pipeline(NamedTuple):
 
     Attributes:
       init: (key, learning_rate, hyperparameters) -> TrainState.
-      gradients: (state, batch, key) -> (loss, metrics, grads, model_state): the mean
-        loss of the batch and, for each metric, its mean.
+      gradients: (state, batch, key) -> (sums, grads, model_state): what
+        `runner.tasks.task.sums` gives for the outputs in training mode, and the
+        gradients of its `loss`, which is a sum over the batch, not a mean.
       apply_gradients: (state, grads, loss, learning_rate, hyperparameters, loss_fn,
         eval_loss) -> TrainState. `loss_fn` gives the batch's loss at any parameters;
         `eval_loss` is the latest evaluation's, inf if none came since the last step.
-      predict: (state, batch) -> outputs [B, output_size], in evaluation mode.
+      predict: (state, inputs) -> outputs, in evaluation mode. It gets nothing else of a
+        batch.
     """
 
     init: Callable[[jax.Array, Any, dict], TrainState]
-    gradients: Callable[[TrainState, dict, jax.Array], tuple[jax.Array, dict, Any, Any]]
+    gradients: Callable[[TrainState, dict, jax.Array], tuple[Sums, Any, Any]]
     apply_gradients: Callable[..., TrainState]
-    predict: Callable[[TrainState, dict], jax.Array]
-
-
-def mean_loss(loss: Loss, outputs: jax.Array, batch: dict) -> tuple[jax.Array, dict]:
-    """The batch's mean loss, and the mean of each metric."""
-    means = {k: jnp.mean(v) for k, v in loss.per_example(outputs, batch).items()}
-    return means.pop("loss"), means
+    predict: Callable[[TrainState, Any], Any]
 
 
 def same_dtypes(new: Any, old: Any) -> Any:

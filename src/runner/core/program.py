@@ -21,7 +21,7 @@ from runner.core.snapshot import Snapshot
 from runner.core.step import Values
 from runner.data.dataset import Dataset, eval_indices
 from runner.errors import ConfigError
-from runner.tasks.loss import Loss
+from runner.tasks.task import Task, numbers
 
 # One call of the loop costs the host about as much as ten steps of a small model.
 LOOP_CAPACITY = 256
@@ -43,7 +43,7 @@ class ProgramSpec(NamedTuple):
     init: Any
     train_step: Any
     eval_step: Any
-    loss: Loss
+    task: Task
     dataset: Dataset
     mesh: Mesh
     averaging: bool
@@ -77,24 +77,27 @@ class Program(NamedTuple):
       train: (carry, columns, batches, learning_rates, logged, first_step, count,
         eval_loss, values) -> (carry, rows). Takes `count` steps, at most `capacity`,
         which is the length of `batches`, `learning_rates`, `logged` and `rows`.
-      evaluate: (carry, columns, batches, totals) -> (totals, means) over
-        `eval_capacity` batches and those of earlier calls.
+      evaluate: (carry, columns, batches, totals) -> (totals, numbers) over
+        `eval_capacity` batches and those of earlier calls. None without a split to
+        evaluate.
       totals: zeros that the first call of `evaluate` starts from.
       data: returns the columns on the devices, which both read.
-      eval_batches: returns one pass over the evaluation split.
+      eval_batches: returns one pass over the split of a name.
+      members: of a population; None for a single run.
       bytes: memory of a training call on each device, as far as XLA reports it.
       compile_seconds: the time to trace and compile these.
     """
 
     init: Callable
     train: Callable
-    evaluate: Callable
+    evaluate: Callable | None
     capacity: int
     eval_capacity: int
-    totals: dict[str, np.ndarray]
+    totals: Any
     mesh: Mesh
     data: Callable[[], feed.DeviceData]
-    eval_batches: Callable[[], Iterable[dict]]
+    eval_batches: Callable[[str], Iterable[dict]]
+    members: int | None
     bytes: int
     compile_seconds: float
 
@@ -122,15 +125,8 @@ def compile_program(
     shapes = carry_shapes(spec, values)
     state = mesh.state(shapes)
     carry = with_sharding(shapes, state, lead)
-    columns, eval_columns = (
-        with_sharding(feed.column_shapes(dataset, split), mesh.replicated)
-        for split in (dataset.train, dataset.eval)
-    )
+    columns, eval_columns = with_sharding(feed.column_shapes(dataset), mesh.replicated)
     batches = with_sharding(feed.train_shapes(dataset, capacity), mesh.batches, lead)
-    eval_batches = with_sharding(
-        feed.eval_shapes(dataset, eval_capacity), mesh.eval_batches
-    )
-    totals = _totals(spec, _on_mesh(spec, shapes), eval_columns, eval_batches)
     numbers = jax.eval_shape(lambda: values)
     number, rates = (jax.ShapeDtypeStruct(n, jnp.float32) for n in ((), (capacity,)))
     logged, one = np.zeros(capacity, bool), np.int32(0)
@@ -139,10 +135,16 @@ def compile_program(
         carry, columns, batches, own(rates), logged, one, one, own(number),
         own(numbers),
     )  # fmt: skip
-    evaluated = compiled(
-        jax.jit(evaluate, out_shardings=mesh.own),
-        carry, eval_columns, eval_batches, own(totals),
-    )  # fmt: skip
+    evaluated, totals = None, {}
+    if dataset.evaluated:
+        eval_batches = with_sharding(
+            feed.eval_shapes(dataset, eval_capacity), mesh.eval_batches
+        )
+        totals = _eval_sums(spec, shapes)
+        evaluated = compiled(
+            jax.jit(evaluate, out_shardings=mesh.own),
+            carry, eval_columns, eval_batches, own(totals),
+        )  # fmt: skip
     if population:
         every = jax.vmap(step.init(spec.pipeline, spec.averaging))
         initial = compiled(
@@ -158,10 +160,11 @@ def compile_program(
         evaluate=evaluated,
         capacity=capacity,
         eval_capacity=eval_capacity,
-        totals={k: np.zeros((*lead, *s.shape), s.dtype) for k, s in totals.items()},
+        totals=jax.tree.map(lambda s: np.zeros((*lead, *s.shape), s.dtype), totals),
         mesh=mesh,
         data=lambda: keep(on_devices, lambda: feed.device_data(dataset, mesh)),
         eval_batches=feed.eval_feed(dataset, mesh, eval_capacity),
+        members=population.members if population else None,
         bytes=_bytes(trained),
         compile_seconds=time.perf_counter() - started,
     )
@@ -224,20 +227,42 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
       ConfigError: the model's outputs aren't what the loss needs.
     """
     arguments = _step_arguments(spec, values)
-    carry, example = arguments[:2]
-    mask = jax.ShapeDtypeStruct((spec.dataset.batch_size,), jnp.float32)
-    masked = example | _on_mesh(spec, {"mask": mask})
-    outputs = jax.eval_shape(spec.pipeline.predict, carry.state, masked)
-    needed = (spec.dataset.batch_size, spec.loss.output_size(spec.dataset))
-    if outputs.shape != needed:
-        raise ConfigError(
-            f"the model's outputs have shape {outputs.shape}, but the loss needs "
-            f"{needed} for data={spec.dataset.name}; choose another model or loss"
-        )
+    carry = arguments[0]
+    spec.mesh.check_rules(carry.state.params)
+    inputs = spec.task.inputs(feed.transformed_example(spec.dataset))
+    outputs = jax.eval_shape(spec.pipeline.predict, carry.state, _on_mesh(spec, inputs))
+    _check_outputs(spec, outputs)
     _, row = spec.train_step.trace(*arguments).out_info
-    evaluation = jax.eval_shape(spec.eval_step, carry, masked)
-    means = [f"eval/{name}" for name in evaluation if name != "count"]
-    return [*row, *means, "time/steps_per_second"]
+    found = jax.eval_shape(lambda s: numbers(spec.task, s), _eval_sums(spec, carry))
+    evaluations = [f"{s}/{name}" for s in spec.dataset.evaluated for name in found]
+    return [*row, *evaluations, "time/steps_per_second"]
+
+
+def _check_outputs(spec: ProgramSpec, outputs: Any) -> None:
+    if spec.task.output is None:
+        return
+    size = spec.dataset.batch_size
+    found = jax.tree.map(lambda x: x.shape, outputs)
+    needed = jax.tree.map(
+        lambda shape: (size, *shape), spec.task.output, is_leaf=_is_shape
+    )
+    if found != needed:
+        raise ConfigError(
+            f"the model's outputs have shape {found}, but the task needs {needed} for "
+            f"data={spec.dataset.name}; choose another model or task"
+        )
+
+
+def _is_shape(node: Any) -> bool:
+    return isinstance(node, tuple) and all(isinstance(size, int) for size in node)
+
+
+def _eval_sums(spec: ProgramSpec, carry: Any) -> Any:
+    """Shapes of what `ProgramSpec.eval_step` returns."""
+    is_example = jax.ShapeDtypeStruct((spec.dataset.batch_size,), jnp.bool_)
+    batch = feed.example(spec.dataset) | {feed.IS_EXAMPLE: is_example}
+    carry, batch = _on_mesh(spec, (carry, batch))
+    return jax.eval_shape(spec.eval_step, carry, batch)
 
 
 def carry_shapes(spec: ProgramSpec, values: Values) -> Any:
@@ -288,8 +313,12 @@ def _capacities(
         steps = feed.steps_that_fit(spec.dataset, LOOP_CAPACITY) if looped else 1
     if population:
         steps = min(steps, population.most_steps)
-    eval_batches = len(eval_indices(spec.dataset)[0])
-    evals = feed.steps_that_fit(spec.dataset, eval_batches) if looped else 1
+    evals = 1
+    if looped and spec.dataset.evaluated:
+        # The split that is evaluated most often fits in one call.
+        first = next(iter(spec.dataset.evaluated))
+        batches = len(eval_indices(spec.dataset, first)[0])
+        evals = feed.steps_that_fit(spec.dataset, batches)
     return steps, evals
 
 
@@ -300,10 +329,11 @@ def _functions(
     train_step, eval_step, axis = spec.train_step, spec.eval_step, None
     if population:  # which has a mesh of its own
         axis = "members"
-        train_step = step.train_step(spec.pipeline, spec.microbatches, axis)
-        eval_step = step.eval_step(spec.pipeline, spec.loss)
-    train = step.train_call(train_step, spec.dataset, capacity)
-    evaluate = step.eval_call(eval_step, spec.dataset, eval_capacity)
+        parts = spec.pipeline, spec.task, spec.dataset.transforms
+        train_step = step.train_step(*parts, spec.microbatches, axis)
+        eval_step = step.eval_step(*parts)
+    train = step.train_call(train_step, capacity)
+    evaluate = step.eval_call(eval_step, spec.task, eval_capacity)
     if population:
         # In the order of the arguments: 0 where each member has its own, None where
         # they share one.
@@ -318,11 +348,3 @@ def _bytes(function: Any) -> int:
         return 0
     used = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
     return used + analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
-
-
-def _totals(spec: ProgramSpec, carry, columns, batches) -> dict[str, Any]:
-    def sums(carry, columns, batches):
-        batch = feed.batch_at(spec.dataset, columns, batches, 0)
-        return spec.eval_step(carry, batch)
-
-    return jax.eval_shape(sums, carry, columns, batches)

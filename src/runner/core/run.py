@@ -63,6 +63,10 @@ class Host:
         evaluated=, ends=, stops=) -> Wanted. `ends`: it is the last of the run;
         `stops`: training is about to stop before that.
       save: saves a snapshot after a step, once all rows up to it are written.
+      best: returns the carry of the best state, or None to test the last one.
+      finish: gets the index of a run that reached its end, the state that it ends with
+        (`params`, those that evaluations use, and `model_state`, as NumPy arrays), and
+        the numbers of its test splits.
       stopping: an exception to end with, at the end of a call, or None.
       agree: returns process 0's value under a name, on every process of the run.
       dispatched: called with results that wait for other processes.
@@ -72,6 +76,10 @@ class Host:
     next_stop: Callable[[int], int] = lambda step: step + 2**31
     wants: Callable[..., Wanted] = lambda step, **when: "no"
     save: Callable[[int, Snapshot, Wanted], None] = lambda step, snapshot, wanted: None
+    best: Callable[[], Any] = lambda: None
+    finish: Callable[[int, dict[str, Any], dict[str, float]], None] = (
+        lambda index, state, numbers: None
+    )
     stopping: Callable[[], BaseException | None] = lambda: None
     agree: Callable[[str, Any], Any] = lambda name, value: value
     dispatched: Callable[[Any], None] = lambda results: None

@@ -32,7 +32,7 @@ class ReduceOnPlateau(NamedTuple):
     transformation: optax.GradientTransformationExtraArgs
     patience: int
     accumulation_size: int
-    watch: Literal["train", "eval"]
+    watch: Literal["train", "validation"]
 
 
 def table(schedule: Schedule, steps: int) -> np.ndarray:
@@ -152,7 +152,7 @@ def inverse_sqrt(peak_value: float, warmup_steps: int, init_value: float) -> Sch
 
 def reduce_on_plateau(
     base: Schedule,
-    watch: Literal["train", "eval"],
+    watch: Literal["train", "validation"],
     unit: Literal["steps", "epochs"],
     patience: int,
     cooldown: int,
@@ -170,7 +170,7 @@ def reduce_on_plateau(
     losses (their mean), or one evaluation.
     """
     for key, value, allowed in (
-        ("watch", watch, ("train", "eval")),
+        ("watch", watch, ("train", "validation")),
         ("unit", unit, ("steps", "epochs")),
     ):
         if value not in allowed:
@@ -229,8 +229,8 @@ def _evaluations(
     evaluations, rest = divmod(count * unit_steps, eval_every_steps)
     if rest:
         raise ConfigError(
-            f"schedule.{key}={count} {unit} with schedule.watch=eval must be a whole "
-            f"number of evaluations; there is one every train.eval_every_steps="
+            f"schedule.{key}={count} {unit} with schedule.watch=validation must be a "
+            f"whole number of evaluations; there is one every train.eval_every_steps="
             f"{eval_every_steps} steps"
         )
     return evaluations

@@ -23,6 +23,20 @@ def copied(snapshot: Snapshot) -> Snapshot:
     return jax.tree.map(jnp.copy, snapshot)
 
 
+def on_host(tree: Any) -> Any:
+    """`tree` as NumPy arrays, also where several processes hold their parts."""
+
+    def gathered(leaf):
+        whole = leaf.is_fully_addressable or leaf.is_fully_replicated
+        if whole:
+            return leaf
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.device_get(jax.tree.map(gathered, tree))
+
+
 class Start(NamedTuple):
     """Where training continues: after `step`, with `snapshot`.
 

@@ -1,6 +1,6 @@
 """Training steps and evaluation batches, as pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +11,12 @@ from runner.core import feed
 from runner.core.optimizers import evaluation_params
 from runner.core.pipeline import Pipeline, TrainState, same_dtypes
 from runner.core.schedules import plateau_scale
-from runner.data.dataset import Dataset
-from runner.tasks.loss import Loss
+from runner.data.transforms import Transform, transformed
+from runner.tasks.task import Task, mean, numbers, sums
+
+# Of a row, beside the loss and the metrics.
+ROW_NAMES = ("learning_rate", "grad_norm", "update_norm")
+_TRANSFORMS = 2**31  # folded into a step's key; microbatches fold in smaller numbers
 
 
 class Carry(NamedTuple):
@@ -48,7 +52,11 @@ def init(pipeline: Pipeline, averaging: bool) -> Callable:
 
 
 def train_step(
-    pipeline: Pipeline, microbatches: int, axis: str | None = None
+    pipeline: Pipeline,
+    task: Task,
+    transforms: Sequence[Transform],
+    microbatches: int,
+    axis: str | None = None,
 ) -> Callable:
     """(carry, batch, step, learning_rate, logged, eval_loss, values) -> (carry, row).
 
@@ -58,12 +66,13 @@ def train_step(
     the axis of `jax.vmap`, so that its members compute norms at the same steps: where
     a condition differs between members, `vmap` always computes both branches.
     """
-    gradients = _accumulated(pipeline.gradients, microbatches)
+    gradients = _mean(_accumulated(pipeline.gradients, microbatches))
 
     def step(carry, batch, step, learning_rate, logged, eval_loss, values):
         state = carry.state
         key = jax.random.fold_in(values.key, step)
-        loss, metrics, grads, model_state = gradients(state, batch, key)
+        batch = transformed(transforms, batch, jax.random.fold_in(key, _TRANSFORMS))
+        loss, total, grads, model_state = gradients(state, batch, key)
 
         def loss_fn(params):
             return gradients(state._replace(params=params), batch, key)[0]
@@ -87,31 +96,35 @@ def train_step(
             bad = jax.lax.pmax(bad.astype(jnp.int32), axis) > 0
         grad_norm, update_norm = _norms(logged | bad, grads, state.params, new.params)
         row = {
-            "loss": loss,
+            **numbers(task, total),
             "learning_rate": learning_rate * plateau_scale(new.opt_state),
             "grad_norm": grad_norm,
             "update_norm": update_norm,
-            **metrics,
         }
         return Carry(new, average), {f"train/{k}": v for k, v in row.items()}
 
     return step
 
 
-def eval_step(pipeline: Pipeline, loss: Loss) -> Callable:
-    """(carry, batch) -> sums over the examples that the batch's `mask` counts."""
+def evaluated_params(carry: Carry) -> Any:
+    """The parameters that an evaluation uses, maybe an average."""
+    if carry.average is not None:
+        return carry.average
+    return evaluation_params(carry.state.opt_state, carry.state.params)
+
+
+def eval_step(
+    pipeline: Pipeline, task: Task, transforms: Sequence[Transform]
+) -> Callable:
+    """(carry, batch) -> `Sums` over the rows that the batch's IS_EXAMPLE counts."""
 
     def step(carry, batch):
-        state = carry.state
-        params = carry.average
-        if params is None:
-            params = evaluation_params(state.opt_state, state.params)
-        outputs = pipeline.predict(state._replace(params=params), batch)
-        examples = loss.per_example(outputs, batch)
-        # A row of padding may hold anything, NaN too.
-        counted = batch["mask"] > 0
-        sums = {k: jnp.sum(jnp.where(counted, v, 0)) for k, v in examples.items()}
-        return {**sums, "count": jnp.sum(batch["mask"])}
+        batch = dict(batch)
+        is_example = batch.pop(feed.IS_EXAMPLE)
+        batch = transformed(transforms, batch, None)
+        state = carry.state._replace(params=evaluated_params(carry))
+        outputs = pipeline.predict(state, task.inputs(batch))
+        return sums(task, outputs, batch, is_example)
 
     return step
 
@@ -129,8 +142,23 @@ def _norms(wanted: Any, grads: Any, old: Any, new: Any) -> tuple[Any, Any]:
     return jax.lax.cond(wanted, norms, lambda: (jnp.float32(0), jnp.float32(0)))
 
 
+def _mean(gradients: Callable) -> Callable:
+    """`gradients` of the mean loss: (mean loss, sums, grads, model_state)."""
+
+    def of_mean(state, batch, key):
+        total, grads, model_state = gradients(state, batch, key)
+        grads = jax.tree.map(lambda grad: mean(grad, total.weight), grads)
+        return mean(total.loss, total.weight), total, grads, model_state
+
+    return of_mean
+
+
 def _accumulated(gradients: Callable, microbatches: int) -> Callable:
-    """`gradients` over `microbatches` equal parts of the batch, one after the other."""
+    """`gradients` over `microbatches` equal parts of the batch, one after the other.
+
+    What each part gives are sums, so parts that count different numbers of tokens, say,
+    weigh as much as in the whole batch.
+    """
     if microbatches == 1:
         return gradients
 
@@ -142,19 +170,16 @@ def _accumulated(gradients: Callable, microbatches: int) -> Callable:
 
         total = None
         for i in range(microbatches):
-            loss, metrics, grads, model_state = gradients(
-                state, part(i), jax.random.fold_in(key, i)
-            )
+            *one, model_state = gradients(state, part(i), jax.random.fold_in(key, i))
             state = state._replace(model_state=model_state)
-            one = (loss, metrics, grads)
-            total = one if total is None else optax.tree.add(total, one)
-        loss, metrics, grads = jax.tree.map(lambda x: x / microbatches, total)
-        return loss, metrics, grads, state.model_state
+            total = one if total is None else jax.tree.map(jnp.add, total, one)
+        assert total is not None
+        return *total, state.model_state
 
     return accumulated
 
 
-def train_call(train_step: Callable, dataset: Dataset, capacity: int) -> Callable:
+def train_call(train_step: Callable, capacity: int) -> Callable:
     """Several steps as one call: see `runner.core.program.Program.train`."""
 
     def call(
@@ -162,7 +187,7 @@ def train_call(train_step: Callable, dataset: Dataset, capacity: int) -> Callabl
         values,
     ):  # fmt: skip
         def take(i, carry):
-            batch = feed.batch_at(dataset, columns, batches, i)
+            batch = feed.batch_at(columns, batches, i)
             # Only the first step after an evaluation gets its loss.
             new_loss = jnp.where(i == 0, eval_loss, jnp.inf)
             return train_step(
@@ -191,19 +216,18 @@ def train_call(train_step: Callable, dataset: Dataset, capacity: int) -> Callabl
     return call
 
 
-def eval_call(eval_step: Callable, dataset: Dataset, capacity: int) -> Callable:
+def eval_call(eval_step: Callable, task: Task, capacity: int) -> Callable:
     """Several evaluation batches as one call: see `Program.evaluate`."""
 
     def call(carry, columns, batches, totals):
         def body(i, totals):
-            sums = eval_step(carry, feed.batch_at(dataset, columns, batches, i))
-            return {name: totals[name] + sums[name] for name in totals}
+            found = eval_step(carry, feed.batch_at(columns, batches, i))
+            return jax.tree.map(jnp.add, totals, found)
 
         if capacity == 1:
             totals = body(0, totals)
         else:
             totals = jax.lax.fori_loop(0, capacity, body, totals)
-        means = {k: v / totals["count"] for k, v in totals.items() if k != "count"}
-        return totals, means
+        return totals, numbers(task, totals)
 
     return call

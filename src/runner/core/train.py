@@ -13,7 +13,8 @@ import numpy as np
 from runner.core import feed
 from runner.core.program import Program
 from runner.core.run import Host, Run, Wanted
-from runner.core.snapshot import Snapshot, Start, copied
+from runner.core.snapshot import Snapshot, Start, copied, on_host
+from runner.core.step import evaluated_params
 from runner.errors import TrainingStopped
 from runner.settings import TrainSettings
 
@@ -55,11 +56,12 @@ def train(
     together, feeder = _together(program, runs, start)
     pace = _Pace(start.step if start else 0)
     unfinished = set(range(len(runs)) if active is None else active)
+    carry = start.snapshot.carry if start else None
     for call in _calls(program, together, feeder, pace, host, start):
         speed = pace.measure(call)
         read = call.read()
         for index in sorted(unfinished):
-            own = read.member(index) if _is_population(program) else read
+            own = read if program.members is None else read.member(index)
             try:
                 for row in rows(own, runs[index].settings.on_nan, speed):
                     host.write(index, row)
@@ -70,13 +72,16 @@ def train(
             return
         if call.snapshot is not None:
             host.save(call.stop, call.snapshot, call.wanted)
+        carry = call.carry
+    _finish(program, runs, sorted(unfinished), host, carry)
 
 
 class Call(NamedTuple):
     """Results in flight: rows of the steps after `start`, maybe an evaluation.
 
     `logged`, bool [stop - start], says which steps get a row in metrics.jsonl.
-    `snapshot` is for a checkpoint after `stop`, if one is `wanted`.
+    `snapshot` is for a checkpoint after `stop`, if one is `wanted`. `carry` is the
+    state after the last call of a run, else None: the next call takes it over.
     """
 
     start: int
@@ -86,18 +91,16 @@ class Call(NamedTuple):
     evaluation: dict[str, Any] | None
     snapshot: Snapshot | None
     wanted: Wanted
+    carry: Any
 
     def read(self) -> "Call":
-        """The results on the host, without the snapshot."""
-        return jax.device_get(self._replace(snapshot=None))
+        """The results on the host, without the states."""
+        return jax.device_get(self._replace(snapshot=None, carry=None))
 
     def member(self, index: int) -> "Call":
         """One run's part of a population's results."""
-        evaluation = self.evaluation and {
-            name: value[index] for name, value in self.evaluation.items()
-        }
-        rows = {name: value[index] for name, value in self.rows.items()}
-        return self._replace(rows=rows, evaluation=evaluation)
+        own = jax.tree.map(lambda x: x[index], (self.rows, self.evaluation))
+        return self._replace(rows=own[0], evaluation=own[1])
 
 
 def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str, Any]]:
@@ -106,7 +109,7 @@ def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str,
     Raises:
       TrainingStopped: a loss is not finite and `on_nan` is `stop`.
     """
-    evaluation = {f"eval/{k}": float(v) for k, v in (call.evaluation or {}).items()}
+    evaluation = {name: float(v) for name, v in (call.evaluation or {}).items()}
     bad = ~np.isfinite(call.rows["train/loss"][: call.stop - call.start])
     for i in np.flatnonzero(call.logged | bad):
         step = call.start + 1 + int(i)
@@ -125,8 +128,8 @@ def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str,
 
 def _not_finite(row: dict[str, float]) -> str | None:
     """The name of a loss in `row` that is not finite."""
-    for name in ("train/loss", "eval/loss"):
-        if not math.isfinite(row.get(name, 0.0)):
+    for name, value in row.items():
+        if name.endswith("/loss") and not math.isfinite(value):
             return name
     return None
 
@@ -136,6 +139,46 @@ def logged_steps(steps: int, settings: TrainSettings) -> np.ndarray:
     done = np.arange(1, steps + 1)
     logged = (done == 1) | (done == steps) | (done % settings.log_every_steps == 0)
     return logged | (done % settings.eval_every_steps == 0)
+
+
+def evaluate(program: Program, carry: Any, splits: Sequence[str]) -> dict[str, Any]:
+    """The loss and the metrics of a state on `splits`: `split/loss` and so on."""
+    assert program.evaluate is not None
+    found, columns = {}, program.data().eval
+    for split in splits:
+        totals, numbers = program.totals, {}
+        for batches in program.eval_batches(split):
+            totals, numbers = program.evaluate(carry, columns, batches, totals)
+        found |= {f"{split}/{name}": value for name, value in numbers.items()}
+    return found
+
+
+def _finish(
+    program: Program,
+    runs: Sequence[Run],
+    finished: Sequence[int],
+    host: Host,
+    carry: Any,
+) -> None:
+    """Evaluate the test splits, once, and hand over the state that the runs end with.
+
+    Both with the best state if it is kept, else the last.
+    """
+    if not finished:
+        return
+    best = host.best()
+    carry = carry if best is None else best
+    params = evaluated_params if program.members is None else jax.vmap(evaluated_params)
+    splits = runs[0].spec.dataset.tests
+    numbers = evaluate(program, carry, splits) if splits else {}
+    state = {"params": params(carry), "model_state": carry.state.model_state}
+    found = on_host((state, numbers))
+    for index in finished:
+        own = found
+        if program.members is not None:
+            own = jax.tree.map(lambda x, i=index: x[i], found)
+        state, numbers = own
+        host.finish(index, state, {name: float(x) for name, x in numbers.items()})
 
 
 class _Pace:
@@ -161,17 +204,13 @@ class _Pace:
         return (call.stop - done) / (now - then)
 
 
-def _is_population(program: Program) -> bool:
-    return program.totals["count"].ndim > 0
-
-
 def _together(
     program: Program, runs: Sequence[Run], start: Start | None
 ) -> tuple[Run, feed.TrainFeed]:
     """`runs` as one, whose numbers have a leading member axis in a population."""
     run = runs[0]
-    if _is_population(program):
-        filled = [*runs, *[runs[-1]] * (len(program.totals["count"]) - len(runs))]
+    if program.members is not None:
+        filled = [*runs, *[runs[-1]] * (program.members - len(runs))]
         run = run._replace(
             learning_rates=np.stack([each.learning_rates for each in filled]),
             init_key=_stacked([each.init_key for each in filled]),
@@ -186,7 +225,7 @@ def _together(
         program.mesh,
         program.capacity,
         start.step if start else 0,
-        has_members=_is_population(program),
+        has_members=program.members is not None,
     )
     return run, feeder
 
@@ -217,6 +256,7 @@ def _calls(
     every = run.settings.eval_every_steps
     logged = logged_steps(steps, run.settings)
     data = program.data()
+    validations = run.spec.dataset.validations
     no_eval_loss: Any = np.full(lead, np.inf, np.float32)
     step, eval_loss = 0, no_eval_loss
     if start:
@@ -236,12 +276,6 @@ def _calls(
             np.int32(step), np.int32(count), eval_loss, run.values,
         )  # fmt: skip
 
-    def evaluate(carry):
-        totals, means = program.totals, None
-        for batches in program.eval_batches():
-            totals, means = program.evaluate(carry, data.eval, batches, totals)
-        return means
-
     waiting, stopped = None, None
     while step < steps and stopped is None:
         evaluated = min(steps, (step // every + 1) * every)
@@ -252,8 +286,12 @@ def _calls(
             count = min(count, most)
         stop = step + count
         carry, rows = take(carry, step, count)
-        evaluation = evaluate(carry) if stop == evaluated else None
-        eval_loss = evaluation["loss"] if evaluation else no_eval_loss
+        evaluation = None
+        if stop == evaluated and validations:
+            evaluation = evaluate(program, carry, validations)
+        eval_loss = no_eval_loss
+        if evaluation:
+            eval_loss = evaluation.get("validation/loss", no_eval_loss)
         host.dispatched((rows, evaluation))
         stopped = host.stopping() if stop < steps else None
         wanted = host.wants(
@@ -270,8 +308,9 @@ def _calls(
         if waiting is not None:
             yield waiting
         waiting = Call(
-            step, stop, logged[step:stop], rows, evaluation, snapshot, wanted
-        )
+            step, stop, logged[step:stop], rows, evaluation, snapshot, wanted,
+            carry if stop == steps else None,
+        )  # fmt: skip
         step = stop
     if waiting is not None:
         yield waiting

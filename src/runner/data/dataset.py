@@ -1,21 +1,22 @@
 """A data set as everything downstream sees it, and its batches."""
 
 import dataclasses
+import functools
 import itertools
+import re
 import sys
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from runner.data.order import Order
+from runner.data.transforms import Transform, transformed
 from runner.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    import jax
 
 Mode = Literal["device", "memory", "stream"]
 MODES: tuple[Mode, ...] = ("device", "memory", "stream")
+_SPLIT = re.compile(r"train|(validation|test)(_\w+)?")
 
 
 class Split(Protocol):
@@ -24,69 +25,124 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The examples at `indices` `[n]`, stacked.
-
-        Returns:
-            `"input"` `[n, *input_shape]` in the dtype of the source and, when there are
-            labels, `"label"` int32 `[n]`.
-        """
+        """The examples at `indices` `[n]`, stacked: arrays `[n, ...]` by name."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MemorySplit:
-    """A split held in host memory: `columns["input"]`, and `["label"]` if labelled."""
+    """A split held in host memory: arrays `[len, ...]` by name."""
 
     columns: dict[str, np.ndarray]
 
     def __len__(self) -> int:
-        return len(self.columns["input"])
+        return len(next(iter(self.columns.values())))
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         return {name: column[indices] for name, column in self.columns.items()}
 
 
+class Feature(NamedTuple):
+    """One array of an example, as models and tasks get it.
+
+    Attributes:
+        shape: without the batch's dimension.
+        dtype: its name, such as "float32".
+        classes: integers go from 0 to `classes - 1`; None for other numbers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    classes: int | None = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and an evaluation split, and what a step must know about them.
+    """The splits of a data set, and what a step must know about them.
 
-    `name` is the data's readable name. `input_shape` is the shape of one example.
-    `num_classes` is None without labels. `batch_size` counts the examples of one step
-    over all devices. `mode` says where a step takes its batch from: "device" (columns
-    copied to the accelerator once), "memory" (columns on the host; in both, the splits
-    are `MemorySplit`) or "stream" (read from disk). It never changes which examples a
-    step uses. `mean` and `std`, in the units of the input, are used by `normalize`.
+    Attributes:
+        name: The data's readable name.
+        splits: `train`, and any of `validation`, `test`, `validation_x`, `test_x`. What
+            is chosen is chosen by `validation`; `test` is for the end of a run.
+        classes: The number of classes, or the size of the vocabulary, of columns of
+            integers that have one.
+        batch_size: Examples of one step over all devices.
+        mode: Where a step takes its batch from: "device" (columns copied to the
+            accelerator once), "memory" (columns on the host; in both, the splits are
+            `MemorySplit`) or "stream" (read from disk). It never changes which
+            examples a step uses.
+        transforms: What a compiled step does to a batch before the model gets it.
 
     Raises:
         ConfigError: a value is out of range, or the batch is larger than the data.
     """
 
     name: str
-    train: Split
-    eval: Split
-    input_shape: tuple[int, ...]
-    num_classes: int | None
+    splits: Mapping[str, Split]
+    classes: Mapping[str, int]
     batch_size: int
     mode: Mode
-    mean: float
-    std: float
+    transforms: Sequence[Transform] = ()
 
     def __post_init__(self):
         check_batch_size(self.batch_size)
         check_mode(self.mode, MODES)
-        if not self.std > 0:
-            raise ConfigError(f"data.std={self.std} must be greater than 0.")
+        check_splits(self.splits)
+        for name, split in self.splits.items():
+            if not len(split):
+                raise ConfigError(
+                    f"The split {name} of data={self.name} is empty. "
+                    f"Choose another data.splits.{name}."
+                )
         if self.batch_size > len(self.train):
             raise ConfigError(
                 f"data.batch_size={self.batch_size} is larger than the "
                 f"{len(self.train)} training examples of data={self.name}, so there "
                 "is not one full batch. Choose a smaller batch."
             )
-        if not len(self.eval):
-            raise ConfigError(
-                f"The evaluation split of data={self.name} is empty. "
-                "Choose another data.eval_split."
+
+    @property
+    def train(self) -> Split:
+        return self.splits["train"]
+
+    @property
+    def evaluated(self) -> dict[str, Split]:
+        """All splits but `train`."""
+        return {k: split for k, split in self.splits.items() if k != "train"}
+
+    @property
+    def validations(self) -> list[str]:
+        """The names of the splits that are evaluated during training."""
+        return [name for name in self.evaluated if name.startswith("validation")]
+
+    @property
+    def tests(self) -> list[str]:
+        """The names of the splits that are evaluated once, at the end."""
+        return [name for name in self.evaluated if name.startswith("test")]
+
+    @functools.cached_property
+    def features(self) -> dict[str, Feature]:
+        """The arrays of one example after the transforms, by name.
+
+        Raises:
+            ConfigError: a transform can't be applied to this data.
+        """
+        import jax
+
+        rows = self.train.rows(np.zeros(1, int))
+        try:
+            after = jax.eval_shape(
+                lambda batch: transformed(self.transforms, batch, None), rows
             )
+        except KeyError as error:
+            raise ConfigError(
+                f"data.transforms: {error} is not a column of data={self.name}, which "
+                f"has {', '.join(rows)}"
+            ) from error
+        return {
+            name: Feature(x.shape[1:], str(x.dtype), self.classes.get(name))
+            for name, x in after.items()
+        }
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -104,6 +160,109 @@ def check_mode(mode: str, modes: Collection[str]) -> None:
             f"data.mode={mode!r} must be one of {', '.join(modes)}."
             + did_you_mean(str(mode), modes)
         )
+
+
+def check_splits(names: Collection[str]) -> None:
+    """Refuses names of splits that don't say what they are for."""
+    for name in names:
+        if not _SPLIT.fullmatch(name):
+            raise ConfigError(
+                f"data.splits.{name} must be called train, validation or test, the "
+                "last two maybe with a name of their own, such as validation_hard."
+                + did_you_mean(name, ("train", "validation", "test"))
+            )
+    if "train" not in names:
+        raise ConfigError("data.splits.train must be given")
+
+
+def labelled(
+    split: Split, classes: Mapping[str, int], where: str, *, drop: bool
+) -> Split:
+    """`split` with nothing but classes that exist in its columns of classes.
+
+    Args:
+        split: A `MemorySplit` is checked at once, another when it is read.
+        classes: The number of classes of each such column.
+        where: The split in words, for the message.
+        drop: Leave out the examples with other numbers instead of refusing them.
+
+    Raises:
+        ConfigError: there are such examples, with their number and the way out.
+    """
+    if not classes:
+        return split
+    if drop:
+        kept = np.flatnonzero(_in_range(_labels(split, classes), classes))
+        if len(kept) == len(split):
+            return split
+        if isinstance(split, MemorySplit):
+            return MemorySplit(split.rows(kept))
+        return _Part(split, kept)
+    if isinstance(split, MemorySplit):
+        _refuse_others(split.columns, classes, where)
+        return split
+    return _Checked(split, classes, where)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """The examples `kept` of a split."""
+
+    split: Split
+    kept: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return self.split.rows(self.kept[indices])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Checked:
+    """A split whose classes are checked as they are read."""
+
+    split: Split
+    classes: Mapping[str, int]
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        rows = self.split.rows(indices)
+        _refuse_others(rows, self.classes, self.where)
+        return rows
+
+
+def _labels(split: Split, names: Collection[str]) -> dict[str, np.ndarray]:
+    parts = [
+        split.rows(np.arange(start, min(start + 1024, len(split))))
+        for start in range(0, len(split), 1024)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def _in_range(columns: Mapping[str, np.ndarray], classes: Mapping[str, int]) -> Any:
+    """bool `[n]`: whether all numbers of an example exist."""
+    good: Any = True
+    for name, size in classes.items():
+        column = columns[name].reshape(len(columns[name]), -1)
+        good = good & ((column >= 0) & (column < size)).all(axis=1)
+    return good
+
+
+def _refuse_others(
+    columns: Mapping[str, np.ndarray], classes: Mapping[str, int], where: str
+) -> None:
+    for name, size in classes.items():
+        bad = int(np.sum(~_in_range(columns, {name: size})))
+        if bad:
+            raise ConfigError(
+                f"{where}: {bad} examples have a {name} that is not from 0 to "
+                f"{size - 1}, such as the -1 of an unknown one. Choose another split, "
+                "or leave them out with data.unlabelled=drop"
+            )
 
 
 def train_batches(
@@ -129,39 +288,16 @@ def train_batches(
     return iter(steps.to_iter_dataset(options))
 
 
-def eval_indices(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of one pass over the evaluation split, in order, as whole batches.
+def eval_indices(dataset: Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of one pass over the split `name`, in order, as whole batches.
 
     Returns:
         indices: int32 `[batches, batch_size]`; the last batch is filled with row 0.
-        mask: float32, same shape; 0 on padding, 1 exactly once for each example.
+        is_example: bool, same shape; False on padding, True once for each example.
     """
-    num_examples, batch_size = len(dataset.eval), dataset.batch_size
+    num_examples, batch_size = len(dataset.splits[name]), dataset.batch_size
     num_batches = -(-num_examples // batch_size)
     indices = np.arange(num_batches * batch_size, dtype=np.int32)
-    mask = indices < num_examples
+    is_example = indices < num_examples
     shape = (num_batches, batch_size)
-    return (indices * mask).reshape(shape), mask.astype(np.float32).reshape(shape)
-
-
-def eval_batches(dataset: Dataset) -> Iterator[dict[str, np.ndarray]]:
-    """One pass over the evaluation split in order, every example exactly once.
-
-    All batches have `batch_size` rows. `"mask"` float32 `[batch_size]` is 0 on the rows
-    that only fill the last batch: weight every sum over examples with it.
-    """
-    for indices, mask in zip(*eval_indices(dataset), strict=True):
-        yield dataset.eval.rows(indices) | {"mask": mask}
-
-
-def normalize(
-    dataset: Dataset, batch: "dict[str, jax.Array]"
-) -> "dict[str, jax.Array]":
-    """`batch` with `"input"` as float32 `(input - mean) / std`.
-
-    For use inside a compiled step, so that bytes are moved, not floats.
-    """
-    import jax.numpy as jnp
-
-    scaled = (batch["input"].astype(jnp.float32) - dataset.mean) / dataset.std
-    return batch | {"input": scaled}
+    return (indices * is_example).reshape(shape), is_example.reshape(shape)

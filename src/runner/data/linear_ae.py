@@ -11,7 +11,8 @@ from runner.errors import ConfigError
 def linear_ae(
     *,
     num_train: int,
-    num_eval: int,
+    num_validation: int,
+    num_test: int,
     input_size: int,
     rank: int,
     noise: float,
@@ -23,13 +24,14 @@ def linear_ae(
 
     `input = factors @ mixing / sqrt(rank) + noise * white`, all standard normal, so an
     input has a variance near `1 + noise**2`. `mixing` `[rank, input_size]` is shared by
-    both splits. A linear autoencoder with at least `rank` hidden units is limited by
+    all splits. A linear autoencoder with at least `rank` hidden units is limited by
     the noise alone: its error falls to about
     `noise**2 * (input_size - hidden) / input_size`.
 
     Args:
         num_train: Training examples.
-        num_eval: Evaluation examples.
+        num_validation: Examples to choose by.
+        num_test: Examples for the end of a run.
         input_size: Length of an input.
         rank: Number of factors, at most `input_size`.
         noise: Standard deviation of the noise.
@@ -44,7 +46,12 @@ def linear_ae(
         ConfigError: an argument is out of range.
     """
     check_mode(mode, ("device", "memory"))
-    for key, value in {"num_train": num_train, "num_eval": num_eval}.items():
+    numbers = {
+        "num_train": num_train,
+        "num_validation": num_validation,
+        "num_test": num_test,
+    }
+    for key, value in numbers.items():
         if value < 1:
             raise ConfigError(f"data.{key}={value} must be at least 1.")
     if not 1 <= rank <= input_size:
@@ -66,12 +73,12 @@ def linear_ae(
 
     return Dataset(
         name="linear_ae",
-        train=split(num_train),
-        eval=split(num_eval),
-        input_shape=(input_size,),
-        num_classes=None,
+        splits={
+            "train": split(num_train),
+            "validation": split(num_validation),
+            "test": split(num_test),
+        },
+        classes={},
         batch_size=batch_size,
         mode=mode,
-        mean=0.0,
-        std=1.0,
     )

@@ -4,13 +4,13 @@ import jax
 import optax
 
 from runner.core.optimizers import Optimizer, extra_arguments
-from runner.core.pipeline import Pipeline, TrainState, mean_loss
+from runner.core.pipeline import Pipeline, TrainState
 from runner.models.model import Model
-from runner.tasks.loss import Loss
+from runner.tasks.task import Task, sums
 
 
-def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
-    """`jax.value_and_grad`, `tx.update` and `optax.apply_updates`."""
+def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
+    """`jax.grad`, `tx.update` and `optax.apply_updates`."""
     forward = model.form("jax")
     initial_values = model.form("init")
 
@@ -22,15 +22,13 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
     def gradients(state, batch, key):
         def loss_fn(params):
             outputs, model_state = forward(
-                params, state.model_state, batch["input"], key, train=True
+                params, state.model_state, task.inputs(batch), key, train=True
             )
-            value, metrics = mean_loss(loss, outputs, batch)
-            return value, (metrics, model_state)
+            found = sums(task, outputs, batch)
+            return found.loss, (found, model_state)
 
-        (value, (metrics, model_state)), grads = jax.value_and_grad(
-            loss_fn, has_aux=True
-        )(state.params)
-        return value, metrics, grads, model_state
+        grads, (found, model_state) = jax.grad(loss_fn, has_aux=True)(state.params)
+        return found, grads, model_state
 
     def apply_gradients(
         state, grads, loss, learning_rate, hyperparameters, loss_fn, eval_loss
@@ -41,10 +39,8 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, state.model_state, opt_state)
 
-    def predict(state, batch):
+    def predict(state, inputs):
         key = jax.random.key(0)  # dropout is off
-        return forward(
-            state.params, state.model_state, batch["input"], key, train=False
-        )[0]
+        return forward(state.params, state.model_state, inputs, key, train=False)[0]
 
     return Pipeline(init, gradients, apply_gradients, predict)

@@ -1,13 +1,14 @@
 """Flax linen: `Module.apply` and `TrainState`."""
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax.training import train_state
 
 from runner.core.optimizers import Optimizer, extra_arguments
-from runner.core.pipeline import Pipeline, TrainState, mean_loss
+from runner.core.pipeline import Pipeline, TrainState
 from runner.models.model import Model
-from runner.tasks.loss import Loss
+from runner.tasks.task import Task, sums
 
 
 class LinenState(train_state.TrainState):
@@ -22,7 +23,7 @@ class LinenState(train_state.TrainState):
         return self.replace(step=self.step + 1, params=params, opt_state=opt_state)
 
 
-def pipeline(model: Model, loss: Loss, optimizer: Optimizer, example: dict) -> Pipeline:
+def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> Pipeline:
     """The usual linen training step, with a LinenState that lives inside it."""
     module = model.form("linen")()
 
@@ -36,7 +37,8 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer, example: dict) -> P
         if model.init:
             params, model_state = model.init(key)
         else:
-            model_state = dict(module.init(key, example["input"], train=False))
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+            model_state = dict(module.init(key, task.inputs(zeros), train=False))
             params = model_state.pop("params")
         tx = optimizer.transformation(learning_rate, hyperparameters)
         created = LinenState.create(apply_fn=module.apply, params=params, tx=tx)
@@ -48,19 +50,17 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer, example: dict) -> P
         def loss_fn(params):
             outputs, mutated = module.apply(
                 {"params": params, **variables},
-                batch["input"],
+                task.inputs(batch),
                 train=True,
                 mutable=list(variables),
                 rngs={"dropout": key},
             )
-            value, metrics = mean_loss(loss, outputs, batch)
-            return value, (metrics, mutated)
+            found = sums(task, outputs, batch)
+            return found.loss, (found, mutated)
 
-        (value, (metrics, mutated)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params
-        )
+        grads, (found, mutated) = jax.grad(loss_fn, has_aux=True)(state.params)
         canonical = model.init and state.model_state
-        return value, metrics, grads, mutated["batch_stats"] if canonical else mutated
+        return found, grads, mutated["batch_stats"] if canonical else mutated
 
     def apply_gradients(
         state, grads, loss, learning_rate, hyperparameters, loss_fn, eval_loss
@@ -77,8 +77,8 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer, example: dict) -> P
         after = before.apply_gradients(grads=grads, **extra)
         return TrainState(after.params, state.model_state, after.opt_state)
 
-    def predict(state, batch):
+    def predict(state, inputs):
         variables = {"params": state.params, **collections(state.model_state)}
-        return module.apply(variables, batch["input"], train=False)
+        return module.apply(variables, inputs, train=False)
 
     return Pipeline(init, gradients, apply_gradients, predict)

@@ -6,16 +6,16 @@ import jax
 from flax import nnx
 
 from runner.core.optimizers import Optimizer, extra_arguments
-from runner.core.pipeline import Pipeline, TrainState, mean_loss
+from runner.core.pipeline import Pipeline, TrainState
 from runner.models.model import Model
-from runner.tasks.loss import Loss
+from runner.tasks.task import Task, sums
 
 # Everything a forward pass may change, except random number streams: those restart
 # from each step's key.
 model_state_filter = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))
 
 
-def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
+def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
     """The usual nnx training step; its objects live only while it is traced.
 
     Each function makes a new module, with its step's keys, and then updates it with the
@@ -59,10 +59,11 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
         made = module(state, key, train=True)
 
         def loss_fn(made):
-            return mean_loss(loss, made(batch["input"]), batch)
+            found = sums(task, made(task.inputs(batch)), batch)
+            return found.loss, found
 
-        (value, metrics), grads = nnx.value_and_grad(loss_fn, has_aux=True)(made)
-        return value, metrics, _dicts(nnx.as_pure(grads)), _values(made)[1]
+        grads, found = nnx.grad(loss_fn, has_aux=True)(made)
+        return found, _dicts(nnx.as_pure(grads)), _values(made)[1]
 
     def apply_gradients(
         state, grads, loss, learning_rate, hyperparameters, loss_fn, eval_loss
@@ -79,8 +80,8 @@ def pipeline(model: Model, loss: Loss, optimizer: Optimizer) -> Pipeline:
         opt_state = _like(state.opt_state, nnx.as_pure(updater.opt_state))
         return TrainState(_values(made)[0], state.model_state, opt_state)
 
-    def predict(state, batch):
-        return module(state, jax.random.key(0), train=False)(batch["input"])
+    def predict(state, inputs):
+        return module(state, jax.random.key(0), train=False)(inputs)
 
     return Pipeline(init, gradients, apply_gradients, predict)
 

@@ -32,13 +32,13 @@ def sharded(pipeline: Pipeline, mesh: Mesh) -> Pipeline:
         return scattered(pipeline.init(key, learning_rate, hyperparameters))
 
     def gradients(state, batch, key):
-        loss, metrics, *rest = pipeline.gradients(gathered(state), batch, key)
-        return loss, metrics, *scattered(rest)
+        found, *rest = pipeline.gradients(gathered(state), batch, key)
+        return found, *scattered(rest)
 
     def apply_gradients(*arguments):
         return scattered(pipeline.apply_gradients(*arguments))
 
-    def predict(state, batch):
-        return pipeline.predict(gathered(state), batch)
+    def predict(state, inputs):
+        return pipeline.predict(gathered(state), inputs)
 
     return Pipeline(init, gradients, apply_gradients, predict)

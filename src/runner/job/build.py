@@ -1,5 +1,6 @@
 """Builds a run of plain values from a composed configuration and checks it."""
 
+import inspect
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from runner.checks.fingerprints import Toy, toy, toy_batch, toy_model
+from runner.checks.fingerprints import Toy, toy, toy_batch, toy_model, toy_task
 from runner.checks.verify import verify
 from runner.config.conf import recorded
 from runner.config.instantiate import call, check_targets, target
@@ -21,14 +22,16 @@ from runner.core.pipeline import TrainState
 from runner.core.program import ProgramSpec, check_traces, key_of
 from runner.core.run import Run
 from runner.core.schedules import ReduceOnPlateau
-from runner.core.step import Values
+from runner.core.step import ROW_NAMES, Values
 from runner.data.dataset import Dataset
 from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
+from runner.frameworks.precise import precise
 from runner.frameworks.sharded import sharded
 from runner.job.session import Session, described
-from runner.record.recorder import better
+from runner.record.directions import better
 from runner.settings import GROUPS, SETTINGS, TrainSettings, is_in_program
+from runner.tasks.task import Task, directions
 
 
 class Built(NamedTuple):
@@ -74,15 +77,19 @@ def build(
     check(cfg)
     with session.processes.first_alone("data"):
         dataset = session.made(cfg, "data")
+    seeds = {k: cfg.seed if v is None else v for k, v in cfg.seeds.items()}
     order = Order(
-        len(dataset.train), dataset.batch_size, cfg.seed, cfg.train.limit_batches
+        len(dataset.train),
+        dataset.batch_size,
+        seeds["order"],
+        cfg.train.limit_batches,
     )
     cfg = _with_lengths(cfg, order)
     settings = OmegaConf.to_object(cfg.train)
     assert isinstance(settings, TrainSettings)
     asked = _optimizer_spec(cfg, session)
     tx = optimizer(asked, session.keep)
-    init_key, step_key = _keys(np.uint32(cfg.seed))
+    init_key, step_key = _keys(np.uint32(seeds["init"]), np.uint32(seeds["step"]))
     values = Values(
         key=step_key,
         hyperparameters=_float32(tx.hyperparameters),
@@ -110,7 +117,7 @@ def build(
     metrics = session.keep(
         ("metrics", shared.spec.key), lambda: check_traces(shared.spec, values)
     )
-    _check_objective(cfg, metrics)
+    _check_objective(cfg, metrics, shared.spec.task)
     return Built(run, cfg, shared.toy, init)
 
 
@@ -186,19 +193,19 @@ def _shared(
     """The parts that all runs of the program share, made here by the first run."""
     microbatches = settings.gradient_accumulation
     mesh = device_mesh(cfg.mesh, dataset.batch_size, microbatches)
-    loss = session.made(cfg, "loss")
-    sizes = {
-        "input_shape": dataset.input_shape,
-        "output_size": loss.output_size(dataset),
-    }
-    model = session.made(cfg, "model", **sizes)
+    task = _task(cfg, session, dataset)
+    inputs = task.inputs(dataset.features)
+    sizes = {"inputs": inputs, "output": task.output}
+    model = session.made(cfg, "model", dtype=cfg.precision.compute, **sizes)
+    _check_precision(cfg)
     description = _description(config, dataset, mesh, tx, asked)
 
     def make() -> _Shared:
-        parts = {"loss": loss, "optimizer": tx}
+        example = feed.transformed_example(dataset)
         pipeline = call(
-            cfg, "framework", model=model, example=feed.example(dataset), **parts
+            cfg, "framework", model=model, task=task, optimizer=tx, example=example
         )
+        pipeline = precise(pipeline, cfg.precision.matmul)
         pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
         on_mesh = sharded(pipeline, mesh)
         averaging = settings.ema_decay is not None
@@ -207,19 +214,50 @@ def _shared(
             description=description,
             pipeline=pipeline,
             init=jax.jit(step.init(on_mesh, averaging)),
-            train_step=jax.jit(step.train_step(on_mesh, microbatches)),
-            eval_step=jax.jit(step.eval_step(on_mesh, loss)),
-            loss=loss,
+            train_step=jax.jit(
+                step.train_step(on_mesh, task, dataset.transforms, microbatches)
+            ),
+            eval_step=jax.jit(step.eval_step(on_mesh, task, dataset.transforms)),
+            task=task,
             dataset=dataset,
             mesh=mesh,
             averaging=averaging,
             microbatches=microbatches,
             steps_per_call=None if isinstance(steps, str) else steps,
         )
-        probed = call(cfg, "framework", model=toy_model(), example=toy_batch(), **parts)
+        probed = call(
+            cfg,
+            "framework",
+            model=toy_model(),
+            task=toy_task(),
+            optimizer=tx,
+            example=toy_batch(),
+        )
         return _Shared(spec, toy(probed))
 
     return session.keep(("shared", key_of(description)), make)
+
+
+def _task(cfg: DictConfig, session: Session, dataset: Dataset) -> Task:
+    """The task, with the configured metrics beside its own."""
+    features = dataset.features
+    task = session.made(cfg, "task", features=features)
+    metrics = dict(task.metrics)
+    for name in cfg.metrics:
+        if name in metrics or name in ("loss", *ROW_NAMES):
+            raise ConfigError(f"metrics.{name}: another number of a row has this name")
+        if cfg.metrics[name] is not None:
+            metrics[name] = session.made(cfg, f"metrics.{name}", features=features)
+    return task._replace(metrics=metrics)
+
+
+def _check_precision(cfg: DictConfig) -> None:
+    taken = inspect.signature(target(cfg, "model")).parameters
+    if cfg.precision.compute != "float32" and "dtype" not in taken:
+        raise ConfigError(
+            f"precision.compute={cfg.precision.compute} needs a model that takes "
+            f"dtype=, and {cfg.model._target_} does not"
+        )
 
 
 def _verify(run: Run, init: Callable) -> bool:
@@ -235,13 +273,13 @@ def _float32(numbers: dict[str, float]) -> dict[str, np.float32]:
 
 
 @jax.jit
-def _keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """PRNG keys for the initial parameters and for the steps.
+def _keys(init: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """PRNG keys for the initial parameters and for the steps, from their seeds.
 
     Jitted, because loading each operation on its own costs 10 ms.
     """
-    init_key, step_key = jax.random.split(jax.random.key(seed))
-    return init_key, step_key
+    init_key, step_key = (jax.random.split(jax.random.key(s)) for s in (init, step))
+    return init_key[0], step_key[1]
 
 
 def check(cfg: DictConfig) -> None:
@@ -252,20 +290,25 @@ def check(cfg: DictConfig) -> None:
     """
     check_keys(cfg)
     check_ranges(cfg)
-    check_targets(cfg, GROUPS)
+    metrics = [f"metrics.{k}" for k in cfg.metrics if cfg.metrics[k] is not None]
+    check_targets(cfg, [*GROUPS, *metrics])
 
 
-def _check_objective(cfg: DictConfig, metrics: list[str]) -> None:
+def _check_objective(cfg: DictConfig, metrics: list[str], task: Task) -> None:
     objective = cfg.objective
     if objective not in metrics:
         raise ConfigError(
             f"objective={objective} is not a metric of this run, which has "
             f"{', '.join(metrics)}.{did_you_mean(objective, metrics)}"
         )
-    if cfg.checkpoint.best and not (better(objective) and objective.startswith("eval")):
+    is_chosen_by = objective.startswith("validation") and better(
+        objective, directions(task)
+    )
+    if cfg.checkpoint.best and not is_chosen_by:
         raise ConfigError(
-            f"checkpoint.best=true keeps the state whose evaluation is best by "
-            f"objective={objective}, which must be an eval/ loss or accuracy"
+            "checkpoint.best=true keeps the state that is best by "
+            f"objective={objective}, which must be a validation/ metric of which "
+            "lower or higher values are better"
         )
 
 
@@ -280,7 +323,9 @@ def _description(
     return {
         "framework": config["framework"],
         "model": config["model"],
-        "loss": config["loss"],
+        "task": config["task"],
+        "metrics": config["metrics"],
+        "precision": config["precision"],
         "optimizer": {k: v for k, v in config["optimizer"].items() if k not in traced},
         "arguments": sorted(traced),
         "plateau": plateau and {k: v for k, v in plateau.items() if k != "base"},
@@ -293,11 +338,15 @@ def _description(
         "data": {k: v for k, v in config["data"].items() if is_in_program(f"data.{k}")}
         | {
             "features": {k: [v.shape[1:], str(v.dtype)] for k, v in rows.items()},
-            "examples": [len(dataset.train), len(dataset.eval)],
-            "classes": dataset.num_classes,
+            "examples": {name: len(split) for name, split in dataset.splits.items()},
+            "classes": dict(dataset.classes),
             "mode": dataset.mode,
         },
-        "mesh": [mesh.devices, mesh.fsdp, mesh.fsdp > 1 and mesh.min_shard_elements],
+        "mesh": [
+            mesh.devices,
+            mesh.fsdp,
+            *((mesh.min_shard_elements, mesh.rules) if mesh.fsdp > 1 else ()),
+        ],
         "device_kind": jax.devices()[0].device_kind,
         "versions": [jax.__version__],
     }

@@ -153,6 +153,18 @@ class Checkpoints:
         self._manager.save(step, args=both, force=True)
         self._has_saved = True
 
+    def best(self, target: Snapshot, program: dict) -> Any:
+        """The carry of the best state; None unless that is kept.
+
+        Args:
+          target, program: see `newest`.
+        """
+        if self._best_step is None:
+            return None
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+        return newest(self.folder, self._best_step, target, program).snapshot.carry
+
     def _open(self, ocp: Any) -> Any:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self, cleanup_tmp_directories=True

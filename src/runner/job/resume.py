@@ -16,7 +16,7 @@ from runner.errors import ConfigError
 from runner.job import checkpoint
 from runner.record.conditions import changed
 from runner.record.files import to_json
-from runner.record.moved import with_todays_targets
+from runner.record.format import check_format
 from runner.record.recorder import Kept, Recorder
 from runner.record.secrets import scrub
 from runner.settings import may_change_on_resume
@@ -138,12 +138,13 @@ def _earlier(folder: Path) -> _Earlier | None:
             json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
             for name in ("config", "provenance", "summary")
         )
-        config = with_todays_targets(config)
-        return _Earlier(folder, config, provenance, summary["status"])
+        earlier = _Earlier(folder, config, provenance, summary["status"])
     except FileNotFoundError:  # killed while it wrote the first of them
         return None
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"run folder {folder} can't be read: {error}") from error
+    check_format(config, f"run folder {folder}", "resumed")
+    return earlier
 
 
 def _from(

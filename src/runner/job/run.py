@@ -18,7 +18,7 @@ from runner.checks.fingerprints import identify
 from runner.config.explain import explain
 from runner.config.hydra_job import HydraJob
 from runner.core.mesh import devices
-from runner.core.program import Program
+from runner.core.program import Program, start_shapes
 from runner.core.run import Host, Run
 from runner.errors import ConfigError
 from runner.job import checkpoint
@@ -35,7 +35,9 @@ from runner.record.mirrors.wandb import WandbFields
 from runner.record.provenance import code, provenance
 from runner.record.recorder import Recorder
 from runner.record.secrets import scrub
+from runner.record.state import save_state
 from runner.settings import CheckpointSettings
+from runner.tasks.task import directions
 
 # The groups that distinguish the runs of a sweep at a glance.
 TAGGED = ("model", "framework", "optimizer", "schedule", "data")
@@ -55,6 +57,14 @@ class Prepared(NamedTuple):
     recorder: Recorder
     checkpoints: Checkpoints
     objective: str
+
+    def finish(
+        self, state: dict[str, Any], numbers: dict[str, float], is_first: bool = True
+    ) -> None:
+        """Record what the run ends with; see `Host.finish`."""
+        self.recorder.test(numbers)
+        if is_first:
+            save_state(self.recorder.folder, state)
 
     @property
     def result(self) -> float:
@@ -118,18 +128,26 @@ def train_recorded(
       TrainingStopped: a loss isn't finite.
       Preempted: a signal ended it.
     """
-    program = session.program(job.run.spec, job.run.values)
+    spec, values = job.run.spec, job.run.values
+    program = session.program(spec, values)
     job.recorder.finish(program_facts(program))
     checkpoints, processes = job.checkpoints, session.processes
     with Interruption(processes) as interruption, checkpoints:
         host = host_of(
-            lambda index, row: write(row), checkpoints, interruption, processes
+            lambda index, row: write(row),
+            lambda index, *end: job.finish(*end, is_first=processes.is_first),
+            lambda: checkpoints.best(start_shapes(spec, values), spec.description),
+            checkpoints,
+            interruption,
+            processes,
         )
         session.train(job.run, host, checkpoints.start)
 
 
 def host_of(
     write: Callable[[int, dict], None],
+    finish: Callable[[int, dict, dict], None],
+    best: Callable[[], Any],
     checkpoints: Checkpoints,
     interruption: Interruption,
     processes: Processes,
@@ -137,6 +155,8 @@ def host_of(
     """A `Host` that saves `checkpoints` and stops at an `interruption`."""
     return Host(
         write=write,
+        finish=finish,
+        best=best,
         next_stop=checkpoints.next_stop,
         wants=checkpoints.wants,
         save=checkpoints.save,
@@ -198,7 +218,9 @@ def prepare(
         config=run.config
         | {"optimizer_probe": record["optimizer_probe"]}
         | {"hydra": {"choices": dict(choices), "overrides": list(overrides)}},
+        directions=directions(run.spec.task),
         provenance=record
+        | {"directions": directions(run.spec.task)}
         | {"wandb_id": wandb.id}
         | {"restarts": resumed.restarts if resumed else []}
         | {"changes": resumed.changes if resumed else []},

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.instantiate import call
+from runner.config.instantiate import call, section
 from runner.core.program import Population, Program, ProgramSpec, compile_program
 from runner.core.run import Host, Run
 from runner.core.snapshot import Start
@@ -108,5 +108,5 @@ class Session:
 
 def described(cfg: DictConfig, group: str) -> str:
     """The resolved section `group` of `cfg`, as text that identifies it."""
-    node = OmegaConf.to_container(cfg[group], resolve=True)
+    node = OmegaConf.to_container(section(cfg, group), resolve=True)
     return json.dumps(node, sort_keys=True, default=str)

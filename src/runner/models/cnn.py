@@ -6,18 +6,19 @@ own example: a maximum's gradient jumps at ties, so that one bit of rounding, sa
 different number of devices, shows in the loss.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
+from runner.data.dataset import Feature
 from runner.errors import ConfigError
 from runner.models import model as layers
 from runner.models.model import Model
 
 EPSILON = 1e-5  # added to BatchNorm's variance; flax's default
-_init = jax.nn.initializers.lecun_normal()
 
 
 class Linen(linen.Module):
@@ -28,43 +29,52 @@ class Linen(linen.Module):
     activation: Callable
     dropout: float
     norm_momentum: float
+    dtype: str
 
     @linen.compact
     def __call__(self, x, train: bool):
         window = (self.kernel_size, self.kernel_size)
         for i, features in enumerate(self.channels):
-            x = linen.Conv(features, window, use_bias=False, name=f"conv_{i}")(x)
+            x = linen.Conv(
+                features, window, use_bias=False, dtype=self.dtype, name=f"conv_{i}"
+            )(x)
             x = linen.BatchNorm(
                 use_running_average=not train,
                 momentum=self.norm_momentum,
                 epsilon=EPSILON,
+                dtype=self.dtype,
                 name=f"norm_{i}",
             )(x)
             x = linen.avg_pool(self.activation(x), (2, 2), strides=(2, 2))
-        x = x.reshape(len(x), -1)
-        x = self.activation(linen.Dense(self.hidden_size, name="dense")(x))
+        dense = functools.partial(linen.Dense, dtype=self.dtype)
+        x = self.activation(
+            dense(self.hidden_size, name="dense")(x.reshape(len(x), -1))
+        )
         x = linen.Dropout(self.dropout, deterministic=not train)(x)
-        return linen.Dense(self.output_size, name="output")(x)
+        return dense(self.output_size, name="output")(x)
 
 
 class Nnx(nnx.Module):
     def __init__(
         self, shape, channels, kernel_size, hidden_size, output_size, activation,
-        dropout, norm_momentum, rngs: nnx.Rngs,
+        dropout, norm_momentum, dtype, rngs: nnx.Rngs,
     ):  # fmt: skip
         height, width, features = shape
         self.blocks = len(channels)
         for i, out in enumerate(channels):
             window = (kernel_size, kernel_size)
-            conv = nnx.Conv(features, out, window, use_bias=False, rngs=rngs)
+            conv = nnx.Conv(
+                features, out, window, use_bias=False, dtype=dtype, rngs=rngs
+            )
             setattr(self, f"conv_{i}", conv)
             norm = nnx.BatchNorm(
-                out, momentum=norm_momentum, epsilon=EPSILON, rngs=rngs
+                out, momentum=norm_momentum, epsilon=EPSILON, dtype=dtype, rngs=rngs
             )
             setattr(self, f"norm_{i}", norm)
             height, width, features = height // 2, width // 2, out
-        self.dense = nnx.Linear(height * width * features, hidden_size, rngs=rngs)
-        self.output = nnx.Linear(hidden_size, output_size, rngs=rngs)
+        size = height * width * features
+        self.dense = nnx.Linear(size, hidden_size, dtype=dtype, rngs=rngs)
+        self.output = nnx.Linear(hidden_size, output_size, dtype=dtype, rngs=rngs)
         self.activation = activation
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
@@ -78,8 +88,9 @@ class Nnx(nnx.Module):
 
 def cnn(
     *,
-    input_shape: tuple[int, ...],
-    output_size: int,
+    inputs: Feature,
+    output: tuple[int, ...],
+    dtype: str,
     channels: Sequence[int],
     kernel_size: int,
     hidden_size: int,
@@ -90,8 +101,9 @@ def cnn(
     """Images [B, height, width, channels] -> [B, output_size].
 
     Args:
-      input_shape: that of one image; each block halves its height and width.
-      output_size: the size that the loss needs.
+      inputs: an image [height, width, channels]; each block halves the first two.
+      output: the shape that the task needs, of one dimension.
+      dtype: what layers compute in; parameters and statistics are float32.
       channels: the output channels of each block's convolution.
       kernel_size: height and width of the convolution kernels.
       hidden_size: width of the dense layer before the output.
@@ -102,11 +114,13 @@ def cnn(
     layers.check_sizes(
         channels=channels, kernel_size=kernel_size, hidden_size=hidden_size
     )
-    _check_shapes(input_shape, channels)
+    image = layers.single("cnn", inputs).shape
+    _check_shapes(image, channels)
+    output_size = layers.output_size("cnn", output)
     layers.check_rate(dropout)
     act = layers.activation(activation)
-    height, width = (side // 2 ** len(channels) for side in input_shape[:2])
-    features = (input_shape[2], *channels)
+    height, width = (side // 2 ** len(channels) for side in image[:2])
+    features = (image[2], *channels)
     flat_size = height * width * features[-1]
 
     def init(key):
@@ -114,8 +128,8 @@ def cnn(
         params, model_state = {}, {}
         for i, out in enumerate(channels):
             shape = (kernel_size, kernel_size, features[i], out)
-            zeros, ones = jnp.zeros(out), jnp.ones(out)
-            params[f"conv_{i}"] = {"kernel": _init(keys[i], shape)}
+            zeros, ones = (f(out, jnp.float32) for f in (jnp.zeros, jnp.ones))
+            params[f"conv_{i}"] = {"kernel": layers.lecun_normal(keys[i], shape)}
             params[f"norm_{i}"] = {"scale": ones, "bias": zeros}
             model_state[f"norm_{i}"] = {"mean": zeros, "var": ones}
         params["dense"] = layers.dense_init(keys[-2], flat_size, hidden_size)
@@ -125,52 +139,55 @@ def cnn(
     def forward(params, model_state, x, key, train):
         new_state = {}
         for i in range(len(channels)):
-            x = _convolve(params[f"conv_{i}"], x)
+            x = _convolve(params[f"conv_{i}"], x, dtype)
             x, new_state[f"norm_{i}"] = _batch_norm(
                 params[f"norm_{i}"], model_state[f"norm_{i}"], x, norm_momentum, train
             )
             x = _halve(act(x))
-        x = act(layers.dense(params["dense"], x.reshape(len(x), -1)))
+        x = act(layers.dense(params["dense"], x.reshape(len(x), -1), dtype))
         x = layers.dropout(x, dropout, key, train)
-        return layers.dense(params["output"], x), new_state
+        return layers.dense(params["output"], x, dtype), new_state
 
     return Model(
         init=init,
         jax=forward,
         linen=lambda: Linen(
-            channels, kernel_size, hidden_size, output_size, act, dropout, norm_momentum
+            channels, kernel_size, hidden_size, output_size, act, dropout,
+            norm_momentum, dtype,
         ),
         nnx=lambda rngs: Nnx(
-            input_shape, channels, kernel_size, hidden_size, output_size, act, dropout,
-            norm_momentum, rngs,
+            image, channels, kernel_size, hidden_size, output_size, act, dropout,
+            norm_momentum, dtype, rngs,
         ),
     )  # fmt: skip
 
 
-def _check_shapes(input_shape, channels):
-    if len(input_shape) != 3:
+def _check_shapes(image, channels):
+    if len(image) != 3:
         raise ConfigError(
             "model=cnn needs images of shape (height, width, channels); the examples "
-            f"of this data set have shape {input_shape}"
+            f"of this data set have shape {image}"
         )
-    if min(input_shape[:2]) < 2 ** len(channels):
+    if min(image[:2]) < 2 ** len(channels):
         raise ConfigError(
             f"model.channels={list(channels)}: {len(channels)} blocks, each halving "
             f"height and width, need images of at least {2 ** len(channels)} pixels "
-            f"a side; these have shape {input_shape}"
+            f"a side; these have shape {image}"
         )
 
 
-def _convolve(params, x):
+def _convolve(params, x, dtype):
+    x, kernel = x.astype(dtype), params["kernel"].astype(dtype)
     return jax.lax.conv_general_dilated(
-        x, params["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def _halve(x):
     """Means over windows of 2 x 2."""
     window = (1, 2, 2, 1)
-    return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "VALID") / 4
+    zero = x.dtype.type(0)
+    return jax.lax.reduce_window(x, zero, jax.lax.add, window, window, "VALID") / 4
 
 
 def _batch_norm(params, stats, x, momentum, train):
@@ -178,6 +195,7 @@ def _batch_norm(params, stats, x, momentum, train):
 
     Also in flax's order of operations, so that all three frameworks round alike.
     """
+    dtype, x = x.dtype, x.astype(jnp.float32)
     mean, var = stats["mean"], stats["var"]
     if train:
         mean, square = (v.mean(axis=(0, 1, 2)) for v in (x, jnp.square(x)))
@@ -188,4 +206,5 @@ def _batch_norm(params, stats, x, momentum, train):
         }
     mean, var = (jnp.expand_dims(v, (0, 1, 2)) for v in (mean, var))
     scale, bias = (params[name].reshape(1, 1, 1, -1) for name in ("scale", "bias"))
-    return (x - mean) * (jax.lax.rsqrt(var + EPSILON) * scale) + bias, stats
+    normalized = (x - mean) * (jax.lax.rsqrt(var + EPSILON) * scale) + bias
+    return normalized.astype(dtype), stats

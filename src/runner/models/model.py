@@ -1,11 +1,13 @@
 """The interface of a model: one architecture in up to three frameworks."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from jax import Array  # the name `jax` is a field of Model
 
+from runner.data.dataset import Feature
 from runner.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ ModelState = Any  # what a forward pass changes, such as BatchNorm's statistics
 
 class Model(NamedTuple):
     """One architecture. A framework whose form is None can't run it.
+
+    Inputs and outputs are arrays [B, ...] or trees of them: the task says which columns
+    of a batch are the inputs, and what it does with the outputs.
 
     Attributes:
       init: canonical initial values, the same in every framework: key ->
@@ -30,7 +35,7 @@ class Model(NamedTuple):
     """
 
     init: Callable[[Array], tuple[Params, ModelState]] | None = None
-    jax: Callable[..., tuple[Array, ModelState]] | None = None
+    jax: Callable[..., tuple[Any, ModelState]] | None = None
     linen: "Callable[[], linen.Module] | None" = None
     nnx: "Callable[[nnx.Rngs], nnx.Module] | None" = None
 
@@ -48,6 +53,38 @@ class Model(NamedTuple):
                 f"{', '.join(given) or 'nothing'}"
             )
         return form
+
+
+def single(model: str, inputs: Any) -> Feature:
+    """`inputs`, for a model of one input.
+
+    Raises:
+      ConfigError: there are several.
+    """
+    if not isinstance(inputs, Feature):
+        raise ConfigError(
+            f"model={model} takes one input, but task.inputs names {', '.join(inputs)}"
+        )
+    return inputs
+
+
+def input_size(model: str, inputs: Any) -> int:
+    """The size of a model's one input when it is flattened."""
+    return math.prod(single(model, inputs).shape)
+
+
+def output_size(model: str, output: Any) -> int:
+    """The size of a model's outputs [B, size].
+
+    Raises:
+      ConfigError: the task needs another shape.
+    """
+    if not (isinstance(output, tuple) and len(output) == 1):
+        raise ConfigError(
+            f"model={model} has outputs of shape [B, size], but the task needs "
+            f"{output}; choose another model or task"
+        )
+    return output[0]
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
@@ -71,13 +108,21 @@ def _is_elementwise(function: Callable) -> bool:
 
 def dense_init(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
     """LeCun-normal kernel [inputs, outputs] and zero bias, flax's defaults."""
-    kernel = jax.nn.initializers.lecun_normal()(key, (inputs, outputs))
-    return {"kernel": kernel, "bias": jax.numpy.zeros(outputs)}
+    kernel = lecun_normal(key, (inputs, outputs))
+    return {"kernel": kernel, "bias": jax.numpy.zeros(outputs, jax.numpy.float32)}
 
 
-def dense(params: dict[str, Array], x_BxI: Array) -> Array:
-    """x_BxI @ kernel + bias."""
-    return x_BxI @ params["kernel"] + params["bias"].reshape(1, -1)
+def lecun_normal(key: jax.Array, shape: tuple[int, ...]) -> Array:
+    """Flax's default for kernels, in float32."""
+    return jax.nn.initializers.lecun_normal()(key, shape, jax.numpy.float32)
+
+
+def dense(params: dict[str, Array], x_BxI: Array, dtype: str) -> Array:
+    """x_BxI @ kernel + bias, computed in `dtype`."""
+    x_BxI, kernel, bias = (
+        x.astype(dtype) for x in (x_BxI, params["kernel"], params["bias"])
+    )
+    return x_BxI @ kernel + bias.reshape(1, -1)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array, train: bool) -> jax.Array:

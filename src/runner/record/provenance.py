@@ -62,6 +62,7 @@ class Provenance:
     cpu_count: int | None = setting(MACHINE | ROUNDING, label="CPUs")
     hostname: str = setting(MACHINE, label="host")
     executable: str = setting(MACHINE)
+    directions: dict[str, str | None] = setting(RECORD)  # of the metrics
     program_key: str = setting(RECORD)  # follows from the configuration and the above
     members: int = setting(RECORD | ROUNDING, label="runs side by side")
     changes: list[str] = setting(NUMBERS | ROUNDING, label="changes on the way")

@@ -9,7 +9,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from runner.errors import ConfigError, Preempted, TrainingStopped
+from runner.record.directions import better
 from runner.record.files import MetricsFile, read_metrics, write_json
+from runner.record.format import FORMAT
 from runner.record.mirrors.process import WandbMirror
 from runner.record.mirrors.wandb import WandbFields
 from runner.record.secrets import scrub
@@ -41,6 +43,7 @@ class Recorder:
       folder: created if missing.
       config: the whole resolved config, for config.json and W&B. Secrets are redacted.
       provenance: see `runner.record.provenance`.
+      directions: of the metrics; see `runner.record.directions`.
       wandb: `dir` is `folder` unless given.
       total_steps: the length of the run in optimizer steps.
       quiet: show neither progress nor table.
@@ -58,13 +61,14 @@ class Recorder:
         *,
         config: dict[str, Any],
         provenance: dict[str, Any],
+        directions: Mapping[str, str | None],
         wandb: WandbFields,
         total_steps: int,
         quiet: bool,
         kept: Kept | None = None,
     ):
         self.folder = folder
-        self._config = scrub(config)
+        self._config = scrub(config | {"format": FORMAT})
         self.provenance = scrub(provenance)
         self.wandb_settings = wandb._replace(dir=wandb.dir or folder)
         self._total_steps = total_steps
@@ -73,8 +77,10 @@ class Recorder:
         self._progress: Progress | None = None
         self.final: dict[str, Any] = {}
         self._best: dict[str, dict[str, Any]] = {}
-        self._signs: dict[str, int] = {}  # of each metric: see `better`
+        self._directions = directions
+        self._signs: dict[str, int] = {}  # of each column: see `better`
         self._extra: dict[str, Any] = {}
+        self._tested: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         """Open the folder and start W&B.
@@ -139,6 +145,11 @@ class Recorder:
         if self._progress:
             self._progress.row(row)
 
+    def test(self, numbers: Mapping[str, float]) -> None:
+        """Record the numbers of the test splits, which come once, at the end."""
+        self.final.update(numbers)
+        self._tested = dict(numbers)
+
     def state(self) -> dict[str, Any]:
         """The facts about the rows so far that a checkpoint stores."""
         return {
@@ -172,7 +183,7 @@ class Recorder:
             exit_code = exit_code or 1
             raise
         finally:
-            self._wandb.finish(exit_code, _mirrored(summary))
+            self._wandb.finish(exit_code, _mirrored(summary) | self._tested)
         if not self._quiet:
             print_summary(summary, self._locations())
         if closing and error is closing:
@@ -203,7 +214,7 @@ class Recorder:
         for key, value in row.items():
             sign = self._signs.get(key)
             if sign is None:
-                sign = self._signs[key] = better(key)
+                sign = self._signs[key] = better(key, self._directions)
             if not sign or math.isnan(value):
                 continue
             best = self._best.get(key)
@@ -252,11 +263,6 @@ def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
     facts = {k: v for k, v in summary.items() if k not in ("final", "best", "steps")}
     best = {f"best/{k}": v["value"] for k, v in summary.get("best", {}).items()}
     return facts | best
-
-
-def better(key: str) -> int:
-    """The direction in which a metric improves: 1 higher, -1 lower, 0 neither."""
-    return key.endswith("accuracy") - key.endswith("loss")
 
 
 def _ending(error: BaseException | None) -> tuple[str, int]:

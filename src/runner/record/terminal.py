@@ -27,7 +27,7 @@ class Progress(LiveLine):
         # fewer rows than losses, so a key that `row` lacks keeps its value.
         self._row = {**self._row, **row}
         step = row["step"]
-        always = step >= self._total or any(key.startswith("eval/") for key in row)
+        always = step >= self._total or any(key.startswith("validation") for key in row)
         if self._is_due(step / max(self._total, 1), always):
             self.say(_plain_line(row, self._total))
 
@@ -45,7 +45,7 @@ class Progress(LiveLine):
         for key in [key for key in _SHOWN if key in row]:
             text = _text(key, row[key]).removeprefix("train/")
             # The bar matters more than evaluations: they get room if it has some too.
-            spare = _BAR_WIDTH + 2 if key.startswith("eval/") else 0
+            spare = _BAR_WIDTH + 2 if key.startswith("validation") else 0
             if room >= len(text) + 2 + spare:
                 room -= len(text) + 2
                 parts.append(text)
@@ -66,8 +66,8 @@ _SHOWN = (  # on a line; a narrow terminal gets only the first few
     "train/loss",
     "train/learning_rate",
     "time/steps_per_second",
-    "eval/accuracy",
-    "eval/loss",
+    "validation/accuracy",
+    "validation/loss",
 )
 
 

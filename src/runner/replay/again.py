@@ -27,6 +27,7 @@ from runner.replay import configuration
 from runner.replay.record import Recorded, read
 from runner.replay.rows import Differs, RecordEnds, Rows
 from runner.settings import GROUPS
+from runner.tasks.task import directions
 
 
 class Limits(NamedTuple):
@@ -171,7 +172,10 @@ def _recorder(
         | {"train": run.config["train"] | epochs}
         | {"optimizer_probe": here["optimizer_probe"]}
         | {"hydra": dict(recorded.hydra)},
-        provenance=here | {"replay_of": str(recorded.source)},
+        provenance=here
+        | {"directions": directions(run.spec.task)}
+        | {"replay_of": str(recorded.source)},
+        directions=directions(run.spec.task),
         wandb=WandbFields("disabled"),
         total_steps=len(run.learning_rates),
         quiet=True,

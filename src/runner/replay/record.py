@@ -7,9 +7,14 @@ from typing import Any, NamedTuple
 
 from runner.errors import ConfigError
 from runner.record.files import read_metrics
-from runner.record.moved import with_todays_targets
+from runner.record.format import check_format
 
-_ADDED = ("hydra", "optimizer_probe", "provenance")  # to the config, when recorded
+_ADDED = (
+    "hydra",
+    "optimizer_probe",
+    "provenance",
+    "format",
+)  # to the config, when recorded
 _FILES = ("config.json", "metrics.jsonl", "provenance.json")
 
 
@@ -99,9 +104,10 @@ def _recorded(
         {k: v for k, v in row.items() if not k.startswith(("_", "time/"))}
         for row in rows
     ]
+    check_format(config, source, "replayed")
     return Recorded(
         source,
-        with_todays_targets({k: v for k, v in config.items() if k not in _ADDED}),
+        {k: v for k, v in config.items() if k not in _ADDED},
         config.get("hydra") or {},
         provenance,
         kept,

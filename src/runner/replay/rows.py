@@ -27,7 +27,7 @@ class Rows:
     Attributes:
       count: how many rows are equal so far.
       largest: the largest relative difference so far.
-      place: the place of that difference, such as "eval/loss at step 10".
+      place: the place of that difference, such as "validation/loss at step 10".
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from runner.sweep.job import Job, assign_folder, compose_job, load_finished, var
 from runner.sweep.launcher import Launcher
 from runner.sweep.ledger import Ledger, unfinished
 from runner.sweep.sweep import Sweep
-from runner.sweep.table import print_results
+from runner.sweep.table import is_higher_better, print_results
 
 
 def launch(
@@ -78,7 +78,9 @@ def launch(
             job.result, job.error = original.result, original.error
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     if len(jobs) > 1:
-        print_results(jobs, keys, folder, master.objective)
+        objective = master.objective
+        higher = is_higher_better(objective, jobs)
+        print_results(jobs, keys, folder, objective, higher)
     return [job.returned() for job in jobs]
 
 

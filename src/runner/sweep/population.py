@@ -126,8 +126,8 @@ def train_together(
     active = {index: member for index, member in members.items() if member.open()}
     if not active:
         return
-    size = len(compiled.totals["count"])
-    saver = checkpoints_of(sweep, names, size, active, start)
+    assert compiled.members is not None
+    saver = checkpoints_of(sweep, names, compiled.members, active, start)
     # A finished member's slot is filled with another member's values.
     other = next(iter(active.values())).run
     runs = [active[i].run if i in active else other for i in range(len(names))]
@@ -138,6 +138,8 @@ def train_together(
         with Interruption() as interruption, saver:
             host = host_of(
                 lambda index, row: active[index].row(row),
+                lambda index, *end: active[index].prepared.finish(*end),
+                lambda: None,  # jobs that keep their best state train alone
                 saver,
                 interruption,
                 session.processes,

@@ -1,5 +1,6 @@
 """The table at the end of a sweep: its settings by their results, over seeds."""
 
+import contextlib
 import math
 import statistics
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from runner.record.console import console, print_table
-from runner.record.recorder import better
+from runner.record.directions import better, recorded
 from runner.record.terminal import number
 from runner.sweep.job import Job
 
@@ -20,6 +21,7 @@ def print_results(
     keys: Sequence[str],
     folder: Path,
     objective: str,
+    higher_is_better: bool,
     stream: TextIO | None = None,
 ) -> None:
     """Print the best settings, how many jobs failed, and how to compare them.
@@ -29,12 +31,13 @@ def print_results(
       keys: where they differ. Jobs that differ in the seed alone share a row.
       folder: of the sweep.
       objective: the name of the metric in `Job.result`.
+      higher_is_better: of that metric.
       stream: stderr by default.
     """
     out = console(stream or sys.stderr)
     settings = [key for key in keys if key != "seed"]
     done = [job for job in jobs if job.error is None]
-    sign = -1 if better(objective) > 0 else 1
+    sign = -1 if higher_is_better else 1
     rows = _rows(done, settings)
     rows.sort(key=lambda row: (math.isnan(row[1]), sign * row[1]))
     seeds = any(count > 1 for *_, count in rows)
@@ -55,6 +58,15 @@ def print_results(
     by = f" --by {settings[0].lstrip('+')}" if settings else ""
     command = f"python -m runner.compare {folder}{by}"
     out.print(f"compare with: {command}", soft_wrap=True)
+
+
+def is_higher_better(objective: str, jobs: Sequence[Job]) -> bool:
+    """Whether higher values of the metric are better, by what the jobs recorded."""
+    for job in jobs:
+        if job.error is None:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                return better(objective, recorded(job.folder)) > 0
+    return False
 
 
 def _rows(

@@ -1,1 +1,1 @@
-"""Losses and their metrics."""
+"""Tasks, which say what outputs mean, and metrics."""

@@ -1,42 +1,79 @@
-"""The loss for predicting which class an example belongs to."""
+"""The task of predicting which class an example belongs to."""
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from runner.data.dataset import Dataset
+from runner.data.dataset import Feature
 from runner.errors import ConfigError
-from runner.tasks.loss import Loss
+from runner.tasks.task import Task, columns, feature
 
 
-def classification(label_smoothing: float) -> Loss:
-    """Softmax cross-entropy in nats, and accuracy.
+def classification(
+    *,
+    features: Mapping[str, Feature],
+    inputs: str | list[str],
+    labels: str,
+    label_smoothing: float,
+    class_weights: list[float] | None,
+) -> Task:
+    """Softmax cross-entropy in nats between logits [B, classes] and labels [B].
 
-    Label smoothing (Szegedy et al., 2015) mixes the labels with the uniform
-    distribution by `label_smoothing`, in evaluation too.
+    Args:
+      features: the columns of the data.
+      inputs: the column that the model gets, or several as a dict.
+      labels: a column of integers with a number of classes.
+      label_smoothing: how much of the uniform distribution is mixed into the labels
+        (Szegedy et al., 2015), in evaluation too.
+      class_weights: the weight of the examples of each class; None: 1 for all.
+
+    Raises:
+      ConfigError: a value is out of range, or the data have no such labels.
     """
-    if not 0 <= label_smoothing < 1:
+    check_smoothing(label_smoothing)
+    take = columns(inputs, features)
+    if labels not in features or features[labels].classes is None:
+        found = f"{labels} has no classes" if labels in features else "it has none"
         raise ConfigError(
-            f"loss.label_smoothing={label_smoothing} must be at least 0 and below 1"
+            f"task=classification needs labels, in the column task.labels={labels}: "
+            f"{found}. The data has {', '.join(features)}. Try task=reconstruction"
+        )
+    classes = feature("labels", labels, features).classes
+    assert classes is not None
+    if class_weights is not None and (
+        len(class_weights) != classes or not all(w >= 0 for w in class_weights)
+    ):
+        raise ConfigError(
+            f"task.class_weights={class_weights} must have a weight of at least 0 for "
+            f"each of the {classes} classes"
         )
 
-    def output_size(dataset: Dataset) -> int:
-        if dataset.num_classes is None:
-            raise ConfigError(
-                f"loss=classification needs labels; data={dataset.name} has none. "
-                "Try loss=reconstruction"
-            )
-        return dataset.num_classes
+    def loss(logits, batch):
+        values = cross_entropy(logits, batch[labels], label_smoothing)
+        if class_weights is None:
+            return values, 1.0
+        return values, jnp.float32(class_weights)[batch[labels]]
 
-    def per_example(logits_BxC, batch):
-        labels_B = batch["label"]
-        if label_smoothing == 0:
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits_BxC, labels_B)
-        else:
-            one_hot_BxC = jax.nn.one_hot(labels_B, logits_BxC.shape[-1])
-            targets_BxC = optax.smooth_labels(one_hot_BxC, label_smoothing)
-            loss = optax.softmax_cross_entropy(logits_BxC, targets_BxC)
-        hits = jnp.argmax(logits_BxC, axis=-1) == labels_B
-        return {"loss": loss, "accuracy": hits.astype(jnp.float32)}
+    return Task(take, (classes,), loss)
 
-    return Loss(output_size, per_example)
+
+def check_smoothing(label_smoothing: float) -> None:
+    """Refuses what is no fraction."""
+    if not 0 <= label_smoothing < 1:
+        raise ConfigError(
+            f"task.label_smoothing={label_smoothing} must be at least 0 and below 1"
+        )
+
+
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, label_smoothing: float
+) -> jax.Array:
+    """Of logits [..., classes] and labels [...], in nats and in float32: [...]."""
+    logits = logits.astype(jnp.float32)
+    if label_smoothing == 0:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+    targets = optax.smooth_labels(one_hot, label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets)

@@ -1,21 +1,28 @@
-"""The loss for reconstructing the inputs."""
+"""The task of reconstructing an input."""
 
 import math
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from runner.data.dataset import Dataset
-from runner.tasks.loss import Loss
+from runner.data.dataset import Feature
+from runner.tasks.task import Task, columns, feature
 
 
-def reconstruction() -> Loss:
-    """Mean squared error between the outputs and the flattened inputs."""
+def reconstruction(*, features: Mapping[str, Feature], inputs: str) -> Task:
+    """Mean squared error between outputs [B, size] and the flattened input.
 
-    def output_size(dataset: Dataset) -> int:
-        return math.prod(dataset.input_shape)
+    Args:
+      features: the columns of the data.
+      inputs: the column that the model gets and has to reproduce.
 
-    def per_example(outputs_BxD, batch):
-        targets_BxD = batch["input"].reshape(outputs_BxD.shape)
-        return {"loss": jnp.mean((outputs_BxD - targets_BxD) ** 2, axis=-1)}
+    Raises:
+      ConfigError: the data have no such column.
+    """
+    size = math.prod(feature("inputs", inputs, features).shape)
 
-    return Loss(output_size, per_example)
+    def loss(outputs, batch):
+        difference = outputs - batch[inputs].reshape(outputs.shape)
+        return jnp.mean(jnp.square(difference.astype(jnp.float32)), axis=-1), 1.0
+
+    return Task(columns(inputs, features), (size,), loss)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from helpers.digits import config_error, load
-from runner.data.dataset import MemorySplit, eval_batches, train_batches
+from runner.data.dataset import Feature, MemorySplit, train_batches
 from runner.data.order import Order
-from runner.data.tfds.dataset import TfdsSplit
 
 ROOT = Path(__file__).parents[3]
 
@@ -36,16 +35,18 @@ def assert_same(one, other):
 @pytest.mark.smoke
 def test_digits(tmp_path):
     data = load(tmp_path)
-    assert (len(data.train), len(data.eval)) == (1437, 360)
-    assert (data.name, data.input_shape, data.num_classes) == ("digits", (8, 8, 1), 10)
+    test = data.splits["test"]
+    assert (len(data.train), len(test)) == (1437, 360)
+    assert data.features["input"] == Feature((8, 8, 1), "uint8")
+    assert data.features["label"] == Feature((), "int32", classes=10)
     images, labels = data.train.columns["input"], data.train.columns["label"]
     assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
     assert images.max() == 16
-    every = np.concatenate([labels, data.eval.columns["label"]])
+    every = np.concatenate([labels, test.columns["label"]])
     assert np.bincount(every).tolist() == COUNTS
     # Other examples in a split need another VERSION of the builder, and new records.
     assert labels[:10].tolist() == [2, 8, 9, 2, 5, 1, 6, 3, 0, 5]
-    assert data.eval.columns["label"][:10].tolist() == [7, 0, 6, 2, 1, 9, 0, 1, 0, 6]
+    assert test.columns["label"][:10].tolist() == [7, 0, 6, 2, 1, 9, 0, 1, 0, 6]
     assert "tensorflow" not in sys.modules
 
 
@@ -55,15 +56,15 @@ def test_batches_are_the_same_in_every_mode(data_dir):
     )
     assert isinstance(device.train, MemorySplit)
     assert isinstance(memory.train, MemorySplit)
-    assert isinstance(stream.train, TfdsSplit)
+    assert not isinstance(stream.train, MemorySplit)
     order = Order(1437, 64, seed=1, limit_batches=None)
     start = 17  # not at an epoch's beginning
     batches = [train_batches(data, order, start) for data in (device, memory, stream)]
     for _, one, two, three in zip(range(60), *batches, strict=False):  # 3 epochs
         assert_same(one, two)
         assert_same(one, three)
-    for one, two in zip(eval_batches(device), eval_batches(stream), strict=True):
-        assert_same(one, two)
+    rows = np.arange(360)
+    assert_same(device.splits["test"].rows(rows), stream.splits["test"].rows(rows))
 
 
 @pytest.mark.parametrize(
@@ -85,12 +86,12 @@ def test_a_split_is_read_once_a_process_and_cant_be_changed(data_dir):
 
 
 def test_slices_and_no_label(data_dir):
-    data = load(
-        data_dir, train_split="train[:50%]", eval_split="train[50%:]", label=None
-    )
-    assert len(data.train) + len(data.eval) == 1437
-    assert data.num_classes is None
-    assert list(data.train.columns) == ["input"]
+    splits = {"train": "train[:50%]", "validation": "train[50%:]", "test": None}
+    columns = {"input": "image", "label": None}
+    data = load(data_dir, splits=splits, columns=columns)
+    assert sum(map(len, data.splits.values())) == 1437
+    assert list(data.splits) == ["train", "validation"]
+    assert list(data.features) == list(data.train.columns) == ["input"]
 
 
 def test_a_prepared_folder(data_dir):
@@ -109,8 +110,8 @@ def test_a_new_version_prepares_again(tmp_path, monkeypatch):
 
     load(tmp_path)
     monkeypatch.setattr(Digits, "VERSION", tfds.core.Version("1.0.1"))
-    data = load(tmp_path, mode="stream")
-    assert data.train.folder == str(tmp_path / "runner_digits" / "1.0.1")
+    load(tmp_path)
+    assert (tmp_path / "runner_digits" / "1.0.1").is_dir()
 
 
 @pytest.mark.parametrize("mode", ["memory", "stream"])
@@ -122,7 +123,7 @@ def test_a_standard_name_with_mock_data(tmp_path, mode):
         order = Order(len(data.train), 4, seed=0, limit_batches=None)
         batch = next(train_batches(data, order, 3))
     assert len(data.train) == 8
-    assert data.input_shape == batch["input"].shape[1:] == (32, 32, 3)
+    assert data.features["input"].shape == batch["input"].shape[1:] == (32, 32, 3)
     assert batch["label"].dtype == np.int32
 
 
@@ -133,11 +134,33 @@ def test_a_standard_name_with_mock_data(tmp_path, mode):
         ({"name": "digit"}, ["data.name='digit'", "mean 'digits'?"]),
         ({"name": "emnist/leters"}, ["no config 'leters'", "mean 'letters'?"]),
         ({"name": "mnist:1.0.0"}, ["data.name='mnist:1.0.0'", "only: 3.0.1"]),
-        ({"name": "imagenet2012"}, ["data.input='image'", "(None, None, 3)"]),
-        ({"input": "imge"}, ["data.input='imge'", "image, label", "mean 'image'?"]),
-        ({"label": "lable"}, ["data.label='lable'", "mean 'label'?"]),
-        ({"eval_split": "tset"}, ["data.eval_split='tset'", "mean 'test'?"]),
-        ({"train_split": "train[9%"}, ["data.train_split='train[9%'", "train[:80%]"]),
+        ({"name": "imagenet2012"}, ["data.columns.input='image'", "(None, None, 3)"]),
+        (
+            {"columns": {"input": "imge"}},
+            ["data.columns.input='imge'", "image, label", "mean 'image'?"],
+        ),
+        ({"columns": {"x": "lable"}}, ["data.columns.x='lable'", "mean 'label'?"]),
+        (
+            {"splits": {"train": "train", "test": "tset"}},
+            ["data.splits.test='tset'", "mean 'test'?"],
+        ),
+        (
+            {"splits": {"train": "train[9%"}},
+            ["data.splits.train='train[9%'", "train[:80%]"],
+        ),
+        ({"splits": {"test": "test"}}, ["data.splits.train must be given"]),
+        (
+            {"splits": {"train": "train", "valid": "test"}},
+            ["data.splits.valid", "mean 'validation'?"],
+        ),
+        (
+            {"splits": {"train": "train", "validation": "train[:1%]"}},
+            ["splits.train='train'", "'train[:1%]'", "14 examples in common"],
+        ),
+        (
+            {"splits": {"train": "train", "validation": "test[:9]", "test": "test"}},
+            ["splits.validation", "splits.test", "9 examples in common"],
+        ),
         ({"mode": "devise"}, ["data.mode='devise'", "mean 'device'?"]),
         ({"batch_size": 4096}, ["data.batch_size=4096", "1437 training", "=digits"]),
         ({"batch_size": 0}, ["data.batch_size=0"]),
@@ -174,14 +197,14 @@ YAML_NAMES = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"
 
 @pytest.mark.parametrize("name", YAML_NAMES)
 def test_a_yaml_writes_out_every_argument(name):
-    config = compose("+loss=classification", f"+data={name}")
+    config = compose("+task=classification", f"+data={name}", "+metrics={}")
     arguments = dict(config.data.items_ex(resolve=False))
     module, function = arguments.pop("_target_").rsplit(".", 1)
     target = getattr(importlib.import_module(module), function)
     assert set(arguments) == set(inspect.signature(target).parameters)
     assert arguments.get("name", name) == ("???" if name == "tfds" else name)
-    loss = "reconstruction" if name == "linear_ae" else "classification"
-    assert config.loss._target_ == f"runner.tasks.{loss}.{loss}"
+    task = "reconstruction" if name == "linear_ae" else "classification"
+    assert config.task._target_ == f"runner.tasks.{task}.{task}"
 
 
 def test_the_data_folder_is_that_of_tfds(monkeypatch):

@@ -104,13 +104,13 @@ def test_cifar10_is_prepared_without_tensorflow(tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "url_infos", published)
 
     data = load(tmp_path, name="cifar10", manual_dir=str(tmp_path), batch_size=4)
-    assert (len(data.train), len(data.eval)) == (50, 10)
-    assert data.num_classes == 10
+    assert (len(data.train), len(data.splits["test"])) == (50, 10)
+    assert data.classes == {"label": 10}
     label_of = {
         image.tobytes(): label for image, label in zip(images, labels, strict=True)
     }
     seen = {}
-    for split in (data.train, data.eval):
+    for split in data.splits.values():
         columns = split.columns
         for image, label in zip(columns["input"], columns["label"], strict=True):
             seen[image.tobytes()] = label
@@ -174,7 +174,7 @@ def own_builders(tmp_path, monkeypatch):
 
 def test_a_users_own_builder(tmp_path, own_builders):
     data = load(tmp_path, name=f"{own_builders}:OwnPictures", batch_size=3)
-    assert (len(data.train), data.num_classes) == (9, 3)
+    assert (len(data.train), data.classes) == (9, {"label": 3})
     images, labels = data.train.columns["input"], data.train.columns["label"]
     np.testing.assert_array_equal(images[:, 0, 0, 0] % 3, labels)
     assert (images == images[:, :1, :1]).all()
@@ -186,10 +186,9 @@ def test_a_users_own_builder(tmp_path, own_builders):
         ({"name": "own_builders:OwnPicture"}, ["OwnPicture", "mean 'OwnPictures'?"]),
         ({"name": "own_bilders:OwnPictures"}, ["no module 'own_bilders'"]),
         ({"name": "own_builders:OwnDownload"}, ["thing.bin missing"]),
-        ({"input": "ragged"}, ["data.input='ragged'", "(None,)", "one size"]),
-        ({"input": "words"}, ["data.input='words'", "not numbers"]),
-        ({"input": "parts"}, ["data.input='parts'", "several tensors"]),
-        ({"label": "image"}, ["data.label='image'", "ClassLabel"]),
+        ({"columns": {"x": "ragged"}}, ["columns.x='ragged'", "(None,)", "one size"]),
+        ({"columns": {"x": "words"}}, ["data.columns.x='words'", "not numbers"]),
+        ({"columns": {"x": "parts"}}, ["data.columns.x='parts'", "several tensors"]),
     ],
 )
 def test_a_mistake_with_an_own_builder(tmp_path, own_builders, changes, words):
@@ -221,7 +220,7 @@ def test_the_real_fashion_mnist_by_tfds_own_builder(tmp_path):
     assert fashion_mnist_script("--out", str(files)).returncode == 0
     data = load(tmp_path, name="fashion_mnist", manual_dir=str(files), mode="memory")
     assert np.bincount(data.train.columns["label"]).tolist() == [6000] * 10
-    assert np.bincount(data.eval.columns["label"]).tolist() == [1000] * 10
+    assert np.bincount(data.splits["test"].columns["label"]).tolist() == [1000] * 10
     # The published mean and standard deviation of the training pixels.
     pixels = data.train.columns["input"] / np.float32(255)
     np.testing.assert_allclose(pixels.mean(), 0.2860, atol=1e-4)

@@ -30,7 +30,8 @@ def record(folder, rows=20, each=lambda step: None, settings=settings, **config)
     global recorder
     config = {"optimizer": {"name": "adam"}, "seed": 3, **config}
     with Recorder(Path(folder), config=config, provenance={"git": None},
-                  wandb=settings, total_steps=rows, quiet=True) as recorder:
+                  directions={"loss": "min"}, wandb=settings, total_steps=rows,
+                  quiet=True) as recorder:
         for step in range(1, rows + 1):
             each(step)
             recorder.row({"step": step, "train/loss": 1 / step})
@@ -122,8 +123,8 @@ record("b")
 
 def test_numbers_that_are_not_finite(tmp_path):
     code = """
-with Recorder(Path("."), config={}, provenance={}, wandb=settings, total_steps=1,
-              quiet=True) as recorder:
+with Recorder(Path("."), config={}, provenance={}, directions={"loss": "min"},
+              wandb=settings, total_steps=1, quiet=True) as recorder:
     recorder.row({"step": 1, "train/loss": float("nan"), "x": float("inf")})
     recorder.row({"step": 2, "train/loss": 1.0})
 """
@@ -226,8 +227,9 @@ from contextlib import ExitStack
 online = settings._replace(mode="online")
 with ExitStack() as stack:
     members = [
-        stack.enter_context(Recorder(Path(name), config={}, provenance={}, quiet=True,
-                                     wandb=online._replace(id=name), total_steps=20))
+        stack.enter_context(
+            Recorder(Path(name), config={}, provenance={}, quiet=True, total_steps=20,
+                     directions={"loss": "min"}, wandb=online._replace(id=name)))
         for name in "abcdef"
     ]
     for step in range(1, 21):
@@ -318,8 +320,9 @@ record(".", 100_000, each=told)
 
 RESUMED = """
 def part(first, last, kept=None, rest="", **given):
-    recorder = Recorder(Path("."), config={}, provenance={}, total_steps=20, quiet=True,
-                        wandb=settings._replace(id="abc", **given), kept=kept)
+    recorder = Recorder(Path("."), config={}, provenance={}, directions={"loss": "min"},
+                        total_steps=20, quiet=True, kept=kept,
+                        wandb=settings._replace(id="abc", **given))
     with recorder:
         for step in range(first, last + 1):
             recorder.row({"step": step, "train/loss": 1 / step})

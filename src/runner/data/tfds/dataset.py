@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from pathlib import Path
@@ -16,9 +17,12 @@ from runner.data.dataset import (
     Mode,
     check_batch_size,
     check_mode,
+    check_splits,
+    labelled,
 )
 from runner.data.tfds.builder import find_builder
 from runner.data.tfds.prepare import prepare, quiet_tfds
+from runner.data.transforms import Transform
 from runner.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -28,13 +32,11 @@ if TYPE_CHECKING:
 def tfds_data(
     *,
     name: str,
-    train_split: str,
-    eval_split: str,
-    input: str,
-    label: str | None,
+    splits: dict[str, str | None],
+    columns: dict[str, str | None],
+    unlabelled: Literal["refuse", "drop"],
+    transforms: list[Transform],
     batch_size: int,
-    mean: float,
-    std: float,
     mode: Literal["auto", "device", "memory", "stream"],
     memory_limit_mb: float,
     device_limit_mb: float,
@@ -48,14 +50,15 @@ def tfds_data(
         name: `digits` (embedded), a name of TFDS (`emnist/letters`, `mnist:3.0.1`), a
             builder class of your own (`pkg.module:BuilderClass`, also from the working
             directory) or the path of a folder that TFDS has prepared.
-        train_split: Split to train on, in TFDS's notation: `train`, `train[:80%]`.
-        eval_split: Split to evaluate on.
-        input: Feature to feed to the model; one numeric tensor of a fixed shape.
-        label: Feature to predict, a `ClassLabel`; null for none.
+        splits: The splits in TFDS's notation, such as `train[:80%]`, by their names
+            here: train, validation, test (see `Dataset`). Null: there is none.
+        columns: The features to read, by the names that tasks know them by. Each is one
+            numeric tensor of a fixed shape. Null: not read.
+        unlabelled: What to do with examples whose class is out of range, such as the -1
+            that TFDS uses for unknown ones: refuse them or drop them.
+        transforms: Applied in turn, in the compiled step.
         batch_size: Examples of one step over all devices.
-        mean: Subtracted from the input, in the input's own units.
-        std: Divides the input after that.
-        mode: See `Dataset`. "auto" chooses by the size of both splits.
+        mode: See `Dataset`. "auto" chooses by the size of all splits.
         memory_limit_mb: Largest size for "auto" to hold in host memory, in MiB.
         device_limit_mb: Largest size for "auto" to copy to each device, in MiB.
         data_dir: Folder of all prepared data sets; `~` is expanded.
@@ -72,35 +75,44 @@ def tfds_data(
     """
     check_batch_size(batch_size)
     check_mode(mode, ("auto", *MODES))
+    wanted = {name: split for name, split in splits.items() if split is not None}
+    check_splits(wanted)
     root = Path(data_dir).expanduser()
     files = None if manual_dir is None else Path(manual_dir).expanduser()
     if files is not None and not files.is_dir():
         raise ConfigError(f"data.manual_dir={manual_dir} is not a folder.")
     with quiet_tfds():
         make_builder = find_builder(name, root)
-        features = make_builder().info.features
-        input_shape, dtype = _input_spec(features, input, name)
-        num_classes = None if label is None else _num_classes(features, label, name)
+        features: Any = make_builder().info.features
+        read = {k: feature for k, feature in columns.items() if feature is not None}
+        specs = {k: _spec(features, k, feature, name) for k, feature in read.items()}
+        classes = {k: size for k, f in read.items() if (size := _classes(features[f]))}
         builder = prepare(
             make_builder, name=name, data_dir=root, manual_dir=files, download=download
         )
-        train = _open_split(builder, "train_split", train_split, input, label)
-        evaluation = _open_split(builder, "eval_split", eval_split, input, label)
+        opened = {
+            k: _open_split(builder, k, split, read) for k, split in wanted.items()
+        }
+        _check_overlaps(builder, wanted)
         if mode == "auto":
-            example_bytes = math.prod(input_shape) * dtype.itemsize
-            size_mb = (len(train) + len(evaluation)) * example_bytes / 2**20
+            example_bytes = sum(math.prod(s) * d.itemsize for s, d in specs.values())
+            size_mb = sum(map(len, opened.values())) * example_bytes / 2**20
             mode = _choose_mode(size_mb, memory_limit_mb, device_limit_mb)
-        in_memory = mode != "stream"
         return Dataset(
             name=name,
-            train=_load(train) if in_memory else train,
-            eval=_load(evaluation) if in_memory else evaluation,
-            input_shape=input_shape,
-            num_classes=num_classes,
+            splits={
+                k: labelled(
+                    split if mode == "stream" else _load(split),
+                    classes,
+                    f"data.splits.{k}={split.split!r} of {name}",
+                    drop=unlabelled == "drop",
+                )
+                for k, split in opened.items()
+            },
+            classes=classes,
             batch_size=batch_size,
             mode=mode,
-            mean=float(mean),
-            std=float(std),
+            transforms=transforms,
         )
 
 
@@ -110,8 +122,7 @@ class TfdsSplit:
 
     folder: str
     split: str
-    input: str
-    label: str | None
+    columns: tuple[tuple[str, str], ...]
     source: Any = dataclasses.field(compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -123,16 +134,20 @@ class TfdsSplit:
             examples = self.source.__getitems__(keys)
         except TypeError:  # the sources of tfds.testing.mock_data lack this
             examples = [self.source[key] for key in keys]
-        batch = {"input": np.stack([example[self.input] for example in examples])}
-        if self.label is not None:
-            labels = [example[self.label] for example in examples]
-            batch["label"] = np.asarray(labels, np.int32)
-        return batch
+        return {
+            name: _as_32_bits(np.stack([example[feature] for example in examples]))
+            for name, feature in self.columns
+        }
+
+
+def _as_32_bits(column: np.ndarray) -> np.ndarray:
+    """Labels are int64 in TFDS, which JAX doesn't have unless it is told to."""
+    return column.astype(np.int32) if column.dtype == np.int64 else column
 
 
 # Reading costs 0.1 ms an example, so the jobs of a sweep that share a process share
-# the columns of the last two splits, that is, one data set.
-@functools.lru_cache(maxsize=2)
+# the columns of the last three splits, that is, one data set.
+@functools.lru_cache(maxsize=3)
 def _load(split: TfdsSplit) -> MemorySplit:
     size, chunk = len(split), 1024
     first = split.rows(np.arange(1))
@@ -160,8 +175,7 @@ def _open_split(
     builder: "tfds.core.DatasetBuilder",
     key: str,
     split: str,
-    input: str,
-    label: str | None,
+    columns: dict[str, str],
 ) -> TfdsSplit:
     open_source: Any = builder.as_data_source  # its decorator hides its signature
     try:
@@ -175,58 +189,94 @@ def _open_split(
         splits = list(builder.info.splits)
         base = re.split(r"\W", split, maxsplit=1)[0]
         raise ConfigError(
-            f"data.{key}={split!r} is not a split of {builder.name}, which has "
+            f"data.splits.{key}={split!r} is not a split of {builder.name}, which has "
             f"{', '.join(splits)} and slices such as {splits[0]}[:80%]."
             + (f" TFDS: {error}" if base in splits else did_you_mean(base, splits))
         ) from error
     if not len(source):
-        raise ConfigError(f"data.{key}={split!r} of {builder.name} has no examples.")
+        raise ConfigError(
+            f"data.splits.{key}={split!r} of {builder.name} has no examples."
+        )
     source[0]  # undecodable data fails here, not in a thread during training
-    return TfdsSplit(str(builder.data_dir), split, input, label, source)
+    return TfdsSplit(str(builder.data_dir), split, tuple(columns.items()), source)
+
+
+def _check_overlaps(
+    builder: "tfds.core.DatasetBuilder", splits: dict[str, str]
+) -> None:
+    """Refuse examples that are in two splits, unless those are one and the same.
+
+    A preset may declare that its validation split is the test split. But TFDS rounds:
+    of 30 examples, `train[-1%:]` are all.
+    """
+    found = {name: _ranges(builder, split) for name, split in splits.items()}
+    for one, other in itertools.combinations(splits, 2):
+        if "train" not in (one, other) and splits[one] == splits[other]:
+            continue
+        common = sum(
+            max(0, min(stop, end) - max(start, begin))
+            for file, start, stop in found[one]
+            for same, begin, end in found[other]
+            if file == same
+        )
+        if common:
+            raise ConfigError(
+                f"data.splits.{one}={splits[one]!r} and data.splits.{other}="
+                f"{splits[other]!r} of {builder.name} have {common} examples in common"
+            )
+
+
+def _ranges(
+    builder: "tfds.core.DatasetBuilder", split: str
+) -> list[tuple[str, int, int]]:
+    """The files of a split and the examples that it takes of each: from, to."""
+    try:
+        instructions = builder.info.splits[split].file_instructions
+    except KeyError:  # with tfds.testing.mock_data, which has no files
+        return []
+    return [
+        (i.filename, i.skip, i.examples_in_shard if i.take < 0 else i.skip + i.take)
+        for i in instructions
+    ]
 
 
 def _feature(features: Any, key: str, feature: str, name: str) -> Any:
     if feature not in features:
         raise ConfigError(
-            f"data.{key}={feature!r} is not a feature of {name}, which has "
+            f"data.columns.{key}={feature!r} is not a feature of {name}, which has "
             f"{', '.join(features)}.{did_you_mean(feature, features)}"
         )
     return features[feature]
 
 
-def _input_spec(
-    features: Any, input: str, name: str
+def _spec(
+    features: Any, key: str, feature: str, name: str
 ) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of one input, refusing what can't be stacked."""
+    """Shape and dtype of a feature of one example, refusing what can't be stacked."""
     import tensorflow_datasets as tfds
 
-    info = _feature(features, "input", input, name).get_tensor_info()
+    info = _feature(features, key, feature, name).get_tensor_info()
     if not isinstance(info, tfds.features.TensorInfo):
         raise ConfigError(
-            f"data.input={input!r} of {name} is made of several tensors; choose a "
-            "feature that is one tensor."
+            f"data.columns.{key}={feature!r} of {name} is made of several tensors; "
+            "choose a feature that is one tensor."
         )
     if np.dtype(info.np_dtype).kind not in "buif":
         raise ConfigError(
-            f"data.input={input!r} of {name} is {info.np_dtype}, not numbers. Write a "
-            "builder that stores numbers and name it as data.name=pkg.module:Builder."
+            f"data.columns.{key}={feature!r} of {name} is {info.np_dtype}, not "
+            "numbers. Write a builder that stores numbers and name it as "
+            "data.name=pkg.module:Builder."
         )
     shape = tuple(size for size in info.shape if size is not None)
     if len(shape) < len(info.shape):
         raise ConfigError(
-            f"data.input={input!r} of {name} has the shape {info.shape}: its examples "
-            "differ in size, and a batch needs one size. Write a builder that resizes "
-            "or pads them and name it as data.name=pkg.module:Builder."
+            f"data.columns.{key}={feature!r} of {name} has the shape {info.shape}: its "
+            "examples differ in size, and a batch needs one size. Write a builder that "
+            "resizes or pads them and name it as data.name=pkg.module:Builder."
         )
     return shape, np.dtype(info.np_dtype)
 
 
-def _num_classes(features: Any, label: str, name: str) -> int:
-    feature = _feature(features, "label", label, name)
-    num_classes = getattr(feature, "num_classes", None)
-    if num_classes is None or feature.get_tensor_info().shape != ():
-        raise ConfigError(
-            f"data.label={label!r} of {name} is not a ClassLabel with a known number "
-            "of classes. Choose another feature, or data.label=null for no labels."
-        )
-    return num_classes
+def _classes(feature: Any) -> int | None:
+    """The number of classes of a `ClassLabel`, or of a sequence of them."""
+    return getattr(getattr(feature, "feature", feature), "num_classes", None)

@@ -1,0 +1,142 @@
+"""What a compiled step does to its batch first: functions from arrays to arrays.
+
+A transform is made from its arguments in `data.transforms` and is called as
+(batch, key, train) -> batch, on the whole batch `[B, ...]` of a step. `key` belongs to
+the seed and the step, so a random transform gives the same numbers on any mesh and in
+any population. In evaluation `train` is False and `key` None.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import ConfigError
+
+if TYPE_CHECKING:
+    import jax
+
+Batch = dict[str, Any]
+Transform = Callable[[Batch, Any, bool], Batch]
+
+
+def transformed(
+    transforms: Sequence[Transform], batch: Batch, key: "jax.Array | None"
+) -> Batch:
+    """`batch` after all `transforms`, in turn.
+
+    Args:
+        transforms: Those of a data set.
+        batch: Arrays `[B, ...]` by name.
+        key: PRNG key of the step; None for evaluation.
+    """
+    import jax
+
+    for i, transform in enumerate(transforms):
+        own = None if key is None else jax.random.fold_in(key, i)
+        batch = transform(batch, own, key is not None)
+    return batch
+
+
+def scale(*, column: str, subtract: float, divide: float) -> Transform:
+    """float32 `(x - subtract) / divide`, so that bytes are moved, not floats."""
+    if not divide > 0:
+        raise ConfigError(f"data.transforms: scale.divide={divide} must be above 0")
+
+    def transform(batch, key, train):
+        import jax.numpy as jnp
+
+        return batch | {column: (batch[column].astype(jnp.float32) - subtract) / divide}
+
+    return transform
+
+
+def normalize(*, column: str, mean: list[float], std: list[float]) -> Transform:
+    """float32 `(x - mean) / std`, with one number for each channel, the last axis."""
+    if len(mean) != len(std) or not all(s > 0 for s in std):
+        raise ConfigError(
+            f"data.transforms: normalize.mean={mean} and std={std} must have the same "
+            "length, and std be above 0"
+        )
+
+    def transform(batch, key, train):
+        import jax.numpy as jnp
+
+        x = batch[column].astype(jnp.float32)
+        if x.shape[-1] != len(mean):
+            raise ConfigError(
+                f"data.transforms: normalize.mean={mean} must have one number for each "
+                f"of the {x.shape[-1]} channels of {column}"
+            )
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        subtract, divide = (jnp.float32(v).reshape(shape) for v in (mean, std))
+        return batch | {column: (x - subtract) / divide}
+
+    return transform
+
+
+def cast(*, column: str, dtype: str) -> Transform:
+    """The column in another dtype, such as float32 or int32."""
+
+    def transform(batch, key, train):
+        return batch | {column: batch[column].astype(dtype)}
+
+    return transform
+
+
+def flip(*, column: str) -> Transform:
+    """Mirror each image `[height, width, channels]` left to right, or not, by chance.
+
+    Source: a standard augmentation, as in He et al., 2015.
+    """
+
+    def transform(batch, key, train):
+        if not train:
+            return batch
+        import jax
+        import jax.numpy as jnp
+
+        x = batch[column]
+        heads = jax.random.bernoulli(key, shape=(len(x),) + (1,) * (x.ndim - 1))
+        return batch | {column: jnp.where(heads, jnp.flip(x, axis=2), x)}
+
+    return transform
+
+
+def pad_and_crop(*, column: str, padding: int) -> Transform:
+    """Shift each image by up to `padding` pixels in both directions, zeros moving in.
+
+    Equal to padding with zeros and cropping at random (He et al., 2015).
+    """
+    if padding < 1:
+        raise ConfigError(f"data.transforms: pad_and_crop.padding={padding} must be "
+                          "at least 1")  # fmt: skip
+
+    def transform(batch, key, train):
+        if not train:
+            return batch
+        import jax
+        import jax.numpy as jnp
+
+        x = batch[column]
+        height, width = x.shape[1:3]
+        pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        padded = jnp.pad(x, pads)
+        offsets = jax.random.randint(key, (len(x), 2), 0, 2 * padding + 1)
+        rows = offsets[:, :1] + jnp.arange(height)[None]
+        columns = offsets[:, 1:] + jnp.arange(width)[None]
+        cropped = jnp.take_along_axis(padded, rows[:, :, None, None], axis=1)
+        return batch | {
+            column: jnp.take_along_axis(cropped, columns[:, None, :, None], axis=2)
+        }
+
+    return transform
+
+
+def token_mask(*, column: str, mask: str, padding: int) -> Transform:
+    """A column `mask`, float32: 0 where `column` is the token `padding`, else 1."""
+
+    def transform(batch, key, train):
+        import jax.numpy as jnp
+
+        return batch | {mask: (batch[column] != padding).astype(jnp.float32)}
+
+    return transform

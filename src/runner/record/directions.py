@@ -1,0 +1,30 @@
+"""Which values of a metric are better."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+# What the first edition, which didn't record it, knew of its metrics.
+FIRST_EDITION = {"loss": "min", "accuracy": "max"}
+
+
+def recorded(folder: Path) -> Mapping[str, str | None]:
+    """The directions of the metrics of the run in `folder`.
+
+    Raises:
+      OSError, ValueError: its provenance.json can't be read.
+    """
+    text = (folder / "provenance.json").read_text(encoding="utf-8")
+    return json.loads(text)["directions"]
+
+
+def better(key: str, directions: Mapping[str, str | None]) -> int:
+    """The direction in which a column improves: 1 higher, -1 lower, 0 neither.
+
+    Args:
+      key: of a row, such as "validation/accuracy" or "test/per_class_accuracy/3".
+      directions: "min", "max" or None for each metric of the run, by name.
+    """
+    name = key.partition("/")[2] or key
+    direction = directions.get(name, directions.get(name.partition("/")[0]))
+    return {"max": 1, "min": -1, None: 0}[direction]

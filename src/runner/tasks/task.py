@@ -1,0 +1,125 @@
+"""The interface of a task: what a model's outputs mean."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from runner.data.dataset import Feature
+from runner.data.transforms import Batch
+from runner.errors import ConfigError, did_you_mean
+from runner.tasks.metric import Better, Metric
+
+
+class Task(NamedTuple):
+    """What is learnt from batches.
+
+    Attributes:
+      inputs: batch -> what the model gets. Nothing else of a batch reaches a model.
+      output: the shape of the outputs that the loss needs for one example, or a tree of
+        shapes (tuples of ints); None takes any, and the loss raises what is wrong.
+      loss: (outputs, batch) -> (values [B, ...], weights): the loss of each example, or
+        of each token, and how much it counts, in a shape that broadcasts to theirs. The
+        loss of a batch is sum(weights * values) / sum(weights).
+      metrics: those that the task has by itself, by name, besides the configured ones.
+    """
+
+    inputs: Callable[[Batch], Any]
+    output: Any
+    loss: Callable[[Any, Batch], tuple[jax.Array, Any]]
+    metrics: Mapping[str, Metric] = {}
+
+
+class Sums(NamedTuple):
+    """Sums over a batch or several; adding them up is exact for any cut into batches.
+
+    Attributes:
+      loss: float32, the sum of weights * values.
+      weight: float32, the sum of the weights.
+      metrics: the sums of each metric, by its name.
+    """
+
+    loss: Any
+    weight: Any
+    metrics: dict[str, Any]
+
+
+def sums(
+    task: Task, outputs: Any, batch: Batch, is_example: jax.Array | None = None
+) -> Sums:
+    """The sums of a batch.
+
+    Args:
+      task: says what to compute.
+      outputs: the model's, for this batch.
+      batch: arrays [B, ...] by name.
+      is_example: bool [B]; rows where it is False, which may hold anything, don't
+        count. None: all count.
+    """
+    values, weights = task.loss(outputs, batch)
+    values = values.astype(jnp.float32)
+    weights = jnp.broadcast_to(jnp.asarray(weights, jnp.float32), values.shape)
+    if is_example is not None:
+        padding = (...,) + (None,) * (values.ndim - 1)
+        weights = jnp.where(is_example[padding], weights, 0)
+    counted = weights > 0
+    loss = jnp.sum(jnp.where(counted, weights * values, 0))
+    metrics = {k: m.update(outputs, batch, counted) for k, m in task.metrics.items()}
+    return Sums(loss, jnp.sum(weights), metrics)
+
+
+def mean(loss: jax.Array, weight: jax.Array) -> jax.Array:
+    """`loss / weight`; 0 where nothing counts."""
+    return loss / jnp.where(weight > 0, weight, 1)
+
+
+def numbers(task: Task, total: Sums) -> dict[str, jax.Array]:
+    """The loss and the metrics that `total` amounts to, by name.
+
+    A metric of several numbers gives `name/part` for each.
+    """
+    found = {"loss": mean(total.loss, total.weight)}
+    for name, metric in task.metrics.items():
+        value = metric.finish(total.metrics[name])
+        if isinstance(value, dict):
+            found |= {f"{name}/{part}": v for part, v in value.items()}
+        else:
+            found[name] = value
+    return {k: jnp.asarray(v, jnp.float32) for k, v in found.items()}
+
+
+def directions(task: Task) -> dict[str, Better | None]:
+    """For the loss and each metric, by name, which values are better."""
+    found: dict[str, Better | None] = {"loss": "min"}
+    found.update({name: metric.better for name, metric in task.metrics.items()})
+    return found
+
+
+def columns(
+    inputs: str | list[str], features: Mapping[str, Feature]
+) -> Callable[[Batch], Any]:
+    """A `Task.inputs` that gives one column, or a dict of several.
+
+    Raises:
+      ConfigError: the data have no such column.
+    """
+    for name in [inputs] if isinstance(inputs, str) else inputs:
+        feature("inputs", name, features)
+    if isinstance(inputs, str):
+        return lambda batch: batch[inputs]
+    return lambda batch: {name: batch[name] for name in inputs}
+
+
+def feature(key: str, name: str, features: Mapping[str, Feature]) -> Feature:
+    """The feature that `task.<key>` names.
+
+    Raises:
+      ConfigError: the data have no such column.
+    """
+    if name not in features:
+        raise ConfigError(
+            f"task.{key}={name} is not a column of the data, which has "
+            f"{', '.join(features)}.{did_you_mean(name, features)}"
+        )
+    return features[name]
