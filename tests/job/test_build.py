@@ -98,6 +98,7 @@ MISTAKEN = [
     # the objective
     ("objective=validation/acuracy", "=validation/acuracy", "'validation/accuracy'?"),
     ("task=reconstruction objective=validation/accuracy", "validation/loss"),
+    ("objective=test/loss", "objective=test/loss is not a metric", "validation/loss"),
     # tasks and metrics
     ("+loss=classification", "loss= is called task= now"),
     ("+metric@metrics.loss=accuracy", "metrics.loss: another number"),
