@@ -23,7 +23,7 @@ class Pipeline(NamedTuple):
       init: (key, learning_rate, hyperparameters) -> TrainState.
       gradients: (state, batch, key) -> (sums, grads, model_state): what
         `runner.tasks.task.sums` gives for the outputs in training mode, and the
-        gradients of its `loss`, which is a sum over the batch, not a mean.
+        gradients of the mean loss, `mean(sums.loss, sums.weight)`.
       apply_gradients: (state, grads, loss, learning_rate, hyperparameters, loss_fn,
         eval_loss) -> TrainState. `loss_fn` gives the batch's loss at any parameters;
         `eval_loss` is the latest evaluation's, inf if none came since the last step.

@@ -66,16 +66,18 @@ def train_step(
     the axis of `jax.vmap`, so that its members compute norms at the same steps: where
     a condition differs between members, `vmap` always computes both branches.
     """
-    gradients = _mean(_accumulated(pipeline.gradients, microbatches))
+    gradients = _accumulated(pipeline.gradients, microbatches)
 
     def step(carry, batch, step, learning_rate, logged, eval_loss, values):
         state = carry.state
         key = jax.random.fold_in(values.key, step)
         batch = transformed(transforms, batch, jax.random.fold_in(key, _TRANSFORMS))
-        loss, total, grads, model_state = gradients(state, batch, key)
+        total, grads, model_state = gradients(state, batch, key)
+        loss = mean(total.loss, total.weight)
 
         def loss_fn(params):
-            return gradients(state._replace(params=params), batch, key)[0]
+            found = gradients(state._replace(params=params), batch, key)[0]
+            return mean(found.loss, found.weight)
 
         new = pipeline.apply_gradients(
             state,
@@ -142,22 +144,11 @@ def _norms(wanted: Any, grads: Any, old: Any, new: Any) -> tuple[Any, Any]:
     return jax.lax.cond(wanted, norms, lambda: (jnp.float32(0), jnp.float32(0)))
 
 
-def _mean(gradients: Callable) -> Callable:
-    """`gradients` of the mean loss: (mean loss, sums, grads, model_state)."""
-
-    def of_mean(state, batch, key):
-        total, grads, model_state = gradients(state, batch, key)
-        grads = jax.tree.map(lambda grad: mean(grad, total.weight), grads)
-        return mean(total.loss, total.weight), total, grads, model_state
-
-    return of_mean
-
-
 def _accumulated(gradients: Callable, microbatches: int) -> Callable:
     """`gradients` over `microbatches` equal parts of the batch, one after the other.
 
-    What each part gives are sums, so parts that count different numbers of tokens, say,
-    weigh as much as in the whole batch.
+    Gradients count as much as the weights of their parts, so parts with different
+    numbers of tokens, say, give those of the whole batch.
     """
     if microbatches == 1:
         return gradients
@@ -170,11 +161,16 @@ def _accumulated(gradients: Callable, microbatches: int) -> Callable:
 
         total = None
         for i in range(microbatches):
-            *one, model_state = gradients(state, part(i), jax.random.fold_in(key, i))
+            found, grads, model_state = gradients(
+                state, part(i), jax.random.fold_in(key, i)
+            )
             state = state._replace(model_state=model_state)
-            total = one if total is None else jax.tree.map(jnp.add, total, one)
+            one = found, optax.tree.scale(found.weight, grads)
+            total = one if total is None else optax.tree.add(total, one)
         assert total is not None
-        return *total, state.model_state
+        found, grads = total
+        grads = jax.tree.map(lambda grad: mean(grad, found.weight), grads)
+        return found, grads, state.model_state
 
     return accumulated
 

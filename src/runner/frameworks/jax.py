@@ -6,7 +6,7 @@ import optax
 from runner.core.optimizers import Optimizer, extra_arguments
 from runner.core.pipeline import Pipeline, TrainState
 from runner.models.model import Model
-from runner.tasks.task import Task, sums
+from runner.tasks.task import Task, mean, sums
 
 
 def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
@@ -25,7 +25,7 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
                 params, state.model_state, task.inputs(batch), key, train=True
             )
             found = sums(task, outputs, batch)
-            return found.loss, (found, model_state)
+            return mean(found.loss, found.weight), (found, model_state)
 
         grads, (found, model_state) = jax.grad(loss_fn, has_aux=True)(state.params)
         return found, grads, model_state

@@ -8,7 +8,7 @@ from flax.training import train_state
 from runner.core.optimizers import Optimizer, extra_arguments
 from runner.core.pipeline import Pipeline, TrainState
 from runner.models.model import Model
-from runner.tasks.task import Task, sums
+from runner.tasks.task import Task, mean, sums
 
 
 class LinenState(train_state.TrainState):
@@ -56,7 +56,7 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> P
                 rngs={"dropout": key},
             )
             found = sums(task, outputs, batch)
-            return found.loss, (found, mutated)
+            return mean(found.loss, found.weight), (found, mutated)
 
         grads, (found, mutated) = jax.grad(loss_fn, has_aux=True)(state.params)
         canonical = model.init and state.model_state

@@ -8,7 +8,7 @@ from flax import nnx
 from runner.core.optimizers import Optimizer, extra_arguments
 from runner.core.pipeline import Pipeline, TrainState
 from runner.models.model import Model
-from runner.tasks.task import Task, sums
+from runner.tasks.task import Task, mean, sums
 
 # Everything a forward pass may change, except random number streams: those restart
 # from each step's key.
@@ -60,7 +60,7 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
 
         def loss_fn(made):
             found = sums(task, made(task.inputs(batch)), batch)
-            return found.loss, found
+            return mean(found.loss, found.weight), found
 
         grads, found = nnx.grad(loss_fn, has_aux=True)(made)
         return found, _dicts(nnx.as_pure(grads)), _values(made)[1]
