@@ -87,11 +87,11 @@ def test_a_metric_of_several_parts_and_one_without_a_direction(losses):
     assert {f"validation/each/{i}" for i in range(11)} <= set(row)
 
 
-def test_packed_killed_resumed_and_replayed(tmp_path, folders):
+def test_packed_replayed_and_loaded(tmp_path, folders):
     """The commands, from the folder in which `my_lab` is."""
     common = [
         "--config-dir", "my_lab/conf", *TEXT, *LENGTH[:2], "wandb=disabled",
-        "checkpoint.every_steps=10", f"compilation_cache={folders['xla']}",
+        f"compilation_cache={folders['xla']}",
     ]  # fmt: skip
 
     def run(module, *arguments, expected=0):

@@ -56,7 +56,7 @@ def target(cfg: DictConfig, group: str) -> functools.partial:
         if isinstance(cause, ConfigError) or cause is None:
             raise cause or error from None
         if isinstance(cause, ValueError | TypeError) and all(
-            _is_known(name) for name in _names(node)
+            _is_known(name) for name in target_names(node)
         ):
             raise ConfigError(f"{group}: {cause}") from cause
         raise cause from None
@@ -130,15 +130,16 @@ def _is_known(name: str) -> bool:
     return name.split(".")[0] in ("optax", "runner")
 
 
-def _names(node: Any) -> Iterator[str]:
+def target_names(node: Any) -> Iterator[str]:
+    """Each `_target_` in a plain configuration or a part of it."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield node["_target_"]
         for value in node.values():
-            yield from _names(value)
+            yield from target_names(value)
     elif isinstance(node, list):
         for value in node:
-            yield from _names(value)
+            yield from target_names(value)
 
 
 def _nearest(name: str) -> str:

@@ -1,14 +1,16 @@
 """A run folder as a value: what it recorded, its parameters and its predictions."""
 
 import functools
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from runner.config.conf import conf_dir
+from runner.config.instantiate import target_names
 from runner.core.pipeline import TrainState
 from runner.core.program import carry_shapes
 from runner.core.run import Run
@@ -99,8 +101,6 @@ def load_run(folder: str | Path, *, trust: bool = False) -> SavedRun:
     Raises:
       ConfigError: it isn't the folder of a run.
     """
-    import json
-
     path = Path(folder)
     recorded = read(path)
     try:
@@ -113,20 +113,9 @@ def load_run(folder: str | Path, *, trust: bool = False) -> SavedRun:
 def _check_targets(recorded: Recorded) -> None:
     text = "\n".join(path.read_text() for path in conf_dir().rglob("*.yaml"))
     known = set(re.findall(r"_target_: *([\w.]+)", text))
-    unknown = sorted(set(_targets(recorded.config)) - known)
+    unknown = sorted(set(target_names(recorded.config)) - known)
     if unknown:
         raise ConfigError(
             f"{recorded.source} names functions that conf/ doesn't: "
             f"{', '.join(unknown)}. load_run(..., trust=True) imports them"
         )
-
-
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if isinstance(node.get("_target_"), str):
-            yield node["_target_"]
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
