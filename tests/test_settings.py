@@ -60,25 +60,26 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
         (
             may_change_on_resume,
             "train.epochs train.steps train.log_every_steps train.profile mesh.* "
-            "checkpoint.* wandb.* cluster.* distributed.* objective verify print "
+            "checkpoint.* !checkpoint.best wandb.* cluster.* distributed.* objective "
+            "verify print "
             "compilation_cache data.data_dir data.manual_dir data.download",
         ),
         (
             lambda key: not identifies_job(key),
-            "train.log_every_steps train.profile checkpoint.* wandb.* cluster.* "
-            "distributed.* objective verify print compilation_cache data.data_dir "
+            "train.log_every_steps train.profile checkpoint.* !checkpoint.best "
+            "wandb.* cluster.* distributed.* objective verify print compilation_cache data.data_dir "
             "data.manual_dir data.download",
         ),
         (
             makes_no_difference,
-            "train.log_every_steps train.profile checkpoint.* wandb.* cluster.* "
-            "distributed.* objective verify print compilation_cache data.data_dir "
+            "train.log_every_steps train.profile checkpoint.* !checkpoint.best "
+            "wandb.* cluster.* distributed.* objective verify print compilation_cache data.data_dir "
             "data.manual_dir data.download",
         ),
         (
             only_numbers,
             "seed seeds.* train.steps_per_epoch train.on_nan train.clip_global_norm "
-            "train.ema_decay train.limit_batches",
+            "train.ema_decay train.limit_batches checkpoint.best",
         ),
     ],
     ids=["program", "resume", "job", "compare", "numbers"],
@@ -87,6 +88,7 @@ def test_what_follows(follows, expected):
     sections = [name[:-2] for name in expected.split() if name.endswith(".*")]
     names = {name for name in expected.split() if not name.endswith(".*")}
     names |= {key for key in LEAVES if key.split(".")[0] in sections}
+    names = {key for key in names if key[0] != "!" and f"!{key}" not in names}
     assert {key for key in LEAVES if follows(key)} == names
 
 

@@ -160,7 +160,7 @@ class CheckpointSettings:
         RECORD, lambda x: x > 0, "greater than 0, or null"
     )
     keep: int = setting(RECORD, *_at_least(1))
-    best: bool = setting(RECORD)
+    best: bool = setting(NUMBERS)  # test/* are those of the best state
     last: bool = setting(RECORD)
     resume: str = setting(RECORD)
 

@@ -45,4 +45,4 @@ def test_it_is_neither_replayed_nor_resumed(tmp_path, capsys, composed):
     cfg = composed("train.epochs=1")
     cfg.checkpoint.resume = "auto"
     with pytest.raises(ConfigError, match=r"format 1, .* can't be resumed"):
-        resume(cfg, build_job(cfg).run, folder, {})
+        resume(cfg, build_job(cfg).run, folder, {}, False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.resuming import record, rows_of
+from helpers.resuming import arrays_of, record, rows_of
 
 # The second diverges at its second step, before anything is saved.
 SWEEP = (
@@ -40,6 +40,23 @@ def finished(process: subprocess.Popen) -> str:
     return told
 
 
+def how(strategy: str) -> tuple[str, ...]:
+    kept = ("checkpoint.best=true", "checkpoint.last=true")
+    return f"hydra.launcher.strategy={strategy}", *(kept if strategy == "vmap" else ())
+
+
+def kept(folder: Path) -> dict[str, dict]:
+    """The best and the last state of each finished member, and its test numbers."""
+    found = {}
+    for path in folder.glob("*/summary.json"):
+        summary = record(path.parent, "summary")
+        if summary["status"] == "finished":
+            best = summary["best"]["validation/loss"]["step"]
+            states = {step: arrays_of(path.parent, step) for step in (best, 2000)}
+            found[path.parent.name] = states | {"test": summary["final"]["test/loss"]}
+    return found
+
+
 def rows(folder: Path) -> dict[str, list[dict]]:
     return {
         path.parent.name: rows_of(path.parent) for path in folder.glob("*/m*.jsonl")
@@ -48,14 +65,14 @@ def rows(folder: Path) -> dict[str, list[dict]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The rows of each job of a sweep that nobody kills, by strategy."""
-    known: dict[str, dict] = {}
+    """The folder of a sweep that nobody kills, by strategy."""
+    known: dict[str, Path] = {}
 
     def undisturbed(strategy):
         if strategy not in known:
             folder = tmp_path_factory.mktemp(strategy)
-            finished(start(folder, f"hydra.launcher.strategy={strategy}"))
-            known[strategy] = rows(folder)
+            finished(start(folder, *how(strategy)))
+            known[strategy] = folder
         return known[strategy]
 
     return undisturbed
@@ -66,10 +83,10 @@ def undisturbed(tmp_path_factory):
     [("vmap", signal.SIGKILL), ("vmap", signal.SIGTERM), ("loop", signal.SIGKILL)],
 )
 def test_killed_in_the_middle(undisturbed, tmp_path, strategy, number):
-    wanted = undisturbed(strategy)
+    wanted = rows(undisturbed(strategy))
     assert [len(rows) for rows in wanted.values()].count(2000) == 2
-    how = (f"hydra.launcher.strategy={strategy}", "checkpoint.every_steps=100")
-    process = start(tmp_path, *how)
+    asked = (*how(strategy), "checkpoint.every_steps=100")
+    process = start(tmp_path, *asked)
     place = "checkpoints/*" if strategy == "vmap" else "*/checkpoints"
     while process.poll() is None and not list(tmp_path.glob(f"{place}/*00/record")):
         time.sleep(0.002)
@@ -77,7 +94,7 @@ def test_killed_in_the_middle(undisturbed, tmp_path, strategy, number):
     _, told = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 75), told
     ended = {p: p.read_bytes() for p in tmp_path.glob("*1e*/metrics.jsonl")}
-    finished(start(tmp_path, *how))
+    finished(start(tmp_path, *asked))
     assert rows(tmp_path) == wanted
     assert all(path.read_bytes() == before for path, before in ended.items())
     restarts = [
@@ -88,5 +105,6 @@ def test_killed_in_the_middle(undisturbed, tmp_path, strategy, number):
     assert steps and max(steps) >= 100 and max(steps) % 100 * (number == 9) == 0
     if strategy == "vmap":
         assert len(steps) == 2 and not (tmp_path / "checkpoints").exists()
+        assert kept(tmp_path) == kept(undisturbed(strategy))
     states = json.loads((tmp_path / "sweep.json").read_text())["jobs"].values()
     assert sorted(job["state"] for job in states) == ["done", "done", "failed"]

@@ -12,10 +12,12 @@ class Snapshot(NamedTuple):
     Attributes:
       carry: parameters, model state, optimizer state and the parameters' average.
       eval_loss: that of an evaluation that the next step has yet to use, else inf.
+      best: of a population that keeps the best state of each member, those; else None.
     """
 
     carry: Any
     eval_loss: Any
+    best: "Snapshot | None" = None
 
 
 def copied(snapshot: Snapshot) -> Snapshot:

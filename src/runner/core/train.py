@@ -260,7 +260,7 @@ def _calls(
     no_eval_loss: Any = np.full(lead, np.inf, np.float32)
     step, eval_loss = 0, no_eval_loss
     if start:
-        step, (carry, eval_loss) = start.step, start.snapshot
+        step, (carry, eval_loss, _) = start.step, start.snapshot
     else:
         rates, numbers = run.learning_rates[..., 0], run.values.hyperparameters
         carry = program.init(run.init_key, rates, numbers)

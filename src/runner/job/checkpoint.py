@@ -56,12 +56,12 @@ class Checkpoints:
         self.folder = folder
         self.settings = settings
         self._objective = objective
-        self._describe = describe
+        self.describe = describe
         self._manager: Any = None
         self._handed = True  # no save is due between `wants` and `save`
         self._has_saved = start is not None
         self._last = 0.0
-        self._best_step: int | None = None
+        self._best_step = self._best(start.record) if start else None
 
     def __enter__(self) -> Self:
         self._last = time.monotonic()
@@ -135,15 +135,26 @@ class Checkpoints:
         Raises:
           OSError, ValueError: the previous save failed, e.g. because the disk is full.
         """
-        record = self._describe(step)
+        record = self.describe(step)
         self._handed = True
-        best = record.get("best", {}).get(self._objective, {}).get("step")
-        if self.settings.best:
-            self._best_step = best
-        if wanted == "if best" and best != step:
-            return
+        if wanted == "always" or self._best(record) == step:
+            self.write(step, snapshot, record)
+
+    def _best(self, record: dict[str, Any]) -> int | None:
+        """The step of the best evaluation so far, if its state is kept."""
+        if not self.settings.best:
+            return None
+        return record.get("best", {}).get(self._objective, {}).get("step")
+
+    def write(self, step: int, snapshot: Snapshot, record: dict[str, Any]) -> None:
+        """Start saving `snapshot` with `record`, as `describe` returned it at `step`.
+
+        Raises:
+          OSError, ValueError: see `save`.
+        """
         import orbax.checkpoint as ocp
 
+        self._best_step = self._best(record)
         if self._manager is None:
             self._manager = self._open(ocp)
         arrays = ocp.args.StandardSave(_without_empty(snapshot))  # pyright: ignore
@@ -163,6 +174,11 @@ class Checkpoints:
             return None
         if self._manager is not None:
             self._manager.wait_until_finished()
+        if self._best_step not in steps(self.folder):
+            print(f"warning: the best state, of step {self._best_step}, is in the "
+                  "folder of the run that this one resumes, so the test splits are "
+                  "evaluated with the last", file=sys.stderr)  # fmt: skip
+            return None
         return newest(self.folder, self._best_step, target, program).snapshot.carry
 
     def _open(self, ocp: Any) -> Any:
@@ -227,11 +243,12 @@ def _restored(folder: Path, step: int, target: Snapshot, program: dict) -> Start
 
 def _without_empty(snapshot: Snapshot) -> dict[str, Any]:
     """`snapshot` with None for empty arrays, which Orbax doesn't save."""
-    return jax.tree.map(lambda x: None if 0 in x.shape else x, snapshot)._asdict()
+    parts = jax.tree.map(lambda x: None if 0 in x.shape else x, snapshot)._asdict()
+    return parts if snapshot.best else {k: v for k, v in parts.items() if k != "best"}
 
 
 def _with_empty(restored: dict[str, Any], target: Snapshot) -> Snapshot:
-    leaves = iter(jax.tree.leaves(restored))
+    leaves = iter(jax.tree.leaves(Snapshot(**restored)))  # a dict's keys are sorted
     shapes, structure = jax.tree.flatten(target)
     filled = [
         jnp.zeros(x.shape, x.dtype, device=x.sharding) if 0 in x.shape else next(leaves)

@@ -55,7 +55,11 @@ class _Earlier(NamedTuple):
 
 
 def resume(
-    cfg: DictConfig, run: Run, folder: Path, provenance: Mapping[str, Any]
+    cfg: DictConfig,
+    run: Run,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    in_sweep: bool,
 ) -> Resumed | None:
     """Load what `cfg.checkpoint.resume` names, with the arrays on this run's devices.
 
@@ -64,6 +68,7 @@ def resume(
       run: the run to resume.
       folder: its run folder.
       provenance: of this process.
+      in_sweep: whether it is a sweep's job, which may resume with its population.
 
     Returns:
       None if there is nothing to resume: a new run, or a folder that holds a finished
@@ -82,7 +87,10 @@ def resume(
         steps = len(run.learning_rates)
         if own.status == "finished" and steps <= own.steps:
             return None
-        if checkpoint.steps(folder / checkpoint.FOLDER):
+        # A sweep that was killed while the job's population ended: the population has
+        # the state that continues it bit for bit.
+        was_member = in_sweep and (own.provenance.get("members") or 1) > 1
+        if checkpoint.steps(folder / checkpoint.FOLDER) and not was_member:
             return _from(own, None, run, folder, provenance)
         if own.status == "finished":
             raise ConfigError(

@@ -204,7 +204,7 @@ def prepare(
             process.prepare(wandb)
         built = _built(cfg, session, begin)
         record = fingerprints_and_provenance(built, session)
-        resumed = resume(built.cfg, built.run, folder, record)
+        resumed = resume(built.cfg, built.run, folder, record, sweep is not None)
         processes.barrier("resumed")  # from here on process 0 writes there
     except Exception as error:
         if processes.is_first:

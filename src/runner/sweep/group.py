@@ -1,5 +1,6 @@
 """Jobs of one program and timetable, cut into populations."""
 
+import json
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
@@ -124,4 +125,5 @@ class PopulationQueue:
 
 def group_key(run: Run) -> Any:
     """A key that is equal in runs that can be members of one population."""
-    return run.spec.key, run.timetable
+    keeps = run.config["checkpoint"], run.config["objective"]
+    return run.spec.key, run.timetable, json.dumps(keeps)

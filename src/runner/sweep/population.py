@@ -3,8 +3,9 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,13 +14,14 @@ import jax
 from runner.core.choose import vmaps
 from runner.core.mesh import population_size
 from runner.core.program import Population, Program, step_jaxpr
-from runner.core.run import Run
-from runner.core.snapshot import Start
+from runner.core.run import Run, Wanted
+from runner.core.snapshot import Snapshot, Start
 from runner.core.train import train
 from runner.errors import ConfigError
 from runner.job.interruption import Interruption
-from runner.job.run import Prepared, host_of, program_facts, train_recorded
+from runner.job.run import host_of, program_facts, train_recorded
 from runner.job.session import Session
+from runner.sweep.kept_states import KeptStates
 from runner.sweep.member import Member
 from runner.sweep.population_checkpoints import checkpoints_of
 
@@ -64,12 +66,6 @@ class Closing:
                 folder.parent.rmdir()
 
 
-def has_own_checkpoints(prepared: Prepared) -> bool:
-    """Whether a job starts from, or is to leave, a checkpoint of its own."""
-    own = prepared.checkpoints
-    return own.start is not None or own.settings.best or own.settings.last
-
-
 def side_by_side(run: Run, strategy: str) -> bool:
     """Whether runs like `run` train under `vmap`. `auto`: where that is faster.
 
@@ -100,7 +96,8 @@ def train_alone(member: Member, session: Session, closing: Closing) -> None:
         train_recorded(member.prepared, session, member.row)
     except BaseException as raised:
         error = raised
-    _end([member], error, closing)
+    closing.submit(member.close, error)
+    _reraise(error)
 
 
 def train_together(
@@ -127,10 +124,17 @@ def train_together(
     if not active:
         return
     assert compiled.members is not None
-    saver = checkpoints_of(sweep, names, compiled.members, active, start)
+    kept = KeptStates(active, compiled.members, start)
+    saver = checkpoints_of(sweep, names, compiled.members, active, start, kept)
     # A finished member's slot is filled with another member's values.
     other = next(iter(active.values())).run
     runs = [active[i].run if i in active else other for i in range(len(names))]
+
+    def save(step: int, snapshot: Snapshot, wanted: Wanted) -> None:
+        kept.update(step, snapshot, ends=step == len(other.learning_rates))
+        if wanted == "always":
+            saver.save(step, snapshot._replace(best=kept.best), wanted)
+
     error: BaseException | None = None
     try:
         for member in active.values():
@@ -139,25 +143,40 @@ def train_together(
             host = host_of(
                 lambda index, row: active[index].row(row),
                 lambda index, *end: active[index].prepared.finish(*end),
-                lambda: None,  # jobs that keep their best state train alone
+                lambda: kept.best and kept.best.carry,
                 saver,
                 interruption,
                 session.processes,
             )
+            host = replace(host, save=save)
             for index, ended in train(compiled, runs, host, start, list(active)):
-                closing.submit(active.pop(index).close, ended)
+                _end(index, active.pop(index), ended, kept, closing)
     except BaseException as raised:
         error = raised
-    _end(active.values(), error, closing)
+    for index, member in active.items():
+        _end(index, member, error, kept, closing)
+    _reraise(error)
     closing.remove(saver.folder)
 
 
 def _end(
-    members: Iterable[Member], error: BaseException | None, closing: Closing
+    index: int,
+    member: Member,
+    error: BaseException | None,
+    kept: KeptStates,
+    closing: Closing,
 ) -> None:
-    """Close `members`, then raise Ctrl-C and the like again."""
-    for member in members:
-        closing.submit(member.close, error)
+    """Write the states of a member that ends, and close it."""
+    try:
+        if error is None or isinstance(error, Exception):  # else it is resumed
+            kept.write(index, member)
+    except (OSError, ValueError) as failed:
+        error = error or failed
+    closing.submit(member.close, error)
+
+
+def _reraise(error: BaseException | None) -> None:
+    """Raise Ctrl-C and the like again, once members are closed."""
     if error and not isinstance(error, Exception):
         raise error
 

@@ -15,6 +15,7 @@ from runner.job.checkpoint import Checkpoints
 from runner.job.identity import fingerprint
 from runner.job.resume import continued
 from runner.job.run import checkpoint_record
+from runner.sweep.kept_states import KeptStates
 from runner.sweep.member import Member
 
 
@@ -40,6 +41,7 @@ def checkpoints_of(
     size: int,
     active: Mapping[int, Member],
     start: Start | None,
+    kept: KeptStates,
 ) -> Checkpoints:
     """The checkpoints of a population, in the folder of its sweep.
 
@@ -48,6 +50,7 @@ def checkpoints_of(
       size: with the copies that fill it up.
       active: by its index, each unfinished member; read at each save.
       start: the one that the population resumes from.
+      kept: the best states of its members.
     """
     first = next(iter(active.values()))
 
@@ -56,6 +59,7 @@ def checkpoints_of(
             "members": list(names),
             "size": size,
             "going": sorted(active),
+            "best_records": None if kept.best is None else kept.records,
             "wall_seconds": first.prepared.recorder.state()["wall_seconds"],
         }
 
@@ -98,6 +102,8 @@ def _read(path: Path, begun: dict[str, Member], most_steps: int) -> Saved | None
     run = next(iter(indexed.values())).run
     population = Population(record["size"], most_steps)
     target = start_shapes(run.spec, run.values, population)
+    if record["best_records"] is not None:
+        target = target._replace(best=target)
     try:
         start = checkpoint.newest(path, None, target, run.spec.description)
     except ConfigError as error:

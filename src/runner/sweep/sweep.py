@@ -90,8 +90,7 @@ class Sweep:
         def begin(job: Job, run: "Run") -> None:
             # A guess at the group's size. An error is raised again when it is trained.
             key, count = group_key(run), alike[job.likeness]
-            own = run.config["checkpoint"]
-            if key in compiling or count == 1 or own["best"] or own["last"]:
+            if key in compiling or count == 1:
                 return
             with contextlib.suppress(RuntimeError):  # interrupted, and shut down
                 compiling[key] = compiler.submit(compile_ahead, run, count)
@@ -107,7 +106,7 @@ class Sweep:
         try:
             with population.Closing() as closing, ThreadPoolExecutor(1) as compiler:
                 for member in ahead(self._members(jobs, begin), BUILT_AHEAD):
-                    alone = population.has_own_checkpoints(member.prepared)
+                    alone = member.prepared.checkpoints.start is not None
                     if alone or not population.side_by_side(member.run, strategy):
                         population.train_alone(member, session, closing)
                         continue
