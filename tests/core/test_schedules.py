@@ -2,7 +2,9 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from helpers.training import train_run
@@ -99,7 +101,8 @@ def plateau(losses, *, window, patience, cooldown, factor, rtol, atol, min_scale
     for i, _ in enumerate(losses):
         if (i + 1) % window == 0:
             mean = np.mean(losses[i + 1 - window : i + 1])
-            improved = mean < (1 - rtol) * best - atol
+            margin = rtol * abs(best) if math.isfinite(best) else 0.0
+            improved = mean < best - margin - atol
             best = min(best, mean) if improved else best
             bad = 0 if improved else bad + 1
             if cooling > 0:
@@ -151,6 +154,28 @@ def test_plateau_watches_the_evaluation(trained):
     np.testing.assert_allclose(
         [row["train/learning_rate"] for row in rows], 0.02 * scales, rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("watch", ["train", "validation"])
+@pytest.mark.parametrize("window", [1, 3])
+def test_plateau_of_losses_below_zero(watch, window):
+    """optax's own limit, (1 - rtol) * best, is then above the best (optax #1767)."""
+    rule = dict(patience=2, cooldown=1, factor=0.5, rtol=0.1, atol=0.01, min_scale=0.0)
+    in_epochs = watch == "train" and window > 1
+    made = schedules.reduce_on_plateau(
+        optax.constant_schedule(1.0), watch=watch, steps_per_epoch=window,
+        unit="epochs" if in_epochs else "steps", eval_every_steps=1, **rule,
+    )  # fmt: skip
+    window = made.accumulation_size
+    falling = np.linspace(1, -1, 9)
+    losses = np.repeat([*falling, *[-1.05] * 6, -1.2, *[-1.3] * 5], window)
+    tx, found = made.transformation, []
+    state = tx.init(jnp.ones(()))
+    for loss in jnp.asarray(losses, jnp.float32):
+        _, state = tx.update(jnp.ones(()), state, value=loss, eval_loss=loss)
+        found.append(float(schedules.plateau_scale(state)))
+    expected = plateau(losses, window=window, **rule)
+    assert found == expected and expected[-1] < expected[9 * window - 1] == 1
 
 
 def test_plateau_patience_must_be_whole_evaluations(built):

@@ -167,7 +167,8 @@ def reduce_on_plateau(
 
     The rule is `optax.contrib.reduce_on_plateau`, whose patience counts windows of
     `accumulation_size` values: a window here is one step or one epoch of training
-    losses (their mean), or one evaluation.
+    losses (their mean), or one evaluation. A loss has improved if it is below the best
+    by more than `rtol` times the best's distance from zero, plus `atol`.
     """
     for key, value, allowed in (
         ("watch", watch, ("train", "validation")),
@@ -198,6 +199,7 @@ def reduce_on_plateau(
         accumulation_size=accumulation_size,
         min_scale=min_scale,
     )
+    rule = _by_distance(rule, rtol, atol)
     return ReduceOnPlateau(
         base,
         rule if watch == "train" else _on_new_eval_loss(rule),
@@ -234,6 +236,30 @@ def _evaluations(
             f"{eval_every_steps} steps"
         )
     return evaluations
+
+
+def _by_distance(
+    rule: optax.GradientTransformationExtraArgs, rtol: float, atol: float
+) -> optax.GradientTransformationExtraArgs:
+    """`rule`, with a limit that is below the best loss also where that is below zero.
+
+    optax's own is `(1 - rtol) * best - atol`, so there any loss improves (optax #1767).
+    """
+
+    def update(updates, state, params=None, *, value, **extra):
+        del params, extra
+        best = state.best_value
+        shift = jnp.where(best < 0, -2 * rtol * best, 0)
+        updates, new = rule.update(updates, state, value=value + shift)
+        mean = (state.count * state.avg_value + value + shift) / (state.count + 1)
+        improved = (new.count == 0) & (mean < (1 - rtol) * best - atol)
+        own = jnp.where(improved & (best < 0), mean - shift, new.best_value)
+        return updates, new._replace(best_value=own.astype(best.dtype))
+
+    return optax.GradientTransformationExtraArgs(
+        rule.init,
+        update,  # pyright: ignore[reportArgumentType]
+    )
 
 
 def _on_new_eval_loss(
