@@ -83,6 +83,12 @@ def test_every_optimizer_on_two_axes(name, composed, built):
         ),
         (("data", "fsdp"), ("optimizer=adamw", "train.ema_decay=0.9")),
         (
+            ("tensor",),
+            ("framework=jax", "optimizer=adamw", "train.ema_decay=0.9",
+             "train.gradient_accumulation=2",
+             "mesh.rules=[[dense_0/kernel,[null,model]],[dense_1/kernel,[model,null]]]"),
+        ),
+        (
             ("data_fsdp",),
             ("framework=linen", "optimizer=sam", "train.gradient_accumulation=2",
              "train.clip_global_norm=0.1", "data.mode=memory"),
