@@ -191,6 +191,7 @@ class MeshSettings:
 
     data: int = setting(PROGRAM | MACHINE)
     fsdp: int = setting(PROGRAM | MACHINE)
+    model: int = setting(PROGRAM | MACHINE)
     min_shard_elements: int = setting(PROGRAM | MACHINE, *_at_least(1))
     rules: list[Any] = setting(PROGRAM | MACHINE)
 

@@ -91,7 +91,7 @@ def pipelines() -> dict:
 @pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
 def test_they_equal_the_whole_batch(framework, devices):
     pipeline, task = pipelines()[framework]
-    mesh = device_mesh(MeshSettings(devices, 1, 1, []), 32, 1)
+    mesh = device_mesh(MeshSettings(devices, 1, 1, 1, []), 32, 1)
     values = Values(jax.random.key(0), {}, np.float32(0))
     placed = jax.device_put(batch(), mesh.batches.update(spec=mesh.batches.spec[1:]))
     found = []

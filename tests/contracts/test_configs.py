@@ -30,8 +30,9 @@ def test_every_group_is_tested():
 
 @pytest.mark.parametrize("group", ["cluster", "framework", "mesh", "model", "wandb"])
 def test_every_choice_builds(group, built):
+    needed = {"tensor": ["mesh.rules=[[kernel,[null,model]]]"]}
     for option in options(group):
-        built(f"{group}={option}", "train.epochs=1")
+        built(f"{group}={option}", "train.epochs=1", *needed.get(option, []))
 
 
 @pytest.mark.parametrize("data", options("data"))

@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from helpers.shipped import BY_KIND, SMALL
 from helpers.training import SESSION
-from runner.core.mesh import device_mesh, split
+from runner.core.mesh import device_mesh
+from runner.core.placement import largest
 from runner.core.program import start_shapes
 from runner.core.step import init as init_step
 from runner.core.step import train_step
@@ -26,7 +27,7 @@ OWN = {"galore": ["optimizer.rank=4"]}  # below that of the gradients: see its Y
 
 @given(st.lists(st.integers(0, 70), max_size=4), st.integers(1, 8), st.integers(1, 99))
 def test_the_rule(sizes, fsdp, least):
-    spec = split(tuple(sizes), fsdp, least)
+    spec = largest(tuple(sizes), fsdp, least)
     whole = spec == PartitionSpec()
     can_be = any(size % fsdp == 0 for size in sizes)
     assert whole == (fsdp == 1 or math.prod(sizes) < least or not can_be)
@@ -81,6 +82,12 @@ def test_every_optimizer_on_two_axes(name, composed, built):
             ("model=cnn", "model.channels=[8,16]", "model.hidden_size=32"),
         ),
         (("data", "fsdp"), ("optimizer=adamw", "train.ema_decay=0.9")),
+        (
+            ("tensor",),
+            ("framework=jax", "optimizer=adamw", "train.ema_decay=0.9",
+             "train.gradient_accumulation=2",
+             "mesh.rules=[[dense_0/kernel,[null,model]],[dense_1/kernel,[model,null]]]"),
+        ),
         (
             ("data_fsdp",),
             ("framework=linen", "optimizer=sam", "train.gradient_accumulation=2",
@@ -156,8 +163,11 @@ def test_rules_place_parameters_and_their_moments(built):
     [
         ("['kernal',[null,fsdp]]", "'kernal' with the axes .* fits none of"),
         ("['kernel',[fsdp]]", "fits none of the parameters"),
-        ("['kernel',[null,data]]", "null or fsdp for each"),
-        ("['kernel',fsdp]", "null or fsdp for each"),
+        ("['kernel',[null,modle]]", "null or data, fsdp, model for each"),
+        ("['kernel',[fsdp,fsdp]]", "none of them twice"),
+        ("['kernel',fsdp]", "null or data, fsdp, model for each"),
+        ("['kernel',[null,model]]", "splits nothing, since mesh.model=1"),
+        ("['output/kernel',[null,fsdp]]", r"output/kernel \[64, 10\] on .* fsdp 8"),
         ("['(',[fsdp]]", "must be a regular expression"),
     ],
 )

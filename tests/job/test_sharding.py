@@ -204,7 +204,7 @@ def test_what_is_printed(built):
     run = built("mesh=fsdp")
     print_sharding(run, SESSION.program(run.spec, run.values), stream)
     told = stream.getvalue()
-    assert "mesh: data 1 x fsdp 8, 8 x cpu" in told
+    assert "mesh: data 1 x fsdp 8 x model 1, 8 x cpu" in told
     line = next(line for line in told.splitlines() if "dense_0/kernel" in line)
     assert all(s in line for s in ("(64, 128)", "split over -,fsdp", "32,768", "4,096"))
     assert "parameters" in told and "opt state" in told and "all-gather" in told

@@ -29,12 +29,15 @@ class Pipeline(NamedTuple):
         `eval_loss` is the latest evaluation's, inf if none came since the last step.
       predict: (state, inputs) -> outputs, in evaluation mode. It gets nothing else of a
         batch.
+      partitioning: () -> {path: (shape, names)} of the parameters whose model says how
+        they are split: a name, a tuple of them or None for each dimension.
     """
 
     init: Callable[[jax.Array, Any, dict], TrainState]
     gradients: Callable[[TrainState, dict, jax.Array], tuple[Sums, Any, Any]]
     apply_gradients: Callable[..., TrainState]
     predict: Callable[[TrainState, Any], Any]
+    partitioning: Callable[[], dict[str, tuple]] = lambda: {}
 
 
 def same_dtypes(new: Any, old: Any) -> Any:

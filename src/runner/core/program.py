@@ -228,7 +228,7 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
     """
     arguments = _step_arguments(spec, values)
     carry = arguments[0]
-    spec.mesh.check_rules(carry.state.params)
+    spec.mesh.placement.check_rules(carry.state.params)
     inputs = spec.task.inputs(feed.transformed_example(spec.dataset))
     outputs = jax.eval_shape(spec.pipeline.predict, carry.state, _on_mesh(spec, inputs))
     _check_outputs(spec, outputs)

@@ -1,12 +1,18 @@
 """Flax linen: `Module.apply` and `TrainState`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen
+from flax.core import meta
+from flax.core.spmd import get_logical_axis_rules
 from flax.training import train_state
 
 from runner.core.optimizers import Optimizer, extra_arguments
 from runner.core.pipeline import Pipeline, TrainState
+from runner.core.placement import text
 from runner.models.model import Model
 from runner.tasks.task import Task, mean, sums
 
@@ -33,12 +39,16 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> P
             {"batch_stats": model_state} if model.init and model_state else model_state
         )
 
+    def boxed(key):
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+        return dict(module.init(key, task.inputs(zeros), train=False))
+
     def init(key, learning_rate, hyperparameters):
         if model.init:
             params, model_state = model.init(key)
         else:
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
-            model_state = dict(module.init(key, task.inputs(zeros), train=False))
+            # Names of axes are read once, by `partitioning`: a state is plain arrays.
+            model_state = meta.unbox(boxed(key))
             params = model_state.pop("params")
         tx = optimizer.transformation(learning_rate, hyperparameters)
         created = LinenState.create(apply_fn=module.apply, params=params, tx=tx)
@@ -81,4 +91,21 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> P
         variables = {"params": state.params, **collections(state.model_state)}
         return module.apply(variables, inputs, train=False)
 
-    return Pipeline(init, gradients, apply_gradients, predict)
+    def partitioning():
+        params = jax.eval_shape(boxed, jax.random.key(0)).get("params", {})
+        found = jax.tree.leaves_with_path(params, is_leaf=meta.is_axis_metadata)
+        return {
+            text(path): (box.value.shape, _names(box))
+            for path, box in found
+            if isinstance(box, meta.Partitioned)
+        }
+
+    return Pipeline(init, gradients, apply_gradients, predict, partitioning)
+
+
+def _names(box: meta.Partitioned) -> Any:
+    """The axes of `nn.with_partitioning`; of logical ones, by flax's rules if any."""
+    if isinstance(box, linen.LogicallyPartitioned):
+        if rules := box.rules or get_logical_axis_rules():
+            return linen.logical_to_mesh_axes(box.names, rules)
+    return box.names

@@ -4,6 +4,7 @@ import functools
 
 import jax
 from flax import nnx
+from flax.core.spmd import get_pspec
 
 from runner.core.optimizers import Optimizer, extra_arguments
 from runner.core.pipeline import Pipeline, TrainState
@@ -28,7 +29,9 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
     # those in float64, for verification, too.
     @functools.partial(jax.jit, inline=True)
     def parts(key):
-        return nnx.split(make(nnx.Rngs(key)))
+        # The names of axes are for the runner's mesh, which `sharded` knows.
+        with nnx.use_eager_sharding(False):
+            return nnx.split(make(nnx.Rngs(key)))
 
     def new(key):
         with jax.enable_x64(False):
@@ -83,7 +86,20 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
     def predict(state, inputs):
         return module(state, jax.random.key(0), train=False)(inputs)
 
-    return Pipeline(init, gradients, apply_gradients, predict)
+    def partitioning():
+        with jax.enable_x64(False):
+            _, state = jax.eval_shape(parts, jax.random.key(0))
+        found = {}
+        for path, variable in nnx.to_flat_state(nnx.filter_state(state, nnx.Param)):
+            given = variable.get_metadata()
+            if names := given.get("out_sharding"):
+                names = get_pspec(names, given.get("sharding_rules"))
+                shape = variable.get_value().shape
+                # A NamedSharding is for another mesh: only its names count here.
+                found["/".join(map(str, path))] = shape, getattr(names, "spec", names)
+        return found
+
+    return Pipeline(init, gradients, apply_gradients, predict, partitioning)
 
 
 def _values(made):

@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism around any framework's pipeline."""
+"""A state that is split over devices, around any framework's pipeline."""
 
 from typing import Any
 
@@ -9,21 +9,22 @@ from runner.core.pipeline import Pipeline, TrainState
 
 
 def sharded(pipeline: Pipeline, mesh: Mesh) -> Pipeline:
-    """`pipeline` with its state split over the axis `fsdp` of `mesh`, as in ZeRO-3.
+    """`pipeline` with its state split over the axes of `mesh`, as in ZeRO-3.
 
-    Parameters are gathered where a forward pass reads them; each device gets its part
-    of the summed gradients and updates its part of everything. Returns the pipeline
-    itself if nothing is to be split.
+    Parameters are gathered where a forward pass reads them, except from the axis
+    `model`, whose devices compute parts of a layer; each device gets its part of the
+    summed gradients and updates its part of everything. Returns the pipeline itself if
+    nothing is to be split.
 
     Source: Rajbhandari et al., https://arxiv.org/abs/1910.02054
     """
-    if mesh.fsdp == 1:
+    if not mesh.placement.splits:
         return pipeline
 
     def gathered(state: TrainState) -> TrainState:
-        read = state.params, state.model_state
-        params, model_state = jax.lax.with_sharding_constraint(read, mesh.replicated)
-        return TrainState(params, model_state, state.opt_state)
+        read = state._replace(opt_state=())
+        read = jax.lax.with_sharding_constraint(read, mesh.read(read))
+        return read._replace(opt_state=state.opt_state)
 
     def scattered(tree: Any) -> Any:
         return jax.lax.with_sharding_constraint(tree, mesh.state(tree))
@@ -32,8 +33,10 @@ def sharded(pipeline: Pipeline, mesh: Mesh) -> Pipeline:
         return scattered(pipeline.init(key, learning_rate, hyperparameters))
 
     def gradients(state, batch, key):
-        found, *rest = pipeline.gradients(gathered(state), batch, key)
-        return found, *scattered(rest)
+        found, grads, model_state = pipeline.gradients(gathered(state), batch, key)
+        # Rules go by paths, so gradients get those of parameters.
+        new = scattered(TrainState(grads, model_state, ()))
+        return found, new.params, new.model_state
 
     def apply_gradients(*arguments):
         return scattered(pipeline.apply_gradients(*arguments))

@@ -207,7 +207,8 @@ def _shared(
         )
         pipeline = precise(pipeline, cfg.precision.matmul)
         pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
-        on_mesh = sharded(pipeline, mesh)
+        placed = mesh.with_metadata(pipeline)
+        on_mesh = sharded(pipeline, placed)
         averaging = settings.ema_decay is not None
         steps = settings.steps_per_call
         spec = ProgramSpec(
@@ -220,7 +221,7 @@ def _shared(
             eval_step=jax.jit(step.eval_step(on_mesh, task, dataset.transforms)),
             task=task,
             dataset=dataset,
-            mesh=mesh,
+            mesh=placed,
             averaging=averaging,
             microbatches=microbatches,
             steps_per_call=None if isinstance(steps, str) else steps,
@@ -343,9 +344,8 @@ def _description(
             "mode": dataset.mode,
         },
         "mesh": [
-            mesh.devices,
-            mesh.fsdp,
-            *((mesh.min_shard_elements, mesh.rules) if mesh.fsdp > 1 else ()),
+            mesh.placement.axes,
+            *(mesh.placement[1:] if mesh.devices > 1 else ()),
         ],
         "device_kind": jax.devices()[0].device_kind,
         "versions": [jax.__version__],

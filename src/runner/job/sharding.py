@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TextIO
 
 import jax
 
+from runner.core.placement import unknown
 from runner.core.program import Program, start_shapes
 from runner.core.run import Run
 from runner.errors import ConfigError
@@ -100,7 +101,10 @@ def placed(run: Run) -> dict[str, list[Placed]]:
 def _placed(path: Any, array: jax.ShapeDtypeStruct) -> Placed:
     assert isinstance(array.sharding, jax.sharding.NamedSharding)
     part = array.sharding.shard_shape(array.shape)
-    axes = [str(axis) if axis else "-" for axis in array.sharding.spec]
+    axes = [
+        "x".join(axis) if isinstance(axis, tuple) else axis or "-"
+        for axis in array.sharding.spec
+    ]
     return Placed(
         jax.tree_util.keystr(path, simple=True, separator="/"),
         array.shape,
@@ -167,6 +171,11 @@ def print_sharding(run: Run, compiled: Program, stream: TextIO | None = None) ->
         title="state",
         right=slice(4, None),
     )
+    if names := unknown(run.spec.pipeline.partitioning()):
+        out.print(
+            f"the model's own partitioning also names {', '.join(names)}: no mesh has "
+            "such axes, so they split nothing"
+        )
     print_table(
         ["collective", "when", "count", "bytes", "on the wire"],
         [[kind, when, *_with_commas(*numbers)] for kind, when, *numbers in crossed],

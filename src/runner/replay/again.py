@@ -1,6 +1,7 @@
 """Train a recorded run again."""
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.fingerprints import identify
 from runner.core.mesh import devices
+from runner.core.placement import Axes
 from runner.core.run import Host, Run
 from runner.core.train import train
 from runner.errors import ConfigError
@@ -110,10 +112,10 @@ def _build(recorded: Recorded, cfg: DictConfig, session: Session) -> Built:
     count = _check_devices(recorded.provenance)
     if count is not None:
         mesh = cfg.mesh  # -1 takes all other devices, and here may be more of them
-        if mesh.fsdp == -1:
-            mesh.fsdp = count // mesh.data
-        elif mesh.data == -1:
-            mesh.data = count // mesh.fsdp
+        for axis in Axes._fields:
+            if mesh[axis] == -1:
+                others = math.prod(mesh[other] for other in Axes._fields)
+                mesh[axis] = count // -others
     # The recorded number of steps counts. If the data have another size now, the
     # digest of the data shows it, not an error about epochs.
     cfg.train.epochs = None
