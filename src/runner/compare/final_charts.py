@@ -136,7 +136,7 @@ def heat_map(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
             other=pl.Series(texts(ended[others[0]])),
         )
         .filter(pl.col("group").is_in(groups))
-        .group_by("group", "other")
+        .group_by("group", "other", maintain_order=True)
         .agg(mean=final.mean(), low=final.min(), high=final.max(), runs=pl.len())
     )
     order = [o for o in distinct(ended[others[0]]) if o in table["other"]]

@@ -152,9 +152,10 @@ def _with_repeats(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(one.cast(pl.Int64).alias("seed"))
 
 
-def natural(text: str) -> list[Any]:
-    """A key that sorts job 10 after job 9."""
-    return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)]
+def natural(text: str) -> tuple[list[Any], str]:
+    """A key that sorts job 10 after job 9, and 0.01, of equal numbers, before 0.1."""
+    parts = re.split(r"(\d+)", text)
+    return [int(part) if part.isdecimal() else part for part in parts], text
 
 
 def _row(record: Record) -> dict[str, Any]:
