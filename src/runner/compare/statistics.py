@@ -71,6 +71,15 @@ class Comparison(NamedTuple):
     verdict: str
     more_seeds: int | None
 
+    @property
+    def needed(self) -> str:
+        """`more_seeds` as text, such as "about 17"; empty without a number."""
+        if self.more_seeds is None:
+            return ""
+        return (
+            "more than 1000" if self.more_seeds > 1000 else f"about {self.more_seeds}"
+        )
+
 
 def groups(used: pl.DataFrame, higher_is_better: bool) -> tuple[Group, ...]:
     """A group for each value of the factor, the best mean first.

@@ -1,5 +1,6 @@
 """What the terminal shows of an analysis."""
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,6 +10,8 @@ from runner.compare.analysis import Analysis
 from runner.compare.headline import headline
 from runner.compare.statistics import Comparison
 from runner.record.console import print_table
+
+_Table = tuple[str, list[str], list[list[str]]]  # title, header, rows
 
 _MOST_ROWS = 40  # the rest is in the page
 
@@ -29,17 +32,12 @@ def show(analysis: Analysis, console: Console) -> None:
     for warning in analysis.warnings:
         _line(console, "warning", warning, "yellow")
     for title, header, rows in (
-        (f"{analysis.metric} by {analysis.by}", *_groups(analysis)),
-        ("paired differences", *_comparisons(analysis.comparisons)),
-        ("the same in each cell", *_comparisons(analysis.cells)),
-        ("tuning", *_sensitivity(analysis)),
-        (
-            f"time to {analysis.metric} {analysis.target:g}"
-            if analysis.target is not None
-            else "",
-            *_targets(analysis),
-        ),
-        ("what explains the variance", *_attribution(analysis)),
+        _groups(analysis),
+        _comparisons("paired differences", analysis.comparisons),
+        _comparisons("the same in each cell", analysis.cells),
+        _sensitivity(analysis),
+        _targets(analysis),
+        _attribution(analysis),
     ):
         print_table(header, rows, console, title=title, most=_MOST_ROWS)
     _line(console, "", METHOD, "dim")
@@ -71,93 +69,87 @@ def _control(analysis: Analysis, console: Console) -> None:
             _line(console, label, "; ".join(keys), "dim")
 
 
-def _groups(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+def _groups(analysis: Analysis) -> _Table:
+    header = [analysis.by, "best setting", "runs", "seeds", "mean", "interval"]
     rows = [
         [
             group.name,
             group.setting or "differs by cell" * bool(analysis.tuning.keys),
-            f"{group.runs}" + (f" ({group.diverged} diverged)" * (group.diverged > 0)),
+            f"{group.runs}" + f" ({group.diverged} diverged)" * (group.diverged > 0),
             str(len(group.values)),
             f"{group.mean:.4g}",
             _brackets(group.low, group.high),
         ]
         for group in analysis.groups
     ]
-    return [analysis.by, "best setting", "runs", "seeds", "mean", "interval"], rows
+    return f"{analysis.metric} by {analysis.by}", header, rows
 
 
-def _brackets(low: float, high: float) -> str:
-    return f"[{low:.4g}, {high:.4g}]" if low == low else "-"
-
-
-def _comparisons(found: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
+def _comparisons(title: str, found: Sequence[Comparison]) -> _Table:
+    header = ["pair", "difference", "interval", "seeds", "first better", "p", "verdict"]
     rows = [
         [
-            *([c.cell] if c.cell else []),
             f"{c.a} - {c.b}",
-            f"{c.difference:.4g}" if c.differences else "-",
+            _number(c.difference),
             _brackets(c.low, c.high),
             str(len(c.differences)),
-            f"{c.improvement:.0%}" if c.differences else "-",
-            f"{c.p_value:.2g}" if c.p_value == c.p_value else "-",
-            c.verdict + _needed(c.more_seeds),
+            _number(c.improvement, ".0%"),
+            _number(c.p_value, ".2g"),
+            c.verdict + (f" (needs {c.needed} more seeds)" if c.needed else ""),
         ]
         for c in found
     ]
-    cell = ["cell"] if found and found[0].cell else []
-    header = ["pair", "difference", "interval", "seeds", "first better", "p", "verdict"]
-    return [*cell, *header], rows
+    if found and found[0].cell:
+        header = ["cell", *header]
+        rows = [[c.cell, *row] for c, row in zip(found, rows, strict=True)]
+    return title, header, rows
 
 
-def _needed(more: int | None) -> str:
-    if more is None:
-        return ""
-    return f" (needs {'more than 1000' if more > 1000 else f'about {more}'} more seeds)"
-
-
-def _sensitivity(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+def _sensitivity(analysis: Analysis) -> _Table:
     header = [analysis.by, "cell", "setting", "runs", "diverged", "mean", "lowest"]
-    if not analysis.tuning.keys:
-        return header, []
     rows = [
         [
-            row["group"],
-            row["cell"],
-            row["setting"],
-            str(row["runs"]),
-            str(row["diverged"]),
-            *(
-                "-" if row[k] is None else f"{row[k]:.4g}"
-                for k in ("mean", "low", "high")
-            ),
+            *(str(row[k]) for k in ("group", "cell", "setting", "runs", "diverged")),
+            *(_number(row[k]) for k in ("mean", "low", "high")),
             "chosen" if row["chosen"] else "",
         ]
         for row in analysis.tuning.sensitivity.iter_rows(named=True)
     ]
-    return [*header, "highest", ""], rows
+    rows = rows if analysis.tuning.keys else []
+    return "tuning", [*header, "highest", ""], rows
 
 
-def _targets(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+def _targets(analysis: Analysis) -> _Table:
+    header = [analysis.by, "reached by", "median steps", "median seconds"]
     rows = [
         [
             target.group,
             f"{target.reached} of {target.runs}",
             "never" if target.steps is None else f"{target.steps:g}",
-            "-" if target.seconds is None else f"{target.seconds:.3g}",
+            _number(target.seconds, ".3g"),
         ]
         for target in analysis.targets
     ]
-    return [analysis.by, "reached by", "median steps", "median seconds"], rows
+    return f"time to {analysis.metric} {analysis.target or 0:g}", header, rows
 
 
-def _attribution(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+def _attribution(analysis: Analysis) -> _Table:
+    header = ["factor", "share", "largest difference, all else equal", ""]
     rows = [
         [
             part.factor,
             "not balanced" if part.share is None else f"{part.share:.2%}",
-            "-" if part.relative != part.relative else f"{part.largest_difference:.3g}",
+            _number(part.largest_difference, ".3g"),
             "agree within 1e-4" if part.agrees else "",
         ]
         for part in analysis.attribution
     ]
-    return ["factor", "share", "largest difference, all else equal", ""], rows
+    return "what explains the variance", header, rows
+
+
+def _number(value: float | None, digits: str = ".4g") -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:{digits}}"
+
+
+def _brackets(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"[{low:.4g}, {high:.4g}]"
