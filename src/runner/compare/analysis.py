@@ -9,7 +9,6 @@ from runner.compare.attribution import Attribution, attribute
 from runner.compare.columns import (
     cell_keys,
     default_by,
-    few,
     is_result,
     texts,
     tuned_keys,
@@ -19,7 +18,7 @@ from runner.compare.controlled import Control, control
 from runner.compare.load import CHOICES, SEEDS, Runs
 from runner.compare.statistics import Comparison, Group, compare, groups
 from runner.compare.tuning import Target, Tuning, reach, tune
-from runner.errors import ConfigError, did_you_mean
+from runner.errors import ConfigError, did_you_mean, few
 from runner.record.directions import FIRST_EDITION, better
 
 

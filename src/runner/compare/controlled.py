@@ -19,7 +19,6 @@ from runner.compare.columns import (
     copies,
     determined,
     distinct,
-    few,
     ignored,
     is_fact,
     own_keys,
@@ -27,6 +26,7 @@ from runner.compare.columns import (
     varying,
 )
 from runner.compare.load import CHOICES, natural
+from runner.errors import few
 
 _FACTS = {
     PROBE: "optimizer probe",
