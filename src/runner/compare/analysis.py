@@ -120,9 +120,8 @@ def _ranked(
     chosen = tuning.sensitivity.filter("chosen").select("group", "cell", "setting")
     used = rows.join(chosen, on=["group", "cell", "setting"], maintain_order="left")
     ranked = groups(used, higher_is_better)
-    order = {group.name: place for place, group in enumerate(ranked)}
-    place = pl.col("group").replace_strict(order, return_dtype=pl.Int64)
-    return used.sort(place, maintain_order=True), ranked
+    best_first = pl.Enum([group.name for group in ranked])
+    return used.sort(pl.col("group").cast(best_first), maintain_order=True), ranked
 
 
 def is_higher_better(table: pl.DataFrame, metric: str) -> bool:

@@ -65,10 +65,9 @@ def sensitivity(shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
     shown = shown.few_cells()
     table = analysis.tuning.sensitivity
     numbers = [k for k in analysis.tuning.keys if table[k].dtype.is_numeric()]
-    numbers = [k for k in numbers if table[k].n_unique() > 1]
-    if not numbers:
+    key = next((k for k in numbers if table[k].n_unique() > 1), None)
+    if key is None:
         return None
-    key = numbers[0]
     cell = pl.col("cell") if len(shown.cells) > 1 else pl.lit("").alias("cell")
     table = (
         table.filter(pl.col("group").is_in(shown.groups), pl.col("mean").is_finite())
