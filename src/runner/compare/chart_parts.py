@@ -91,14 +91,9 @@ def csv(table: pl.DataFrame) -> alt.Data:
     )
 
 
-def tooltips(
-    titles: Mapping[str, str], kind: str = "Q", **options: Any
-) -> list[alt.Tooltip]:
+def tooltips(titles: Mapping[str, str], kind: str = "Q") -> list[alt.Tooltip]:
     """One for each field, {field: title}; numbers unless `kind` is "N", for names."""
-    return [
-        alt.Tooltip(f"{field}:{kind}", title=title, **options)
-        for field, title in titles.items()
-    ]
+    return [alt.Tooltip(f"{name}:{kind}", title=titles[name]) for name in titles]
 
 
 class Switch(NamedTuple):

@@ -37,8 +37,8 @@ def profile(shown: chart_parts.Shown, higher_is_better: bool) -> alt.LayerChart 
         base,
         chart_parts.nearest("group", "ratio"),
         {"group": shown.by},
-        *chart_parts.tooltips({"ratio": "within a factor of"}),
-        *chart_parts.tooltips({"share": "share of problems"}, format=".1%"),
+        alt.Tooltip("ratio:Q", title="within a factor of"),
+        alt.Tooltip("share:Q", title="share of problems", format=".1%"),
     )
     return chart_parts.figure([lines, dots], [])
 

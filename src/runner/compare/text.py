@@ -11,7 +11,7 @@ from runner.compare.headline import headline
 from runner.compare.statistics import Comparison
 from runner.record.console import print_table
 
-_Table = tuple[str, list[str], list[list[str]]]  # title, header, rows
+_Columns = list[tuple[str, list[str]]]  # each with its header
 
 _MOST_ROWS = 40  # the rest is in the page
 
@@ -31,14 +31,16 @@ def show(analysis: Analysis, console: Console) -> None:
     _control(analysis, console)
     for warning in analysis.warnings:
         _line(console, "warning", warning, "yellow")
-    for title, header, rows in (
-        _groups(analysis),
-        _comparisons("paired differences", analysis.comparisons),
-        _comparisons("the same in each cell", analysis.cells),
-        _sensitivity(analysis),
-        _targets(analysis),
-        _attribution(analysis),
+    for title, columns in (
+        (f"{analysis.metric} by {analysis.by}", _groups(analysis)),
+        ("paired differences", _comparisons(analysis.comparisons)),
+        ("the same in each cell", _comparisons(analysis.cells)),
+        ("tuning", _sensitivity(analysis)),
+        (f"time to {analysis.metric} {analysis.target or 0:g}", _targets(analysis)),
+        ("what explains the variance", _attribution(analysis)),
     ):
+        header, values = zip(*columns, strict=True)
+        rows = [*zip(*values, strict=True)]
         print_table(header, rows, console, title=title, most=_MOST_ROWS)
     _line(console, "", METHOD, "dim")
 
@@ -69,86 +71,74 @@ def _control(analysis: Analysis, console: Console) -> None:
             _line(console, label, "; ".join(keys), "dim")
 
 
-def _groups(analysis: Analysis) -> _Table:
-    header = [analysis.by, "best setting", "runs", "seeds", "mean", "interval"]
-    rows = [
-        [
-            group.name,
-            group.setting or "differs by cell" * bool(analysis.tuning.keys),
-            f"{group.runs}" + f" ({group.diverged} diverged)" * (group.diverged > 0),
-            str(len(group.values)),
-            f"{group.mean:.4g}",
-            _brackets(group.low, group.high),
-        ]
-        for group in analysis.groups
+def _groups(analysis: Analysis) -> _Columns:
+    groups = analysis.groups
+    differs = "differs by cell" if analysis.tuning.keys else ""
+    diverged = [f" ({g.diverged} diverged)" if g.diverged else "" for g in groups]
+    return [
+        (analysis.by, [g.name for g in groups]),
+        ("best setting", [g.setting or differs for g in groups]),
+        ("runs", [f"{g.runs}{d}" for g, d in zip(groups, diverged, strict=True)]),
+        ("seeds", [str(len(g.values)) for g in groups]),
+        ("mean", [f"{g.mean:.4g}" for g in groups]),
+        ("interval", [_brackets(g.low, g.high) for g in groups]),
     ]
-    return f"{analysis.metric} by {analysis.by}", header, rows
 
 
-def _comparisons(title: str, found: Sequence[Comparison]) -> _Table:
-    header = ["pair", "difference", "interval", "seeds", "first better", "p", "verdict"]
-    rows = [
-        [
-            f"{c.a} - {c.b}",
-            _number(c.difference),
-            _brackets(c.low, c.high),
-            str(len(c.differences)),
-            _number(c.improvement, ".0%"),
-            _number(c.p_value, ".2g"),
-            c.verdict + (f" (needs {c.needed} more seeds)" if c.needed else ""),
-        ]
-        for c in found
+def _comparisons(found: Sequence[Comparison]) -> _Columns:
+    needed = [f" (needs {c.needed} more seeds)" if c.needed else "" for c in found]
+    columns = [
+        ("cell", [c.cell for c in found]),
+        ("pair", [f"{c.a} - {c.b}" for c in found]),
+        ("difference", [_number(c.difference) for c in found]),
+        ("interval", [_brackets(c.low, c.high) for c in found]),
+        ("seeds", [str(len(c.differences)) for c in found]),
+        ("first better", [_number(c.improvement, ".0%") for c in found]),
+        ("p", [_number(c.p_value, ".2g") for c in found]),
+        ("verdict", [c.verdict + n for c, n in zip(found, needed, strict=True)]),
     ]
-    if found and found[0].cell:
-        header = ["cell", *header]
-        rows = [[c.cell, *row] for c, row in zip(found, rows, strict=True)]
-    return title, header, rows
+    return columns if any(c.cell for c in found) else columns[1:]
 
 
-def _sensitivity(analysis: Analysis) -> _Table:
-    header = [analysis.by, "cell", "setting", "runs", "diverged", "mean", "lowest"]
-    rows = [
-        [
-            *(str(row[k]) for k in ("group", "cell", "setting", "runs", "diverged")),
-            *(_number(row[k]) for k in ("mean", "low", "high")),
-            "chosen" if row["chosen"] else "",
-        ]
-        for row in analysis.tuning.sensitivity.iter_rows(named=True)
+def _sensitivity(analysis: Analysis) -> _Columns:
+    tuning = analysis.tuning
+    tried = [*tuning.sensitivity.iter_rows(named=True)] if tuning.keys else []
+    return [
+        (analysis.by, [t["group"] for t in tried]),
+        ("cell", [t["cell"] for t in tried]),
+        ("setting", [t["setting"] for t in tried]),
+        ("runs", [str(t["runs"]) for t in tried]),
+        ("diverged", [str(t["diverged"]) for t in tried]),
+        ("mean", [_number(t["mean"]) for t in tried]),
+        ("lowest", [_number(t["low"]) for t in tried]),
+        ("highest", [_number(t["high"]) for t in tried]),
+        ("", ["chosen" if t["chosen"] else "" for t in tried]),
     ]
-    rows = rows if analysis.tuning.keys else []
-    return "tuning", [*header, "highest", ""], rows
 
 
-def _targets(analysis: Analysis) -> _Table:
-    header = [analysis.by, "reached by", "median steps", "median seconds"]
-    rows = [
-        [
-            target.group,
-            f"{target.reached} of {target.runs}",
-            "never" if target.steps is None else f"{target.steps:g}",
-            _number(target.seconds, ".3g"),
-        ]
-        for target in analysis.targets
+def _targets(analysis: Analysis) -> _Columns:
+    targets = analysis.targets
+    return [
+        (analysis.by, [t.group for t in targets]),
+        ("reached by", [f"{t.reached} of {t.runs}" for t in targets]),
+        ("median steps", [_number(t.steps, "g", "never") for t in targets]),
+        ("median seconds", [_number(t.seconds, ".3g") for t in targets]),
     ]
-    return f"time to {analysis.metric} {analysis.target or 0:g}", header, rows
 
 
-def _attribution(analysis: Analysis) -> _Table:
-    header = ["factor", "share", "largest difference, all else equal", ""]
-    rows = [
-        [
-            part.factor,
-            "not balanced" if part.share is None else f"{part.share:.2%}",
-            _number(part.largest_difference, ".3g"),
-            "agree within 1e-4" if part.agrees else "",
-        ]
-        for part in analysis.attribution
+def _attribution(analysis: Analysis) -> _Columns:
+    parts = analysis.attribution
+    largest = "largest difference, all else equal"
+    return [
+        ("factor", [p.factor for p in parts]),
+        ("share", [_number(p.share, ".2%", "not balanced") for p in parts]),
+        (largest, [_number(p.largest_difference, ".3g") for p in parts]),
+        ("", ["agree within 1e-4" if p.agrees else "" for p in parts]),
     ]
-    return "what explains the variance", header, rows
 
 
-def _number(value: float | None, digits: str = ".4g") -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:{digits}}"
+def _number(value: float | None, digits: str = ".4g", none: str = "-") -> str:
+    return none if value is None or math.isnan(value) else f"{value:{digits}}"
 
 
 def _brackets(low: float, high: float) -> str:
