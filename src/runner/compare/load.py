@@ -202,15 +202,9 @@ def _number(value: Any) -> float | None:
 _FIRST = ("run", "folder", "status", "error", "seed", *CHOICES)
 _LAST = ("provenance", "final", "best", "best_step", "wall_seconds", "compile_seconds")
 _TYPES = {
-    "folder": pl.String,
-    "status": pl.String,
-    "error": pl.String,
-    "seed": pl.Int64,
-    "best_step": pl.Int64,
-    "wall_seconds": pl.Float64,
-    "compile_seconds": pl.Float64,
-    "final": pl.Float64,
-    "best": pl.Float64,
+    **dict.fromkeys(("folder", "status", "error"), pl.String),
+    **dict.fromkeys(("seed", "best_step"), pl.Int64),
+    **dict.fromkeys(("wall_seconds", "compile_seconds", "final", "best"), pl.Float64),
 }
 _COMMON_TYPES = {
     frozenset({bool}): pl.Boolean,
