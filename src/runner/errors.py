@@ -58,6 +58,13 @@ def no_such_key(section: str, name: object, names: Iterable[str]) -> str:
     return f"{where} has no key {str(name)!r}; it has {', '.join(names)}."
 
 
+def few(names: Iterable[str], most: int = 8) -> str:
+    """The first `most` of `names`, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The nearest of `names` as a sentence with a leading space, or nothing."""
     by_lower = {n.lower(): n for n in names}

@@ -9,7 +9,6 @@ from runner.compare.attribution import Attribution, attribute
 from runner.compare.columns import (
     cell_keys,
     default_by,
-    few,
     is_result,
     texts,
     tuned_keys,
@@ -19,7 +18,7 @@ from runner.compare.controlled import Control, control
 from runner.compare.load import CHOICES, SEEDS, Runs
 from runner.compare.statistics import Comparison, Group, compare, groups
 from runner.compare.tuning import Target, Tuning, reach, tune
-from runner.errors import ConfigError, did_you_mean
+from runner.errors import ConfigError, did_you_mean, few
 from runner.record.directions import FIRST_EDITION, better
 
 
@@ -121,9 +120,8 @@ def _ranked(
     chosen = tuning.sensitivity.filter("chosen").select("group", "cell", "setting")
     used = rows.join(chosen, on=["group", "cell", "setting"], maintain_order="left")
     ranked = groups(used, higher_is_better)
-    order = {group.name: place for place, group in enumerate(ranked)}
-    place = pl.col("group").replace_strict(order, return_dtype=pl.Int64)
-    return used.sort(place, maintain_order=True), ranked
+    best_first = pl.Enum([group.name for group in ranked])
+    return used.sort(pl.col("group").cast(best_first), maintain_order=True), ranked
 
 
 def is_higher_better(table: pl.DataFrame, metric: str) -> bool:

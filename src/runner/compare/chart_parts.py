@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import altair as alt
+import numpy as np
 import polars as pl
 
 from runner.compare.analysis import Analysis
@@ -90,14 +91,9 @@ def csv(table: pl.DataFrame) -> alt.Data:
     )
 
 
-def tooltips(
-    titles: Mapping[str, str], kind: str = "Q", **options: Any
-) -> list[alt.Tooltip]:
+def tooltips(titles: Mapping[str, str], kind: str = "Q") -> list[alt.Tooltip]:
     """One for each field, {field: title}; numbers unless `kind` is "N", for names."""
-    return [
-        alt.Tooltip(f"{field}:{kind}", title=title, **options)
-        for field, title in titles.items()
-    ]
+    return [alt.Tooltip(f"{name}:{kind}", title=titles[name]) for name in titles]
 
 
 class Switch(NamedTuple):
@@ -143,13 +139,11 @@ class Switch(NamedTuple):
     def _ticks(self) -> list[float]:
         if self.low <= 0:
             return []
-        decades = range(
-            math.floor(self._log(self.low)), math.ceil(self._log(self.high))
-        )
-        few = len(decades) <= 3
-        steps = [math.log10(m) for m in ((1, 2, 5) if few else (1,))]
-        ticks = [decade + step for decade in [*decades, decades.stop] for step in steps]
-        return [t for t in ticks if self._log(self.low) <= t <= self._log(self.high)]
+        low, high = self._log(self.low), self._log(self.high)
+        first, last = math.floor(low), math.ceil(high)
+        steps = np.log10([1, 2, 5] if last - first <= 3 else [1])
+        ticks = np.add.outer(np.arange(first, last + 1), steps).ravel()
+        return [tick for tick in ticks.tolist() if low <= tick <= high]
 
 
 def log_switch(values: Iterable[float | None]) -> Switch:

@@ -1,7 +1,7 @@
 """Which columns may explain a difference, and which follow from the factor."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import polars as pl
@@ -166,13 +166,6 @@ def default_by(table: pl.DataFrame) -> str:
 def texts(values: pl.Series) -> list[str]:
     """Values as they are written in an override."""
     return [v if isinstance(v, str) else json.dumps(v) for v in values]
-
-
-def few(names: Iterable[str]) -> str:
-    """Up to eight of `names`, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more
 
 
 def distinct(values: pl.Series) -> tuple[str, ...]:

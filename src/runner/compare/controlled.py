@@ -19,7 +19,6 @@ from runner.compare.columns import (
     copies,
     determined,
     distinct,
-    few,
     ignored,
     is_fact,
     own_keys,
@@ -27,6 +26,7 @@ from runner.compare.columns import (
     varying,
 )
 from runner.compare.load import CHOICES, natural
+from runner.errors import few
 
 _FACTS = {
     PROBE: "optimizer probe",
@@ -163,17 +163,13 @@ def _codes(table: pl.DataFrame, names: list[str]) -> np.ndarray:
 
 def _probes(table: pl.DataFrame, first: int = 0) -> list[int | None]:
     """A number for each run's probe, counted from `first`; None without a probe."""
-    seen: list[np.ndarray] = []
-    known: dict[str | None, int | None] = {None: None}
-    values = table[PROBE].to_list()
-    for text in values:
-        if text in known:
-            continue
-        probe = np.asarray(json.loads(text), float)
-        same = (i for i, other in enumerate(seen) if _same(probe, other))
-        known[text] = first + next(same, len(seen))
-        seen.append(probe)
-    return [known[text] for text in values]
+    found = table[PROBE].drop_nulls().unique(maintain_order=True)
+    probes = {text: np.asarray(json.loads(text), float) for text in found}
+    numbers = {
+        text: next(i for i, p in enumerate(probes.values(), first) if _same(probe, p))
+        for text, probe in probes.items()
+    }
+    return [numbers.get(text) for text in table[PROBE]]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -7,7 +7,6 @@ import altair as alt
 import polars as pl
 
 from runner.compare import chart_parts
-from runner.compare.analysis import Analysis
 from runner.compare.load import Runs
 
 # More rows than this are thinned, at equal distances in steps, to keep the page small.
@@ -17,12 +16,12 @@ MAX_ROWS = 6_000
 _REACHES = (1, 2, 4, 8, 16)
 
 
-def curves(runs: Runs, analysis: Analysis, metric: str) -> alt.LayerChart | None:
+def curves(runs: Runs, shown: chart_parts.Shown, metric: str) -> alt.LayerChart | None:
     """Mean of `metric` over seeds against the step, with a band from lowest to highest.
 
     None if there are fewer than two steps with a finite value.
     """
-    shown = chart_parts.shown(runs, analysis).few_cells()
+    shown = shown.few_cells()
     table = aggregate(runs, shown, metric)
     if table.is_empty() or table["step"].n_unique() < 2:
         return None

@@ -24,20 +24,20 @@ class Figure(NamedTuple):
 
 def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
     """Every figure that has something to show for these runs, in reading order."""
-    metric = analysis.metric
-    if chart := strip(runs, analysis):
+    metric, shown = analysis.metric, chart_parts.shown(runs, analysis)
+    if chart := strip(shown, analysis):
         text = "Dots are runs; bars are means over seeds, with their 95 % intervals."
         yield Figure("final", f"Final {metric}", text, chart)
-    if chart := sensitivity(runs, analysis):
+    if chart := sensitivity(shown, analysis):
         text = (
             "Mean final value, with a line from the lowest to the highest seed. A ring "
             "marks the setting at which a group is compared."
         )
         yield Figure("sensitivity", "Sensitivity to tuning", text, chart)
-    if chart := heat_map(runs, analysis):
+    if chart := heat_map(runs, shown, analysis):
         text = f"Mean final {metric} over all finished runs. Darker is better."
         yield Figure("heat_map", "Two factors", text, chart)
-    if chart := profile(runs, analysis):
+    if chart := profile(shown, analysis.higher_is_better):
         text = (
             "The share of problems on which a group came within a factor of the best. "
             "A problem is one seed in one cell. At 1: how often it was the best. "
@@ -45,14 +45,14 @@ def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
         )
         yield Figure("profile", "Performance profile", text, chart)
     text = "Mean over seeds; the band spans the lowest to the highest."
-    cells = len(chart_parts.shown(runs, analysis).cells)
+    cells = len(shown.cells)
     if cells > chart_parts.MAX_CELLS:
         text = "Mean over all runs of a group; the band spans lowest to highest."
     elif cells > 1:
         keys = ", ".join(analysis.crossed)
         text += f" One line for each group and each value of {keys}."
     for name in dict.fromkeys((metric, "validation/loss", "train/loss")):
-        if chart := curves(runs, analysis, name):
+        if chart := curves(runs, shown, name):
             yield Figure(name.replace("/", "_"), name, text, chart)
-    if chart := curves(runs, analysis, "train/learning_rate"):
+    if chart := curves(runs, shown, "train/learning_rate"):
         yield Figure("learning_rate", "Learning rate", text, chart)

@@ -5,6 +5,7 @@ import polars as pl
 
 from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
+from runner.compare.chart_parts import Shown
 from runner.compare.columns import distinct, texts
 from runner.compare.load import Runs
 
@@ -12,12 +13,11 @@ from runner.compare.load import Runs
 _MAX_COLUMNS = 24
 
 
-def strip(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
+def strip(shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
     """The final metric of each run, with the mean and 95 % interval of each group.
 
     None if no run ended with a finite value.
     """
-    shown = chart_parts.shown(runs, analysis)
     # Golden-ratio steps spread the dots of a group without a pattern or a random seed.
     spread = (pl.int_range(pl.len()).over("group") * 0.618) % 1
     dots = shown.table.filter(pl.col("value").is_finite()).with_columns(spread=spread)
@@ -56,19 +56,18 @@ def _means(analysis: Analysis) -> pl.DataFrame:
     return pl.DataFrame(rows, names, orient="row").fill_nan(None)
 
 
-def sensitivity(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
+def sensitivity(shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
     """The final metric against the first tuned number, a line for each group and cell.
 
     With several tuned keys, each point has the best values of the others. None unless a
     number was tuned over two values or more.
     """
-    shown = chart_parts.shown(runs, analysis).few_cells()
+    shown = shown.few_cells()
     table = analysis.tuning.sensitivity
     numbers = [k for k in analysis.tuning.keys if table[k].dtype.is_numeric()]
-    numbers = [k for k in numbers if table[k].n_unique() > 1]
-    if not numbers:
+    key = next((k for k in numbers if table[k].n_unique() > 1), None)
+    if key is None:
         return None
-    key = numbers[0]
     cell = pl.col("cell") if len(shown.cells) > 1 else pl.lit("").alias("cell")
     table = (
         table.filter(pl.col("group").is_in(shown.groups), pl.col("mean").is_finite())
@@ -89,7 +88,7 @@ def sensitivity(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
 
 
 def _sensitivity(
-    table: pl.DataFrame, shown: chart_parts.Shown, title: str, key: str
+    table: pl.DataFrame, shown: Shown, title: str, key: str
 ) -> alt.LayerChart:
     switch = chart_parts.log_switch([*table["low"], *table["high"]])
     is_log = (table["at"] > 0).all()
@@ -118,15 +117,14 @@ def _sensitivity(
     return chart_parts.figure([spans, line, rings, dots], [switch.parameter, *menu])
 
 
-def heat_map(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
+def heat_map(runs: Runs, shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
     """Mean of the final metric for each pair of values of two factors.
 
     The second factor is the first crossed one, or else the first tuned one. None
     without one, or if it has too many values to read.
     """
-    groups = chart_parts.shown(runs, analysis).groups
     others = [*analysis.crossed, *analysis.tuning.keys]
-    if not others or len(groups) < 2:
+    if not others or len(shown.groups) < 2:
         return None
     final = pl.col(f"final.{analysis.metric}")
     ended = runs.table.filter(pl.col("status") == "finished", final.is_finite())
@@ -135,8 +133,8 @@ def heat_map(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
             group=pl.Series(texts(ended[analysis.by])),
             other=pl.Series(texts(ended[others[0]])),
         )
-        .filter(pl.col("group").is_in(groups))
-        .group_by("group", "other")
+        .filter(pl.col("group").is_in(shown.groups))
+        .group_by("group", "other", maintain_order=True)
         .agg(mean=final.mean(), low=final.min(), high=final.max(), runs=pl.len())
     )
     order = [o for o in distinct(ended[others[0]]) if o in table["other"]]

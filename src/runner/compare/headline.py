@@ -50,10 +50,11 @@ def _ranking(analysis: Analysis) -> str:
     tied = [groups[0].name, *(c.b for c in ties)]
     if len(tied) > 4:
         tied[3:] = [f"{len(tied) - 3} others"]
-    worst = max(ties, key=lambda c: c.more_seeds or 0)
+    needed = max(ties, key=lambda c: c.more_seeds or 0).needed
+    more = f"; {needed} more seeds would be needed" if needed else ""
     return (
         f"no best {by} on {metric}: {_join(tied)} are not separable "
-        f"({_difference(ties[0])}{_needed(worst)})"
+        f"({_difference(ties[0])}{more})"
     )
 
 
@@ -72,14 +73,6 @@ def _interval(comparison: Comparison, signed: bool = False) -> str:
     if seeds == 1:
         return f"{value:.4g} with one seed"
     return f"{value:.4g} [{low:.4g}, {high:.4g}] over {seeds} paired seeds"
-
-
-def _needed(comparison: Comparison) -> str:
-    if comparison.more_seeds is None:
-        return ""
-    many = comparison.more_seeds > 1000
-    count = "more than 1000" if many else f"about {comparison.more_seeds}"
-    return f"; {count} more seeds would be needed"
 
 
 def _explains_most(analysis: Analysis) -> bool:

@@ -152,9 +152,10 @@ def _with_repeats(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(one.cast(pl.Int64).alias("seed"))
 
 
-def natural(text: str) -> list[Any]:
-    """A key that sorts job 10 after job 9."""
-    return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)]
+def natural(text: str) -> tuple[list[Any], str]:
+    """A key that sorts job 10 after job 9, and 0.01, of equal numbers, before 0.1."""
+    parts = re.split(r"(\d+)", text)
+    return [int(part) if part.isdecimal() else part for part in parts], text
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -201,15 +202,9 @@ def _number(value: Any) -> float | None:
 _FIRST = ("run", "folder", "status", "error", "seed", *CHOICES)
 _LAST = ("provenance", "final", "best", "best_step", "wall_seconds", "compile_seconds")
 _TYPES = {
-    "folder": pl.String,
-    "status": pl.String,
-    "error": pl.String,
-    "seed": pl.Int64,
-    "best_step": pl.Int64,
-    "wall_seconds": pl.Float64,
-    "compile_seconds": pl.Float64,
-    "final": pl.Float64,
-    "best": pl.Float64,
+    **dict.fromkeys(("folder", "status", "error"), pl.String),
+    **dict.fromkeys(("seed", "best_step"), pl.Int64),
+    **dict.fromkeys(("wall_seconds", "compile_seconds", "final", "best"), pl.Float64),
 }
 _COMMON_TYPES = {
     frozenset({bool}): pl.Boolean,

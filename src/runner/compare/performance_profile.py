@@ -4,22 +4,19 @@ import altair as alt
 import polars as pl
 
 from runner.compare import chart_parts
-from runner.compare.analysis import Analysis
-from runner.compare.load import Runs
 
 # The axis shows no larger factor; that of a failed run is infinite.
 _MAX_RATIO = 100.0
 
 
-def profile(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
+def profile(shown: chart_parts.Shown, higher_is_better: bool) -> alt.LayerChart | None:
     """Dolan and Moré's performance profile (https://doi.org/10.1007/s101070100263).
 
     A problem is a seed in a cell that two groups or more have. The cost is the metric,
     or 1 minus it if higher is better. None with fewer than two problems or groups, or
     if a cost isn't positive.
     """
-    shown = chart_parts.shown(runs, analysis)
-    table = ratios(shown.table, analysis.higher_is_better)
+    table = ratios(shown.table, higher_is_better)
     if table.is_empty() or len(shown.groups) < 2:
         return None
     end = min(_MAX_RATIO, 1.02 * max(table["ratio"].filter(table["ratio"].is_finite())))
@@ -40,8 +37,8 @@ def profile(runs: Runs, analysis: Analysis) -> alt.LayerChart | None:
         base,
         chart_parts.nearest("group", "ratio"),
         {"group": shown.by},
-        *chart_parts.tooltips({"ratio": "within a factor of"}),
-        *chart_parts.tooltips({"share": "share of problems"}, format=".1%"),
+        alt.Tooltip("ratio:Q", title="within a factor of"),
+        alt.Tooltip("share:Q", title="share of problems", format=".1%"),
     )
     return chart_parts.figure([lines, dots], [])
 

@@ -39,7 +39,7 @@ def verdict(analysis: Analysis) -> Html:
     control = analysis.control
     unknown = ""
     if control.unknown:
-        unknown = f"<p class=note>Not checked: {escape('; '.join(control.unknown))}</p>"
+        unknown = note(f"Not checked: {'; '.join(control.unknown)}")
     if control.controlled:
         return Html(
             '<div class="verdict controlled"><p><strong>✓ Controlled comparison.'
@@ -205,20 +205,17 @@ def _legend(by: str, groups: Sequence[str]) -> Html:
 
 
 def _runs(runs: Runs, analysis: Analysis) -> Html:
-    keys = [*analysis.crossed, *analysis.tuning.keys]
-    final = f"final.{analysis.metric}"
-    used = set(analysis.used["run"])
+    found, used = runs.table, set(analysis.used["run"])
+    keys = [analysis.by, *analysis.crossed, *analysis.tuning.keys]
     columns = [
-        runs.table["run"],
-        texts(runs.table[analysis.by]),
-        *(texts(runs.table[key]) for key in keys),
-        runs.table["seed"],
-        runs.table[final],
-        runs.table["status"],
-        ["yes" if run in used else "no" for run in runs.table["run"]],
-        runs.table["wall_seconds"],
-        runs.table["folder"],
+        ("run", found["run"]),
+        *((key, texts(found[key])) for key in keys),
+        ("seed", found["seed"]),
+        (f"final {analysis.metric}", found[f"final.{analysis.metric}"]),
+        ("status", found["status"]),
+        ("compared", ["yes" if run in used else "no" for run in found["run"]]),
+        ("seconds", found["wall_seconds"]),
+        ("folder", found["folder"]),
     ]
-    head = ["run", analysis.by, *keys, "seed", f"final {analysis.metric}", "status"]
-    head += ["compared", "seconds", "folder"]
-    return table("Runs", head, zip(*columns, strict=True))
+    head, values = zip(*columns, strict=True)
+    return table("Runs", head, zip(*values, strict=True))

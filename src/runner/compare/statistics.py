@@ -71,6 +71,14 @@ class Comparison(NamedTuple):
     verdict: str
     more_seeds: int | None
 
+    @property
+    def needed(self) -> str:
+        """`more_seeds` as text, such as "about 17"; empty without a number."""
+        more = self.more_seeds
+        if more is None:
+            return ""
+        return "more than 1000" if more > 1000 else f"about {more}"
+
 
 def groups(used: pl.DataFrame, higher_is_better: bool) -> tuple[Group, ...]:
     """A group for each value of the factor, the best mean first.
@@ -79,9 +87,8 @@ def groups(used: pl.DataFrame, higher_is_better: bool) -> tuple[Group, ...]:
       used: one row for each run: `group`, `cell`, `setting` (texts), `seed`, `value`.
     """
     # A group's mean over cells that others lack would compare cells, not groups.
-    in_cell = used.group_by("cell").agg(pl.col("group").n_unique())
-    in_all = pl.col("group") == used["group"].n_unique()
-    cells = in_cell.filter(in_all)["cell"].to_list()
+    in_all = pl.col("group").n_unique().over("cell") == pl.col("group").n_unique()
+    cells = used.filter(in_all)["cell"].unique().to_list()
     found = []
     for (name,), runs in used.group_by("group", maintain_order=True):
         fair = runs.filter(pl.col("cell").is_in(cells)) if cells else runs

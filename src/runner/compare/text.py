@@ -1,5 +1,6 @@
 """What the terminal shows of an analysis."""
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,6 +10,8 @@ from runner.compare.analysis import Analysis
 from runner.compare.headline import headline
 from runner.compare.statistics import Comparison
 from runner.record.console import print_table
+
+_Columns = list[tuple[str, list[str]]]  # each with its header
 
 _MOST_ROWS = 40  # the rest is in the page
 
@@ -28,19 +31,16 @@ def show(analysis: Analysis, console: Console) -> None:
     _control(analysis, console)
     for warning in analysis.warnings:
         _line(console, "warning", warning, "yellow")
-    for title, header, rows in (
-        (f"{analysis.metric} by {analysis.by}", *_groups(analysis)),
-        ("paired differences", *_comparisons(analysis.comparisons)),
-        ("the same in each cell", *_comparisons(analysis.cells)),
-        ("tuning", *_sensitivity(analysis)),
-        (
-            f"time to {analysis.metric} {analysis.target:g}"
-            if analysis.target is not None
-            else "",
-            *_targets(analysis),
-        ),
-        ("what explains the variance", *_attribution(analysis)),
+    for title, columns in (
+        (f"{analysis.metric} by {analysis.by}", _groups(analysis)),
+        ("paired differences", _comparisons(analysis.comparisons)),
+        ("the same in each cell", _comparisons(analysis.cells)),
+        ("tuning", _sensitivity(analysis)),
+        (f"time to {analysis.metric} {analysis.target or 0:g}", _targets(analysis)),
+        ("what explains the variance", _attribution(analysis)),
     ):
+        header, values = zip(*columns, strict=True)
+        rows = [*zip(*values, strict=True)]
         print_table(header, rows, console, title=title, most=_MOST_ROWS)
     _line(console, "", METHOD, "dim")
 
@@ -71,93 +71,75 @@ def _control(analysis: Analysis, console: Console) -> None:
             _line(console, label, "; ".join(keys), "dim")
 
 
-def _groups(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
-    rows = [
-        [
-            group.name,
-            group.setting or "differs by cell" * bool(analysis.tuning.keys),
-            f"{group.runs}" + (f" ({group.diverged} diverged)" * (group.diverged > 0)),
-            str(len(group.values)),
-            f"{group.mean:.4g}",
-            _brackets(group.low, group.high),
-        ]
-        for group in analysis.groups
+def _groups(analysis: Analysis) -> _Columns:
+    groups = analysis.groups
+    differs = "differs by cell" if analysis.tuning.keys else ""
+    diverged = [f" ({g.diverged} diverged)" if g.diverged else "" for g in groups]
+    return [
+        (analysis.by, [g.name for g in groups]),
+        ("best setting", [g.setting or differs for g in groups]),
+        ("runs", [f"{g.runs}{d}" for g, d in zip(groups, diverged, strict=True)]),
+        ("seeds", [str(len(g.values)) for g in groups]),
+        ("mean", [f"{g.mean:.4g}" for g in groups]),
+        ("interval", [_brackets(g.low, g.high) for g in groups]),
     ]
-    return [analysis.by, "best setting", "runs", "seeds", "mean", "interval"], rows
+
+
+def _comparisons(found: Sequence[Comparison]) -> _Columns:
+    needed = [f" (needs {c.needed} more seeds)" if c.needed else "" for c in found]
+    columns = [
+        ("cell", [c.cell for c in found]),
+        ("pair", [f"{c.a} - {c.b}" for c in found]),
+        ("difference", [_number(c.difference) for c in found]),
+        ("interval", [_brackets(c.low, c.high) for c in found]),
+        ("seeds", [str(len(c.differences)) for c in found]),
+        ("first better", [_number(c.improvement, ".0%") for c in found]),
+        ("p", [_number(c.p_value, ".2g") for c in found]),
+        ("verdict", [c.verdict + n for c, n in zip(found, needed, strict=True)]),
+    ]
+    return columns if any(c.cell for c in found) else columns[1:]
+
+
+def _sensitivity(analysis: Analysis) -> _Columns:
+    tuning = analysis.tuning
+    tried = [*tuning.sensitivity.iter_rows(named=True)] if tuning.keys else []
+    return [
+        (analysis.by, [t["group"] for t in tried]),
+        ("cell", [t["cell"] for t in tried]),
+        ("setting", [t["setting"] for t in tried]),
+        ("runs", [str(t["runs"]) for t in tried]),
+        ("diverged", [str(t["diverged"]) for t in tried]),
+        ("mean", [_number(t["mean"]) for t in tried]),
+        ("lowest", [_number(t["low"]) for t in tried]),
+        ("highest", [_number(t["high"]) for t in tried]),
+        ("", ["chosen" if t["chosen"] else "" for t in tried]),
+    ]
+
+
+def _targets(analysis: Analysis) -> _Columns:
+    targets = analysis.targets
+    return [
+        (analysis.by, [t.group for t in targets]),
+        ("reached by", [f"{t.reached} of {t.runs}" for t in targets]),
+        ("median steps", [_number(t.steps, "g", "never") for t in targets]),
+        ("median seconds", [_number(t.seconds, ".3g") for t in targets]),
+    ]
+
+
+def _attribution(analysis: Analysis) -> _Columns:
+    parts = analysis.attribution
+    largest = "largest difference, all else equal"
+    return [
+        ("factor", [p.factor for p in parts]),
+        ("share", [_number(p.share, ".2%", "not balanced") for p in parts]),
+        (largest, [_number(p.largest_difference, ".3g") for p in parts]),
+        ("", ["agree within 1e-4" if p.agrees else "" for p in parts]),
+    ]
+
+
+def _number(value: float | None, digits: str = ".4g", none: str = "-") -> str:
+    return none if value is None or math.isnan(value) else f"{value:{digits}}"
 
 
 def _brackets(low: float, high: float) -> str:
-    return f"[{low:.4g}, {high:.4g}]" if low == low else "-"
-
-
-def _comparisons(found: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
-    rows = [
-        [
-            *([c.cell] if c.cell else []),
-            f"{c.a} - {c.b}",
-            f"{c.difference:.4g}" if c.differences else "-",
-            _brackets(c.low, c.high),
-            str(len(c.differences)),
-            f"{c.improvement:.0%}" if c.differences else "-",
-            f"{c.p_value:.2g}" if c.p_value == c.p_value else "-",
-            c.verdict + _needed(c.more_seeds),
-        ]
-        for c in found
-    ]
-    cell = ["cell"] if found and found[0].cell else []
-    header = ["pair", "difference", "interval", "seeds", "first better", "p", "verdict"]
-    return [*cell, *header], rows
-
-
-def _needed(more: int | None) -> str:
-    if more is None:
-        return ""
-    return f" (needs {'more than 1000' if more > 1000 else f'about {more}'} more seeds)"
-
-
-def _sensitivity(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
-    header = [analysis.by, "cell", "setting", "runs", "diverged", "mean", "lowest"]
-    if not analysis.tuning.keys:
-        return header, []
-    rows = [
-        [
-            row["group"],
-            row["cell"],
-            row["setting"],
-            str(row["runs"]),
-            str(row["diverged"]),
-            *(
-                "-" if row[k] is None else f"{row[k]:.4g}"
-                for k in ("mean", "low", "high")
-            ),
-            "chosen" if row["chosen"] else "",
-        ]
-        for row in analysis.tuning.sensitivity.iter_rows(named=True)
-    ]
-    return [*header, "highest", ""], rows
-
-
-def _targets(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
-    rows = [
-        [
-            target.group,
-            f"{target.reached} of {target.runs}",
-            "never" if target.steps is None else f"{target.steps:g}",
-            "-" if target.seconds is None else f"{target.seconds:.3g}",
-        ]
-        for target in analysis.targets
-    ]
-    return [analysis.by, "reached by", "median steps", "median seconds"], rows
-
-
-def _attribution(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
-    rows = [
-        [
-            part.factor,
-            "not balanced" if part.share is None else f"{part.share:.2%}",
-            "-" if part.relative != part.relative else f"{part.largest_difference:.3g}",
-            "agree within 1e-4" if part.agrees else "",
-        ]
-        for part in analysis.attribution
-    ]
-    return ["factor", "share", "largest difference, all else equal", ""], rows
+    return "-" if math.isnan(low) else f"[{low:.4g}, {high:.4g}]"

@@ -63,12 +63,7 @@ def config(mode: Mode) -> dict[str, Any]:
             "titleFontSize": 12,
             "labelLimit": 220,
         },
-        "title": {
-            "color": ink,
-            "anchor": "start",
-            "fontSize": 15,
-            "offset": 12,
-        },
+        "title": {"color": ink, "anchor": "start", "fontSize": 15, "offset": 12},
         "rule": {"color": muted},
         "text": {"color": ink},
         "tick": {"color": ink},

@@ -152,14 +152,10 @@ def reach(
         .first()
     )
     runs = used.join(first.select("run", "step", "seconds"), on="run", how="left")
-    medians = pl.col("step", "seconds").cast(pl.Float64).fill_null(math.inf).median()
+    times = pl.col("step", "seconds").cast(pl.Float64).fill_null(math.inf)
     found = runs.group_by("group", maintain_order=True).agg(
-        medians, runs=pl.len(), reached=pl.col("step").count()
+        pl.len(),
+        pl.col("step").count().alias("reached"),
+        times.median().replace(math.inf, None),
     )
-    found = found.with_columns(
-        pl.when(pl.col(name).is_finite()).then(name) for name in ("step", "seconds")
-    )
-    return tuple(
-        Target(*row)
-        for row in found.select("group", "runs", "reached", "step", "seconds").rows()
-    )
+    return tuple(Target(*row) for row in found.rows())

@@ -144,9 +144,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def from_json(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as it was before `to_json`."""
-    return {
-        key: NON_FINITE.get(item, item) if isinstance(item, str) else item
-        for key, item in row.items()
-    }
+def from_json(value: Any) -> Any:
+    """A value as it was before `to_json`: with NaN and infinities as floats again."""
+    if isinstance(value, str):
+        return NON_FINITE.get(value, value)
+    if isinstance(value, dict):
+        return {key: from_json(item) for key, item in value.items()}
+    return [from_json(item) for item in value] if isinstance(value, list) else value

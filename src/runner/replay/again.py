@@ -97,11 +97,11 @@ def _configuration(recorded: Recorded, limits: Limits) -> DictConfig:
     cfg = configuration.typed(recorded, today)
     names = [f"{g}={OmegaConf.select(cfg, f'{g}._target_')}" for g in GROUPS]
     print(f"  {' '.join(names)} seed={cfg.seed} train.steps={cfg.train.steps}")
-    edits = [] if today is None else configuration.differences(recorded, today)
+    edits = "" if today is None else configuration.differences(recorded, today)
     if edits:
         print(
             "warning: config.json was edited, or conf/ has changed since: "
-            f"{configuration.listed(edits)}. Replaying config.json"
+            f"{edits}. Replaying config.json"
         )
     if not limits.contradiction:
         configuration.check_agreement(recorded, today)

@@ -1,7 +1,7 @@
 """The configuration to replay, and what today's conf/ gives instead."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config import conf
 from runner.config.conf import one_length
 from runner.config.explain import explain
-from runner.errors import ConfigError
-from runner.record.files import NON_FINITE, to_json
+from runner.errors import ConfigError, few
+from runner.record.files import from_json, to_json
 from runner.record.secrets import REDACTED
 from runner.replay.record import Recorded
 from runner.settings import Settings
@@ -39,7 +39,7 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
                 "run can't be replayed. Given as ${oc.env:NAME}, it would be read again"
             )
     try:
-        plain = OmegaConf.create(_floats(recorded.config))
+        plain = OmegaConf.create(from_json(recorded.config))
         cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Settings), plain))
         for key in sorted(OmegaConf.missing_keys(cfg)):
             value = None if today is None else OmegaConf.select(today, key)
@@ -88,21 +88,16 @@ def _search_path(provenance: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def differences(recorded: Recorded, today: DictConfig) -> list[str]:
-    """The keys whose values differ from `today`, such as "seed 0 -> 1"."""
+def differences(recorded: Recorded, today: DictConfig) -> str:
+    """The keys whose values differ from `today`, such as "seed 0 -> 1, ..."."""
     there = flatten(recorded.config)
     here = flatten(to_json(conf.recorded(today)))
-    return [
+    found = [
         f"{key} {_text(here, key)} -> {_text(there, key)}"
         for key in sorted(here | there)
         if (key in here) != (key in there) or here[key] != there[key]
     ]
-
-
-def listed(items: Sequence[str]) -> str:
-    """The first few of `items`, and the number of the others."""
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+    return few(found, _SHOWN)
 
 
 def check_agreement(recorded: Recorded, today: DictConfig | None) -> None:
@@ -138,7 +133,7 @@ def check_agreement(recorded: Recorded, today: DictConfig | None) -> None:
     if found:
         raise ConfigError(
             f"{recorded.source}: config.json contradicts itself, so it was edited or "
-            f"conf/ has changed: {listed(found)}"
+            f"conf/ has changed: {few(found, _SHOWN)}"
         )
 
 
@@ -150,12 +145,3 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     if key not in values:
         return "nothing"
     return "null" if values[key] is None else str(values[key])
-
-
-def _floats(tree: Any) -> Any:
-    """`tree` with the strings that stand for NaN and infinities as floats again."""
-    if isinstance(tree, Mapping):
-        return {key: _floats(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_floats(value) for value in tree]
-    return NON_FINITE.get(tree, tree) if isinstance(tree, str) else tree

@@ -1,7 +1,7 @@
 """Read the record of a run, from its folder or from W&B's offline file."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,12 +9,8 @@ from runner.errors import ConfigError
 from runner.record.files import read_metrics
 from runner.record.format import check_format
 
-_ADDED = (
-    "hydra",
-    "optimizer_probe",
-    "provenance",
-    "format",
-)  # to the config, when recorded
+# To the config, when recorded.
+_ADDED = ("hydra", "optimizer_probe", "provenance", "format")
 _FILES = ("config.json", "metrics.jsonl", "provenance.json")
 
 
@@ -67,27 +63,17 @@ def read(path: Path) -> Recorded:
 
 
 def _from_folder(folder: Path) -> Recorded:
-    config, provenance = (_json(folder / _FILES[i]) for i in (0, 2))
-    try:
-        rows = read_metrics(folder / "metrics.jsonl")
-    except OSError as error:
-        raise _unreadable(folder / "metrics.jsonl", error.strerror) from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    config, provenance = (_needed(folder / _FILES[i], _json) for i in (0, 2))
+    rows = _needed(folder / "metrics.jsonl", read_metrics)
     summary = folder / "summary.json"
-    status = _json(summary).get("status") if summary.is_file() else None
+    status = _needed(summary, _json).get("status") if summary.is_file() else None
     return _recorded(folder, config, provenance, rows, status == "finished")
 
 
 def _from_wandb(file: Path) -> Recorded:
     from runner.record.mirrors.wandb_reader import read_run
 
-    try:
-        run = read_run(file)
-    except OSError as error:
-        raise _unreadable(file, error.strerror) from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    run = _needed(file, read_run)
     config = run["config"]
     finished = run["exit_code"] == 0
     provenance = config.get("provenance", {})
@@ -115,17 +101,27 @@ def _recorded(
     )
 
 
+def _needed(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` makes of a file that a replay needs.
+
+    Raises:
+      ConfigError: `read` raised OSError or ValueError.
+    """
+    try:
+        return read(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} can't be read: {error.strerror}. A replay needs it"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} is not a JSON object")
+        raise ValueError(f"{path} is not a JSON object")
     return value
-
-
-def _unreadable(path: Path, why: str | None) -> ConfigError:
-    return ConfigError(f"{path} can't be read: {why}. A replay needs it")
