@@ -40,7 +40,7 @@ def main() -> None:
     conf.register()
     run = make_run("nnx", "cnn", options.steps)
     session = SESSION
-    session.program(run.spec, run.values)
+    session.program(run.spec, run.values, run.timetable)
     started = time.perf_counter()
     import orbax.checkpoint  # noqa: F401
 

@@ -37,7 +37,7 @@ def measure(mesh: str, count: int, batch: int) -> tuple[int, int, list[Crossing]
     parts = placed(run)
     parameters = sum(array.bytes for array in parts["params"])
     held = sum(array.device_bytes for arrays in parts.values() for array in arrays)
-    crossed = crossings(session.program(run.spec, run.values))
+    crossed = crossings(session.program(run.spec, run.values, run.timetable))
     return parameters, held, [c for c in crossed if c.when == "each step"]
 
 

@@ -219,7 +219,7 @@ def strategies(repeats: int) -> None:
 
     from runner.config import conf
     from runner.core.choose import vmaps
-    from runner.core.program import Population, step_jaxpr
+    from runner.core.program import step_jaxpr
     from runner.core.run import Host
     from runner.core.train import train
     from runner.job.build import build
@@ -236,9 +236,8 @@ def strategies(repeats: int) -> None:
                 for seed in range(members)
             ]
         run = runs[0]
-        session.program(run.spec, run.values)
-        together = Population(members, run.timetable[1])
-        compiled = session.program(run.spec, run.values, together)
+        session.program(run.spec, run.values, run.timetable)
+        compiled = session.program(run.spec, run.values, run.timetable, members)
         nowhere = Host(lambda index, row: None)
 
         def loop(runs=runs, session=session, nowhere=nowhere):

@@ -67,14 +67,14 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
         (
             lambda key: not identifies_job(key),
             "train.log_every_steps train.profile checkpoint.* !checkpoint.best "
-            "wandb.* cluster.* distributed.* objective verify print compilation_cache data.data_dir "
-            "data.manual_dir data.download",
+            "wandb.* cluster.* distributed.* objective verify print compilation_cache "
+            "data.data_dir data.manual_dir data.download",
         ),
         (
             makes_no_difference,
             "train.log_every_steps train.profile checkpoint.* !checkpoint.best "
-            "wandb.* cluster.* distributed.* objective verify print compilation_cache data.data_dir "
-            "data.manual_dir data.download",
+            "wandb.* cluster.* distributed.* objective verify print compilation_cache "
+            "data.data_dir data.manual_dir data.download",
         ),
         (
             only_numbers,

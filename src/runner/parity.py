@@ -80,14 +80,15 @@ def trajectory(run: Run, steps: int, train_step: Any) -> Trajectory:
     spec, values = run.spec, run.values
     carry = spec.init(run.init_key, run.learning_rates[0], values.hyperparameters)
     columns = feed.device_data(spec.dataset, spec.mesh).train
-    batches = feed.TrainFeed(spec.dataset, [run.order], spec.mesh, 1, start=0)
+    batches = feed.TrainFeed(spec.dataset, [run.order], spec.mesh, start=0)
     losses, norms, params = [], [], []
     for k in range(steps):
-        carry, row = train_step(
-            carry, columns, batches.take(1), np.int32(k), run.learning_rates[k], values
-        )
-        losses.append(row["train/loss"])
-        norms.append(row["train/grad_norm"])
+        carry, rows = train_step(
+            carry, columns, batches.take(1), run.learning_rates[k : k + 1],
+            np.int32(k), np.float32(np.inf), values,
+        )  # fmt: skip
+        losses.append(rows["train/loss"][0])
+        norms.append(rows["train/grad_norm"][0])
         params.append(jax.device_get(carry.state.params))
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
     named = {
@@ -103,12 +104,7 @@ def jitted(run: Run) -> Any:
     one = step.train_step(
         spec.pipeline, spec.task, spec.dataset.transforms, spec.microbatches
     )
-
-    def train_step(carry, columns, batches, k, learning_rate, values):
-        batch = feed.batch_at(columns, batches, 0)
-        return one(carry, batch, k, learning_rate, True, np.float32(np.inf), values)
-
-    return jax.jit(train_step)
+    return jax.jit(step.train_call(one, 1, 1))
 
 
 def compare(

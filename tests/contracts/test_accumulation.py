@@ -99,8 +99,7 @@ def test_they_equal_the_whole_batch(framework, devices):
         carry = init_step(pipeline, averaging=False)(jax.random.key(1), 0.1, {})
         step = jax.jit(train_step(pipeline, task, (), microbatches))
         carry, row = step(
-            carry, placed, jnp.int32(0), jnp.float32(0.1), jnp.bool(True),
-            jnp.float32(jnp.inf), values,
+            carry, placed, jnp.int32(0), jnp.float32(0.1), jnp.float32(jnp.inf), values,
         )  # fmt: skip
         found.append((row, carry.state.params))
     (whole, params), (parts, other) = found

@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from runner.core.choose import dot_flops, loops, vmaps
+from runner.core.choose import (
+    CALL_SECONDS,
+    CPU,
+    MOST_STEPS,
+    flops,
+    steps_per_call,
+    vmaps,
+)
 from runner.core.program import step_jaxpr
 
 
@@ -14,23 +21,47 @@ def test_convolutions_do_not_loop_on_cpu():
 
     image = jnp.ones((1, 1, 4, 4))
     nested = jax.make_jaxpr(jax.jit(lambda x: jax.grad(lambda y: convolve(y).sum())(x)))
-    assert not loops(nested(image).jaxpr, "cpu")
-    assert loops(nested(image).jaxpr, "gpu")
-    assert loops(jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2))).jaxpr, "cpu")
+    assert steps_per_call(nested(image).jaxpr, "cpu", 1) == 1
+    assert steps_per_call(nested(image).jaxpr, "gpu", 1) > 1
 
 
-def test_dot_flops():
+def test_a_call_has_more_steps_the_smaller_they_are():
+    def steps(size, members=1, backend="cpu"):
+        product = jax.make_jaxpr(lambda x: x @ x)(jnp.ones((size, size)))
+        return steps_per_call(product.jaxpr, backend, members)
+
+    assert steps(2) == MOST_STEPS and steps(8000) == 1
+    some = CALL_SECONDS / (2 * 1000**3 / CPU.flops)
+    assert steps(1000) == pytest.approx(some, abs=1)
+    assert steps(1000, members=2) == pytest.approx(some / 2, abs=1)
+    assert steps(1000, backend="gpu") > steps(1000)
+
+    def repeated(x):
+        return jax.lax.scan(lambda c, _: (jnp.sin(c), None), x, length=10**6)
+
+    assert steps_per_call(jax.make_jaxpr(repeated)(0.0).jaxpr, "cpu", 1) == 1
+
+
+def test_flops():
     x, w = jnp.ones((2, 3)), jnp.ones((3, 4))
     once = 2 * 2 * 3 * 4
-    assert dot_flops(jax.make_jaxpr(jnp.dot)(x, w).jaxpr) == once
-    assert dot_flops(jax.make_jaxpr(jax.jit(jnp.dot))(x, w).jaxpr) == once
+    assert flops(jax.make_jaxpr(jnp.dot)(x, w).jaxpr) == once
+    assert flops(jax.make_jaxpr(jax.jit(jnp.dot))(x, w).jaxpr) == once
     batched = jax.make_jaxpr(jax.vmap(jnp.dot))(x[None], w[None]).jaxpr
-    assert dot_flops(batched) == once
+    assert flops(batched) == once
 
     def repeated(x):
         return jax.lax.scan(lambda c, _: (c, x @ w), 0, length=5)
 
-    assert dot_flops(jax.make_jaxpr(repeated)(x).jaxpr) == 5 * once
+    assert flops(jax.make_jaxpr(repeated)(x).jaxpr) == 5 * once
+
+    def convolve(x, w):
+        return jax.lax.conv(x, w, (1, 1), "SAME")
+
+    images, kernels = jnp.ones((2, 3, 8, 8)), jnp.ones((4, 3, 5, 5))
+    each = 2 * 3 * 5 * 5
+    found = flops(jax.make_jaxpr(convolve)(images, kernels).jaxpr)
+    assert found == 2 * 4 * 8 * 8 * each
 
 
 @pytest.mark.parametrize(

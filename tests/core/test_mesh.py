@@ -56,7 +56,7 @@ def losses(run, mesh, steps=6):
         compiler_options={"xla_backend_optimization_level": 0},
     )
     examples = NamedSharding(mesh.own.mesh, PartitionSpec(("data", "fsdp")))
-    shared, found = (jnp.bool(True), jnp.float32(jnp.inf), values), []
+    shared, found = (jnp.float32(jnp.inf), values), []
     for i in range(steps):
         batch = spec.dataset.train.rows(run.order.indices_at(i))
         batch = jax.device_put(batch, examples)
@@ -116,9 +116,9 @@ def wide():
 @pytest.mark.smoke
 def test_each_of_8_devices_has_an_8th_of_the_state(built, wide):
     run = built(*wide)
-    compiled = SESSION.program(run.spec, run.values)
+    compiled = SESSION.program(run.spec, run.values, run.timetable)
     values = run.values.hyperparameters
-    carry = compiled.init(run.init_key, run.learning_rates[0], values)
+    carry = compiled.init.result()(run.init_key, run.learning_rates[0], values)
     for part in (carry.state.params, carry.state.opt_state, carry.average):
         leaves = jax.tree.leaves(part)
         whole = sum(leaf.nbytes for leaf in leaves)
@@ -135,7 +135,11 @@ def test_each_of_8_devices_has_an_8th_of_the_state(built, wide):
 def test_initial_values_are_made_where_they_stay(built, wide):
     """No device makes a whole parameter first: XLA's buffers for it are too small."""
     run = built(*wide)
-    memory = SESSION.program(run.spec, run.values).init.memory_analysis()
+    memory = (
+        SESSION.program(run.spec, run.values, run.timetable)
+        .init.result()
+        .memory_analysis()
+    )
     largest = 256 * 256 * 4
     assert memory.temp_size_in_bytes < largest < 2 * 8 * memory.output_size_in_bytes
 

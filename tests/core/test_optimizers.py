@@ -89,7 +89,7 @@ def test_is_verified_and_lowers_the_loss_without_recompiling(name, built, caplog
         "verify=true",
     )  # fmt: skip
     rows = []
-    SESSION.program(run.spec, run.values)
+    SESSION.program(run.spec, run.values, run.timetable).longest.result()
     with jax.log_compiles():
         train_run(run, rows.append)
     compiled = [r.message for r in caplog.records if "Finished XLA" in r.message]

@@ -44,10 +44,10 @@ def test_a_model_is_placed_by_its_own_names_and_trains_alike(
     assert run.spec.mesh.batches.spec == P(None, ("data", "fsdp"))
     assert specs(run) == NAMED
     # Tensor parallelism: no device gets a whole kernel.
-    crossed = crossings(SESSION.program(run.spec, run.values))
+    crossed = crossings(SESSION.program(run.spec, run.values, run.timetable))
     sizes = [c.bytes for c in crossed if c.kind == "all-gather"]
     assert sum(sizes) < 16 * 10 * 4
-    carry = SESSION.program(run.spec, run.values).init(
+    carry = SESSION.program(run.spec, run.values, run.timetable).init.result()(
         run.init_key, run.learning_rates[0], run.values.hyperparameters
     )
     kernel = carry.state.params["hidden"]["kernel"]
@@ -142,7 +142,7 @@ def test_the_longest_path_counts():
 def test_what_is_printed_names_what_no_mesh_has(built):
     stream = io.StringIO()
     run = built(MODEL, *SHORT, "mesh=tensor", "+model.column=[embed,model]")
-    print_sharding(run, SESSION.program(run.spec, run.values), stream)
+    print_sharding(run, SESSION.program(run.spec, run.values, run.timetable), stream)
     assert "also names embed: no mesh has" in stream.getvalue()
 
 

@@ -8,7 +8,6 @@ import pytest
 from helpers.shipped import BY_KIND, SMALL
 from helpers.training import SESSION, train_run
 from runner.core.mesh import population_mesh, population_size
-from runner.core.program import Population
 from runner.core.run import Host
 from runner.core.step import init as init_step
 from runner.core.step import train_step
@@ -23,9 +22,8 @@ TOLERANCE = 1e-4
 def together(runs, members=None):
     """Rows of each run, and the errors by its index."""
     size = population_size(runs[0].spec.mesh.devices, members or len(runs))
-    most = min(runs[0].timetable[:2])
     run = runs[0]
-    compiled = SESSION.program(run.spec, run.values, Population(size, most))
+    compiled = SESSION.program(run.spec, run.values, run.timetable, size)
     rows = [[] for _ in runs]
     host = Host(lambda index, row: rows[index].append(row))
     errors = dict(train(compiled, runs, host))
@@ -54,10 +52,8 @@ def test_every_optimizer_packed_equals_plain(built, name):
     runs = [built(f"optimizer={name}", f"seed={seed}", *SMALL) for seed in (0, 1)]
     spec = runs[0].spec
     plain = spec.train_step
-    step = train_step(spec.pipeline, spec.task, spec.dataset.transforms, 1, "members")
-    packed = jax.jit(
-        jax.vmap(step, (0, 0, None, 0, None, None, 0), axis_name="members")
-    )
+    step = train_step(spec.pipeline, spec.task, spec.dataset.transforms, 1)
+    packed = jax.jit(jax.vmap(step, (0, 0, None, 0, None, 0)))
     init = init_step(spec.pipeline, averaging=False)
     alone = [
         init(run.init_key, run.learning_rates[0], run.values.hyperparameters)
@@ -71,13 +67,13 @@ def test_every_optimizer_packed_equals_plain(built, name):
             for order in (run.order for run in runs)
         ]
         rates = jnp.stack([run.learning_rates[i] for run in runs])
-        shared = jnp.bool(True), jnp.float32(jnp.inf)
+        no_loss = jnp.float32(jnp.inf)
         together, rows = packed(
-            together, stacked(*batches), jnp.int32(i), rates, *shared, values
+            together, stacked(*batches), jnp.int32(i), rates, no_loss, values
         )
         for member, run in enumerate(runs):
             alone[member], row = plain(
-                alone[member], batches[member], jnp.int32(i), rates[member], *shared,
+                alone[member], batches[member], jnp.int32(i), rates[member], no_loss,
                 run.values,
             )  # fmt: skip
             own = {k: float(v[member]) for k, v in rows.items()}
@@ -151,7 +147,8 @@ def test_on_nan_continue_goes_on(built):
 
 def test_a_writer_that_fails_ends_its_run_alone(built):
     runs = [built(*SMALL, f"seed={seed}") for seed in (0, 1)]
-    compiled = SESSION.program(runs[0].spec, runs[0].values, Population(2, 20))
+    spec, values, timetable = runs[0].spec, runs[0].values, runs[0].timetable
+    compiled = SESSION.program(spec, values, timetable, 2)
     rows = []
 
     def write(index, row):

@@ -1,9 +1,10 @@
 """Which runs share a compiled program, and that the rules of `choose` are used."""
 
-import jax
 import pytest
 
 from helpers.training import SESSION, train_run
+from runner.core import timetable
+from runner.core.compiling import Compiling
 
 
 @pytest.mark.parametrize(
@@ -39,15 +40,31 @@ def test_structure_does_not(override, built):
 )
 def test_the_rule_is_applied_to_the_models(model, capacity, built):
     run = built(f"model={model}", "train.epochs=1")
-    assert (SESSION.program(run.spec, run.values).capacity > 1) == capacity
+    cut = SESSION.program(run.spec, run.values, run.timetable).cut
+    assert (cut.steps > 1) == capacity
 
 
-def test_runs_with_one_program_compile_it_once(built, caplog):
+@pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
+def test_no_call_waits_for_the_host(framework, built, monkeypatch):
+    """XLA asks it at a conditional, and at each turn of a loop of unknown length."""
+    monkeypatch.setattr(timetable, "SHORT", 0)
+    run = built(f"framework={framework}", "optimizer=adam", "train.epochs=3",
+                "train.log_every_steps=11", "model.hidden_sizes=[12]")  # fmt: skip
+    program = SESSION.program(run.spec, run.values, run.timetable)
+    assert program.cut == (11, (2, 1))
+    compiled = [program.calls(n) for n in (0, 1, 2)]
+    texts = [c.result().as_text() for c in [*compiled, program.evaluation]]
+    loops = [line for text in texts for line in text.splitlines() if " while(" in line]
+    assert len(loops) >= 4 and all("known_trip_count" in line for line in loops)
+    assert not any(" conditional(" in text for text in texts)
+
+
+def test_runs_with_one_program_compile_it_once(built, monkeypatch):
     first = built("train.epochs=1", "model.hidden_sizes=[12]")
     train_run(first, lambda row: None)
-    with jax.log_compiles():
-        for override in ("seed=3", "schedule=linear", "optimizer.b2=0.9"):
-            run = built("train.epochs=1", "model.hidden_sizes=[12]", override)
-            train_run(run, lambda row: None)
-    compiled = [r.getMessage() for r in caplog.records if "Finished XLA" in r.msg]
-    assert not [m for m in compiled if "call" in m]
+    made = []
+    monkeypatch.setattr(Compiling, "_compile", lambda self: made.append(self))
+    for override in ("seed=3", "schedule=linear", "optimizer.b2=0.9"):
+        run = built("train.epochs=1", "model.hidden_sizes=[12]", override)
+        train_run(run, lambda row: None)
+    assert not made

@@ -57,9 +57,11 @@ def test_threads_that_ask_at_the_same_time_get_the_same():
 def test_a_program_is_compiled_once_and_its_time_counts_once(built):
     session = Session()
     run = built("framework=jax", "model.hidden_sizes=[5]", "train.epochs=1")
-    ahead = session.program(run.spec, run.values, ahead=True)
-    first = session.program(run.spec, run.values)
-    again = session.program(run.spec, run.values)
-    assert ahead.train is first.train is again.train
-    assert ahead.compile_seconds == first.compile_seconds > 0
-    assert again.compile_seconds == 0
+    first = session.program(run.spec, run.values, run.timetable)
+    call = first.longest.result()
+    again = session.program(run.spec, run.values, run.timetable)
+    assert again.longest.result() is call
+    assert first.compile_seconds() > 0.01 > again.compile_seconds()
+    longer = run.timetable._replace(steps=3 * run.timetable.eval_every)
+    other = session.program(run.spec, run.values, longer)
+    assert other.longest.result() is call and other.init is first.init

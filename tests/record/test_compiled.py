@@ -236,7 +236,7 @@ def test_an_old_program_doesnt_come_back(
             "train.epochs=null", "train.steps=3",
         )  # fmt: skip
         run = build(cfg, session).run
-        program = session.program(run.spec, run.values)
+        program = session.program(run.spec, run.values, run.timetable)
         host = Host(lambda index, row: rows.append(row["train/loss"]))
         assert not list(train(program, [run], host))
         return rows

@@ -16,7 +16,6 @@ import pytest
 from absl import logging as absl_logging
 
 from runner import cli
-from runner.core.program import Population
 from runner.job import session
 from runner.record.files import read_metrics
 from runner.sweep.status import Status
@@ -343,10 +342,10 @@ def test_two_processes_dont_work_on_one_sweep(start, run, tmp_path):
 def test_a_program_that_cant_be_compiled_fails_its_own_jobs_alone(
     main, tmp_path, monkeypatch
 ):
-    def compile_one(spec, values, population, keep):
+    def compile_one(spec, *arguments):
         if "sgd" in str(spec.description["optimizer"]):
             raise RuntimeError("XLA: out of memory")
-        return compile_program(spec, values, population, keep)
+        return compile_program(spec, *arguments)
 
     compile_program = session.compile_program
     monkeypatch.setattr(session, "compile_program", compile_one)
@@ -364,12 +363,12 @@ def test_a_program_that_cant_be_compiled_fails_its_own_jobs_alone(
 
 @pytest.fixture
 def made(monkeypatch):
-    """The populations whose programs are compiled."""
+    """The members of the populations whose programs are compiled."""
     made = []
 
-    def counted(spec, values, population, keep):
-        made.append(population)
-        return compile_program(spec, values, population, keep)
+    def counted(spec, values, timetable, members, keep):
+        made.append(members)
+        return compile_program(spec, values, timetable, members, keep)
 
     compile_program = session.compile_program
     monkeypatch.setattr(session, "compile_program", counted)
@@ -380,7 +379,7 @@ def test_the_last_population_is_filled_up_rather_than_compiled_anew(
     main, made, tmp_path
 ):
     main("seed=range(5)", "hydra.launcher.max_members=2")
-    assert [population.members for population in made] == [2]
+    assert made == [2]
     assert states(tmp_path) == {"done": 5}
 
 
@@ -393,6 +392,6 @@ def test_two_optimizers_three_frameworks_five_schedules_ten_seeds_are_six_progra
         "schedule=constant,cosine,linear,exponential,warmup_cosine",
         "seed=0,1,2,3,4,5,6,7,8,9",
     )  # fmt: skip
-    assert made == [Population(25, 10)] * 6
+    assert made == [25] * 6
     assert len(rows(tmp_path)) == 300
     assert states(tmp_path) == {"done": 300}

@@ -5,8 +5,8 @@ Both were measured (benchmarks/step.py, benchmarks/sweep.py) and can be overridd
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
@@ -15,16 +15,41 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 # each other from the caches. With fewer matrix-product operations in a step than this,
 # the first effect wins.
 CPU_VMAP_FLOPS = 100e6
+# A call of the loop costs the host about as much as ten steps of a small model.
+MOST_STEPS = 1024
+CALL_SECONDS = 0.2
 
 
-def loops(jaxpr: Jaxpr, backend: str) -> bool:
-    """Whether several steps of `jaxpr` go into one call of the compiled program.
+class Speed(NamedTuple):
+    """Orders of magnitude by which a step's time is estimated from its jaxpr.
 
-    They do, since a call costs the host more than a small model's step takes. But on
-    CPU, XLA runs a convolution inside a loop 20 to 40 times slower than outside one
+    Attributes:
+      flops: operations of matrix products and convolutions a second.
+      operations: of the jaxpr's own operations, the number a second.
+    """
+
+    flops: float
+    operations: float
+
+
+CPU, ACCELERATOR = Speed(5e10, 2e6), Speed(2e13, 3e5)
+
+
+def steps_per_call(jaxpr: Jaxpr, backend: str, members: int) -> int:
+    """The most steps of `jaxpr` that go into one call of the compiled program.
+
+    Several do, since a call costs the host more than a small model's step takes; but
+    only so many that a run can soon be interrupted and shows its progress. The time is
+    estimated, not measured, so that the calls of a run are always the same.
+
+    On CPU, XLA runs a convolution inside a loop 20 to 40 times slower than outside one
     (jax #12868), so there such a step is a call of its own.
     """
-    return backend != "cpu" or not _has_convolution(jaxpr)
+    if backend == "cpu" and _has_convolution(jaxpr):
+        return 1
+    speed = CPU if backend == "cpu" else ACCELERATOR
+    seconds = members * flops(jaxpr) / speed.flops + _count(jaxpr) / speed.operations
+    return int(min(MOST_STEPS, max(1, CALL_SECONDS / seconds)))
 
 
 def vmaps(jaxpr: Jaxpr, backend: str) -> bool:
@@ -36,25 +61,46 @@ def vmaps(jaxpr: Jaxpr, backend: str) -> bool:
     """
     if backend != "cpu":
         return True
-    return not _has_convolution(jaxpr) and dot_flops(jaxpr) < CPU_VMAP_FLOPS
+    return not _has_convolution(jaxpr) and flops(jaxpr) < CPU_VMAP_FLOPS
 
 
-def dot_flops(jaxpr: Jaxpr) -> float:
-    """The multiplications and additions of the matrix products in `jaxpr`.
+def flops(jaxpr: Jaxpr) -> float:
+    """The multiplications and additions of matrix products and convolutions in `jaxpr`.
 
     Those in a `scan` count as often as it runs, those in a `while_loop` once.
     """
+    return _summed(jaxpr, _flops)
+
+
+def _count(jaxpr: Jaxpr) -> float:
+    """The operations in `jaxpr`, counted like `flops`."""
+    return _summed(jaxpr, lambda eqn: 1)
+
+
+def _summed(jaxpr: Jaxpr, of: Callable[[JaxprEqn], float]) -> float:
     total = 0.0
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            left: Any = eqn.invars[0].aval
-            output: Any = eqn.outvars[0].aval
-            each = math.prod(left.shape[axis] for axis in contracted)
-            total += 2 * math.prod(output.shape) * each
-        repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-        total += repeats * sum(map(dot_flops, _inner(eqn)))
+        repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        total += of(eqn)
+        total += repeats * sum(_summed(inner, of) for inner in _inner(eqn))
     return total
+
+
+def _flops(eqn: JaxprEqn) -> float:
+    name = eqn.primitive.name
+    if name not in ("dot_general", "conv_general_dilated"):
+        return 0.0
+    left: Any = eqn.invars[0].aval
+    right: Any = eqn.invars[1].aval
+    each: float
+    if name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        each = math.prod(left.shape[axis] for axis in contracted)
+    else:
+        out_features = eqn.params["dimension_numbers"].rhs_spec[0]
+        each = math.prod(right.shape) / right.shape[out_features]
+    output: Any = eqn.outvars[0].aval
+    return 2 * math.prod(output.shape) * each
 
 
 def _has_convolution(jaxpr: Jaxpr) -> bool:

@@ -82,9 +82,9 @@ def column_shapes(dataset: Dataset) -> DeviceData:
     return DeviceData(*columns)
 
 
-def batch_at(columns: dict, batches: dict, i) -> dict[str, jax.Array]:
-    """Batch `i` of `batches`, before its transforms; for use in a compiled step."""
-    batch = {name: value[i] for name, value in batches.items()}
+def batch(columns: dict, sent: dict) -> dict[str, jax.Array]:
+    """The batch that was `sent`, before its transforms; for use in a compiled step."""
+    batch = dict(sent)
     if columns:
         rows = batch.pop(ROWS)
         batch |= {name: column[rows] for name, column in columns.items()}
@@ -112,7 +112,6 @@ class TrainFeed:
       dataset: the same for all runs.
       orders: one for each run; several require the data to be on the devices.
       mesh: says which devices read which part of a batch.
-      capacity: the most batches that are taken at a time.
       start: the number of steps already done.
       has_members: whether batches have a leading member axis.
     """
@@ -122,13 +121,11 @@ class TrainFeed:
         dataset: Dataset,
         orders: Sequence[Order],
         mesh: Mesh,
-        capacity: int,
         start: int,
         has_members: bool = False,
     ):
         self._orders = orders
         self._mesh = mesh
-        self._capacity = capacity
         self._step = start
         self._has_members = has_members
         self._rows = mesh.rows(orders[0].batch_size)
@@ -137,12 +134,11 @@ class TrainFeed:
             self._host_batches = train_batches(dataset, orders[0], start, self._rows)
 
     def take(self, count: int) -> dict[str, jax.Array]:
-        """The next `count` batches [capacity, batch_size, ...]; the rest is padding."""
+        """The next `count` batches [count, batch_size, ...]."""
         if self._host_batches is None:
             taken = {ROWS: self._indices(count)}
         else:
-            batches = _stack([next(self._host_batches) for _ in range(count)])
-            taken = _padded(batches, self._capacity)
+            taken = _stack([next(self._host_batches) for _ in range(count)])
         self._step += count
         return self._mesh.put(taken, self._mesh.batches, self._orders[0].batch_size)
 
@@ -152,10 +148,9 @@ class TrainFeed:
             order: order.indices(self._step, count)[:, self._rows]
             for order in dict.fromkeys(self._orders)
         }
-        width = len(next(iter(rows.values()))[0])
-        padded = np.zeros((len(self._orders), self._capacity, width), np.int32)
-        padded[:, :count] = [rows[order] for order in self._orders]
-        return padded if self._has_members else padded[0]
+        if not self._has_members:
+            return rows[self._orders[0]]
+        return np.stack([rows[order] for order in self._orders])
 
 
 def eval_feed(
@@ -194,13 +189,13 @@ def _eval_batches(
         yield mesh.put(padded, mesh.eval_batches, dataset.batch_size)
 
 
-def train_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of what `TrainFeed.take` returns."""
+def train_shapes(dataset: Dataset, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of what `TrainFeed.take` returns for a single run."""
     one = {ROWS: np.zeros(dataset.batch_size, np.int32)}
     if dataset.mode != "device":
         one = dataset.train.rows(one[ROWS])
     return jax.eval_shape(
-        lambda batch: {k: jnp.stack([v] * capacity) for k, v in batch.items()}, one
+        lambda batch: {k: jnp.stack([v] * count) for k, v in batch.items()}, one
     )
 
 

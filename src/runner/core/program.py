@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,18 +13,17 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from runner.core import feed, step
-from runner.core.choose import loops
+from runner.core.choose import steps_per_call
+from runner.core.compiling import Compiling
 from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
 from runner.core.pipeline import Pipeline
 from runner.core.snapshot import Snapshot
 from runner.core.step import Values
+from runner.core.timetable import Cut, Timetable
 from runner.data.dataset import Dataset, eval_indices
 from runner.errors import ConfigError
 from runner.tasks.task import Task, numbers
-
-# One call of the loop costs the host about as much as ten steps of a small model.
-LOOP_CAPACITY = 256
 
 
 class ProgramSpec(NamedTuple):
@@ -35,7 +34,7 @@ class ProgramSpec(NamedTuple):
         it. `key` is their hash.
       init, train_step, eval_step: those of `runner.core.step`, jitted, so that each is
         traced only once.
-      steps_per_call: None leaves it to the rule of `loops`.
+      steps_per_call: the most; None leaves it to the rule of `choose`.
     """
 
     description: dict[str, Any]
@@ -61,117 +60,157 @@ def key_of(description: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Population(NamedTuple):
-    """Runs that train side by side, under `vmap`: how many, and their longest call."""
-
-    members: int
-    most_steps: int
-
-
-class Program(NamedTuple):
+@dataclass(frozen=True)
+class Program:
     """Compiled functions. In a population, per-member arguments and results (carry,
     batches, learning_rates, ...) have a leading member axis.
 
     Attributes:
       init: (key, learning_rate, hyperparameters) -> carry.
-      train: (carry, columns, batches, learning_rates, logged, first_step, count,
-        eval_loss, values) -> (carry, rows). Takes `count` steps, at most `capacity`,
-        which is the length of `batches`, `learning_rates`, `logged` and `rows`.
-      evaluate: (carry, columns, batches, totals) -> (totals, numbers) over
+      calls: by their number of blocks (see `Cut`; 0: a single step), functions (carry,
+        columns, batches, learning_rates, first_step, eval_loss, values) -> (carry,
+        rows), each compiled in the background once it is wanted. `rows` has an array
+        for each number, [steps], or [blocks] for the norms.
+      made: those that were wanted so far.
+      evaluation: (carry, columns, batches, totals) -> (totals, numbers) over
         `eval_capacity` batches and those of earlier calls. None without a split to
         evaluate.
-      totals: zeros that the first call of `evaluate` starts from.
+      totals: zeros that the first evaluation call starts from.
       data: returns the columns on the devices, which both read.
       eval_batches: returns one pass over the split of a name.
       members: of a population; None for a single run.
-      bytes: memory of a training call on each device, as far as XLA reports it.
-      compile_seconds: the time to trace and compile these.
     """
 
-    init: Callable
-    train: Callable
-    evaluate: Callable | None
-    capacity: int
+    init: Compiling
+    calls: Callable[[int], Compiling]
+    made: dict[int, Compiling]
+    cut: Cut
+    evaluation: Compiling | None
     eval_capacity: int
     totals: Any
     mesh: Mesh
     data: Callable[[], feed.DeviceData]
     eval_batches: Callable[[str], Iterable[dict]]
     members: int | None
-    bytes: int
-    compile_seconds: float
+
+    @property
+    def longest(self) -> Compiling:
+        """The call that takes the most steps."""
+        return self.calls(self.cut.blocks)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of a training call on each device, as far as XLA reports it."""
+        analysis = getattr(self.longest.result(), "memory_analysis", lambda: None)()
+        if analysis is None:
+            return 0
+        used = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+        return used + analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
+
+    def compile_seconds(self) -> float:
+        """The time that runs have waited for these since this was called last."""
+        made = [self.init, self.evaluation, *self.made.values()]
+        return sum(one.waited() for one in made if one is not None)
 
 
 def compile_program(
     spec: ProgramSpec,
     values: Values,
-    population: Population | None = None,
+    timetable: Timetable,
+    members: int | None = None,
     keep: Keep = make_anew,
 ) -> Program:
-    """Compile the program of `spec`.
+    """Start to compile the program of `spec`.
 
     Args:
       spec: what to compile.
       values: those of one run; only their shapes and types matter.
-      population: None for a single run.
-      keep: for what programs may share: a compiled `init`, and data on the devices.
+      timetable: decides the lengths of its calls.
+      members: of a population; None for a single run.
+      keep: for what programs may share: data on the devices, and what is compiled.
     """
-    started = time.perf_counter()
     dataset = spec.dataset
-    capacity, eval_capacity = _capacities(spec, values, population)
-    train, evaluate = _functions(spec, capacity, eval_capacity, population)
-    mesh, lead = _mesh(spec, population)
+    most, eval_capacity = _capacities(spec, values, members)
+    cut = timetable.cut(most)
+    mesh, lead = _mesh(spec, members)
     own = partial(with_sharding, sharding=mesh.own, lead=lead)  # of each member
     shapes = carry_shapes(spec, values)
     state = mesh.state(shapes)
     carry = with_sharding(shapes, state, lead)
     columns, eval_columns = with_sharding(feed.column_shapes(dataset), mesh.replicated)
-    batches = with_sharding(feed.train_shapes(dataset, capacity), mesh.batches, lead)
     numbers = jax.eval_shape(lambda: values)
-    number, rates = (jax.ShapeDtypeStruct(n, jnp.float32) for n in ((), (capacity,)))
-    logged, one = np.zeros(capacity, bool), np.int32(0)
-    trained = compiled(
-        jax.jit(train, out_shardings=(state, mesh.own), donate_argnums=0),
-        carry, columns, batches, own(rates), logged, one, one, own(number),
-        own(numbers),
-    )  # fmt: skip
-    evaluated, totals = None, {}
+    number, one = jax.ShapeDtypeStruct((), jnp.float32), np.int32(0)
+
+    initialize, train_step, eval_step = _functions(spec, members)
+
+    def kept(*name: Hashable, make: Callable[[], Compiling]) -> Compiling:
+        kind, *rest = name
+        return keep((kind, spec.key, members, *rest), make)
+
+    def call(blocks: int) -> Compiling:
+        block = cut.block if blocks else 1
+        count = max(1, blocks) * block
+        batches = with_sharding(feed.train_shapes(dataset, count), mesh.batches, lead)
+        rates = jax.ShapeDtypeStruct((count,), jnp.float32)
+        function = step.train_call(train_step, block, max(1, blocks))
+        if members:
+            # In the order of the arguments: 0 where each member has its own, None where
+            # they share one.
+            function = jax.vmap(function, (0, None, 0, 0, None, 0, 0))
+        jitted = jax.jit(function, out_shardings=(state, mesh.own), donate_argnums=0)
+        return kept("call", block, blocks, make=lambda: Compiling(
+            jitted,
+            carry, columns, batches, own(rates), one, own(number), own(numbers),
+        ))  # fmt: skip
+
+    made: dict[int, Compiling] = {}
+
+    def calls(blocks: int) -> Compiling:
+        if blocks not in made:
+            made[blocks] = call(blocks)
+        return made[blocks]
+
+    if members:
+        initial = kept("init", make=lambda: Compiling(
+            jax.jit(jax.vmap(initialize), out_shardings=state),
+            own(numbers.key), own(number), own(numbers.hyperparameters),
+        ))  # fmt: skip
+    else:
+        initial = keep(("init", spec.key), lambda: init(spec, values))
+    calls(cut.after(0, timetable.next_evaluation(0)))  # its first steps come first
+    calls(cut.blocks)
+
+    evaluation, totals = None, {}
     if dataset.evaluated:
         eval_batches = with_sharding(
             feed.eval_shapes(dataset, eval_capacity), mesh.eval_batches
         )
         totals = _eval_sums(spec, shapes)
-        evaluated = compiled(
+        evaluate = step.eval_call(eval_step, spec.task, eval_capacity)
+        if members:
+            evaluate = jax.vmap(evaluate, (0, None, None, 0))
+        evaluation = kept("evaluation", eval_capacity, make=lambda: Compiling(
             jax.jit(evaluate, out_shardings=mesh.own),
             carry, eval_columns, eval_batches, own(totals),
-        )  # fmt: skip
-    if population:
-        every = jax.vmap(step.init(spec.pipeline, spec.averaging))
-        initial = compiled(
-            jax.jit(every, out_shardings=state),
-            own(numbers.key), own(number), own(numbers.hyperparameters),
-        )  # fmt: skip
-    else:
-        initial = keep(("init", spec.key), lambda: init(spec, values))
+        ))  # fmt: skip
     on_devices = ("device data", dataset, mesh)
     return Program(
         init=initial,
-        train=trained,
-        evaluate=evaluated,
-        capacity=capacity,
+        calls=calls,
+        made=made,
+        cut=cut,
+        evaluation=evaluation,
         eval_capacity=eval_capacity,
         totals=jax.tree.map(lambda s: np.zeros((*lead, *s.shape), s.dtype), totals),
         mesh=mesh,
         data=lambda: keep(on_devices, lambda: feed.device_data(dataset, mesh)),
         eval_batches=feed.eval_feed(dataset, mesh, eval_capacity),
-        members=population.members if population else None,
-        bytes=_bytes(trained),
-        compile_seconds=time.perf_counter() - started,
+        members=members,
     )
 
 
-def init(spec: ProgramSpec, values: Values) -> Callable:
-    """`Program.init` of a single run, compiled.
+def init(spec: ProgramSpec, values: Values) -> Compiling:
+    """`Program.init` of a single run.
 
     Args:
       spec: what to compile.
@@ -179,21 +218,14 @@ def init(spec: ProgramSpec, values: Values) -> Callable:
     """
     shardings = spec.mesh.state(carry_shapes(spec, values))
     jitted = jax.jit(spec.init, out_shardings=shardings)
-    return compiled(jitted, *init_arguments(spec, values))
-
-
-def compiled(jitted: Any, *arguments: Any) -> Callable:
-    """`jitted`, compiled; with debug_nans unchanged, or JAX wouldn't find the NaN."""
-    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
-        return jitted
-    return jitted.lower(*arguments).compile()
+    return Compiling(jitted, *init_arguments(spec, values))
 
 
 def start_shapes(
-    spec: ProgramSpec, values: Values, population: Population | None = None
+    spec: ProgramSpec, values: Values, members: int | None = None
 ) -> Snapshot:
     """Shapes and shardings of what a call of the program takes from the one before."""
-    mesh, lead = _mesh(spec, population)
+    mesh, lead = _mesh(spec, members)
     shapes = carry_shapes(spec, values)
     eval_loss = jax.ShapeDtypeStruct((), jnp.float32)
     return Snapshot(
@@ -287,8 +319,8 @@ def _step_arguments(spec: ProgramSpec, values: Values) -> tuple:
     carry, batch, rate, eval_loss, numbers = _on_mesh(
         spec, (carry, batch, number, number, numbers)
     )
-    # Which step it is, and whether that is logged, is the same on any mesh.
-    return carry, batch, np.int32(0), rate, np.bool_(False), eval_loss, numbers
+    # Which step it is is the same on any mesh.
+    return carry, batch, np.int32(0), rate, eval_loss, numbers
 
 
 def _on_mesh(spec: ProgramSpec, shapes: Any) -> Any:
@@ -296,26 +328,25 @@ def _on_mesh(spec: ProgramSpec, shapes: Any) -> Any:
     return with_sharding(shapes, spec.mesh.replicated)
 
 
-def _mesh(spec: ProgramSpec, population: Population | None) -> tuple[Mesh, tuple]:
+def _mesh(spec: ProgramSpec, members: int | None) -> tuple[Mesh, tuple]:
     """The mesh of a program's arrays, and the dimension that members add to them."""
-    if population is None:
+    if members is None:
         return spec.mesh, ()
-    lead = (population.members,)
-    return population_mesh(spec.mesh.devices, *lead), lead
+    return population_mesh(spec.mesh.devices, members), (members,)
 
 
 def _capacities(
-    spec: ProgramSpec, values: Values, population: Population | None
+    spec: ProgramSpec, values: Values, members: int | None
 ) -> tuple[int, int]:
     """The most steps of a training call, and the batches of an evaluation call."""
-    looped = loops(step_jaxpr(spec, values), jax.default_backend())
     steps = spec.steps_per_call
+    fitting = steps_per_call(
+        step_jaxpr(spec, values), jax.default_backend(), members or 1
+    )
     if steps is None:
-        steps = feed.steps_that_fit(spec.dataset, LOOP_CAPACITY) if looped else 1
-    if population:
-        steps = min(steps, population.most_steps)
+        steps = feed.steps_that_fit(spec.dataset, fitting)
     evals = 1
-    if looped and spec.dataset.evaluated:
+    if fitting > 1 and spec.dataset.evaluated:
         # The split that is evaluated most often fits in one call.
         first = next(iter(spec.dataset.evaluated))
         batches = len(eval_indices(spec.dataset, first)[0])
@@ -324,28 +355,15 @@ def _capacities(
 
 
 def _functions(
-    spec: ProgramSpec, capacity: int, eval_capacity: int, population: Population | None
-) -> tuple[Callable, Callable]:
-    """`train` and `evaluate`, not yet compiled."""
-    train_step, eval_step, axis = spec.train_step, spec.eval_step, None
-    if population:  # which has a mesh of its own
-        axis = "members"
-        parts = spec.pipeline, spec.task, spec.dataset.transforms
-        train_step = step.train_step(*parts, spec.microbatches, axis)
-        eval_step = step.eval_step(*parts)
-    train = step.train_call(train_step, capacity)
-    evaluate = step.eval_call(eval_step, spec.task, eval_capacity)
-    if population:
-        # In the order of the arguments: 0 where each member has its own, None where
-        # they share one.
-        train = jax.vmap(train, (0, None, 0, 0, None, None, None, 0, 0), axis_name=axis)
-        evaluate = jax.vmap(evaluate, (0, None, None, 0))
-    return train, evaluate
-
-
-def _bytes(function: Any) -> int:
-    analysis = getattr(function, "memory_analysis", lambda: None)()
-    if analysis is None:
-        return 0
-    used = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
-    return used + analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
+    spec: ProgramSpec, members: int | None
+) -> tuple[Callable, Callable, Callable]:
+    """The initial state, the training step and the evaluation step."""
+    if members is None:
+        return spec.init, spec.train_step, spec.eval_step
+    # A population has a mesh of its own.
+    parts = spec.pipeline, spec.task, spec.dataset.transforms
+    return (
+        step.init(spec.pipeline, spec.averaging),
+        step.train_step(*parts, spec.microbatches),
+        step.eval_step(*parts),
+    )

@@ -11,6 +11,7 @@ from runner.core.optimizers import OptimizerSpec
 from runner.core.program import ProgramSpec
 from runner.core.snapshot import Snapshot
 from runner.core.step import Values
+from runner.core.timetable import Timetable
 from runner.data.order import Order
 from runner.settings import TrainSettings
 
@@ -41,11 +42,12 @@ class Run(NamedTuple):
     hyperparameters: dict[str, float]
 
     @property
-    def timetable(self) -> tuple[int, int, int]:
-        """Its length and intervals: equal in runs that can train side by side."""
+    def timetable(self) -> Timetable:
+        """Its length and its intervals."""
         settings = self.settings
         every = settings.eval_every_steps, settings.log_every_steps
-        return len(self.learning_rates), *every
+        # A population's learning rates have a leading member axis.
+        return Timetable(self.learning_rates.shape[-1], *every)
 
 
 # Whether a checkpoint is saved: in any case, if the evaluation is the best, or not.

@@ -250,6 +250,7 @@ def _by_distance(
         del params, extra
         best = state.best_value
         shift = jnp.where(best < 0, -2 * rtol * best, 0)
+        new: Any
         updates, new = rule.update(updates, state, value=value + shift)
         mean = (state.count * state.avg_value + value + shift) / (state.count + 1)
         improved = (new.count == 0) & (mean < (1 - rtol) * best - atol)

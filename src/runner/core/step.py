@@ -16,6 +16,8 @@ from runner.tasks.task import Task, mean, numbers, sums
 
 # Of a row, beside the loss and the metrics.
 ROW_NAMES = ("learning_rate", "grad_norm", "update_norm")
+NORMS = ("train/grad_norm", "train/update_norm")
+_SMALL = 2**16
 _TRANSFORMS = 2**31  # folded into a step's key; microbatches fold in smaller numbers
 
 
@@ -56,19 +58,18 @@ def train_step(
     task: Task,
     transforms: Sequence[Transform],
     microbatches: int,
-    axis: str | None = None,
+    devices: int = 1,
 ) -> Callable:
-    """(carry, batch, step, learning_rate, logged, eval_loss, values) -> (carry, row).
+    """(carry, batch, step, learning_rate, eval_loss, values) -> (carry, row).
 
-    A row is what metrics.jsonl records of the step, `train/loss` and so on, as scalars;
-    its norms are 0 unless the step is `logged` or a loss isn't finite. `eval_loss` is
-    the latest evaluation's, inf if none came since the step before. `axis` names
-    the axis of `jax.vmap`, so that its members compute norms at the same steps: where
-    a condition differs between members, `vmap` always computes both branches.
+    A row is what metrics.jsonl records of the step, `train/loss` and so on, as scalars.
+    `eval_loss` is the latest evaluation's, inf if none came since the step before.
+    `devices` are those that hold the state of one run.
     """
     gradients = _accumulated(pipeline.gradients, microbatches)
+    norm = _joined_norm if devices == 1 else optax.tree.norm
 
-    def step(carry, batch, step, learning_rate, logged, eval_loss, values):
+    def step(carry, batch, step, learning_rate, eval_loss, values):
         state = carry.state
         key = jax.random.fold_in(values.key, step)
         batch = transformed(transforms, batch, jax.random.fold_in(key, _TRANSFORMS))
@@ -93,17 +94,14 @@ def train_step(
         if average is not None:
             evaluated = evaluation_params(new.opt_state, new.params)
             average = optax.incremental_update(evaluated, average, 1 - values.ema_decay)
-        bad = ~jnp.isfinite(loss)
-        if axis:
-            bad = jax.lax.pmax(bad.astype(jnp.int32), axis) > 0
-        grad_norm, update_norm = _norms(logged | bad, grads, state.params, new.params)
         row = {
             **numbers(task, total),
             "learning_rate": learning_rate * plateau_scale(new.opt_state),
-            "grad_norm": grad_norm,
-            "update_norm": update_norm,
+            "grad_norm": norm(grads),
+            "update_norm": norm(optax.tree.sub(new.params, state.params)),
         }
-        return Carry(new, average), {f"train/{k}": v for k, v in row.items()}
+        row = {f"train/{k}": jnp.float32(v) for k, v in row.items()}
+        return Carry(new, average), row
 
     return step
 
@@ -131,17 +129,18 @@ def eval_step(
     return step
 
 
-def _norms(wanted: Any, grads: Any, old: Any, new: Any) -> tuple[Any, Any]:
-    """Gradient and update norms, or zeros unless `wanted`.
+def _joined_norm(tree: Any) -> jax.Array:
+    """The Euclidean norm of all leaves together.
 
-    On CPU they take a third of a small model's step, so they aren't always computed.
+    The small ones become one array: on CPU, XLA takes long for each sum, so that the
+    norms of a small model would take a fifth of its step. On several devices that
+    would move what they share.
     """
-
-    def norms():
-        update = optax.tree.sub(new, old)
-        return tuple(jnp.float32(optax.tree.norm(tree)) for tree in (grads, update))
-
-    return jax.lax.cond(wanted, norms, lambda: (jnp.float32(0), jnp.float32(0)))
+    leaves = [x.astype(jnp.float32).ravel() for x in jax.tree.leaves(tree)]
+    small = [x for x in leaves if x.size < _SMALL]
+    parts = [jnp.concatenate(small)] if small else []
+    parts += [x for x in leaves if x.size >= _SMALL]
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in parts))
 
 
 def _accumulated(gradients: Callable, microbatches: int) -> Callable:
@@ -175,41 +174,52 @@ def _accumulated(gradients: Callable, microbatches: int) -> Callable:
     return accumulated
 
 
-def train_call(train_step: Callable, capacity: int) -> Callable:
-    """Several steps as one call: see `runner.core.program.Program.train`."""
+def train_call(train_step: Callable, block: int, blocks: int) -> Callable:
+    """Several steps as one call: see `Program.call`.
 
-    def call(
-        carry, columns, batches, learning_rates, logged, first_step, count, eval_loss,
-        values,
-    ):  # fmt: skip
-        def take(i, carry):
-            batch = feed.batch_at(columns, batches, i)
-            # Only the first step after an evaluation gets its loss.
-            new_loss = jnp.where(i == 0, eval_loss, jnp.inf)
-            return train_step(
-                carry,
-                batch,
-                first_step + i,
-                learning_rates[i],
-                logged[i],
-                new_loss,
-                values,
-            )
+    A call is a scan over blocks, and each of these a scan over all of its steps but the
+    last. XLA leaves out the norms of those, whose results aren't used. Both lengths are
+    constants and nothing is conditional, so an accelerator never waits for the host.
+    """
 
-        if capacity == 1:
-            carry, row = take(0, carry)
-            return carry, {name: value[None] for name, value in row.items()}
+    def call(carry, columns, batches, learning_rates, first_step, eval_loss, values):
+        count = len(learning_rates)
+        # Only the first step after an evaluation gets its loss.
+        eval_losses = jnp.full(count, jnp.inf).at[0].set(eval_loss)
+        steps = first_step + jnp.arange(count, dtype=jnp.int32)
+        given = batches, steps, learning_rates, eval_losses
 
-        def body(i, looped):
-            carry, row = take(i, looped[0])
-            rows = {name: looped[1][name].at[i].set(row[name]) for name in row}
-            return carry, rows
+        def take(carry, given):
+            batch, step, learning_rate, eval_loss = given
+            batch = feed.batch(columns, batch)
+            return train_step(carry, batch, step, learning_rate, eval_loss, values)
 
-        shapes = jax.eval_shape(take, 0, carry)[1]
-        rows = {name: jnp.zeros(capacity, s.dtype) for name, s in shapes.items()}
-        return jax.lax.fori_loop(0, count, body, (carry, rows))
+        def plain(carry, given):
+            carry, row = take(carry, given)
+            return carry, {k: v for k, v in row.items() if k not in NORMS}
+
+        def take_block(carry, given):
+            before = jax.tree.map(lambda x: x[:-1], given)
+            carry, rows = _scan(plain, carry, before, block - 1)
+            carry, row = take(carry, jax.tree.map(lambda x: x[-1], given))
+            joined = {k: jnp.append(v, row[k]) for k, v in rows.items()}
+            return carry, joined | {k: row[k][None] for k in NORMS}
+
+        if block == 1:
+            return _scan(take, carry, given, count)
+        given = jax.tree.map(lambda x: x.reshape(blocks, block, *x.shape[1:]), given)
+        carry, rows = _scan(take_block, carry, given, blocks)
+        return carry, jax.tree.map(jnp.ravel, rows)
 
     return call
+
+
+def _scan(body: Callable, carry: Any, given: Any, length: int) -> tuple[Any, Any]:
+    """`jax.lax.scan`, but no loop at all around a single turn."""
+    if length > 1:
+        return jax.lax.scan(body, carry, given)
+    carry, row = body(carry, jax.tree.map(lambda x: x[0], given))
+    return carry, jax.tree.map(lambda x: x[None], row)
 
 
 def eval_call(eval_step: Callable, task: Task, capacity: int) -> Callable:
@@ -217,7 +227,9 @@ def eval_call(eval_step: Callable, task: Task, capacity: int) -> Callable:
 
     def call(carry, columns, batches, totals):
         def body(i, totals):
-            found = eval_step(carry, feed.batch_at(columns, batches, i))
+            found = eval_step(
+                carry, feed.batch(columns, {k: v[i] for k, v in batches.items()})
+            )
             return jax.tree.map(jnp.add, totals, found)
 
         if capacity == 1:

@@ -14,13 +14,9 @@ from runner.core import feed
 from runner.core.program import Program
 from runner.core.run import Host, Run, Wanted
 from runner.core.snapshot import Snapshot, Start, copied, on_host
-from runner.core.step import evaluated_params
+from runner.core.step import NORMS, evaluated_params
 from runner.errors import TrainingStopped
-from runner.settings import TrainSettings
 
-# A call is made longer until it takes this many seconds, so that the loop of a small
-# model is rarely interrupted and that of a large one still shows progress.
-CALL_SECONDS = 0.2
 RATE_SECONDS = 1.0  # time/steps_per_second is averaged over this
 
 
@@ -57,7 +53,7 @@ def train(
     pace = _Pace(start.step if start else 0)
     unfinished = set(range(len(runs)) if active is None else active)
     carry = start.snapshot.carry if start else None
-    for call in _calls(program, together, feeder, pace, host, start):
+    for call in _calls(program, together, feeder, host, start):
         speed = pace.measure(call)
         read = call.read()
         for index in sorted(unfinished):
@@ -79,7 +75,9 @@ def train(
 class Call(NamedTuple):
     """Results in flight: rows of the steps after `start`, maybe an evaluation.
 
-    `logged`, bool [stop - start], says which steps get a row in metrics.jsonl.
+    `logged`, bool [stop - start], says which steps get a row in metrics.jsonl. `rows`
+    are the program's, whose norms are those of the last step of each block. `first` is
+    the row of step 1 with norms, if it isn't the last of its block.
     `snapshot` is for a checkpoint after `stop`, if one is `wanted`. `carry` is the
     state after the last call of a run, else None: the next call takes it over.
     """
@@ -88,6 +86,7 @@ class Call(NamedTuple):
     stop: int
     logged: np.ndarray
     rows: dict[str, Any]
+    first: dict[str, Any] | None
     evaluation: dict[str, Any] | None
     snapshot: Snapshot | None
     wanted: Wanted
@@ -99,8 +98,9 @@ class Call(NamedTuple):
 
     def member(self, index: int) -> "Call":
         """One run's part of a population's results."""
-        own = jax.tree.map(lambda x: x[index], (self.rows, self.evaluation))
-        return self._replace(rows=own[0], evaluation=own[1])
+        parts = self.rows, self.first, self.evaluation
+        rows, first, evaluation = jax.tree.map(lambda x: x[index], parts)
+        return self._replace(rows=rows, first=first, evaluation=evaluation)
 
 
 def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str, Any]]:
@@ -110,10 +110,18 @@ def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str,
       TrainingStopped: a loss is not finite and `on_nan` is `stop`.
     """
     evaluation = {name: float(v) for name, v in (call.evaluation or {}).items()}
-    bad = ~np.isfinite(call.rows["train/loss"][: call.stop - call.start])
+    bad = ~np.isfinite(call.rows["train/loss"])
+    block = len(bad) // len(call.rows[NORMS[0]])
     for i in np.flatnonzero(call.logged | bad):
         step = call.start + 1 + int(i)
-        row = {"step": step} | {name: float(v[i]) for name, v in call.rows.items()}
+        row: dict[str, Any] = {"step": step}
+        for name, numbers in call.rows.items():
+            if name not in NORMS:
+                row[name] = float(numbers[i])
+            elif (i + 1) % block == 0:
+                row[name] = float(numbers[i // block])
+            elif step == 1 and call.first:
+                row[name] = float(call.first[name][0])
         row |= evaluation if step == call.stop else {}
         ends = on_nan == "stop" and _not_finite(row)
         if ends or call.logged[i]:
@@ -134,21 +142,15 @@ def _not_finite(row: dict[str, float]) -> str | None:
     return None
 
 
-def logged_steps(steps: int, settings: TrainSettings) -> np.ndarray:
-    """The steps of a run that get a row in metrics.jsonl: bool [steps]."""
-    done = np.arange(1, steps + 1)
-    logged = (done == 1) | (done == steps) | (done % settings.log_every_steps == 0)
-    return logged | (done % settings.eval_every_steps == 0)
-
-
 def evaluate(program: Program, carry: Any, splits: Sequence[str]) -> dict[str, Any]:
     """The loss and the metrics of a state on `splits`: `split/loss` and so on."""
-    assert program.evaluate is not None
+    assert program.evaluation is not None
+    evaluated = program.evaluation.result()
     found, columns = {}, program.data().eval
     for split in splits:
         totals, numbers = program.totals, {}
         for batches in program.eval_batches(split):
-            totals, numbers = program.evaluate(carry, columns, batches, totals)
+            totals, numbers = evaluated(carry, columns, batches, totals)
         found |= {f"{split}/{name}": value for name, value in numbers.items()}
     return found
 
@@ -182,21 +184,15 @@ def _finish(
 
 
 class _Pace:
-    """The speed of calls, and so how many steps the next one may take."""
+    """The speed of calls."""
 
     def __init__(self, start: int):
         self._reads = deque([(time.perf_counter(), start)])  # (time, steps done)
-        self.steps_per_call = 16
 
     def measure(self, call: Call) -> float:
         """Wait for `call`; steps per second over the last second or so."""
         jax.block_until_ready(call.rows)
         now = time.perf_counter()
-        seconds, count = now - self._reads[-1][0], call.stop - call.start
-        if count == self.steps_per_call and seconds < CALL_SECONDS / 2:
-            self.steps_per_call *= 2
-        elif seconds > CALL_SECONDS * 2:
-            self.steps_per_call = max(1, count // 2)
         self._reads.append((now, call.stop))
         while len(self._reads) > 2 and self._reads[1][0] < now - RATE_SECONDS:
             self._reads.popleft()
@@ -223,7 +219,6 @@ def _together(
         run.spec.dataset,
         orders,
         program.mesh,
-        program.capacity,
         start.step if start else 0,
         has_members=program.members is not None,
     )
@@ -243,7 +238,6 @@ def _calls(
     program: Program,
     run: Run,
     feeder: feed.TrainFeed,
-    pace: _Pace,
     host: Host,
     start: Start | None,
 ) -> Iterator[Call]:
@@ -253,8 +247,8 @@ def _calls(
     than those of a run, as does all that is computed from them.
     """
     *lead, steps = run.learning_rates.shape
-    every = run.settings.eval_every_steps
-    logged = logged_steps(steps, run.settings)
+    timetable = run.timetable
+    logged = timetable.logged
     data = program.data()
     validations = run.spec.dataset.validations
     no_eval_loss: Any = np.full(lead, np.inf, np.float32)
@@ -263,29 +257,25 @@ def _calls(
         step, (carry, eval_loss, _) = start.step, start.snapshot
     else:
         rates, numbers = run.learning_rates[..., 0], run.values.hyperparameters
-        carry = program.init(run.init_key, rates, numbers)
-
-    def take(carry, step, count):
-        """Dispatch `count` steps after `step`."""
-        rates = np.zeros((*lead, program.capacity), np.float32)
-        rates[..., :count] = run.learning_rates[..., step : step + count]
-        wanted = np.zeros(program.capacity, bool)
-        wanted[:count] = logged[step : step + count]
-        return program.train(
-            carry, data.train, feeder.take(count), rates, wanted,
-            np.int32(step), np.int32(count), eval_loss, run.values,
-        )  # fmt: skip
+        carry = program.init.result()(run.init_key, rates, numbers)
 
     waiting, stopped = None, None
     while step < steps and stopped is None:
-        evaluated = min(steps, (step // every + 1) * every)
-        count = min(evaluated, host.next_stop(step)) - step
-        count = min(count, program.capacity)
-        if count > 1:
-            most = host.agree(f"pace after {step}", pace.steps_per_call)
-            count = min(count, most)
-        stop = step + count
-        carry, rows = take(carry, step, count)
+        evaluated = timetable.next_evaluation(step)
+        blocks = program.cut.after(step, min(evaluated, host.next_stop(step)))
+        stop = step + max(1, blocks * program.cut.block)
+        batches, rates = feeder.take(stop - step), run.learning_rates[..., step:stop]
+        rest = np.int32(step), eval_loss, run.values
+        first = None
+        if step == 0 and blocks and program.cut.block > 1:
+            alone = jax.tree.map(lambda x: x[:, :1] if lead else x[:1], batches)
+            begun = jax.tree.map(jnp.copy, carry)  # which the call takes over
+            _, first = program.calls(0).result()(
+                begun, data.train, alone, rates[..., :1], *rest
+            )
+        carry, rows = program.calls(blocks).result()(
+            carry, data.train, batches, rates, *rest
+        )
         evaluation = None
         if stop == evaluated and validations:
             evaluation = evaluate(program, carry, validations)
@@ -308,7 +298,7 @@ def _calls(
         if waiting is not None:
             yield waiting
         waiting = Call(
-            step, stop, logged[step:stop], rows, evaluation, snapshot, wanted,
+            step, stop, logged[step:stop], rows, first, evaluation, snapshot, wanted,
             carry if stop == steps else None,
         )  # fmt: skip
         step = stop

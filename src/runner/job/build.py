@@ -111,7 +111,7 @@ def build(
     begin(run)
     init = session.keep(
         ("init", shared.spec.key), lambda: program.init(shared.spec, values)
-    )
+    ).result()
     if cfg.verify:
         session.keep(("verified", shared.spec.key), partial(_verify, run, init))
     metrics = session.keep(
@@ -216,7 +216,9 @@ def _shared(
             pipeline=pipeline,
             init=jax.jit(step.init(on_mesh, averaging)),
             train_step=jax.jit(
-                step.train_step(on_mesh, task, dataset.transforms, microbatches)
+                step.train_step(
+                    on_mesh, task, dataset.transforms, microbatches, placed.devices
+                )
             ),
             eval_step=jax.jit(step.eval_step(on_mesh, task, dataset.transforms)),
             task=task,

@@ -103,7 +103,7 @@ def run_job(
             from runner.job.sharding import print_sharding
 
             run = _built(cfg, session).run
-            program = session.program(run.spec, run.values)
+            program = session.program(run.spec, run.values, run.timetable)
             print_sharding(run, program, None if processes.is_first else StringIO())
             return math.nan
         job = prepare(cfg, composed, session, quiet=False)
@@ -129,8 +129,7 @@ def train_recorded(
       Preempted: a signal ended it.
     """
     spec, values = job.run.spec, job.run.values
-    program = session.program(spec, values)
-    job.recorder.finish(program_facts(program))
+    program = session.program(spec, values, job.run.timetable)
     checkpoints, processes = job.checkpoints, session.processes
     with Interruption(processes) as interruption, checkpoints:
         host = host_of(
@@ -141,7 +140,10 @@ def train_recorded(
             interruption,
             processes,
         )
-        session.train(job.run, host, checkpoints.start)
+        try:
+            session.train(job.run, host, checkpoints.start)
+        finally:
+            job.recorder.finish(program_facts(program))
 
 
 def host_of(
@@ -169,8 +171,8 @@ def host_of(
 def program_facts(program: Program) -> dict[str, Any]:
     """The facts about a program in the summary of its run."""
     return {
-        "compile_seconds": program.compile_seconds,
-        "steps_per_call": program.capacity,
+        "compile_seconds": round(program.compile_seconds(), 3),
+        "steps_per_call": program.cut.steps,
     }
 
 

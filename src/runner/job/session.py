@@ -9,10 +9,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.instantiate import call, section
-from runner.core.program import Population, Program, ProgramSpec, compile_program
+from runner.core.program import Program, ProgramSpec, compile_program
 from runner.core.run import Host, Run
 from runner.core.snapshot import Start
 from runner.core.step import Values
+from runner.core.timetable import Timetable
 from runner.core.train import train
 from runner.job.processes import Processes
 
@@ -36,7 +37,6 @@ class Session:
         self._most = most
         self._kept: dict[Hashable, OrderedDict[Hashable, Any]] = {}
         self._lock = threading.Lock()
-        self._ahead: set[Hashable] = set()  # compiled, but not used yet
 
     def keep(self, key: tuple[Hashable, ...], make: Callable[[], Any]) -> Any:
         """Return what is kept as `key`, which begins with a kind, or else `make` it.
@@ -66,34 +66,21 @@ class Session:
         self,
         spec: ProgramSpec,
         values: Values,
-        population: Population | None = None,
-        *,
-        ahead: bool = False,
+        timetable: Timetable,
+        members: int | None = None,
     ) -> Program:
-        """The compiled program of `spec`.
+        """The program of `spec`, which is compiled in the background.
 
         Args:
           spec: what it is made from.
           values: of one run; only their shapes and types matter.
-          population: None for one run alone.
-          ahead: whether to compile it before its first use, which still reports the
-            compile time. `compile_seconds` is 0 in every later use.
+          timetable: decides the lengths of its calls.
+          members: of a population; None for one run alone.
         """
-        key = "program", spec.key, population
-        made: list[bool] = []
-
-        def make() -> Program:
-            made.append(True)
-            return compile_program(spec, values, population, self.keep)
-
-        program = self.keep(key, make)
-        with self._lock:
-            is_first = bool(made) or key in self._ahead
-            if ahead and is_first:
-                self._ahead.add(key)
-            elif is_first:
-                self._ahead.discard(key)
-        return program if is_first else program._replace(compile_seconds=0.0)
+        return self.keep(
+            ("program", spec.key, timetable, members),
+            lambda: compile_program(spec, values, timetable, members, self.keep),
+        )
 
     def train(self, run: Run, host: Host, start: Start | None = None) -> None:
         """Train `run` alone.
@@ -101,7 +88,7 @@ class Session:
         Raises:
           TrainingStopped: a loss isn't finite; or what `host` raised.
         """
-        program = self.program(run.spec, run.values)
+        program = self.program(run.spec, run.values, run.timetable)
         for _, error in train(program, [run], host, start):
             raise error
 

@@ -116,20 +116,21 @@ def _placed(path: Any, array: jax.ShapeDtypeStruct) -> Placed:
 
 
 def crossings(compiled: Program) -> list[Crossing]:
-    """What crosses devices in one call of `train`; its loop over steps counts once.
+    """What crosses devices in one step that is logged.
 
     Raises:
-      ConfigError: `train` isn't compiled as a whole.
+      ConfigError: the step isn't compiled as a whole.
     """
-    if not hasattr(compiled.train, "as_text"):
+    step = compiled.calls(0).result()
+    if not hasattr(step, "as_text"):
         raise ConfigError(
             "print=sharding needs the compiled program, and train.debug_nans=true "
             "makes none"
         )
-    text = compiled.train.as_text()  # pyright: ignore[reportFunctionMemberAccess]
+    text = step.as_text()  # pyright: ignore[reportFunctionMemberAccess]
     groups: dict[tuple[str, str], list[Collective]] = {}
     for one in collectives(text, compiled.mesh.devices):
-        key = one.kind, _when(one, looped=compiled.capacity > 1)
+        key = one.kind, _when(one)
         groups.setdefault(key, []).append(one)
     return [
         Crossing(
@@ -142,11 +143,8 @@ def crossings(compiled: Program) -> list[Crossing]:
     ]
 
 
-def _when(one: Collective, looped: bool) -> str:
-    depth = one.loops - looped
-    if depth < 0:
-        return "each call"
-    when = "each step" if depth == 0 else "each iteration of a loop in a step"
+def _when(one: Collective) -> str:
+    when = "each iteration of a loop in a step" if one.loops else "each step"
     return f"{when}, if its branch is taken" if one.conditional else when
 
 

@@ -197,14 +197,14 @@ def _train(run: Run, session: Session, rows: Rows, recorder: Recorder | None) ->
             recorder.row(row)  # first, so that the row that differs is kept
         rows.compare(row)
 
-    program = session.program(run.spec, run.values)
+    program = session.program(run.spec, run.values, run.timetable)
     try:
         with recorder or contextlib.nullcontext():
-            if recorder:
-                recorder.finish(program_facts(program))
             for _, error in train(program, [run], Host(write)):
                 raise error
             rows.end()
+            if recorder:
+                recorder.finish(program_facts(program))
     except RecordEnds:
         pass
     finally:

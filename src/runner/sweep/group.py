@@ -5,14 +5,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.core.program import Population
 from runner.core.run import Run
 from runner.job.session import Session
 from runner.sweep.member import Member
 from runner.sweep.population import (
     Closing,
     compile_for,
-    longest_call,
     train_alone,
     train_together,
 )
@@ -86,12 +84,13 @@ class PopulationQueue:
             self._train()
 
     def _train_left_over(self) -> None:
-        longest = longest_call(self._begun[0].run)
-        saved, others = left_over(self._sweep, self._begun, longest)
+        saved, others = left_over(self._sweep, self._begun)
         self._members += others
         for one in saved:
             run = next(iter(one.active.values())).run
-            compiled = self._session.program(run.spec, run.values, one.population)
+            compiled = self._session.program(
+                run.spec, run.values, run.timetable, one.size
+            )
             train_together(
                 one.names,
                 one.active,
@@ -104,8 +103,9 @@ class PopulationQueue:
 
     def _train(self) -> None:
         run = self._members[0].run
-        population = Population(self._size, longest_call(run))
-        compiled = self._session.program(run.spec, run.values, population)
+        compiled = self._session.program(
+            run.spec, run.values, run.timetable, self._size
+        )
         part = self._members[: self._size]
         self._members = self._members[self._size :]
         for member in part:

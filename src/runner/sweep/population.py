@@ -13,7 +13,7 @@ import jax
 
 from runner.core.choose import vmaps
 from runner.core.mesh import population_size
-from runner.core.program import Population, Program, step_jaxpr
+from runner.core.program import Program, step_jaxpr
 from runner.core.run import Run, Wanted
 from runner.core.snapshot import Snapshot, Start
 from runner.core.train import train
@@ -137,8 +137,6 @@ def train_together(
 
     error: BaseException | None = None
     try:
-        for member in active.values():
-            member.prepared.recorder.finish(program_facts(compiled))
         with Interruption() as interruption, saver:
             host = host_of(
                 lambda index, row: active[index].row(row),
@@ -150,10 +148,12 @@ def train_together(
             )
             host = replace(host, save=save)
             for index, ended in train(compiled, runs, host, start, list(active)):
+                active[index].prepared.recorder.finish(program_facts(compiled))
                 _end(index, active.pop(index), ended, kept, closing)
     except BaseException as raised:
         error = raised
     for index, member in active.items():
+        member.prepared.recorder.finish(program_facts(compiled))
         _end(index, member, error, kept, closing)
     _reraise(error)
     closing.remove(saver.folder)
@@ -191,20 +191,14 @@ def compile_for(
     limit = most
     if limit == "auto":
         limit = CPU_MEMBERS if jax.default_backend() == "cpu" else MOST_MEMBERS
-    longest = longest_call(run)
     while True:
         size = -(-count // -(-count // limit))
         size = population_size(run.spec.mesh.devices, size)
-        members = Population(size, longest)
-        compiled = session.program(run.spec, run.values, members, ahead=True)
-        if most != "auto" or size == 1 or compiled.bytes <= _memory():
+        compiled = session.program(run.spec, run.values, run.timetable, size)
+        fits = compiled.bytes <= _memory()  # waits until it is compiled
+        if fits or most != "auto" or size == 1:
             return size
         limit = size // 2
-
-
-def longest_call(run: Run) -> int:
-    """The steps of the longest call of a population of runs like `run`."""
-    return min(run.timetable[:2])
 
 
 def _memory() -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.core.program import Population, start_shapes
+from runner.core.program import start_shapes
 from runner.core.snapshot import Start
 from runner.errors import ConfigError, TrainingStopped
 from runner.job import checkpoint
@@ -24,13 +24,13 @@ class Saved(NamedTuple):
 
     Attributes:
       names: the fingerprints of all members that it had, by their index.
-      population: its size, including copies that fill it up, and its longest call.
+      size: of the population, including copies that fill it up.
       start: the checkpoint.
       active: by its index, each member that continues.
     """
 
     names: list[str]
-    population: Population
+    size: int
     start: Start
     active: dict[int, Member]
 
@@ -69,7 +69,7 @@ def checkpoints_of(
 
 
 def left_over(
-    sweep: Path, members: Iterable[Member], most_steps: int
+    sweep: Path, members: Iterable[Member]
 ) -> tuple[list[Saved], list[Member]]:
     """The populations that `members` were in when the sweep was killed.
 
@@ -82,7 +82,7 @@ def left_over(
     begun = {m.job.fingerprint: m for m in members if m.prepared.recorder.kept}
     found = []
     for path in sorted(folder.iterdir()) if begun and folder.is_dir() else []:
-        saved = _read(path, begun, most_steps)
+        saved = _read(path, begun)
         if saved:
             found.append(saved)
     taken = {id(m) for saved in found for m in saved.active.values()}
@@ -90,7 +90,7 @@ def left_over(
     return found, restarting
 
 
-def _read(path: Path, begun: dict[str, Member], most_steps: int) -> Saved | None:
+def _read(path: Path, begun: dict[str, Member]) -> Saved | None:
     try:
         newest = path / str(checkpoint.steps(path)[-1]) / "record" / "metadata"
         record = json.loads(newest.read_text(encoding="utf-8"))
@@ -100,8 +100,7 @@ def _read(path: Path, begun: dict[str, Member], most_steps: int) -> Saved | None
     if not indexed:
         return None
     run = next(iter(indexed.values())).run
-    population = Population(record["size"], most_steps)
-    target = start_shapes(run.spec, run.values, population)
+    target = start_shapes(run.spec, run.values, record["size"])
     if record["best_records"] is not None:
         target = target._replace(best=target)
     try:
@@ -123,7 +122,7 @@ def _read(path: Path, begun: dict[str, Member], most_steps: int) -> Saved | None
     if not active:
         shutil.rmtree(path, ignore_errors=True)
         return None
-    return Saved(record["members"], population, start, active)
+    return Saved(record["members"], record["size"], start, active)
 
 
 def _keep_ending(member: Member) -> None:

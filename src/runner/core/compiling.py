@@ -1,0 +1,58 @@
+"""A function that is compiled in the background."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+
+
+class Compiling:
+    """Traces and compiles a function while its caller goes on.
+
+    Python continues while XLA compiles, so a run takes its first steps before the
+    program of all others is ready. Several processes compile in step with each other.
+
+    Args:
+      jitted: the function, from `jax.jit`.
+      arguments: their shapes, dtypes and shardings.
+    """
+
+    def __init__(self, jitted: Any, *arguments: Any):
+        self._jitted = jitted
+        self._arguments = arguments
+        self._future: Future[Callable] = Future()
+        self._waited = 0.0
+        if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
+            self._future.set_result(jitted)  # compiled, JAX wouldn't find the NaN
+        elif jax.process_count() > 1:
+            self._compile()
+        else:
+            threading.Thread(target=self._compile, name="runner-compile").start()
+
+    def result(self) -> Callable:
+        """The compiled function, once it is ready.
+
+        Raises:
+          whatever tracing or compiling has raised.
+        """
+        started = time.perf_counter()
+        try:
+            return self._future.result()
+        finally:
+            self._waited += time.perf_counter() - started
+
+    def waited(self) -> float:
+        """The seconds that callers have waited for it since this was called last."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def _compile(self) -> None:
+        try:
+            made = self._jitted.lower(*self._arguments).compile()
+        except BaseException as error:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(made)

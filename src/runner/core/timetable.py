@@ -1,0 +1,94 @@
+"""When a run logs and evaluates, and how its steps are cut into calls."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+# In a shorter run, every step may be logged: a call of several steps is then all that
+# it needs, and compiling another for single ones takes longer than more norms.
+SHORT = 5000
+# A shorter block saves less as a call than it takes to compile.
+_WORTH_A_CALL = 8
+
+
+class Timetable(NamedTuple):
+    """The length of a run and its intervals, all in optimizer steps.
+
+    Runs that have it in common can train side by side.
+    """
+
+    steps: int
+    eval_every: int
+    log_every: int
+
+    @property
+    def logged(self) -> np.ndarray:
+        """The steps that get a row in metrics.jsonl: bool [steps]."""
+        done = np.arange(1, self.steps + 1)
+        logged = (done == 1) | (done == self.steps) | (done % self.log_every == 0)
+        return logged | (done % self.eval_every == 0)
+
+    def next_evaluation(self, step: int) -> int:
+        """The first step after `step` that is followed by an evaluation."""
+        return min(self.steps, (step // self.eval_every + 1) * self.eval_every)
+
+    def cut(self, most: int) -> "Cut":
+        """The calls of at most `most` steps that cover an evaluation interval best."""
+        interval = min(self.steps, self.eval_every)
+        most = min(most, interval)
+        within = [n for n in (self.eval_every, self.log_every) if n <= self.steps]
+        block = _divisor(math.gcd(*within) or self.steps, most)
+        if self.steps < SHORT:
+            block = 1
+        whole, fits = interval // block, most // block
+        blocks = _divisor(whole, fits)
+        if 2 * blocks < fits:
+            blocks = fits
+        lengths = {blocks, whole % blocks, self.steps % interval // block}
+        if block >= _WORTH_A_CALL:
+            lengths.add(1)
+        lengths = sorted((n for n in lengths if n * block > 1), reverse=True)
+        return Cut(block, tuple(lengths))
+
+
+class Cut(NamedTuple):
+    """The lengths of a run's calls, each of which is a compiled program of its own.
+
+    A call of several steps is a number of blocks. Each of them ends with a step that
+    is logged or may be; the others are not. Steps that no block fits, such as those
+    before a checkpoint at an odd step, are a call each.
+
+    Attributes:
+      block: the steps of a block.
+      lengths: the numbers of blocks of the calls, the largest first.
+    """
+
+    block: int
+    lengths: tuple[int, ...]
+
+    @property
+    def blocks(self) -> int:
+        """The blocks of the longest call; 0 if each step is a call."""
+        return max(self.lengths, default=0)
+
+    @property
+    def steps(self) -> int:
+        """The steps of the longest call."""
+        return max(1, self.block * self.blocks)
+
+    def after(self, step: int, stop: int) -> int:
+        """The blocks of the call after `step`, which may go on to `stop`.
+
+        0 is a single step. The result depends on nothing else, so a resumed run makes
+        the same calls as one that was never interrupted.
+        """
+        if step % self.block:
+            return 0
+        fitting = (n for n in self.lengths if step + n * self.block <= stop)
+        return next(fitting, 0)
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`."""
+    return next(d for d in range(min(number, most), 0, -1) if number % d == 0)
