@@ -27,8 +27,10 @@ LEAVES = {key for key in SETTINGS if key not in SECTIONS}
 
 def test_every_key_of_the_configuration_is_a_setting(composed):
     cfg = OmegaConf.to_container(composed(), resolve=False)
+    cfg |= {"train.stop": cfg["train"]["stop"]}
     keys = {key for key in cfg if key not in SECTIONS}
     keys |= {f"{section}.{key}" for section in SECTIONS for key in cfg[section]}
+    keys -= set(SECTIONS)
     assert keys == {key for key in LEAVES if key.split(".")[0] not in GROUPS} | set(
         GROUPS
     )
@@ -60,6 +62,8 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
         (
             may_change_on_resume,
             "train.epochs train.steps train.log_every_steps train.profile mesh.* "
+            "train.stop.metric train.stop.value train.stop.patience "
+            "train.stop.min_delta "
             "checkpoint.* !checkpoint.best wandb.* cluster.* distributed.* objective "
             "verify print "
             "compilation_cache data.data_dir data.manual_dir data.download",

@@ -118,6 +118,16 @@ _HORIZON = (
 
 
 @dataclass
+class StopSettings:
+    """`train.stop`: when a run ends before its last step."""
+
+    metric: str = setting(LENGTH)
+    value: float | None = setting(LENGTH)
+    patience: int | None = setting(LENGTH, *_or_null(_at_least(1)))
+    min_delta: float = setting(LENGTH, *_at_least(0))
+
+
+@dataclass
 class TrainSettings:
     """`train`: how long, how often and how. conf/config.yaml explains each key."""
 
@@ -138,6 +148,7 @@ class TrainSettings:
         "auto, or a whole number of at least 1",
     )
     on_nan: str = setting(NUMBERS, *_one_of("stop", "continue"))
+    stop: StopSettings = setting(LENGTH)
     clip_global_norm: float | None = setting(
         NUMBERS, lambda x: 0 < x < float("inf"), "greater than 0, or null", switch=True
     )
@@ -301,10 +312,17 @@ def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Setting]]
             yield from settings_of(section, f"{name}.")
 
 
+def sections_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """The dotted name and the schema of each section of `schema`, and of theirs."""
+    for name, hint in get_type_hints(schema).items():
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            yield f"{prefix}{name}", hint
+            yield from sections_of(hint, f"{prefix}{name}.")
+
+
 SETTINGS: dict[str, Setting] = dict(settings_of(Settings)) | _ARGUMENTS
-SECTIONS: dict[str, Any] = {
-    name: hint for name, hint in get_type_hints(Settings).items() if is_dataclass(hint)
-}
+SECTIONS: dict[str, type] = dict(sections_of(Settings))
 
 
 def affects(key: str) -> Affects:

@@ -19,7 +19,7 @@ def check_keys(cfg: DictConfig) -> None:
     """
     for section, schema in {"": Settings, **SECTIONS}.items():
         names = [field.name for field in fields(schema)]
-        for key in cfg[section] if section else cfg:
+        for key in OmegaConf.select(cfg, section) if section else cfg:
             if key not in names:
                 message = no_such_key(section, key, names)
                 raise ConfigError(message + did_you_mean(str(key), names))
@@ -38,7 +38,7 @@ def check_ranges(cfg: DictConfig, keys: Iterable[str] = tuple(SETTINGS)) -> None
         if valid is None:
             continue
         section, _, name = key.rpartition(".")
-        parent = cfg[section] if section else cfg
+        parent = OmegaConf.select(cfg, section) if section else cfg
         if cfg.train.steps_per_epoch is None and OmegaConf.is_interpolation(
             parent, name
         ):

@@ -64,11 +64,15 @@ class Host:
       wants: whether to save the state after a step at the end of a call: (step,
         evaluated=, ends=, stops=) -> Wanted. `ends`: it is the last of the run;
         `stops`: training is about to stop before that.
-      save: saves a snapshot after a step, once all rows up to it are written.
+      save: gets a snapshot after a step, once all rows up to it are written, and
+        whether to save it.
       best: returns the carry of the best state, or None to test the last one.
       finish: gets the index of a run that reached its end, the state that it ends with
         (`params`, those that evaluations use, and `model_state`, as NumPy arrays), and
         the numbers of its test splits.
+      stop: gets the index of a run and a row that was written; True if the run ends
+        with it, at an evaluation.
+      may_stop: whether `stop` is ever True.
       stopping: an exception to end with, at the end of a call, or None.
       agree: returns process 0's value under a name, on every process of the run.
       dispatched: called with results that wait for other processes.
@@ -82,6 +86,8 @@ class Host:
     finish: Callable[[int, dict[str, Any], dict[str, float]], None] = (
         lambda index, state, numbers: None
     )
+    stop: Callable[[int, dict[str, Any]], bool] = lambda index, row: False
+    may_stop: bool = False
     stopping: Callable[[], BaseException | None] = lambda: None
     agree: Callable[[str, Any], Any] = lambda name, value: value
     dispatched: Callable[[Any], None] = lambda results: None

@@ -26,7 +26,7 @@ def train(
     host: Host,
     start: Start | None = None,
     active: Collection[int] | None = None,
-) -> Iterator[tuple[int, Exception]]:
+) -> Iterator[tuple[int, Exception | None]]:
     """Train one run, or several of one program and timetable side by side.
 
     Row `step` s belongs to the s-th optimizer step, counted from 1: its training loss
@@ -42,9 +42,10 @@ def train(
       active: the indices of the runs that haven't ended yet; by default all.
 
     Yields:
-      the index of a run that ends early and why: TrainingStopped, if a training or
-      evaluation loss isn't finite and `train.on_nan` is `stop`, or what `host.write`
-      raised. It gets no further rows; the others continue.
+      the index of a run that ends early and why: None, if `host.stop` said so;
+      TrainingStopped, if a training or evaluation loss isn't finite and `train.on_nan`
+      is `stop`; or what `host.write` raised. It gets no further rows; the others
+      continue.
 
     Raises:
       whatever `host.stopping` returns, once all dispatched results are written.
@@ -56,18 +57,32 @@ def train(
     for call in _calls(program, together, feeder, host, start):
         speed = pace.measure(call)
         read = call.read()
+        stopped = []
         for index in sorted(unfinished):
             own = read if program.members is None else read.member(index)
             try:
                 for row in rows(own, runs[index].settings.on_nan, speed):
                     host.write(index, row)
+                    if host.stop(index, row) and call.carry is None:
+                        stopped.append(index)
             except Exception as error:
                 unfinished.remove(index)
                 yield index, error
         if not unfinished:
             return
+        wanted = call.wanted
+        if stopped and program.members is None and wanted != "always":
+            wanted = host.wants(call.stop, evaluated=True, ends=True, stops=False)
         if call.snapshot is not None:
-            host.save(call.stop, call.snapshot, call.wanted)
+            host.save(call.stop, call.snapshot, wanted)
+        if stopped:
+            assert call.snapshot is not None
+            _finish(program, runs, stopped, host, call.snapshot.carry)
+            unfinished -= set(stopped)
+            for index in stopped:
+                yield index, None
+            if not unfinished:
+                return
         carry = call.carry
     _finish(program, runs, sorted(unfinished), host, carry)
 
@@ -78,7 +93,8 @@ class Call(NamedTuple):
     `logged`, bool [stop - start], says which steps get a row in metrics.jsonl. `rows`
     are the program's, whose norms are those of the last step of each block. `first` is
     the row of step 1 with norms, if it isn't the last of its block.
-    `snapshot` is for a checkpoint after `stop`, if one is `wanted`. `carry` is the
+    `snapshot` is for a checkpoint after `stop`, if one is `wanted`, and for runs that
+    end there. `carry` is the
     state after the last call of a run, else None: the next call takes it over.
     """
 
@@ -292,7 +308,7 @@ def _calls(
         )
         # Now, since the carry is donated to the next call.
         snapshot = None
-        if wanted != "no":
+        if wanted != "no" or (host.may_stop and stop == evaluated):
             placed = jax.device_put(eval_loss, program.mesh.own)
             snapshot = copied(Snapshot(carry, placed))
         if waiting is not None:

@@ -117,7 +117,7 @@ def build(
     metrics = session.keep(
         ("metrics", shared.spec.key), lambda: check_traces(shared.spec, values)
     )
-    _check_objective(cfg, metrics, shared.spec.task)
+    _check_metrics(cfg, metrics, shared.spec.task)
     return Built(run, cfg, shared.toy, init)
 
 
@@ -297,22 +297,30 @@ def check(cfg: DictConfig) -> None:
     check_targets(cfg, [*GROUPS, *metrics])
 
 
-def _check_objective(cfg: DictConfig, metrics: list[str], task: Task) -> None:
-    objective = cfg.objective
-    if objective not in metrics:
-        raise ConfigError(
-            f"objective={objective} is not a metric of this run, which has "
-            f"{', '.join(metrics)}.{did_you_mean(objective, metrics)}"
-        )
-    is_chosen_by = objective.startswith("validation") and better(
-        objective, directions(task)
-    )
-    if cfg.checkpoint.best and not is_chosen_by:
-        raise ConfigError(
-            "checkpoint.best=true keeps the state that is best by "
-            f"objective={objective}, which must be a validation/ metric of which "
-            "lower or higher values are better"
-        )
+def _check_metrics(cfg: DictConfig, metrics: list[str], task: Task) -> None:
+    """Check those that decide something.
+
+    Raises:
+      ConfigError: the run has no such metric, or none that it can be decided by.
+    """
+    stop = cfg.train.stop
+    stops = stop.value is not None or stop.patience is not None
+    for key, name, use in (
+        ("objective", cfg.objective, ""),
+        ("objective", cfg.objective, cfg.checkpoint.best and "checkpoint.best=true"),
+        ("train.stop.metric", stop.metric, stops and "train.stop"),
+    ):
+        if name not in metrics and (use or key == "objective"):
+            raise ConfigError(
+                f"{key}={name} is not a metric of this run, which has "
+                f"{', '.join(metrics)}.{did_you_mean(name, metrics)}"
+            )
+        chosen = name.startswith("validation") and better(name, directions(task))
+        if use and not chosen:
+            raise ConfigError(
+                f"{use} needs {key}={name} to be a validation/ metric of which lower "
+                "or higher values are better"
+            )
 
 
 def _description(

@@ -135,6 +135,8 @@ class Checkpoints:
         Raises:
           OSError, ValueError: the previous save failed, e.g. because the disk is full.
         """
+        if wanted == "no":
+            return
         record = self.describe(step)
         self._handed = True
         if wanted == "always" or self._best(record) == step:

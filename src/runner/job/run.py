@@ -7,6 +7,7 @@ import secrets
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,12 +29,13 @@ from runner.job.interruption import Interruption
 from runner.job.processes import Processes, connected
 from runner.job.resume import resume
 from runner.job.session import Session
+from runner.job.stop import Stop
 from runner.record import compiled
 from runner.record.files import to_json, write_json
 from runner.record.mirrors import process
 from runner.record.mirrors.wandb import WandbFields
 from runner.record.provenance import code, provenance
-from runner.record.recorder import Recorder
+from runner.record.recorder import Recorder, kept_rows
 from runner.record.secrets import scrub
 from runner.record.state import save_state
 from runner.settings import CheckpointSettings
@@ -51,12 +53,27 @@ class Prepared(NamedTuple):
       recorder: writes its folder; not entered yet.
       checkpoints: those in its folder, and the one that it starts from.
       objective: the metric whose final value is the job's result.
+      stop: decides whether it ends early.
     """
 
     run: Run
     recorder: Recorder
     checkpoints: Checkpoints
     objective: str
+    stop: Stop
+
+    def recall(self) -> None:
+        """Let `stop` see the rows that the run keeps from an earlier process."""
+        if self.recorder.kept and self.stop.is_on:
+            for row in kept_rows(self.recorder.kept):
+                self.stop.reason(row)
+
+    def stops(self, row: dict[str, Any]) -> bool:
+        """Whether the run ends with `row`, and if so, record why; see `Host.stop`."""
+        reason = self.stop.reason(row)
+        if reason:
+            self.recorder.finish({"stopped": reason})
+        return reason is not None
 
     def finish(
         self, state: dict[str, Any], numbers: dict[str, float], is_first: bool = True
@@ -130,16 +147,19 @@ def train_recorded(
     """
     spec, values = job.run.spec, job.run.values
     program = session.program(spec, values, job.run.timetable)
+    job.recall()
     checkpoints, processes = job.checkpoints, session.processes
     with Interruption(processes) as interruption, checkpoints:
         host = host_of(
             lambda index, row: write(row),
+            lambda index, row: job.stops(row),
             lambda index, *end: job.finish(*end, is_first=processes.is_first),
             lambda: checkpoints.best(start_shapes(spec, values), spec.description),
             checkpoints,
             interruption,
             processes,
         )
+        host = replace(host, may_stop=job.stop.is_on)
         try:
             session.train(job.run, host, checkpoints.start)
         finally:
@@ -148,6 +168,7 @@ def train_recorded(
 
 def host_of(
     write: Callable[[int, dict], None],
+    stop: Callable[[int, dict], bool],
     finish: Callable[[int, dict, dict], None],
     best: Callable[[], Any],
     checkpoints: Checkpoints,
@@ -157,6 +178,7 @@ def host_of(
     """A `Host` that saves `checkpoints` and stops at an `interruption`."""
     return Host(
         write=write,
+        stop=stop,
         finish=finish,
         best=best,
         next_stop=checkpoints.next_stop,
@@ -243,7 +265,8 @@ def prepare(
         resumed.start if resumed else None,
         processes,
     )
-    return Prepared(run, recorder, checkpoints, cfg.objective)
+    stop = Stop(run.settings.stop, directions(run.spec.task))
+    return Prepared(run, recorder, checkpoints, cfg.objective, stop)
 
 
 def fingerprints_and_provenance(built: Built, session: Session) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class Session:
         """
         program = self.program(run.spec, run.values, run.timetable)
         for _, error in train(program, [run], host, start):
-            raise error
+            if error:
+                raise error
 
 
 def described(cfg: DictConfig, group: str) -> str:

@@ -95,7 +95,7 @@ class Recorder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.kept:
-                kept = _rows(self.kept)
+                kept = kept_rows(self.kept)
                 self._started -= self.kept.seconds
             elif path.exists() and path.stat().st_size:
                 raise ConfigError(
@@ -205,7 +205,7 @@ class Recorder:
     def follow(self) -> None:
         """Track rows without recording them, where another process records."""
         self._started = time.monotonic()
-        for row in _rows(self.kept) if self.kept else []:
+        for row in kept_rows(self.kept) if self.kept else []:
             self.track(row)
 
     def track(self, row: dict[str, Any]) -> None:
@@ -250,7 +250,12 @@ class Recorder:
         return locations
 
 
-def _rows(kept: Kept) -> list[dict[str, Any]]:
+def kept_rows(kept: Kept) -> list[dict[str, Any]]:
+    """The rows that `kept` keeps.
+
+    Raises:
+      ConfigError: the file is damaged.
+    """
     try:
         rows = read_metrics(kept.path) if kept.path.exists() else []
     except ValueError as error:

@@ -201,6 +201,7 @@ def _train(run: Run, session: Session, rows: Rows, recorder: Recorder | None) ->
     try:
         with recorder or contextlib.nullcontext():
             for _, error in train(program, [run], Host(write)):
+                assert error is not None
                 raise error
             rows.end()
             if recorder:

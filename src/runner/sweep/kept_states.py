@@ -39,13 +39,9 @@ class KeptStates:
         records = start.record["best_records"] if start else None
         self.records: dict[int, dict] = {int(i): r for i, r in (records or {}).items()}
 
-    def update(self, step: int, snapshot: Snapshot, ends: bool) -> None:
-        """Keep what is asked for of `snapshot`, after the rows up to it are written.
-
-        Args:
-          ends: whether it is the last step.
-        """
-        if ends and self._settings.last:
+    def update(self, step: int, snapshot: Snapshot) -> None:
+        """Keep what is asked for of `snapshot`, after the rows up to it are written."""
+        if self._settings.last:
             self._last = step, snapshot
         if not self._settings.best:
             return
@@ -62,10 +58,13 @@ class KeptStates:
         elif is_newest.any():
             self.best = _chosen(is_newest, snapshot, self.best)
 
-    def write(self, index: int, member: Member) -> None:
+    def write(self, index: int, member: Member, ended: bool) -> None:
         """Write the states of a member that ends to its own folder.
 
         Not in several threads at once: Orbax can't.
+
+        Args:
+          ended: whether the newest state is its last, as it has not failed.
 
         Raises:
           OSError, ValueError: they can't be written, e.g. because the disk is full.
@@ -75,7 +74,7 @@ class KeptStates:
         if index in self.records:
             record = self.records[index]
             found[record["best"][member.prepared.objective]["step"]] = self.best, record
-        if self._last is not None:
+        if self._last is not None and ended:
             step, snapshot = self._last
             found[step] = snapshot, own.describe(step)
         if not found:

@@ -37,6 +37,7 @@ class Member:
             self.job.error = error
             self.ended(self.job)
             return False
+        self.prepared.recall()
         self.started(self.job)
         return True
 

@@ -131,7 +131,7 @@ def train_together(
     runs = [active[i].run if i in active else other for i in range(len(names))]
 
     def save(step: int, snapshot: Snapshot, wanted: Wanted) -> None:
-        kept.update(step, snapshot, ends=step == len(other.learning_rates))
+        kept.update(step, snapshot)
         if wanted == "always":
             saver.save(step, snapshot._replace(best=kept.best), wanted)
 
@@ -140,13 +140,15 @@ def train_together(
         with Interruption() as interruption, saver:
             host = host_of(
                 lambda index, row: active[index].row(row),
+                lambda index, row: active[index].prepared.stops(row),
                 lambda index, *end: active[index].prepared.finish(*end),
                 lambda: kept.best and kept.best.carry,
                 saver,
                 interruption,
                 session.processes,
             )
-            host = replace(host, save=save)
+            may_stop = any(m.prepared.stop.is_on for m in active.values())
+            host = replace(host, save=save, may_stop=may_stop)
             for index, ended in train(compiled, runs, host, start, list(active)):
                 active[index].prepared.recorder.finish(program_facts(compiled))
                 _end(index, active.pop(index), ended, kept, closing)
@@ -169,7 +171,7 @@ def _end(
     """Write the states of a member that ends, and close it."""
     try:
         if error is None or isinstance(error, Exception):  # else it is resumed
-            kept.write(index, member)
+            kept.write(index, member, ended=error is None)
     except (OSError, ValueError) as failed:
         error = error or failed
     closing.submit(member.close, error)
