@@ -383,6 +383,34 @@ def test_the_last_population_is_filled_up_rather_than_compiled_anew(
     assert states(tmp_path) == {"done": 5}
 
 
+def test_members_that_stop_leave_and_the_rest_go_on_in_a_smaller_population(
+    main, made, tmp_path
+):
+    asked = (
+        "optimizer=adam", "optimizer.learning_rate=0.03,0.02,0.01,1e-5", "train.steps=60",
+        "train.epochs=null", "train.eval_every_steps=4", "train.stop.value=1.5",
+        "checkpoint.best=true",
+    )  # fmt: skip
+    main(*asked, "hydra.launcher.strategy=vmap", folder="packed")
+    assert made == [4, 2, 1]
+    main(*asked, "hydra.launcher.strategy=loop", folder="loop")
+    packed, loop = rows(tmp_path / "packed"), rows(tmp_path / "loop")
+    ends = {name: own[-1]["step"] for name, own in packed.items()}
+    assert ends == {name: own[-1]["step"] for name, own in loop.items()}
+    assert len(set(ends.values())) == 4 and max(ends.values()) == 60
+    for name, own in packed.items():
+        for row, other in zip(own, loop[name], strict=True):
+            assert row == pytest.approx(other, rel=1e-3)
+        found, other = (summary(tmp_path / s / name) for s in ("packed", "loop"))
+        assert found.get("stopped") == other.get("stopped")
+        assert (found.get("stopped") is None) == (ends[name] == 60)
+        assert found["final"]["test/loss"] == pytest.approx(
+            other["final"]["test/loss"], rel=1e-3
+        )
+        best = tmp_path / "packed" / name / "checkpoints"
+        assert (best / str(found["best"]["validation/loss"]["step"])).is_dir()
+
+
 def test_two_optimizers_three_frameworks_five_schedules_ten_seeds_are_six_programs(
     main, made, tmp_path
 ):

@@ -73,6 +73,7 @@ class Host:
       stop: gets the index of a run and a row that was written; True if the run ends
         with it, at an evaluation.
       may_stop: whether `stop` is ever True.
+      may_shrink: whether a population of which half has ended is left.
       stopping: an exception to end with, at the end of a call, or None.
       agree: returns process 0's value under a name, on every process of the run.
       dispatched: called with results that wait for other processes.
@@ -88,6 +89,7 @@ class Host:
     )
     stop: Callable[[int, dict[str, Any]], bool] = lambda index, row: False
     may_stop: bool = False
+    may_shrink: bool = False
     stopping: Callable[[], BaseException | None] = lambda: None
     agree: Callable[[str, Any], Any] = lambda name, value: value
     dispatched: Callable[[Any], None] = lambda results: None

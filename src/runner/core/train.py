@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ def train(
     host: Host,
     start: Start | None = None,
     active: Collection[int] | None = None,
-) -> Iterator[tuple[int, Exception | None]]:
+) -> Generator[tuple[int, Exception | None], None, Start | None]:
     """Train one run, or several of one program and timetable side by side.
 
     Row `step` s belongs to the s-th optimizer step, counted from 1: its training loss
@@ -47,6 +47,10 @@ def train(
       is `stop`; or what `host.write` raised. It gets no further rows; the others
       continue.
 
+    Returns:
+      None at the end; where `host.may_shrink` and half of a population has ended, where
+      the others continue, in a smaller one.
+
     Raises:
       whatever `host.stopping` returns, once all dispatched results are written.
     """
@@ -54,7 +58,13 @@ def train(
     pace = _Pace(start.step if start else 0)
     unfinished = set(range(len(runs)) if active is None else active)
     carry = start.snapshot.carry if start else None
-    for call in _calls(program, together, feeder, host, start):
+
+    def may_leave() -> bool:
+        """Whether the state after an evaluation may be needed."""
+        size = program.members if host.may_shrink else None
+        return host.may_stop or (size is not None and 2 * len(unfinished) <= size)
+
+    for call in _calls(program, together, feeder, host, start, may_leave):
         speed = pace.measure(call)
         read = call.read()
         stopped = []
@@ -69,7 +79,7 @@ def train(
                 unfinished.remove(index)
                 yield index, error
         if not unfinished:
-            return
+            return None
         wanted = call.wanted
         if stopped and program.members is None and wanted != "always":
             wanted = host.wants(call.stop, evaluated=True, ends=True, stops=False)
@@ -82,9 +92,18 @@ def train(
             for index in stopped:
                 yield index, None
             if not unfinished:
-                return
+                return None
+        if (
+            host.may_shrink
+            and program.members is not None
+            and 2 * len(unfinished) <= program.members
+            and call.snapshot is not None
+            and call.carry is None
+        ):
+            return Start(call.stop, call.snapshot, {})
         carry = call.carry
     _finish(program, runs, sorted(unfinished), host, carry)
+    return None
 
 
 class Call(NamedTuple):
@@ -256,6 +275,7 @@ def _calls(
     feeder: feed.TrainFeed,
     host: Host,
     start: Start | None,
+    may_leave: Callable[[], bool],
 ) -> Iterator[Call]:
     """Dispatch all calls, yielding each one only when the next is under way.
 
@@ -308,7 +328,7 @@ def _calls(
         )
         # Now, since the carry is donated to the next call.
         snapshot = None
-        if wanted != "no" or (host.may_stop and stop == evaluated):
+        if wanted != "no" or (stop == evaluated and may_leave()):
             placed = jax.device_put(eval_loss, program.mesh.own)
             snapshot = copied(Snapshot(carry, placed))
         if waiting is not None:

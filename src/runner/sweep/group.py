@@ -87,14 +87,10 @@ class PopulationQueue:
         saved, others = left_over(self._sweep, self._begun)
         self._members += others
         for one in saved:
-            run = next(iter(one.active.values())).run
-            compiled = self._session.program(
-                run.spec, run.values, run.timetable, one.size
-            )
             train_together(
                 one.names,
                 one.active,
-                compiled,
+                one.size,
                 self._session,
                 self._closing,
                 self._sweep,
@@ -102,10 +98,6 @@ class PopulationQueue:
             )
 
     def _train(self) -> None:
-        run = self._members[0].run
-        compiled = self._session.program(
-            run.spec, run.values, run.timetable, self._size
-        )
         part = self._members[: self._size]
         self._members = self._members[self._size :]
         for member in part:
@@ -115,7 +107,7 @@ class PopulationQueue:
         train_together(
             names,
             dict(enumerate(part)),
-            compiled,
+            self._size,
             self._session,
             self._closing,
             self._sweep,

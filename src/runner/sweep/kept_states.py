@@ -1,13 +1,14 @@
 """The best and the last state of each member, which its own folder gets at its end."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner.core.program import start_shapes
 from runner.core.snapshot import Snapshot, Start
 from runner.sweep.member import Member
 
@@ -57,6 +58,35 @@ class KeptStates:
             self.best = snapshot
         elif is_newest.any():
             self.best = _chosen(is_newest, snapshot, self.best)
+
+    def only(self, start: Start, indices: Sequence[int], size: int) -> Start:
+        """`start` with these members alone, copies of the last of them, and their best.
+
+        Args:
+          start: of the whole population.
+          indices: of those that continue.
+          size: of the population that they will be.
+        """
+        taken = np.array([*indices, *[indices[-1]] * (size - len(indices))])
+        run = self._members[indices[0]].run
+        target = start_shapes(run.spec, run.values, size)
+
+        def take(snapshot: Snapshot) -> Snapshot:
+            return jax.tree.map(
+                lambda x, new: jax.device_put(x[taken], new.sharding),
+                snapshot._replace(best=None),
+                target,
+            )
+
+        snapshot = take(start.snapshot)
+        if self.best is not None:
+            snapshot = snapshot._replace(best=take(self.best))
+        records = {
+            str(new): self.records[old]
+            for new, old in enumerate(indices)
+            if old in self.records
+        }
+        return Start(start.step, snapshot, {"best_records": records})
 
     def write(self, index: int, member: Member, ended: bool) -> None:
         """Write the states of a member that ends to its own folder.

@@ -13,7 +13,7 @@ import jax
 
 from runner.core.choose import vmaps
 from runner.core.mesh import population_size
-from runner.core.program import Program, step_jaxpr
+from runner.core.program import step_jaxpr
 from runner.core.run import Run, Wanted
 from runner.core.snapshot import Snapshot, Start
 from runner.core.train import train
@@ -103,7 +103,7 @@ def train_alone(member: Member, session: Session, closing: Closing) -> None:
 def train_together(
     names: Sequence[str],
     members: Mapping[int, Member],
-    compiled: Program,
+    size: int,
     session: Session,
     closing: Closing,
     sweep: Path,
@@ -111,23 +111,50 @@ def train_together(
 ) -> None:
     """Train a population, or what is left of it from `start` on.
 
+    When half of its members have ended, the others continue in a smaller one.
+
     Args:
       names: the fingerprints of all members that it had.
       members: those that train, by their indices in `names`.
-      compiled: its program.
+      size: the members of its program, with copies that fill it up.
       session: of the sweep.
       closing: closes the jobs.
       sweep: the folder in which it is saved.
       start: None means the beginning.
     """
     active = {index: member for index, member in members.items() if member.open()}
-    if not active:
-        return
-    assert compiled.members is not None
-    kept = KeptStates(active, compiled.members, start)
-    saver = checkpoints_of(sweep, names, compiled.members, active, start, kept)
+    while active:
+        kept = KeptStates(active, size, start)
+        rest = _train(names, active, kept, size, session, closing, sweep, start)
+        if rest is None:
+            return
+        devices = next(iter(active.values())).run.spec.mesh.devices
+        size = population_size(devices, len(active))
+        start = kept.only(rest, sorted(active), size)
+        names = [names[index] for index in sorted(active)]
+        active = dict(enumerate(active[index] for index in sorted(active)))
+
+
+def _train(
+    names: Sequence[str],
+    active: dict[int, Member],
+    kept: KeptStates,
+    size: int,
+    session: Session,
+    closing: Closing,
+    sweep: Path,
+    start: Start | None,
+) -> Start | None:
+    """Train `active`, and remove from it the members that end.
+
+    Returns:
+      where the others continue if half of the population has ended; else None.
+    """
     # A finished member's slot is filled with another member's values.
     other = next(iter(active.values())).run
+    compiled = session.program(other.spec, other.values, other.timetable, size)
+    saved = start if start and "members" in start.record else None
+    saver = checkpoints_of(sweep, names, size, active, saved, kept)
     runs = [active[i].run if i in active else other for i in range(len(names))]
 
     def save(step: int, snapshot: Snapshot, wanted: Wanted) -> None:
@@ -135,7 +162,13 @@ def train_together(
         if wanted == "always":
             saver.save(step, snapshot._replace(best=kept.best), wanted)
 
+    def end(index: int, error: BaseException | None) -> None:
+        member = active.pop(index)
+        member.prepared.recorder.finish(program_facts(compiled))
+        _end(index, member, error, kept, closing)
+
     error: BaseException | None = None
+    rest: Start | None = None
     try:
         with Interruption() as interruption, saver:
             host = host_of(
@@ -148,17 +181,22 @@ def train_together(
                 session.processes,
             )
             may_stop = any(m.prepared.stop.is_on for m in active.values())
-            host = replace(host, save=save, may_stop=may_stop)
-            for index, ended in train(compiled, runs, host, start, list(active)):
-                active[index].prepared.recorder.finish(program_facts(compiled))
-                _end(index, active.pop(index), ended, kept, closing)
+            host = replace(host, save=save, may_stop=may_stop, may_shrink=True)
+            training = train(compiled, runs, host, start, list(active))
+            while True:
+                try:
+                    end(*next(training))
+                except StopIteration as done:
+                    rest = done.value
+                    break
     except BaseException as raised:
         error = raised
-    for index, member in active.items():
-        member.prepared.recorder.finish(program_facts(compiled))
-        _end(index, member, error, kept, closing)
+    if rest is None:
+        for index in list(active):
+            end(index, error)
     _reraise(error)
     closing.remove(saver.folder)
+    return rest
 
 
 def _end(

@@ -81,7 +81,9 @@ def left_over(
     folder = sweep / checkpoint.FOLDER
     begun = {m.job.fingerprint: m for m in members if m.prepared.recorder.kept}
     found = []
-    for path in sorted(folder.iterdir()) if begun and folder.is_dir() else []:
+    paths = folder.iterdir() if begun and folder.is_dir() else []
+    # Of a population and the smaller one that it became, the latter has the newest.
+    for path in sorted(paths, key=lambda p: (-max(checkpoint.steps(p), default=0), p)):
         saved = _read(path, begun)
         if saved:
             found.append(saved)
