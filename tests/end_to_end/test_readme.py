@@ -26,6 +26,8 @@ SHORTENED = (
 )
 RUN_BY = dict.fromkeys(SHORTENED, SHORT) | {
     "mesh=fsdp print=sharding": "",
+    "train.epochs=200 train.stop.metric=validation/accuracy"
+    " train.stop.value=0.98": "test_a_run_ends_at_its_target",
     "cluster=slurm cluster.partition=gpu cluster.gpus=1 cluster.time=2:00:00"
     " cluster.dry_run=true": "",
     "hydra.run.dir=my_run train.epochs=2000": "test_a_run_is_resumed",
@@ -130,6 +132,15 @@ def test_a_command(command, tmp_path, ready):
         names = ("s1/*", "multirun/*/*/*", "outputs/*/*")
         found = [f for name in names for f in tmp_path.glob(f"{name}/metrics.jsonl")]
         assert found and all(read_metrics(f)[-1]["step"] == 22 for f in found)
+
+
+def test_a_run_ends_at_its_target(tmp_path, ready):
+    (command,) = (c for c in RUN_BY if "train.stop" in c)
+    result = runner(tmp_path, *shlex.split(command), "hydra.run.dir=run", **ready)
+    assert result.returncode == 0, result.stderr
+    assert "validation/accuracy reached 0.98" in result.stderr
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["validation/accuracy"] >= 0.98 and last["step"] < 200 * 22
 
 
 def test_a_run_is_resumed(tmp_path, ready):

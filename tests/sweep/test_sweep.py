@@ -387,8 +387,9 @@ def test_members_that_stop_leave_and_the_rest_go_on_in_a_smaller_population(
     main, made, tmp_path
 ):
     asked = (
-        "optimizer=adam", "optimizer.learning_rate=0.03,0.02,0.01,1e-5", "train.steps=60",
-        "train.epochs=null", "train.eval_every_steps=4", "train.stop.value=1.5",
+        "optimizer=adam", "optimizer.learning_rate=0.03,0.02,0.01,1e-5",
+        "train.steps=60", "train.epochs=null", "train.eval_every_steps=4",
+        "train.stop.value=1.5",
         "checkpoint.best=true",
     )  # fmt: skip
     main(*asked, "hydra.launcher.strategy=vmap", folder="packed")

@@ -121,6 +121,8 @@ def print_summary(
     if metrics:
         out.print()
     facts = {"status": f"{summary['status']}, {summary['steps']} steps"}
+    if "stopped" in summary:
+        facts["status"] += f": {summary['stopped']}"
     for key in ("wall_seconds", "compile_seconds"):
         if summary.get(key) is not None:
             facts[key.replace("_seconds", " time")] = f"{summary[key]:.1f} s"
