@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from helpers.user_targets import NOISY
 from runner import parity
 from runner.errors import ConfigError
 from runner.parity import Trajectory, difference
@@ -14,7 +15,8 @@ def run(capsys, folders, *arguments):
     cache = f"compilation_cache={folders['xla']}"
     data = f"data.data_dir={folders['data']}"
     with pytest.raises(SystemExit) as ended:
-        parity.main([*QUICK, cache, data, *arguments])
+        quick = [q for q in QUICK if f"~{q.split('=')[0]}" not in arguments]
+        parity.main([*quick, cache, data, *arguments])
     return ended.value.code, capsys.readouterr().out
 
 
@@ -43,10 +45,20 @@ def test_a_difference_is_located(capsys, folders, monkeypatch):
     assert "linen and jax: equal bit for bit" in out
 
 
+def test_the_forms_there_are_and_how_they_start(capsys, folders):
+    status, out = run(capsys, folders, *NOISY)
+    assert status == 1
+    assert "nnx differs from linen by" in out and "jax" not in out
+    assert "nnx and linen start from different values: give the model an `init`" in out
+
+
 def test_mistakes_are_told(capsys, folders):
     with pytest.raises(SystemExit) as ended:
         parity.main(["optimizer=adamm"])
     assert "Did you mean 'adam'?" in str(ended.value.code)
+    with pytest.raises(SystemExit) as ended:
+        parity.main(["--config-dir=nowhere"])
+    assert "--config-dir nowhere is not a folder" in str(ended.value.code)
 
 
 def test_differences_are_relative_to_the_parameter():

@@ -11,8 +11,10 @@ class Block(nnx.Module):
     """Pre-norm attention and MLP (Radford et al., 2019)."""
 
     def __init__(self, width: int, heads: int, dtype: str, rngs: nnx.Rngs):
+        # No bias: that of the keys changes no output, so its gradient is nothing but
+        # rounding, which Adam would scale up.
         self.attention = nnx.MultiHeadAttention(
-            heads, width, decode=False, dtype=dtype, rngs=rngs
+            heads, width, use_bias=False, decode=False, dtype=dtype, rngs=rngs
         )
         self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])
         self.up = nnx.Linear(width, 4 * width, dtype=dtype, rngs=rngs)

@@ -8,40 +8,55 @@ from flax import nnx
 
 from runner.models.model import Model
 from runner.tasks.metric import average
-from runner.tasks.task import Task, columns, feature
+from runner.tasks.task import Task, columns
+
+
+def white_noise(*, column, size):
+    """A transform: normal numbers [size] for each example; zeros in evaluation.
+
+    Numbers of a batch, unlike those that a model draws, are the same in each framework
+    and in any number of microbatches.
+    """
+
+    def transform(batch, key, train):
+        shape = len(next(iter(batch.values()))), size
+        white = jax.random.normal(key, shape) if train else jnp.zeros(shape)
+        return batch | {column: white}
+
+    return transform
 
 
 class Vae(nnx.Module):
-    def __init__(self, size, width, latent_size, rngs):
+    def __init__(self, sizes, width, rngs):
+        (self.image, size), (self.noise, latent_size) = sizes
         self.encoder = nnx.Linear(size, width, rngs=rngs)
         self.mean = nnx.Linear(width, latent_size, rngs=rngs)
         self.log_variance = nnx.Linear(width, latent_size, rngs=rngs)
         self.decoder = nnx.Linear(latent_size, size, rngs=rngs)
-        self.noise = nnx.Dropout(0.0, rngs=rngs)  # its `deterministic` says which mode
-        self.rngs = rngs
 
     def __call__(self, x):
-        hidden = nnx.relu(self.encoder(x.reshape(len(x), -1)))
+        image, white = x[self.image], x[self.noise]
+        hidden = nnx.relu(self.encoder(image.reshape(len(image), -1)))
         mean, log_variance = self.mean(hidden), self.log_variance(hidden)
-        z = mean
-        if not self.noise.deterministic:
-            white = jax.random.normal(self.rngs(), mean.shape)
-            z = mean + jnp.exp(log_variance / 2) * white
+        z = mean + jnp.exp(log_variance / 2) * white
         return self.decoder(z), mean, log_variance
 
 
-def vae(*, inputs, width, latent_size):
-    """A model with outputs (reconstruction, mean, log variance) of each example."""
-    size = math.prod(inputs.shape)
-    return Model(nnx=lambda rngs: Vae(size, width, latent_size, rngs))
+def vae(*, inputs, width):
+    """A model of an image and noise, as long as the code: see `white_noise`.
+
+    Its outputs are (reconstruction, mean, log variance) of each example.
+    """
+    sizes = [(name, math.prod(x.shape)) for name, x in inputs.items()]
+    return Model(nnx=lambda rngs: Vae(sizes, width, rngs))
 
 
 def evidence_bound(*, features, inputs, beta):
     """A task: squared error plus `beta` times the divergence from the prior."""
-    feature("inputs", inputs, features)
+    image, _ = inputs
 
     def squared_error(outputs, batch):
-        target = batch[inputs].reshape(outputs[0].shape)
+        target = batch[image].reshape(outputs[0].shape)
         return jnp.square(outputs[0] - target).sum(axis=-1)
 
     def divergence(outputs, batch):

@@ -1,4 +1,4 @@
-"""`python -m runner.parity`: train in the three frameworks and compare each step.
+"""`python -m runner.parity`: train in each framework and compare each step.
 
 They start from the same parameters and get the same batches, so any difference comes
 from the framework: in practice rounding, or nothing at all.
@@ -6,7 +6,8 @@ from the framework: in practice rounding, or nothing at all.
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,10 +23,12 @@ from runner.core.run import Run
 from runner.errors import ConfigError
 from runner.job.build import build
 from runner.job.session import Session
+from runner.models.model import MissingForm
 from runner.record import compiled
 from runner.record.console import console, print_table
 
-FRAMEWORKS = ("jax", "linen", "nnx")  # the others are compared with the first
+# Those that the model has a form for; the others are compared with the first of them.
+FRAMEWORKS = ("jax", "linen", "nnx")
 MEASURES = ("loss", "grad", "params")
 PLATEAU = "reduce_on_plateau"
 
@@ -36,11 +39,13 @@ class Trajectory(NamedTuple):
     Attributes:
       loss, grad_norm: float32 [steps].
       params: the path of each parameter, with its values as an array [steps, ...].
+      initial: likewise before the first step, without the dimension of the steps.
     """
 
     loss: np.ndarray
     grad_norm: np.ndarray
     params: dict[str, np.ndarray]
+    initial: Mapping[str, np.ndarray] = {}
 
 
 class Difference(NamedTuple):
@@ -50,12 +55,14 @@ class Difference(NamedTuple):
       loss, grad_norm, params: float64 [steps]; a parameter's is relative to the largest
         absolute value in it.
       worst: the path of the parameter that differs most at each step.
+      initial: the largest relative difference of a parameter before the first step.
     """
 
     loss: np.ndarray
     grad_norm: np.ndarray
     params: np.ndarray
     worst: list[str]
+    initial: float = 0.0
 
     @property
     def largest(self) -> np.ndarray:
@@ -81,6 +88,7 @@ def trajectory(run: Run, steps: int, train_step: Any) -> Trajectory:
     carry = spec.init(run.init_key, run.learning_rates[0], values.hyperparameters)
     columns = feed.device_data(spec.dataset, spec.mesh).train
     batches = feed.TrainFeed(spec.dataset, [run.order], spec.mesh, start=0)
+    initial = jax.device_get(carry.state.params)
     losses, norms, params = [], [], []
     for k in range(steps):
         carry, rows = train_step(
@@ -91,11 +99,15 @@ def trajectory(run: Run, steps: int, train_step: Any) -> Trajectory:
         norms.append(rows["train/grad_norm"][0])
         params.append(jax.device_get(carry.state.params))
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
-    named = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree.leaves_with_path(stacked)
-    }
-    return Trajectory(np.array(losses), np.array(norms), named)
+    return Trajectory(
+        np.array(losses), np.array(norms), _named(stacked), _named(initial)
+    )
+
+
+def _named(params: Any) -> dict[str, np.ndarray]:
+    leaves = jax.tree.leaves_with_path(params)
+    simple = {"simple": True, "separator": "/"}
+    return {jax.tree_util.keystr(path, **simple): leaf for path, leaf in leaves}
 
 
 def jitted(run: Run) -> Any:
@@ -109,28 +121,35 @@ def jitted(run: Run) -> Any:
 
 def compare(
     overrides: Sequence[str], schedule_names: Iterable[str], steps: int
-) -> Iterator[tuple[str, dict[str, Difference]]]:
-    """The difference of each framework from the first, for each schedule.
+) -> Iterator[tuple[str, str, dict[str, Difference]]]:
+    """For each schedule, the first framework, and how far the others are from it.
 
     Schedules differ in their learning rates only, so all but the plateau's share what
     is built and compiled.
+
+    Raises:
+      ConfigError: the model has a form for only one of them.
     """
-    shared: dict[tuple[str, bool], tuple[Run, Any]] = {}
+    shared: dict[tuple[str, bool], tuple[Run, Any] | None] = {}
     for name in schedule_names:
         chosen = [*overrides, f"schedule={name}"] if name else list(overrides)
-        plateau, rates, ran = name == PLATEAU, None, []
+        plateau, rates = name == PLATEAU, None
+        ran: dict[str, Trajectory] = {}
         for framework in FRAMEWORKS:
             key = framework, plateau
-            if key not in shared or framework == FRAMEWORKS[0]:
+            if key not in shared or rates is None:
                 run = _built([*chosen, f"framework={framework}"], steps)
-                shared.setdefault(key, (run, jitted(run)))
-                rates = run.learning_rates if rates is None else rates
-            run, train_step = shared[key]
-            ran.append(
-                trajectory(run._replace(learning_rates=rates), steps, train_step)
+                shared.setdefault(key, run and (run, jitted(run)))
+                rates = run.learning_rates if run and rates is None else rates
+            if (built := shared[key]) and rates is not None:
+                run = built[0]._replace(learning_rates=rates)
+                ran[framework] = trajectory(run, steps, built[1])
+        (first, reference), *others = ran.items()
+        if not others:
+            raise ConfigError(
+                f"this model has one form, {first}, and so there is nothing to compare"
             )
-        others = zip(FRAMEWORKS[1:], ran[1:], strict=True)
-        yield name, {name: difference(other, ran[0]) for name, other in others}
+        yield name, first, {f: difference(one, reference) for f, one in others}
 
 
 def difference(ours: Trajectory, reference: Trajectory) -> Difference:
@@ -154,6 +173,10 @@ def difference(ours: Trajectory, reference: Trajectory) -> Difference:
         np.array(list(map(_relative, ours.grad_norm, reference.grad_norm))),
         table.max(axis=0),
         [names[i] for i in table.argmax(axis=0)],
+        max(
+            (_relative(ours.initial[k], v) for k, v in reference.initial.items()),
+            default=0.0,
+        ),
     )
 
 
@@ -165,13 +188,17 @@ def _relative(a: Any, b: Any) -> float:
     return float(off) if np.isfinite(off) else np.inf
 
 
-def _built(overrides: Sequence[str], steps: int) -> Run:
+def _built(overrides: Sequence[str], steps: int) -> Run | None:
+    """The run, or None if its model can't run in its framework."""
     cfg = compose(
         "config",
         ["train.epochs=null", f"train.steps={steps}", "verify=false", *overrides],
     )
     compiled.set_up(cfg.compilation_cache)
-    return build(cfg, Session()).run
+    try:
+        return build(cfg, Session()).run
+    except MissingForm:
+        return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,6 +210,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m runner.parity model=cnn optimizer=adamw",
     )
     parser.add_argument("overrides", nargs="*", help="as for python -m runner")
+    parser.add_argument(
+        "--config-dir", type=Path, help="a folder of your own YAML files"
+    )
     parser.add_argument("--steps", type=int, default=20, help="default 20")
     parser.add_argument(
         "--tolerance",
@@ -199,32 +229,39 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare_all(arguments: argparse.Namespace) -> bool:
     steps, tolerance = arguments.steps, arguments.tolerance
+    own = arguments.overrides + _search_path(arguments.config_dir)
     if not arguments.all:
-        ((_, found),) = compare(arguments.overrides, [""], steps)
+        ((_, first, found),) = compare(own, [""], steps)
         _print_table(
-            f"largest relative difference from {FRAMEWORKS[0]}",
+            f"largest relative difference from {first}",
             "step",
             [(str(k + 1), found, slice(k, k + 1)) for k in range(steps)],
         )
-        return _report("", found, tolerance)
+        return _report("", first, found, tolerance)
     agree = True
-    print(f"Largest relative difference from {FRAMEWORKS[0]} at any step")
+    print("Largest relative difference between frameworks at any step")
     for optimizer in _options("optimizer"):
-        overrides = [*arguments.overrides, f"optimizer={optimizer}"]
+        overrides = [*own, f"optimizer={optimizer}"]
         names = [s for s in _options("schedule") if s != PLATEAU]
         rows = []
         for schedules in (names, [PLATEAU]):
             try:
-                for schedule, found in compare(overrides, schedules, steps):
-                    rows.append((schedule, found, slice(None)))
+                rows.extend(compare(overrides, schedules, steps))
             except ConfigError as error:  # this pair can't be combined
                 print(f"optimizer={optimizer} schedule={schedules[0]}: {error}")
-        _print_table(f"optimizer={optimizer}", "schedule", rows)
-        for schedule, found, _ in rows:
+        table = [(schedule, found, slice(None)) for schedule, _, found in rows]
+        _print_table(f"optimizer={optimizer}", "schedule", table)
+        for schedule, first, found in rows:
             name = f"optimizer={optimizer} schedule={schedule}: "
-            agree &= _report(name, found, tolerance)
+            agree &= _report(name, first, found, tolerance)
     print("All agree" if agree else "Not all agree", f"within {tolerance:g}.")
     return agree
+
+
+def _search_path(folder: Path | None) -> list[str]:
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--config-dir {folder} is not a folder")
+    return [] if folder is None else conf.search_path(folder)
 
 
 def _options(group: str) -> list[str]:
@@ -232,10 +269,11 @@ def _options(group: str) -> list[str]:
 
 
 def _print_table(
-    title: str, first: str, rows: Iterable[tuple[str, dict[str, Difference], slice]]
+    title: str, first: str, rows: Sequence[tuple[str, dict[str, Difference], slice]]
 ) -> None:
     """Print the largest differences in a slice of the steps, one row for each."""
-    header = [first, *(f"{f} {what}" for f in FRAMEWORKS[1:] for what in MEASURES)]
+    frameworks = rows[0][1] if rows else ()
+    header = [first, *(f"{f} {what}" for f in frameworks for what in MEASURES)]
     cells = [
         [name, *(f"{v[steps].max():.1e}" for d in found.values() for v in d[:3])]
         for name, found, steps in rows
@@ -243,7 +281,9 @@ def _print_table(
     print_table(header, cells, console(), title=title, right=slice(1, None))
 
 
-def _report(name: str, differences: dict[str, Difference], tolerance: float) -> bool:
+def _report(
+    name: str, first: str, differences: dict[str, Difference], tolerance: float
+) -> bool:
     """Print where each framework exceeds the tolerance; True if none does."""
     agree = True
     for framework, d in differences.items():
@@ -253,14 +293,19 @@ def _report(name: str, differences: dict[str, Difference], tolerance: float) -> 
             k = past[0]
             starts = np.flatnonzero(d.largest > 0)[0]
             print(
-                f"{name}{framework} differs from {FRAMEWORKS[0]} by {d.largest[k]:.1e} "
+                f"{name}{framework} differs from {first} by {d.largest[k]:.1e} "
                 f"at step {k + 1}, most in {d.worst[k]}; the difference starts at step "
                 f"{starts + 1}, in {d.worst[starts]}"
             )
+            if d.initial > 0:
+                print(
+                    f"{name}{framework} and {first} start from different values: give "
+                    "the model an `init`, which they then share"
+                )
         elif not name:
             largest = d.largest.max()
             equal = "equal bit for bit" if not largest else f"within {largest:.1e}"
-            print(f"{framework} and {FRAMEWORKS[0]}: {equal} over {len(d.loss)} steps")
+            print(f"{framework} and {first}: {equal} over {len(d.loss)} steps")
     return agree
 
 

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from helpers.user_targets import NOISY
+
 FRAMEWORKS = ("jax", "linen", "nnx")
 MODELS = ("mlp", "cnn", "linear_autoencoder")
 SMALL = {
@@ -59,15 +61,26 @@ def test_state_has_the_same_paths_shapes_and_values(model, built):
             )
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
-def test_dropout_changes_with_the_step_and_is_off_in_evaluation(
+RANDOM = {
+    "mlp": ("model=mlp", SMALL["mlp"], "model.dropout=0.5"),
+    "cnn": ("model=cnn", SMALL["cnn"], "model.dropout=0.5"),
+    "noise": NOISY,
+}
+
+
+@pytest.mark.parametrize(
+    "framework,model",
+    [
+        (f, model)
+        for f in FRAMEWORKS
+        for model in RANDOM
+        if (f, model) != ("jax", "noise")
+    ],
+)
+def test_what_is_random_changes_with_the_step_and_is_off_in_evaluation(
     framework, model, built
 ):
-    run = built(
-        f"framework={framework}", f"model={model}", SMALL[model],
-        "model.dropout=0.5", "train.epochs=1",
-    )  # fmt: skip
+    run = built(f"framework={framework}", *RANDOM[model], "train.epochs=1")
     pipeline, dataset = run.spec.pipeline, run.spec.dataset
     from runner.data.transforms import transformed
 

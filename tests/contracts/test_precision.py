@@ -42,6 +42,40 @@ def test_bfloat16_is_the_same_in_three_frameworks(model, trained, built):
     assert dtypes == {"float32"}
 
 
+def off(ours, reference) -> float:
+    """The largest difference, relative to the largest absolute value."""
+    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
+    return np.abs(ours - reference).max() / np.abs(reference).max()
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_each_step_in_bfloat16_is_the_same_from_the_same_state(model, built):
+    """From every state on the way of pure JAX, so that nothing adds up."""
+    small = "model.channels=[4,8]" if model == "cnn" else "model.hidden_sizes=[32]"
+    asked = f"model={model}", small, *SHORT[1:], "train.steps=20", "precision=bfloat16"
+    runs = {f: built(f"framework={f}", *asked) for f in FRAMEWORKS}
+    carries = {
+        f: run.spec.init(run.init_key, np.float32(0), run.values.hyperparameters)
+        for f, run in runs.items()
+    }
+    for i in range(20):
+        after = {}
+        for framework, run in runs.items():
+            structure = jax.tree.structure(carries[framework])
+            carry = jax.tree.unflatten(structure, jax.tree.leaves(carries["jax"]))
+            batch = run.spec.dataset.train.rows(run.order.indices_at(i))
+            after[framework] = run.spec.train_step(
+                carry, batch, np.int32(i), run.learning_rates[i],
+                np.float32(np.inf), run.values,
+            )  # fmt: skip
+        (carry, row), *others = after.values()
+        for other, its_row in others:
+            assert off(its_row["train/loss"], row["train/loss"]) < 2**-6
+            params = other.state.params, carry.state.params
+            assert max(jax.tree.leaves(jax.tree.map(off, *params))) < 2**-6
+        carries["jax"] = carry
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_bfloat16_is_as_accurate(framework, trained):

@@ -5,45 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers.packed import alone, assert_close, together
 from helpers.shipped import BY_KIND, SMALL
-from helpers.training import SESSION, train_run
+from helpers.training import SESSION
 from runner.core.mesh import population_mesh, population_size
 from runner.core.run import Host
 from runner.core.step import init as init_step
 from runner.core.step import train_step
 from runner.core.train import train
 from runner.errors import TrainingStopped
-
-# Of a value, or of 1 if it is smaller. XLA orders the sums of a batched product in its
-# own way, and optimizers make more or less of that.
-TOLERANCE = 1e-4
-
-
-def together(runs, members=None):
-    """Rows of each run, and the errors by its index."""
-    size = population_size(runs[0].spec.mesh.devices, members or len(runs))
-    run = runs[0]
-    compiled = SESSION.program(run.spec, run.values, run.timetable, size)
-    rows = [[] for _ in runs]
-    host = Host(lambda index, row: rows[index].append(row))
-    errors = dict(train(compiled, runs, host))
-    return rows, errors
-
-
-def alone(run):
-    rows = []
-    train_run(run, rows.append)
-    return rows
-
-
-def assert_close(rows, wanted, tolerance=TOLERANCE):
-    assert [r["step"] for r in rows] == [r["step"] for r in wanted]
-    for row, other in zip(rows, wanted, strict=True):
-        assert row.keys() == other.keys()
-        for key in row.keys() - {"time/steps_per_second"}:
-            scale = max(abs(other[key]), 1)
-            off = abs(row[key] - other[key]) / scale
-            assert off <= tolerance, f"{key} at step {row['step']} is off by {off:.1e}"
 
 
 @pytest.mark.parametrize("name", BY_KIND)

@@ -1,8 +1,15 @@
 """What a user's own package may hold, for `_target_: helpers.user_targets.x`."""
 
 import jax
+from flax import linen, nnx
 
 from runner.models.model import Model
+
+# Overrides that choose `noisy`, below.
+NOISY = (
+    "model._target_=helpers.user_targets.noisy",
+    *(f"~model.{name}" for name in ("hidden_sizes", "activation", "dropout")),
+)
 
 
 def only_jax(*, inputs, output) -> Model:
@@ -17,6 +24,34 @@ def other_output(*, inputs, output) -> Model:
         return params["w"] * x.reshape(len(x), -1)[:, :3], model_state
 
     return Model(init=init, jax=forward)
+
+
+def noisy(*, inputs, output) -> Model:
+    """Two forms that have initial values, and a name for their noise, of their own."""
+    (classes,) = output
+
+    class Linen(linen.Module):
+        @linen.compact
+        def __call__(self, x, train):
+            x = x.reshape(len(x), -1)
+            if train:
+                x += jax.random.normal(self.make_rng("noise"), x.shape)
+            return linen.Dense(classes, name="output")(x)
+
+    class Nnx(nnx.Module):
+        def __init__(self, rngs):
+            size = jax.numpy.zeros(inputs.shape).size
+            self.output = nnx.Linear(size, classes, rngs=rngs)
+            self.dropout = nnx.Dropout(0.0)  # is told of the mode
+            self.rngs = rngs
+
+        def __call__(self, x):
+            x = x.reshape(len(x), -1)
+            if not self.dropout.deterministic:
+                x += jax.random.normal(self.rngs.noise(), x.shape)
+            return self.output(x)
+
+    return Model(linen=Linen, nnx=Nnx)
 
 
 def raises(*, inputs):

@@ -85,14 +85,14 @@ def test_plain_lines_are_few(total, every):
     progress = Progress(total, stream)
     for step in range(every, total + 1, every):
         progress.row({"step": step, **ROW})
-    progress.row({"step": total, "validation/accuracy": 0.5})
+    progress.row({"step": total, "validation/mine": 0.5, "validation/each/0": 0.25})
     progress.close()
     lines = stream.getvalue().splitlines()
     assert min(total // every, 10) <= len(lines) <= 24
     assert lines[0] == (
         f"step {every}/{total}  train/loss 0.5312  learning_rate 1.00e-03  812 steps/s"
     )
-    assert lines[-1] == f"step {total}/{total}  validation/accuracy 0.5"
+    assert lines[-1] == f"step {total}/{total}  validation/mine 0.5"
 
 
 def test_every_evaluation_gets_a_plain_line():

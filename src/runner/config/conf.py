@@ -24,6 +24,11 @@ def conf_dir() -> Path:
     return packaged if packaged.is_dir() else package.parents[1] / "conf"
 
 
+def search_path(folder: Path) -> list[str]:
+    """The overrides that do what `--config-dir` does on Hydra's own command line."""
+    return [f"hydra.searchpath=['file://{folder.resolve()}']"]
+
+
 def register() -> None:
     """Register the schema with Hydra and the resolvers of conf/ with OmegaConf."""
     ConfigStore.instance().store(name="schema", node=Settings)

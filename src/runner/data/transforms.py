@@ -9,6 +9,8 @@ any population. In evaluation `train` is False and `key` None.
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from runner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -95,8 +97,11 @@ def flip(*, column: str) -> Transform:
         import jax.numpy as jnp
 
         x = batch[column]
-        heads = jax.random.bernoulli(key, shape=(len(x),) + (1,) * (x.ndim - 1))
-        return batch | {column: jnp.where(heads, jnp.flip(x, axis=2), x)}
+        height, width = x.shape[1:3]
+        places = np.arange(height * width)[None]
+        mirrored = places + (width - 1) - 2 * (places % width)
+        heads = jax.random.bernoulli(key, shape=(len(x), 1))
+        return batch | {column: _pixels(x, jnp.where(heads, mirrored, places))}
 
     return transform
 
@@ -118,17 +123,30 @@ def pad_and_crop(*, column: str, padding: int) -> Transform:
 
         x = batch[column]
         height, width = x.shape[1:3]
-        pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-        padded = jnp.pad(x, pads)
-        offsets = jax.random.randint(key, (len(x), 2), 0, 2 * padding + 1)
-        rows = offsets[:, :1] + jnp.arange(height)[None]
-        columns = offsets[:, 1:] + jnp.arange(width)[None]
-        cropped = jnp.take_along_axis(padded, rows[:, :, None, None], axis=1)
-        return batch | {
-            column: jnp.take_along_axis(cropped, columns[:, None, :, None], axis=2)
-        }
+        shifts = jax.random.randint(key, (len(x), 2), 0, 2 * padding + 1) - padding
+        down, right = shifts[:, :1], shifts[:, 1:]
+        rows, columns = np.arange(height)[None] + down, np.arange(width)[None] + right
+        inside = ((rows >= 0) & (rows < height))[:, :, None, None]
+        inside &= ((columns >= 0) & (columns < width))[:, None, :, None]
+        places = np.arange(height * width)[None] + width * down + right
+        shifted = _pixels(x, jnp.clip(places, 0, height * width - 1))
+        return batch | {column: jnp.where(inside, shifted, x.dtype.type(0))}
 
     return transform
+
+
+def _pixels(x: "jax.Array", places: "jax.Array") -> "jax.Array":
+    """The pixels at `places` `[B, height * width]` of each image, as images.
+
+    On CPU one gather along pixels in a row is by far the cheapest way to move them.
+    """
+    import jax.numpy as jnp
+
+    flat = x.reshape(len(x), -1, x.shape[-1])
+    moved = jnp.take_along_axis(
+        flat, places[:, :, None], axis=1, mode="promise_in_bounds"
+    )
+    return moved.reshape(x.shape)
 
 
 def token_mask(*, column: str, mask: str, padding: int) -> Transform:

@@ -63,7 +63,7 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> P
                 task.inputs(batch),
                 train=True,
                 mutable=list(variables),
-                rngs={"dropout": key},
+                rngs=key,  # for a stream of any name, not for "dropout" alone
             )
             found = sums(task, outputs, batch)
             return mean(found.loss, found.weight), (found, mutated)

@@ -67,20 +67,23 @@ class Nnx(nnx.Module):
                 features, out, window, use_bias=False, dtype=dtype, rngs=rngs
             )
             setattr(self, f"conv_{i}", conv)
+            # In float32, and then cast, as linen's: with a dtype, nnx's would also cast
+            # what it has learned and, in evaluation, the statistics.
             norm = nnx.BatchNorm(
-                out, momentum=norm_momentum, epsilon=EPSILON, dtype=dtype, rngs=rngs
+                out, momentum=norm_momentum, epsilon=EPSILON, rngs=rngs
             )
             setattr(self, f"norm_{i}", norm)
             height, width, features = height // 2, width // 2, out
         size = height * width * features
         self.dense = nnx.Linear(size, hidden_size, dtype=dtype, rngs=rngs)
         self.output = nnx.Linear(hidden_size, output_size, dtype=dtype, rngs=rngs)
-        self.activation = activation
+        self.activation, self.dtype = activation, dtype
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
     def __call__(self, x):
         for i in range(self.blocks):
             x = getattr(self, f"norm_{i}")(getattr(self, f"conv_{i}")(x))
+            x = x.astype(self.dtype)
             x = nnx.avg_pool(self.activation(x), (2, 2), strides=(2, 2))
         x = self.activation(self.dense(x.reshape(len(x), -1)))
         return self.output(self.dropout(x))

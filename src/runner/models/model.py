@@ -17,6 +17,10 @@ Params = Any  # a tree of dicts, by the same paths in every framework
 ModelState = Any  # what a forward pass changes, such as BatchNorm's statistics
 
 
+class MissingForm(ConfigError):
+    """A model can't run in the chosen framework."""
+
+
 class Model(NamedTuple):
     """One architecture. A framework whose form is None can't run it.
 
@@ -43,12 +47,12 @@ class Model(NamedTuple):
         """The field `name`, which the chosen framework needs.
 
         Raises:
-          ConfigError: it is None.
+          MissingForm: it is None.
         """
         form = getattr(self, name)
         if form is None:
             given = [field for field, value in self._asdict().items() if value]
-            raise ConfigError(
+            raise MissingForm(
                 f"this model has no {name!r}, which the framework needs; it has "
                 f"{', '.join(given) or 'nothing'}"
             )

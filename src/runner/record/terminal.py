@@ -1,5 +1,6 @@
 """What a person sees of a run: a progress line, and a summary at its end."""
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
@@ -42,7 +43,7 @@ class Progress(LiveLine):
         ]
         left = self._time_left(row)
         room = options.max_width - sum(len(part) + 2 for part in [*parts, left])
-        for key in [key for key in _SHOWN if key in row]:
+        for key in _shown(row):
             text = _text(key, row[key]).removeprefix("train/")
             # The bar matters more than evaluations: they get room if it has some too.
             spare = _BAR_WIDTH + 2 if key.startswith("validation") else 0
@@ -66,9 +67,13 @@ _SHOWN = (  # on a line; a narrow terminal gets only the first few
     "train/loss",
     "train/learning_rate",
     "time/steps_per_second",
-    "validation/accuracy",
-    "validation/loss",
 )
+
+
+def _shown(row: Mapping[str, Any]) -> list[str]:
+    """The keys on a line: of what was evaluated, each metric that is one number."""
+    evaluated = [key for key in row if re.fullmatch(r"validation/[^/]+", key)]
+    return [*(key for key in _SHOWN if key in row), *evaluated]
 
 
 def _text(key: str, value: Any) -> str:
@@ -88,7 +93,7 @@ def number(key: str, value: Any) -> str:
 
 
 def _plain_line(row: Mapping[str, Any], total: int) -> str:
-    numbers = [_text(key, row[key]) for key in _SHOWN if key in row]
+    numbers = [_text(key, row[key]) for key in _shown(row)]
     return "  ".join([f"step {row['step']}/{total}", *numbers])
 
 

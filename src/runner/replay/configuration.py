@@ -84,7 +84,7 @@ def _search_path(provenance: Mapping[str, Any]) -> list[str]:
         flag, _, value = argument.partition("=")
         folder = Path(provenance.get("folder") or ".", value or following)
         if flag in ("--config-dir", "-cd") and folder.is_dir():
-            return [f"hydra.searchpath=['file://{folder.resolve()}']"]
+            return conf.search_path(folder)
     return []
 
 
