@@ -298,7 +298,7 @@ def _calls(
     waiting, stopped = None, None
     while step < steps and stopped is None:
         evaluated = timetable.next_evaluation(step)
-        blocks = program.cut.after(step, min(evaluated, host.next_stop(step)))
+        blocks = program.cut.after(step, timetable.next_stop(step))
         stop = step + max(1, blocks * program.cut.block)
         batches, rates = feeder.take(stop - step), run.learning_rates[..., step:stop]
         rest = np.int32(step), eval_loss, run.values
