@@ -1,4 +1,4 @@
-"""How a run is cut into calls: for any intervals, every step once and rows with norms."""
+"""How a run is cut into calls, for any intervals: every step is taken once."""
 
 from hypothesis import given
 from hypothesis import strategies as st
