@@ -21,6 +21,7 @@ from runner.config.explain import explain
 from runner.core import feed, step
 from runner.core.run import Run
 from runner.errors import ConfigError
+from runner.job import determinism
 from runner.job.build import build
 from runner.job.session import Session
 from runner.models.model import MissingForm
@@ -194,6 +195,7 @@ def _built(overrides: Sequence[str], steps: int) -> Run | None:
         "config",
         ["train.epochs=null", f"train.steps={steps}", "verify=false", *overrides],
     )
+    determinism.set_up(cfg.deterministic)
     compiled.set_up(cfg.compilation_cache)
     try:
         return build(cfg, Session()).run
