@@ -57,7 +57,7 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
             "train.steps_per_call train.gradient_accumulation "
             "train.mask_weight_decay train.debug_nans mesh.data mesh.fsdp "
             "mesh.model mesh.min_shard_elements mesh.rules model framework optimizer "
-            "schedule data task metrics precision.*",
+            "schedule data task metrics precision.* deterministic",
         ),
         (
             may_change_on_resume,
@@ -106,7 +106,7 @@ def test_what_isnt_known_may_change_anything():
 def test_the_facts_that_a_replay_needs_as_they_were():
     assert set(BITS) == {
         "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices", "machine",
-        "CPUs", "runs side by side", "changes on the way",
+        "CPUs", "runs side by side", "changes on the way", "XLA_FLAGS",
     }  # fmt: skip
 
 

@@ -265,6 +265,8 @@ class Settings:
     seed: int = setting(NUMBERS, *_SEED, decides=(_INITIAL, _ORDER))
     seeds: SeedSettings = setting(NUMBERS)
     objective: str = setting(RECORD)
+    # What JAX started with is recorded too.
+    deterministic: bool = setting(PROGRAM | ROUNDING, decides=("provenance.xla_flags",))
     verify: bool = setting(RECORD)
     print: str | None = setting(RECORD, *_or_null(_one_of("sharding")))
     compilation_cache: str | None = setting(MACHINE)

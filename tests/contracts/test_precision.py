@@ -16,6 +16,7 @@ from runner import load_run
 from runner.config.conf import conf_dir
 from runner.core.program import step_jaxpr
 from runner.errors import ConfigError
+from runner.parity.steps import differences, jitted, tolerance
 
 FRAMEWORKS = ("jax", "linen", "nnx")
 SHORT = ("train.steps=6", "train.epochs=null", "train.log_every_steps=1")
@@ -42,38 +43,17 @@ def test_bfloat16_is_the_same_in_three_frameworks(model, trained, built):
     assert dtypes == {"float32"}
 
 
-def off(ours, reference) -> float:
-    """The largest difference, relative to the largest absolute value."""
-    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
-    return np.abs(ours - reference).max() / np.abs(reference).max()
-
-
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_each_step_in_bfloat16_is_the_same_from_the_same_state(model, built):
     """From every state on the way of pure JAX, so that nothing adds up."""
     small = "model.channels=[4,8]" if model == "cnn" else "model.hidden_sizes=[32]"
     asked = f"model={model}", small, *SHORT[1:], "train.steps=20", "precision=bfloat16"
-    runs = {f: built(f"framework={f}", *asked) for f in FRAMEWORKS}
-    carries = {
-        f: run.spec.init(run.init_key, np.float32(0), run.values.hyperparameters)
-        for f, run in runs.items()
-    }
-    for i in range(20):
-        after = {}
-        for framework, run in runs.items():
-            structure = jax.tree.structure(carries[framework])
-            carry = jax.tree.unflatten(structure, jax.tree.leaves(carries["jax"]))
-            batch = run.spec.dataset.train.rows(run.order.indices_at(i))
-            after[framework] = run.spec.train_step(
-                carry, batch, np.int32(i), run.learning_rates[i],
-                np.float32(np.inf), run.values,
-            )  # fmt: skip
-        (carry, row), *others = after.values()
-        for other, its_row in others:
-            assert off(its_row["train/loss"], row["train/loss"]) < 2**-6
-            params = other.state.params, carry.state.params
-            assert max(jax.tree.leaves(jax.tree.map(off, *params))) < 2**-6
-        carries["jax"] = carry
+    runs = [built(f"framework={f}", *asked) for f in FRAMEWORKS]
+    pairs = [(run, jitted(run)) for run in runs]
+    found = differences(dict(zip(FRAMEWORKS, pairs, strict=True)), 20)
+    allowed = tolerance(runs[0].config["precision"], "cpu")
+    assert allowed == 2**-6
+    assert max(difference.largest.max() for difference in found.values()) < allowed
 
 
 @pytest.mark.nightly

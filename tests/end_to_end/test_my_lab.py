@@ -13,9 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from helpers.packed import alone, assert_close, together
 from helpers.resuming import arrays_of, rows_of
-from runner import load_run, parity
+from runner import load_run
 from runner.config import conf
 from runner.job import checkpoint
+from runner.parity.__main__ import main as parity
 from runner.replay.again import Limits, replay
 from runner.sweep.compose import Composer
 
@@ -142,9 +143,7 @@ def test_parity_finds_the_parts_and_compares_the_forms_there_are(capsys, monkeyp
         GlobalHydra.instance().clear()
         config_dir = f"--config-dir={EXAMPLES}/my_lab/conf"
         with pytest.raises(SystemExit) as ended:
-            parity.main(
-                [config_dir, "--steps=5", *PARTS[name], "compilation_cache=null"]
-            )
+            parity([config_dir, "--steps=5", *PARTS[name], "compilation_cache=null"])
         return ended.value.code, capsys.readouterr().out
 
     status, said = compared("two inputs")

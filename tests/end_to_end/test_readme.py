@@ -176,7 +176,7 @@ def test_parity(tmp_path, ready):
     given = next(command for command in RUN_BY if "runner.parity" in command)
     result = runner(tmp_path, *shlex.split(given), "--steps", "2", **ready)
     assert result.returncode == 0, result.stderr
-    assert "equal bit for bit over 2 steps" in result.stdout
+    assert "equal bit for bit in each of 2 steps" in result.stdout
 
 
 def test_own_parts_train(own_parts, ready):

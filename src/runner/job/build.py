@@ -337,6 +337,7 @@ def _description(
         "task": config["task"],
         "metrics": config["metrics"],
         "precision": config["precision"],
+        "deterministic": config["deterministic"],
         "optimizer": {k: v for k, v in config["optimizer"].items() if k not in traced},
         "arguments": sorted(traced),
         "plateau": plateau and {k: v for k, v in plateau.items() if k != "base"},

@@ -22,7 +22,7 @@ from runner.core.mesh import devices
 from runner.core.program import Program, start_shapes
 from runner.core.run import Host, Run
 from runner.errors import ConfigError
-from runner.job import checkpoint
+from runner.job import checkpoint, determinism
 from runner.job.build import Built, build
 from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
@@ -292,6 +292,10 @@ def checkpoint_record(run: Run, step: int) -> dict[str, Any]:
 def _built(
     cfg: DictConfig, session: Session, begin: Callable[[Run], None] = lambda run: None
 ) -> Built:
+    session.keep(
+        ("deterministic", cfg.deterministic),
+        lambda: determinism.set_up(cfg.deterministic),
+    )
     jax.config.update("jax_debug_nans", cfg.train.debug_nans)
     compiled.set_up(cfg.compilation_cache)
     devices()

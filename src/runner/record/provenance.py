@@ -57,6 +57,7 @@ class Provenance:
     packages: dict[str, str | None] = setting(PROGRAM, label="packages")
     backend: str = setting(PROGRAM | ROUNDING, label="backend")
     devices: list[str] = setting(PROGRAM | ROUNDING, label="devices")
+    xla_flags: str = setting(PROGRAM | ROUNDING, label="XLA_FLAGS")
     device_count: int = setting(RECORD)  # follows from devices
     platform: str = setting(MACHINE | ROUNDING, label="machine")
     cpu_count: int | None = setting(MACHINE | ROUNDING, label="CPUs")
@@ -138,6 +139,7 @@ def provenance(
         "backend": backend,
         "devices": devices,
         "device_count": len(devices),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "program_key": program_key,
         "members": 1,  # of its population; a sweep may make it more
     }

@@ -16,6 +16,7 @@ from runner.core.placement import Axes
 from runner.core.run import Host, Run
 from runner.core.train import train
 from runner.errors import ConfigError
+from runner.job import determinism
 from runner.job.build import Built, build
 from runner.job.run import fingerprints_and_provenance, program_facts
 from runner.job.session import Session
@@ -109,6 +110,7 @@ def _configuration(recorded: Recorded, limits: Limits) -> DictConfig:
 
 
 def _build(recorded: Recorded, cfg: DictConfig, session: Session) -> Built:
+    determinism.set_up(cfg.deterministic)
     count = _check_devices(recorded.provenance)
     if count is not None:
         mesh = cfg.mesh  # -1 takes all other devices, and here may be more of them

@@ -48,6 +48,11 @@ def launch(
         compose_job(composer, given, first + i, keys)
         for i, given in enumerate(overrides)
     ]
+    if len({job.config.deterministic for job in jobs}) > 1:
+        raise ConfigError(
+            "deterministic must be the same for all jobs of a sweep: XLA reads its "
+            "flags once in a process"
+        )
     base = base_of(master)
     folder = Path(master.hydra.sweep.dir)
     if launcher.resume and not _is_given(master, "hydra.sweep.dir"):

@@ -1,0 +1,1 @@
+"""`python -m runner.parity`: do the frameworks take the same steps?"""
