@@ -5,11 +5,12 @@ Both were measured (benchmarks/step.py, benchmarks/sweep.py) and can be overridd
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import Jaxpr, JaxprEqn
+
+from runner.core.convolution import NAME, has_convolution, inner
 
 # On CPU the members of a population share a step's overhead, but their parameters evict
 # each other from the caches. With fewer matrix-product operations in a step than this,
@@ -45,7 +46,7 @@ def steps_per_call(jaxpr: Jaxpr, backend: str, members: int) -> int:
     On CPU, XLA runs a convolution inside a loop 20 to 40 times slower than outside one
     (jax #12868), so there such a step is a call of its own.
     """
-    if backend == "cpu" and _has_convolution(jaxpr):
+    if backend == "cpu" and has_convolution(jaxpr):
         return 1
     speed = CPU if backend == "cpu" else ACCELERATOR
     seconds = members * flops(jaxpr) / speed.flops + _count(jaxpr) / speed.operations
@@ -61,7 +62,7 @@ def vmaps(jaxpr: Jaxpr, backend: str) -> bool:
     """
     if backend != "cpu":
         return True
-    return not _has_convolution(jaxpr) and flops(jaxpr) < CPU_VMAP_FLOPS
+    return not has_convolution(jaxpr) and flops(jaxpr) < CPU_VMAP_FLOPS
 
 
 def flops(jaxpr: Jaxpr) -> float:
@@ -82,13 +83,13 @@ def _summed(jaxpr: Jaxpr, of: Callable[[JaxprEqn], float]) -> float:
     for eqn in jaxpr.eqns:
         repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         total += of(eqn)
-        total += repeats * sum(_summed(inner, of) for inner in _inner(eqn))
+        total += repeats * sum(_summed(called, of) for called in inner(eqn))
     return total
 
 
 def _flops(eqn: JaxprEqn) -> float:
     name = eqn.primitive.name
-    if name not in ("dot_general", "conv_general_dilated"):
+    if name not in ("dot_general", NAME):
         return 0.0
     left: Any = eqn.invars[0].aval
     right: Any = eqn.invars[1].aval
@@ -101,22 +102,3 @@ def _flops(eqn: JaxprEqn) -> float:
         each = math.prod(right.shape) / right.shape[out_features]
     output: Any = eqn.outvars[0].aval
     return 2 * math.prod(output.shape) * each
-
-
-def _has_convolution(jaxpr: Jaxpr) -> bool:
-    return any(
-        eqn.primitive.name == "conv_general_dilated"
-        or any(map(_has_convolution, _inner(eqn)))
-        for eqn in jaxpr.eqns
-    )
-
-
-def _inner(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    """The jaxprs that `eqn` calls."""
-    values = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
-    for value in filter(_is_jaxpr, values):
-        yield value.jaxpr if isinstance(value, ClosedJaxpr) else value
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, Jaxpr | ClosedJaxpr)
