@@ -1,7 +1,7 @@
 """Rules that decide from a program's jaxpr how its steps and members are run.
 
-Both were measured (benchmarks/step.py, benchmarks/sweep.py) and can be overridden, by
-`train.steps_per_call` and `hydra.launcher.strategy`.
+Both were measured (benchmarks/step.py, benchmarks/packing.py) and can be overridden, by
+`train.steps_per_call`, and by `hydra.launcher.strategy` and `max_members`.
 """
 
 import math
@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from runner.core.convolution import NAME, has_convolution, inner
+from runner.core.measured import MEASURED, Measured
 
-# On CPU the members of a population share a step's overhead, but their parameters evict
-# each other from the caches. With fewer matrix-product operations in a step than this,
-# the first effect wins.
-CPU_VMAP_FLOPS = 100e6
+# Sizes of a population whose steps take this many times the fastest one's are equally
+# good; the largest of them needs the fewest calls.
+NEAR = 1.05
+# Each member has an open W&B run, with a thread, a queue and a file.
+MOST_MEMBERS = 256
 # A call of the loop costs the host about as much as ten steps of a small model.
 MOST_STEPS = 1024
 CALL_SECONDS = 0.2
@@ -53,16 +55,31 @@ def steps_per_call(jaxpr: Jaxpr, backend: str, members: int) -> int:
     return int(min(MOST_STEPS, max(1, CALL_SECONDS / seconds)))
 
 
-def vmaps(jaxpr: Jaxpr, backend: str) -> bool:
-    """Whether members that share the step `jaxpr` run side by side, under `vmap`.
+def side_by_side(jaxpr: Jaxpr, platform: str, kind: str) -> int:
+    """How many members that share the step `jaxpr` train side by side, under `vmap`.
 
-    On an accelerator they do. On CPU they do only if steps are small and contain no
-    convolution: `vmap` over its kernels is about five times slower than one member
-    after another.
+    1: they train one after another. So do those with XLA's own convolutions on a device
+    like which none was measured: on an H100, a population of them was as slow. Others
+    train side by side there.
+
+    Args:
+      jaxpr: a member's step.
+      platform, kind: of the device; one that wasn't measured is taken for another of
+        its platform.
     """
-    if backend != "cpu":
-        return True
-    return not has_convolution(jaxpr) and flops(jaxpr) < CPU_VMAP_FLOPS
+    convolves = has_convolution(jaxpr)
+    rows = [m for m in MEASURED if (m.platform, m.convolves) == (platform, convolves)]
+    rows = [m for m in rows if m.kind == kind] or rows
+    if not rows:
+        return 1 if convolves else MOST_MEMBERS
+    size = math.log(max(1, flops(jaxpr)))
+    return fastest(min(rows, key=lambda m: abs(math.log(m.flops) - size)))
+
+
+def fastest(row: Measured) -> int:
+    """The largest size of a population that is NEAR the fastest one."""
+    limit = NEAR * min(row.microseconds.values())
+    return max(n for n, time in row.microseconds.items() if time <= limit)
 
 
 def flops(jaxpr: Jaxpr) -> float:
