@@ -19,6 +19,7 @@ import hydra
 import jax
 from omegaconf import OmegaConf, open_dict
 from step import images
+from timing import load
 
 from runner.config import conf
 from runner.core import choose
@@ -84,10 +85,6 @@ def measure(
             if turn:
                 best[size] = min(best[size], seconds)
     return runs[0], best
-
-
-def load() -> str:
-    return "load     " + " ".join(f"{average:.2f}" for average in os.getloadavg())
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from step import SESSION, load, make_run, runner_loop
+from step import SESSION, make_run, runner_loop
+from timing import load
 
 from runner.config import conf
 from runner.core.run import Host, Run

@@ -21,19 +21,19 @@ from pathlib import Path
 
 import hydra
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from by_hand import classification, cnn_loop, nnx_loop, scan_loop
 from flax import nnx
 from omegaconf import OmegaConf, open_dict
+from timing import in_turn, load, median_ratio
 
 from runner.config import conf
 from runner.core.run import Host, Run
 from runner.data.dataset import Dataset, MemorySplit
-from runner.data.transforms import scale, transformed
+from runner.data.transforms import scale
 from runner.job.build import build
 from runner.job.session import Session
-from runner.models import cnn, mlp
+from runner.models import mlp
 from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Recorder
 
@@ -105,130 +105,9 @@ def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], 
     return loop
 
 
-def arrays(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Transformed inputs, labels, and the rows of each step [steps, batch_size]."""
-    split = run.spec.dataset.train
-    assert isinstance(split, MemorySplit)
-    transforms = run.spec.dataset.transforms
-    inputs = np.asarray(transformed(transforms, split.columns, None)["input"])
-    rows = run.order.indices(0, len(run.learning_rates))
-    return inputs, split.columns["label"], rows
-
-
-def cross_entropy(logits, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-def scan_loop(run: Run) -> Callable[[], float]:
-    """The MLP by hand: 1000 steps in a `lax.scan`, everything on the device."""
-    inputs, labels, rows = map(jnp.asarray, arrays(run))
-    inputs = inputs.reshape(len(inputs), -1)
-    chunks = [rows[i : i + 1000] for i in range(0, len(rows), 1000)]
-    tx = optax.adam(float(run.learning_rates[0]))
-
-    def loss_fn(params, x, y):
-        for name in ("dense_0", "dense_1"):
-            x = jax.nn.relu(x @ params[name]["kernel"] + params[name]["bias"])
-        logits = x @ params["output"]["kernel"] + params["output"]["bias"]
-        return cross_entropy(logits, y)
-
-    def step(carry, rows):
-        params, state = carry
-        grads = jax.grad(loss_fn)(params, inputs[rows], labels[rows])
-        updates, state = tx.update(grads, state)
-        return (optax.apply_updates(params, updates), state), None
-
-    chunk = jax.jit(lambda carry, rows: jax.lax.scan(step, carry, rows)[0])
-    start = initial(run)
-    carry = start, tx.init(start)
-
-    def loop():
-        done = carry
-        started = time.perf_counter()
-        for rows in chunks:
-            done = chunk(done, rows)
-        jax.block_until_ready(done)
-        return time.perf_counter() - started
-
-    return loop
-
-
-def initial(run: Run):
-    init = run.spec.pipeline.init
-    return init(run.init_key, run.learning_rates[0], run.values.hyperparameters).params
-
-
-def nnx_loop(run: Run, steps: int) -> Callable[[], float]:
-    """The MLP as in flax's tutorial: `nnx.jit`, one call per step, NumPy batches."""
-    inputs, labels, rows = arrays(run)
-    model = mlp.Nnx(
-        inputs[0].size, (128, 64, CLASSES), jax.nn.relu, 0.0, "float32", nnx.Rngs(0)
-    )
-    optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
-
-    @nnx.jit
-    def step(model, optimizer, batch):
-        def loss_fn(model):
-            return cross_entropy(model(batch["image"]), batch["label"])
-
-        loss, grads = nnx.value_and_grad(loss_fn)(model)
-        optimizer.update(model, grads)
-        return loss
-
-    def loop():
-        started = time.perf_counter()
-        for i in range(steps):
-            batch = {"image": inputs[rows[i]], "label": labels[rows[i]]}
-            loss = step(model, optimizer, batch)
-        jax.block_until_ready((loss, nnx.state(model)))
-        return (time.perf_counter() - started) * len(rows) / steps
-
-    return loop
-
-
-def cnn_loop(run: Run) -> Callable[[], float]:
-    """The CNN by hand in linen: one call of a jitted step, data on the device."""
-    inputs, labels, rows = arrays(run)
-    model = cnn.Linen((32, 64), 3, 128, CLASSES, jax.nn.relu, 0.0, 0.9, "float32")
-    tx = optax.adam(float(run.learning_rates[0]))
-    data = jax.device_put((inputs, labels))
-
-    def step(carry, data, rows):
-        params, stats, state = carry
-        x, y = data[0][rows], data[1][rows]
-
-        def loss_fn(params):
-            variables = {"params": params, "batch_stats": stats}
-            logits, new = model.apply(variables, x, True, mutable=["batch_stats"])
-            return cross_entropy(logits, y), new["batch_stats"]
-
-        grads, stats = jax.grad(loss_fn, has_aux=True)(params)
-        updates, state = tx.update(grads, state)
-        return optax.apply_updates(params, updates), stats, state
-
-    step = jax.jit(step, donate_argnums=0)
-
-    def loop():
-        start = model.init(jax.random.key(0), inputs[:64], False)
-        carry = start["params"], start["batch_stats"], tx.init(start["params"])
-        jax.block_until_ready(carry)
-        started = time.perf_counter()
-        for row in rows:
-            carry = step(carry, data, row)
-        jax.block_until_ready(carry)
-        return time.perf_counter() - started
-
-    return loop
-
-
 def compare(title: str, loops: dict[str, Callable], steps: int, repeats: int) -> None:
     """Time the loops in turn and print the runner's speed relative to each."""
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
-    for loop in loops.values():  # compiles, and starts W&B's process
-        loop()
-    for _ in range(repeats):
-        for name, loop in loops.items():
-            seconds[name].append(loop())
+    seconds = in_turn(loops, repeats)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ours = sorted((n for n in loops if n.startswith("runner")), key=medians.get)
     print(f"\n{title}: {steps} steps\n{'':<32}us/step  ratio  by round")
@@ -236,14 +115,9 @@ def compare(title: str, loops: dict[str, Callable], steps: int, repeats: int) ->
         # Ours beside the fastest of ours, the others beside the slowest of ours.
         above, below = (ours[0], name) if name in ours else (name, ours[-1])
         ratio = medians[above] / medians[below]
-        pairs = zip(seconds[above], seconds[below], strict=True)
-        by_round = statistics.median(a / b for a, b in pairs)
+        by_round = median_ratio(seconds[above], seconds[below])
         micros = medians[name] / steps * 1e6
         print(f"{name:<32}{micros:7.0f}{ratio:7.2f}{by_round:10.2f}")
-
-
-def load() -> str:
-    return "load     " + " ".join(f"{average:.2f}" for average in os.getloadavg())
 
 
 def main() -> None:
@@ -263,8 +137,12 @@ def main() -> None:
             runs = {f: make_run(f, model, steps) for f in FRAMEWORKS}
             if model == "mlp":
                 title = "MLP on digits"
+                sizes = (128, 64, CLASSES)
+                tutorial = mlp.Nnx(64, sizes, jax.nn.relu, 0.0, "float32", nnx.Rngs(0))
                 loops = {
-                    "nnx.jit, one call a step": nnx_loop(runs["jax"], min(steps, 1000)),
+                    "nnx.jit, one call a step": nnx_loop(
+                        runs["jax"], tutorial, classification, min(steps, 1000)
+                    ),
                     "lax.scan by hand": scan_loop(runs["jax"]),
                 }
             else:

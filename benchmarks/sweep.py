@@ -24,8 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
+
+from timing import in_turn, load, median_ratio
 
 SCHEDULES = ("constant", "cosine", "linear", "exponential", "warmup_cosine")
 EPOCHS, BATCH, EXAMPLES = 20, 64, 1437
@@ -166,23 +170,26 @@ def wall(command: list[str]) -> float:
     return time.perf_counter() - started
 
 
+def hand(jobs: int, folder: Path) -> float:
+    return wall([sys.executable, __file__, "--by-hand", str(jobs)])
+
+
+def scratch(way: Callable[[int, Path], float], jobs: int) -> float:
+    """The seconds of `way` in a folder that is then removed."""
+    with tempfile.TemporaryDirectory() as folder:
+        return way(jobs, Path(folder))
+
+
 def compare(jobs: int, repeats: int) -> None:
-    ways = {
-        "packed": packed,
-        "by hand": lambda jobs, _: wall(
-            [sys.executable, __file__, "--by-hand", str(jobs)]
-        ),
-        "peers": peers,
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            with tempfile.TemporaryDirectory() as folder:
-                seconds[name].append(way(jobs, Path(folder)))
+    ways = {"packed": packed, "by hand": hand, "peers": peers}
+    seconds = in_turn(
+        {name: partial(scratch, way, jobs) for name, way in ways.items()},
+        repeats,
+        warm=False,
+    )
     print(f"\n{jobs} jobs, {repeats} rounds\n{'':<10}seconds  packed against it")
     for name, times in seconds.items():
-        pairs = zip(times, seconds["packed"], strict=True)
-        ratio = statistics.median(other / ours for other, ours in pairs)
+        ratio = median_ratio(times, seconds["packed"])
         print(f"{name:<10}{statistics.median(times):7.1f}{ratio:10.2f}")
 
 
@@ -191,18 +198,13 @@ def growth(numbers: list[int], repeats: int) -> None:
     seconds: dict[int, list[float]] = {jobs: [] for jobs in numbers}
     for _ in range(repeats):
         for jobs in numbers:
-            with tempfile.TemporaryDirectory() as folder:
-                seconds[jobs].append(packed(jobs, Path(folder)))
+            seconds[jobs].append(scratch(packed, jobs))
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
             print(f"{jobs:<7}{seconds[jobs][-1]:7.1f}{peak:9}", flush=True)
     smallest = statistics.median(seconds[numbers[0]])
     for jobs in numbers[1:]:
         ratio = statistics.median(seconds[jobs]) / smallest
         print(f"{jobs} jobs take {ratio:.1f} times as long as {numbers[0]}")
-
-
-def load() -> str:
-    return "load     " + " ".join(f"{average:.2f}" for average in os.getloadavg())
 
 
 def main() -> None:
