@@ -179,7 +179,7 @@ def compile_program(
         ))  # fmt: skip
     else:
         initial = keep(("init", spec.key), lambda: init(spec, values))
-    calls(cut.after(0, timetable.next_evaluation(0)))  # its first steps come first
+    calls(cut.after(0, timetable.next_stop(0)))  # the first to be used
     calls(cut.blocks)
 
     evaluation, totals = None, {}
