@@ -2,7 +2,6 @@
 
     python benchmarks/sweep.py --repeats 3
     python benchmarks/sweep.py --repeats 1 --jobs 1 10 100 1000
-    python benchmarks/sweep.py --repeats 3 --strategies
 
 The digits MLP for 20 epochs, schedule x learning rate x seed, each job with its offline
 W&B run and files; wall clock of whole commands, which take turns. Nothing is compiled
@@ -208,69 +207,6 @@ def growth(numbers: list[int], repeats: int) -> None:
         print(f"{jobs} jobs take {ratio:.1f} times as long as {numbers[0]}")
 
 
-# name: model, members and epochs, so that each takes some seconds.
-MODELS = {
-    "mlp [16]": ("model.hidden_sizes=[16]", 32, 20),
-    "mlp [128, 64]": ("model.hidden_sizes=[128,64]", 16, 20),
-    "mlp [512, 256]": ("model.hidden_sizes=[512,256]", 8, 10),
-    "mlp [1024, 1024]": ("model.hidden_sizes=[1024,1024]", 4, 4),
-    "cnn": ("model=cnn", 4, 2),
-}
-
-
-def strategies(repeats: int) -> None:
-    """Check the launcher's choice of strategy: only training, in one process."""
-    import hydra
-    import jax
-
-    from runner.config import conf
-    from runner.core.choose import vmaps
-    from runner.core.program import step_jaxpr
-    from runner.core.run import Host
-    from runner.core.train import train
-    from runner.job.build import build
-    from runner.job.session import Session
-
-    conf.register()
-    print(f"\nseconds of training, {repeats} rounds\n{'':<20}loop    vmap   auto takes")
-    for name, (model, members, epochs) in MODELS.items():
-        with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-            session = Session()
-            fixed = [model, f"train.epochs={epochs}", "framework=jax", "verify=false"]
-            runs = [
-                build(hydra.compose("config", [*fixed, f"seed={seed}"]), session).run
-                for seed in range(members)
-            ]
-        run = runs[0]
-        session.program(run.spec, run.values, run.timetable)
-        compiled = session.program(run.spec, run.values, run.timetable, members)
-        nowhere = Host(lambda index, row: None)
-
-        def loop(runs=runs, session=session, nowhere=nowhere):
-            for run in runs:
-                session.train(run, nowhere)
-
-        def vmap(runs=runs, compiled=compiled, nowhere=nowhere):
-            for _, error in train(compiled, runs, nowhere):
-                raise error
-
-        times: dict[str, list[float]] = {"loop": [], "vmap": []}
-        for _ in range(repeats):
-            for way in (loop, vmap):
-                started = time.perf_counter()
-                way()
-                times[way.__name__].append(time.perf_counter() - started)
-        medians = {way: statistics.median(t) for way, t in times.items()}
-        jaxpr = step_jaxpr(run.spec, run.values)
-        auto = "vmap" if vmaps(jaxpr, jax.default_backend()) else "loop"
-        of_best = medians[auto] / min(medians.values())
-        print(
-            f"{name:<18}{medians['loop']:6.2f}{medians['vmap']:8.2f}   {auto}, "
-            f"{of_best:.2f} of the best",
-            flush=True,
-        )
-
-
 def main() -> None:
     if sys.argv[1:2] == ["--one-by-peers"]:
         del sys.argv[1]
@@ -278,7 +214,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", type=int, nargs="+", choices=GRIDS, help="growth")
-    parser.add_argument("--strategies", action="store_true")
     parser.add_argument("--by-hand", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.by_hand:
@@ -286,9 +221,7 @@ def main() -> None:
     print("command  python", *sys.argv)
     print(f"machine  {platform.machine()}, {os.cpu_count()} CPUs")
     print(load())
-    if args.strategies:
-        strategies(args.repeats)
-    elif args.jobs:
+    if args.jobs:
         growth(args.jobs, args.repeats)
     else:
         wall([sys.executable, "-m", "runner", "debug=tiny"])  # prepares the data

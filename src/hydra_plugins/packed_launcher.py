@@ -18,7 +18,7 @@ class PackedLauncherConf:
 
     strategy: vmap trains the members of a population side by side, loop one after the
       other through one compiled program, auto lets `runner.core.choose` decide.
-    max_members: of a population; auto is what fits in memory.
+    max_members: of a population; auto is the fastest size that fits in memory.
     executor: inline trains the jobs here; submitit_slurm and submitit_local hand each
       population to a task with the settings in `cluster`; auto follows `cluster`.
     resume: continue the unfinished sweep of the same command in another folder, unless

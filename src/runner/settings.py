@@ -154,6 +154,7 @@ class TrainSettings:
     )
     gradient_accumulation: int = setting(PROGRAM, *_at_least(1))
     mask_weight_decay: bool = setting(PROGRAM)
+    convolution: str = setting(PROGRAM | ROUNDING, *_one_of("native", "patches"))
     ema_decay: float | None = setting(
         NUMBERS, lambda x: 0 < x < 1, "between 0 and 1, or null", switch=True
     )

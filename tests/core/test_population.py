@@ -8,12 +8,18 @@ import pytest
 from helpers.packed import alone, assert_close, together
 from helpers.shipped import BY_KIND, SMALL
 from helpers.training import SESSION
+from runner.core.convolution import has_convolution
 from runner.core.mesh import population_mesh, population_size
+from runner.core.program import step_jaxpr
 from runner.core.run import Host
 from runner.core.step import init as init_step
 from runner.core.step import train_step
 from runner.core.train import train
 from runner.errors import TrainingStopped
+
+CNN_ARGUMENTS = (
+    "channels", "kernel_size", "hidden_size", "activation", "dropout", "norm_momentum",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BY_KIND)
@@ -149,3 +155,23 @@ def test_population_size(devices, members):
         mesh = population_mesh(devices, size).own.mesh
         assert np.prod(list(mesh.shape.values())) == devices
         assert size % mesh.shape["members"] == 0
+
+
+@pytest.mark.parametrize("framework", ["linen", "nnx"])
+def test_a_users_convolutions_give_the_same_curves_in_every_form(built, framework):
+    """XLA's or patches, alone or side by side, within TOLERANCE."""
+    own = (
+        "model=cnn", "model._target_=helpers.user_targets.strided",
+        *(f"~model.{name}" for name in CNN_ARGUMENTS), "train.epochs=null",
+        "train.steps=8", "train.log_every_steps=1", "train.eval_every_steps=8",
+        "optimizer.learning_rate=0.01", f"framework={framework}",
+    )  # fmt: skip
+    native = [built(*own, f"seed={seed}") for seed in (0, 1)]
+    patches = [built(*own, "train.convolution=patches", f"seed={s}") for s in (0, 1)]
+    assert native[0].spec.key != patches[0].spec.key
+    assert has_convolution(step_jaxpr(native[0].spec, native[0].values))
+    assert not has_convolution(step_jaxpr(patches[0].spec, patches[0].values))
+    wanted = [alone(run) for run in native]
+    for form in (together(native)[0], map(alone, patches), together(patches)[0]):
+        for rows, other in zip(form, wanted, strict=True):
+            assert_close(rows, other)

@@ -60,3 +60,29 @@ def raises(*, inputs):
 
 def untyped(inputs, width=3, **more):
     return Model()
+
+
+class LinenStrided(linen.Module):
+    @linen.compact
+    def __call__(self, x, train: bool):
+        x = linen.relu(linen.Conv(8, (3, 3), strides=2, padding="VALID")(x))
+        x = linen.Conv(8, (3, 3), feature_group_count=4, kernel_dilation=2)(x)
+        return linen.Dense(10)(linen.relu(x).mean((1, 2)))
+
+
+class NnxStrided(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.first = nnx.Conv(1, 8, (3, 3), strides=2, padding="VALID", rngs=rngs)
+        self.second = nnx.Conv(
+            8, 8, (3, 3), feature_group_count=4, kernel_dilation=2, rngs=rngs
+        )
+        self.output = nnx.Linear(8, 10, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.second(nnx.relu(self.first(x)))
+        return self.output(nnx.relu(x).mean((1, 2)))
+
+
+def strided(*, inputs, output) -> Model:
+    """Convolutions with strides, dilation and groups, in the frameworks' own layers."""
+    return Model(linen=LinenStrided, nnx=NnxStrided)

@@ -276,7 +276,7 @@ def test_values_out_of_range(ran, tmp_path, override, told):
 
 
 def test_the_best_needs_an_evaluation(ran, tmp_path):
-    with pytest.raises(ConfigError, match="must be a validation/ metric"):
+    with pytest.raises(ConfigError, match="to be a validation/ metric"):
         ran(tmp_path, "checkpoint.best=true", "objective=train/loss")
 
 

@@ -365,3 +365,12 @@ def test_from_the_command_line_with_a_wandb_file(folders, tmp_path, capsys):
     edit(tmp_path / "run", "config", seed=4)
     assert main([str(tmp_path / "run")]) == 3
     assert "/run: at step 1, train/" in capsys.readouterr().out
+
+
+def test_a_convolution_is_replayed_in_its_recorded_form(folders, tmp_path, capsys):
+    small = "data=digits", "model=cnn", "model.channels=[4]", "train.steps=2"
+    record(tmp_path / "run", folders, *small, "train.convolution=patches")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["train"]["convolution"] == "patches"
+    assert main([str(tmp_path / "run")]) == 0
+    assert "bit for bit" in capsys.readouterr().out

@@ -1,20 +1,23 @@
 """Rules that decide from a program's jaxpr how its steps and members are run.
 
-Both were measured (benchmarks/step.py, benchmarks/sweep.py) and can be overridden, by
-`train.steps_per_call` and `hydra.launcher.strategy`.
+Both were measured (benchmarks/step.py, benchmarks/packing.py) and can be overridden, by
+`train.steps_per_call`, and by `hydra.launcher.strategy` and `max_members`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import Jaxpr, JaxprEqn
 
-# On CPU the members of a population share a step's overhead, but their parameters evict
-# each other from the caches. With fewer matrix-product operations in a step than this,
-# the first effect wins.
-CPU_VMAP_FLOPS = 100e6
+from runner.core.convolution import NAME, has_convolution, inner
+from runner.core.measured import MEASURED, Measured
+
+# Sizes of a population whose steps take this many times the fastest one's are equally
+# good; the largest of them needs the fewest calls.
+NEAR = 1.05
+# Each member has an open W&B run, with a thread, a queue and a file.
+MOST_MEMBERS = 256
 # A call of the loop costs the host about as much as ten steps of a small model.
 MOST_STEPS = 1024
 CALL_SECONDS = 0.2
@@ -45,23 +48,38 @@ def steps_per_call(jaxpr: Jaxpr, backend: str, members: int) -> int:
     On CPU, XLA runs a convolution inside a loop 20 to 40 times slower than outside one
     (jax #12868), so there such a step is a call of its own.
     """
-    if backend == "cpu" and _has_convolution(jaxpr):
+    if backend == "cpu" and has_convolution(jaxpr):
         return 1
     speed = CPU if backend == "cpu" else ACCELERATOR
     seconds = members * flops(jaxpr) / speed.flops + _count(jaxpr) / speed.operations
     return int(min(MOST_STEPS, max(1, CALL_SECONDS / seconds)))
 
 
-def vmaps(jaxpr: Jaxpr, backend: str) -> bool:
-    """Whether members that share the step `jaxpr` run side by side, under `vmap`.
+def side_by_side(jaxpr: Jaxpr, platform: str, kind: str) -> int:
+    """How many members that share the step `jaxpr` train side by side, under `vmap`.
 
-    On an accelerator they do. On CPU they do only if steps are small and contain no
-    convolution: `vmap` over its kernels is about five times slower than one member
-    after another.
+    1: they train one after another. So do those with XLA's own convolutions on a device
+    like which none was measured: on an H100, a population of them was as slow. Others
+    train side by side there.
+
+    Args:
+      jaxpr: a member's step.
+      platform, kind: of the device; one that wasn't measured is taken for another of
+        its platform.
     """
-    if backend != "cpu":
-        return True
-    return not _has_convolution(jaxpr) and flops(jaxpr) < CPU_VMAP_FLOPS
+    convolves = has_convolution(jaxpr)
+    rows = [m for m in MEASURED if (m.platform, m.convolves) == (platform, convolves)]
+    rows = [m for m in rows if m.kind == kind] or rows
+    if not rows:
+        return 1 if convolves else MOST_MEMBERS
+    size = math.log(max(1, flops(jaxpr)))
+    return fastest(min(rows, key=lambda m: abs(math.log(m.flops) - size)))
+
+
+def fastest(row: Measured) -> int:
+    """The largest size of a population that is NEAR the fastest one."""
+    limit = NEAR * min(row.microseconds.values())
+    return max(n for n, time in row.microseconds.items() if time <= limit)
 
 
 def flops(jaxpr: Jaxpr) -> float:
@@ -82,13 +100,13 @@ def _summed(jaxpr: Jaxpr, of: Callable[[JaxprEqn], float]) -> float:
     for eqn in jaxpr.eqns:
         repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         total += of(eqn)
-        total += repeats * sum(_summed(inner, of) for inner in _inner(eqn))
+        total += repeats * sum(_summed(called, of) for called in inner(eqn))
     return total
 
 
 def _flops(eqn: JaxprEqn) -> float:
     name = eqn.primitive.name
-    if name not in ("dot_general", "conv_general_dilated"):
+    if name not in ("dot_general", NAME):
         return 0.0
     left: Any = eqn.invars[0].aval
     right: Any = eqn.invars[1].aval
@@ -101,22 +119,3 @@ def _flops(eqn: JaxprEqn) -> float:
         each = math.prod(right.shape) / right.shape[out_features]
     output: Any = eqn.outvars[0].aval
     return 2 * math.prod(output.shape) * each
-
-
-def _has_convolution(jaxpr: Jaxpr) -> bool:
-    return any(
-        eqn.primitive.name == "conv_general_dilated"
-        or any(map(_has_convolution, _inner(eqn)))
-        for eqn in jaxpr.eqns
-    )
-
-
-def _inner(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    """The jaxprs that `eqn` calls."""
-    values = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
-    for value in filter(_is_jaxpr, values):
-        yield value.jaxpr if isinstance(value, ClosedJaxpr) else value
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, Jaxpr | ClosedJaxpr)

@@ -72,6 +72,7 @@ class Program:
         rows), each compiled in the background once it is wanted. `rows` has an array
         for each number, [steps], or [blocks] for the norms.
       made: those that were wanted so far.
+      looped: whether each call is a loop, also over a single step.
       evaluation: (carry, columns, batches, totals) -> (totals, numbers) over
         `eval_capacity` batches and those of earlier calls. None without a split to
         evaluate.
@@ -85,6 +86,7 @@ class Program:
     calls: Callable[[int], Compiling]
     made: dict[int, Compiling]
     cut: Cut
+    looped: bool
     evaluation: Compiling | None
     eval_capacity: int
     totals: Any
@@ -152,13 +154,13 @@ def compile_program(
         count = max(1, blocks) * block
         batches = with_sharding(feed.train_shapes(dataset, count), mesh.batches, lead)
         rates = jax.ShapeDtypeStruct((count,), jnp.float32)
-        function = step.train_call(train_step, block, max(1, blocks))
+        function = step.train_call(train_step, block, max(1, blocks), looped=most > 1)
         if members:
             # In the order of the arguments: 0 where each member has its own, None where
             # they share one.
             function = jax.vmap(function, (0, None, 0, 0, None, 0, 0))
         jitted = jax.jit(function, out_shardings=(state, mesh.own), donate_argnums=0)
-        return kept("call", block, blocks, make=lambda: Compiling(
+        return kept("call", block, blocks, most > 1, make=lambda: Compiling(
             jitted,
             carry, columns, batches, own(rates), one, own(number), own(numbers),
         ))  # fmt: skip
@@ -199,6 +201,7 @@ def compile_program(
         calls=calls,
         made=made,
         cut=cut,
+        looped=most > 1,
         evaluation=evaluation,
         eval_capacity=eval_capacity,
         totals=jax.tree.map(lambda s: np.zeros((*lead, *s.shape), s.dtype), totals),

@@ -44,8 +44,8 @@ class Run(NamedTuple):
     @property
     def timetable(self) -> Timetable:
         """Its length and its intervals."""
-        settings = self.settings
-        every = settings.eval_every_steps, settings.log_every_steps
+        settings, save = self.settings, self.config["checkpoint"]["every_steps"]
+        every = settings.eval_every_steps, settings.log_every_steps, save
         # A population's learning rates have a leading member axis.
         return Timetable(self.learning_rates.shape[-1], *every)
 
@@ -60,7 +60,6 @@ class Host:
 
     Attributes:
       write: gets the index of a run and a row of its metrics, in order of the steps.
-      next_stop: the first step after a given one at which a call has to end.
       wants: whether to save the state after a step at the end of a call: (step,
         evaluated=, ends=, stops=) -> Wanted. `ends`: it is the last of the run;
         `stops`: training is about to stop before that.
@@ -80,7 +79,6 @@ class Host:
     """
 
     write: Callable[[int, dict[str, Any]], None]
-    next_stop: Callable[[int], int] = lambda step: step + 2**31
     wants: Callable[..., Wanted] = lambda step, **when: "no"
     save: Callable[[int, Snapshot, Wanted], None] = lambda step, snapshot, wanted: None
     best: Callable[[], Any] = lambda: None

@@ -174,13 +174,17 @@ def _accumulated(gradients: Callable, microbatches: int) -> Callable:
     return accumulated
 
 
-def train_call(train_step: Callable, block: int, blocks: int) -> Callable:
-    """Several steps as one call: see `Program.call`.
+def train_call(train_step: Callable, block: int, blocks: int, looped: bool) -> Callable:
+    """Several steps as one call: see `Program.calls`.
 
     A call is a scan over blocks, and each of these a scan over all of its steps but the
     last. XLA leaves out the norms of those, whose results aren't used. Both lengths are
     constants and nothing is conditional, so an accelerator never waits for the host.
+
+    With `looped`, which other calls of the run are, a call of one block is a loop too:
+    XLA may round the same step differently outside of one.
     """
+    scan = _scan if looped else _once
 
     def call(carry, columns, batches, learning_rates, first_step, eval_loss, values):
         count = len(learning_rates)
@@ -200,24 +204,39 @@ def train_call(train_step: Callable, block: int, blocks: int) -> Callable:
 
         def take_block(carry, given):
             before = jax.tree.map(lambda x: x[:-1], given)
-            carry, rows = _scan(plain, carry, before, block - 1)
+            carry, rows = jax.lax.scan(plain, carry, before)
             carry, row = take(carry, jax.tree.map(lambda x: x[-1], given))
             joined = {k: jnp.append(v, row[k]) for k, v in rows.items()}
             return carry, joined | {k: row[k][None] for k in NORMS}
 
         if block == 1:
-            return _scan(take, carry, given, count)
+            return scan(take, carry, given)
         given = jax.tree.map(lambda x: x.reshape(blocks, block, *x.shape[1:]), given)
-        carry, rows = _scan(take_block, carry, given, blocks)
+        carry, rows = scan(take_block, carry, given)
         return carry, jax.tree.map(jnp.ravel, rows)
 
     return call
 
 
-def _scan(body: Callable, carry: Any, given: Any, length: int) -> tuple[Any, Any]:
-    """`jax.lax.scan`, but no loop at all around a single turn."""
-    if length > 1:
+def _scan(body: Callable, carry: Any, given: Any) -> tuple[Any, Any]:
+    """`jax.lax.scan`, as a loop in any case.
+
+    XLA makes no loop of a single turn, so that is the first of two.
+    """
+    if len(jax.tree.leaves(given)[0]) > 1:
         return jax.lax.scan(body, carry, given)
+
+    def turn(carry, given):
+        carry, row = body(carry, given)
+        return carry, (carry, row)
+
+    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), given)
+    _, (carries, rows) = jax.lax.scan(turn, carry, twice)
+    return jax.tree.map(lambda x: x[0], carries), jax.tree.map(lambda x: x[:1], rows)
+
+
+def _once(body: Callable, carry: Any, given: Any) -> tuple[Any, Any]:
+    """`jax.lax.scan` of one turn, without a loop."""
     carry, row = body(carry, jax.tree.map(lambda x: x[0], given))
     return carry, jax.tree.map(lambda x: x[None], row)
 

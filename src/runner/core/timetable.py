@@ -15,12 +15,17 @@ _WORTH_A_CALL = 8
 class Timetable(NamedTuple):
     """The length of a run and its intervals, all in optimizer steps.
 
-    Runs that have it in common can train side by side.
+    Runs that have it in common can train side by side. It decides where calls end, and
+    that may decide how XLA rounds: so it is the same in a replay, and when resumed.
+
+    Attributes:
+      save_every: the interval of checkpoints, if they have one in steps.
     """
 
     steps: int
     eval_every: int
     log_every: int
+    save_every: int | None = None
 
     @property
     def logged(self) -> np.ndarray:
@@ -33,11 +38,19 @@ class Timetable(NamedTuple):
         """The first step after `step` that is followed by an evaluation."""
         return min(self.steps, (step // self.eval_every + 1) * self.eval_every)
 
+    def next_stop(self, step: int) -> int:
+        """The first step after `step` at which a call ends in any case."""
+        evaluated = self.next_evaluation(step)
+        if self.save_every is None:
+            return evaluated
+        return min(evaluated, (step // self.save_every + 1) * self.save_every)
+
     def cut(self, most: int) -> "Cut":
         """The calls of at most `most` steps that cover an evaluation interval best."""
-        interval = min(self.steps, self.eval_every)
+        interval = min(self.steps, self.eval_every, self.save_every or self.steps)
         most = min(most, interval)
-        within = [n for n in (self.eval_every, self.log_every) if n <= self.steps]
+        every = self.eval_every, self.log_every, self.save_every
+        within = [n for n in every if n is not None and n <= self.steps]
         block = _divisor(math.gcd(*within) or self.steps, most)
         if self.steps < SHORT:
             block = 1
@@ -45,7 +58,8 @@ class Timetable(NamedTuple):
         blocks = _divisor(whole, fits)
         if 2 * blocks < fits:
             blocks = fits
-        lengths = {blocks, whole % blocks, self.steps % interval // block}
+        tail = self.steps % interval // block
+        lengths = {blocks, whole % blocks, tail % blocks}
         if block >= _WORTH_A_CALL:
             lengths.add(1)
         lengths = sorted((n for n in lengths if n * block > 1), reverse=True)

@@ -57,12 +57,16 @@ def train(
     together, feeder = _together(program, runs, start)
     pace = _Pace(start.step if start else 0)
     unfinished = set(range(len(runs)) if active is None else active)
+    began = len(unfinished)
     carry = start.snapshot.carry if start else None
+
+    def shrinks() -> bool:
+        """Whether half of a population has ended."""
+        return host.may_shrink and 2 * len(unfinished) <= began
 
     def may_leave() -> bool:
         """Whether the state after an evaluation may be needed."""
-        size = program.members if host.may_shrink else None
-        return host.may_stop or (size is not None and 2 * len(unfinished) <= size)
+        return host.may_stop or shrinks()
 
     for call in _calls(program, together, feeder, host, start, may_leave):
         speed = pace.measure(call)
@@ -93,13 +97,7 @@ def train(
                 yield index, None
             if not unfinished:
                 return None
-        if (
-            host.may_shrink
-            and program.members is not None
-            and 2 * len(unfinished) <= program.members
-            and call.snapshot is not None
-            and call.carry is None
-        ):
+        if shrinks() and call.snapshot is not None and call.carry is None:
             return Start(call.stop, call.snapshot, {})
         carry = call.carry
     _finish(program, runs, sorted(unfinished), host, carry)
@@ -111,10 +109,9 @@ class Call(NamedTuple):
 
     `logged`, bool [stop - start], says which steps get a row in metrics.jsonl. `rows`
     are the program's, whose norms are those of the last step of each block. `first` is
-    the row of step 1 with norms, if it isn't the last of its block.
-    `snapshot` is for a checkpoint after `stop`, if one is `wanted`, and for runs that
-    end there. `carry` is the
-    state after the last call of a run, else None: the next call takes it over.
+    the row of step 1 with norms, if it isn't the last of its block. `snapshot` is for a
+    checkpoint after `stop`, if one is `wanted`, and for runs that end there. `carry` is
+    the state after the last call of a run, else None: the next call takes it over.
     """
 
     start: int
@@ -298,7 +295,7 @@ def _calls(
     waiting, stopped = None, None
     while step < steps and stopped is None:
         evaluated = timetable.next_evaluation(step)
-        blocks = program.cut.after(step, min(evaluated, host.next_stop(step)))
+        blocks = program.cut.after(step, timetable.next_stop(step))
         stop = step + max(1, blocks * program.cut.block)
         batches, rates = feeder.take(stop - step), run.learning_rates[..., step:stop]
         rest = np.int32(step), eval_loss, run.values

@@ -16,6 +16,7 @@ from runner.config.conf import recorded
 from runner.config.instantiate import call, check_targets, target
 from runner.config.ranges import check_keys, check_ranges
 from runner.core import feed, program, schedules, step
+from runner.core.convolution import as_patches
 from runner.core.mesh import Mesh, device_mesh
 from runner.core.optimizers import Optimizer, OptimizerSpec, optimizer
 from runner.core.pipeline import TrainState
@@ -206,6 +207,11 @@ def _shared(
             cfg, "framework", model=model, task=task, optimizer=tx, example=example
         )
         pipeline = precise(pipeline, cfg.precision.matmul)
+        if settings.convolution == "patches":
+            pipeline = pipeline._replace(
+                gradients=as_patches(pipeline.gradients),
+                predict=as_patches(pipeline.predict),
+            )
         pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
         placed = mesh.with_metadata(pipeline)
         on_mesh = sharded(pipeline, placed)

@@ -86,11 +86,6 @@ class Checkpoints:
         periods = self.settings.every_steps, self.settings.every_minutes
         return any(periods) or self.settings.best or self.settings.last
 
-    def next_stop(self, step: int) -> int:
-        """The next step after `step` at which a call has to end."""
-        every = self.settings.every_steps
-        return sys.maxsize if every is None else (step // every + 1) * every
-
     def wants(self, step: int, *, evaluated: bool, ends: bool, stops: bool) -> Wanted:
         """Decide whether `save` is called for `step`, at the end of a call.
 

@@ -181,7 +181,6 @@ def host_of(
         stop=stop,
         finish=finish,
         best=best,
-        next_stop=checkpoints.next_stop,
         wants=checkpoints.wants,
         save=checkpoints.save,
         stopping=interruption.stopping,

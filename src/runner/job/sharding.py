@@ -130,7 +130,7 @@ def crossings(compiled: Program) -> list[Crossing]:
     text = step.as_text()  # pyright: ignore[reportFunctionMemberAccess]
     groups: dict[tuple[str, str], list[Collective]] = {}
     for one in collectives(text, compiled.mesh.devices):
-        key = one.kind, _when(one)
+        key = one.kind, _when(one, compiled.looped)
         groups.setdefault(key, []).append(one)
     return [
         Crossing(
@@ -143,8 +143,9 @@ def crossings(compiled: Program) -> list[Crossing]:
     ]
 
 
-def _when(one: Collective) -> str:
-    when = "each iteration of a loop in a step" if one.loops else "each step"
+def _when(one: Collective, looped: bool) -> str:
+    inner = one.loops > looped
+    when = "each iteration of a loop in a step" if inner else "each step"
     return f"{when}, if its branch is taken" if one.conditional else when
 
 

@@ -36,7 +36,7 @@ def cut(
       most: the most members of a population; `auto` means MOST_MEMBERS.
       max_tasks: the most tasks; beyond it small populations share one.
     """
-    from runner.sweep.population import MOST_MEMBERS
+    from runner.core.choose import MOST_MEMBERS
 
     limit = MOST_MEMBERS if most == "auto" else most
     alike: dict[tuple[bool, str], list[Job]] = {}

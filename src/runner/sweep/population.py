@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import jax
 
-from runner.core.choose import vmaps
+from runner.core import choose
 from runner.core.mesh import population_size
 from runner.core.program import step_jaxpr
 from runner.core.run import Run, Wanted
@@ -26,11 +26,7 @@ from runner.sweep.member import Member
 from runner.sweep.population_checkpoints import checkpoints_of
 
 STRATEGIES = ("auto", "vmap", "loop")
-# Each member has an open W&B run, with a thread, a queue and a file.
-MOST_MEMBERS = 256
-# On CPU the time of a step grows with the members, so larger populations gain nothing;
-# while some train, Python builds the next ones.
-CPU_MEMBERS = 32
+ASKED_MEMBERS = 32
 # The share of free memory for the state of a population and what its step needs.
 MEMORY_SHARE = 0.5
 
@@ -84,7 +80,14 @@ def side_by_side(run: Run, strategy: str) -> bool:
         return strategy == "vmap"
     if not on_device or spec.steps_per_call == 1:
         return False
-    return vmaps(step_jaxpr(spec, run.values), jax.default_backend())
+    return _fastest(run) > 1
+
+
+def _fastest(run: Run) -> int:
+    """The size of population in which runs like `run` train fastest; 1: alone."""
+    device = jax.devices()[0]
+    jaxpr = step_jaxpr(run.spec, run.values)
+    return choose.side_by_side(jaxpr, device.platform, device.device_kind)
 
 
 def train_alone(member: Member, session: Session, closing: Closing) -> None:
@@ -230,7 +233,9 @@ def compile_for(
     """
     limit = most
     if limit == "auto":
-        limit = CPU_MEMBERS if jax.default_backend() == "cpu" else MOST_MEMBERS
+        limit = _fastest(run)
+        if limit == 1:  # only hydra.launcher.strategy wants them side by side
+            limit = ASKED_MEMBERS
     while True:
         size = -(-count // -(-count // limit))
         size = population_size(run.spec.mesh.devices, size)

@@ -1,0 +1,50 @@
+"""How a run is cut into calls, for any intervals: every step is taken once."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.core import timetable
+from runner.core.timetable import Timetable
+
+STEPS = st.integers(1, 12_000)
+EVERY = st.integers(1, 3_000)
+
+
+@given(STEPS, EVERY, EVERY, st.none() | EVERY, st.integers(1, 1024))
+def test_every_step_is_taken_once(steps, eval_every, log_every, save_every, most):
+    table = Timetable(steps, eval_every, log_every, save_every)
+    cut = table.cut(most)
+    assert 1 <= cut.steps <= most and all(n * cut.block > 1 for n in cut.lengths)
+    step, ends, singles = 0, set(), 0
+    while step < steps:
+        blocks = cut.after(step, table.next_stop(step))
+        first, step = step, step + max(1, blocks * cut.block)
+        singles += blocks == 0
+        # The logged steps are ends of blocks, or the first one.
+        logged = [i + 1 for i in range(first, step) if table.logged[i]]
+        block = cut.block if blocks else 1
+        assert all((i - first) % block == 0 or i == 1 for i in logged)
+        ends.add(step)
+    every = [n for n in (eval_every, save_every) if n]
+    assert {i for n in every for i in range(n, steps, n)} | {steps} <= ends
+
+
+def test_an_interval_is_covered_by_few_calls():
+    assert Timetable(440, 22, 10).cut(1024) == (1, (22,))
+    assert Timetable(44_000, 22, 10).cut(1024) == (2, (11,))
+    assert Timetable(20_000, 20_000, 100).cut(1024) == (100, (10, 1))
+    assert Timetable(20_000, 1_000, 50, 500).cut(1024) == (50, (10, 1))
+    assert Timetable(10_000, 1_009, 1_009).cut(256) == (1, (256, 241, 151))
+    assert Timetable(50, 22, 10).cut(1024) == (1, (22, 6))
+    assert Timetable(50, 22, 10).cut(1) == (1, ())
+
+
+def test_a_resumed_run_makes_the_same_calls():
+    table = Timetable(1_000, 70, 10, 45)
+    cut, calls, step = table.cut(64), {}, 0
+    while step < table.steps:
+        calls[step] = cut.after(step, table.next_stop(step))
+        step += max(1, calls[step] * cut.block)
+    for start in calls:
+        assert cut.after(start, table.next_stop(start)) == calls[start]
+    assert timetable.SHORT > table.steps
