@@ -9,7 +9,8 @@ cache. All run with `deterministic=true`, as runs do by default, and without W&B
 
 loop        training with the runner, in nnx (the MLP: pure JAX), against a `lax.scan`
             by hand and the usual loop of flax that dispatches each step
-packing     members of a population against one after the other
+packing     members of a population against one after the other, convolutions as XLA's
+            and as patches; with the rows for src/runner/core/measured.py
 bits        a replay, a resumed run and a repeated sweep: the same bits?
 determinism steps with and without XLA's deterministic operations; the same bits?
 jobs        a sweep of 100 jobs against a vmapped program by hand
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,9 @@ from typing import Any, NamedTuple
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
-from accelerator_cases import SECTIONS, Bench, Row
+from bench import Bench, Case, Row
+from same_bits import bits, deterministic
+from speed import jobs, loop, packing, precision
 from timing import load
 
 from runner.config import conf
@@ -41,6 +44,15 @@ from runner.job import determinism
 from runner.record.console import console, print_table
 from runner.record.files import write_json
 from runner.record.provenance import code
+
+SECTIONS: dict[str, Callable[[Bench], Iterator[Case]]] = {
+    "loop": loop,
+    "packing": packing,
+    "bits": bits,
+    "determinism": deterministic,
+    "jobs": jobs,
+    "precision": precision,
+}
 
 
 class Report(NamedTuple):

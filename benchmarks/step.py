@@ -1,12 +1,14 @@
 """Training speed compared with loops by hand: same model, batches and optimizer.
 
     python benchmarks/step.py --steps 20000 --cnn-steps 200 --repeats 5
+    python benchmarks/step.py --augment --steps 1000 --cnn-steps 50 --repeats 15
 
 Loops take turns, so that other load on the machine affects all of them. A ratio is the
 speed of the runner's slowest framework over that of the other loop (in the rows of the
 runner: that framework's over the fastest one's), from the median seconds and as the
 median of each round's ratio. Start-up and compilation are left out; the runner's time
-includes its W&B run and its files, while the others log nothing.
+includes its W&B run and its files, while the others log nothing. With --augment, the
+runner with random crops and flips of its batches takes turns with the runner without.
 """
 
 import argparse
@@ -30,7 +32,7 @@ from timing import in_turn, load, median_ratio
 from runner.config import conf
 from runner.core.run import Host, Run
 from runner.data.dataset import Dataset, MemorySplit
-from runner.data.transforms import scale
+from runner.data.transforms import flip, pad_and_crop, scale
 from runner.job.build import build
 from runner.job.session import Session
 from runner.models import mlp
@@ -45,8 +47,9 @@ CLASSES = 10
 SESSION = Session()
 
 
-def images(batch_size: int) -> Dataset:
+def images(batch_size: int, augment: bool = False) -> Dataset:
     """Random 28x28 images and labels."""
+    augmented = [pad_and_crop(column="input", padding=2), flip(column="input")]
     rng = np.random.default_rng(0)
 
     def split(size):
@@ -60,11 +63,22 @@ def images(batch_size: int) -> Dataset:
         classes={"label": CLASSES},
         batch_size=batch_size,
         mode="device",
-        transforms=[scale(column="input", subtract=127.5, divide=127.5)],
+        transforms=[
+            *(augmented if augment else []),
+            scale(column="input", subtract=127.5, divide=127.5),
+        ],
     )
 
 
-def make_run(framework: str, model: str, steps: int, log_every_steps: int = 100) -> Run:
+def make_run(
+    framework: str,
+    model: str,
+    steps: int,
+    log_every_steps: int = 100,
+    augment: bool | None = None,
+) -> Run:
+    """The MLP on digits and the CNN on images; both on images if `augment` is given."""
+    batch_size = 64 if augment is None else 128
     overrides = [
         f"framework={framework}",
         f"model={model}",
@@ -72,14 +86,15 @@ def make_run(framework: str, model: str, steps: int, log_every_steps: int = 100)
         "train.epochs=null",
         f"train.log_every_steps={log_every_steps}",
         f"train.eval_every_steps={steps}",
-        "data.batch_size=64",
+        f"data.batch_size={batch_size}",
     ]
     with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         cfg = hydra.compose("config", overrides)
-    if model == "cnn":
+    if model == "cnn" or augment is not None:
         with open_dict(cfg):
             target = f"{images.__module__}.{images.__name__}"
-            cfg.data = OmegaConf.create({"_target_": target, "batch_size": 64})
+            given = {"batch_size": batch_size, "augment": bool(augment)}
+            cfg.data = OmegaConf.create({"_target_": target, **given})
     return build(cfg, SESSION).run
 
 
@@ -126,6 +141,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="of the MLP")
     parser.add_argument("--cnn-steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--augment", action="store_true")
     args = parser.parse_args()
     conf.register()
     print("command  python", *sys.argv)
@@ -134,6 +150,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for model in args.models:
             steps = args.steps if model == "mlp" else args.cnn_steps
+            if args.augment:
+                loops = {}
+                for name, augment in (("plain", False), ("augmented", True)):
+                    run = make_run("jax", model, steps, augment=augment)
+                    path = Path(folder) / f"{model}-{name}"
+                    loops[f"runner, {name}"] = runner_loop(run, path, "disabled")
+                compare(f"{model} on 28x28 images", loops, steps, args.repeats)
+                continue
             runs = {f: make_run(f, model, steps) for f in FRAMEWORKS}
             if model == "mlp":
                 title = "MLP on digits"

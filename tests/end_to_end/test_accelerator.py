@@ -52,7 +52,7 @@ def test_all_of_it(tmp_path):
 def test_a_failure_loses_nothing_else_and_time_ends(monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import accelerator
-    from accelerator_cases import Bench, Row
+    from bench import Bench, Row
 
     def fails():
         raise ValueError("first line\nmine to see")
