@@ -87,6 +87,18 @@ def measure(
     return runs[0], best
 
 
+def measured(run: Run, microseconds: dict[int, float]) -> Measured:
+    """The row of `runner.core.measured` for runs like `run` on this device."""
+    device, jaxpr = jax.devices()[0], step_jaxpr(run.spec, run.values)
+    return Measured(
+        device.platform,
+        device.device_kind,
+        has_convolution(jaxpr),
+        float(f"{choose.flops(jaxpr):.3g}"),
+        {n: float(f"{microseconds[n]:.4g}") for n in sorted(microseconds)},
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -98,18 +110,11 @@ def main() -> None:
     print(load())
     conf.register()
     sizes = [size for size in SIZES if size <= args.most]
-    device = jax.devices()[0]
     with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         for name in args.models:
             run, seconds = measure(sizes, args.rounds, *MODELS[name])
+            row = measured(run, {size: 1e6 * took for size, took in seconds.items()})
             jaxpr = step_jaxpr(run.spec, run.values)
-            row = Measured(
-                device.platform,
-                device.device_kind,
-                has_convolution(jaxpr),
-                float(f"{choose.flops(jaxpr):.3g}"),
-                {size: float(f"{1e6 * took:.4g}") for size, took in seconds.items()},
-            )
             taken = choose.side_by_side(jaxpr, row.platform, row.kind)
             print(f"{name}: {taken} side by side\n    {row}", flush=True)
     print(f"\n{load()}")

@@ -5,17 +5,13 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-import jax
 from bench import Bench, Case, Row, Ways, framework_of
 from by_hand import nnx_loop, nnx_scan, scan_loop
+from packing import measured
 from step import SESSION, runner_loop
 from workloads import WORKLOADS
 
 import sweep
-from runner.core.choose import flops
-from runner.core.convolution import has_convolution
-from runner.core.measured import Measured
-from runner.core.program import step_jaxpr
 from runner.core.run import Host, Run
 from runner.core.train import train
 
@@ -76,18 +72,10 @@ def packing(bench: Bench) -> Iterator[Case]:
         return rows
 
     def table() -> list[Row]:
-        device, rows = jax.devices()[0], []
-        for title, (run, times) in found.items():
-            jaxpr = step_jaxpr(run.spec, run.values)
-            measured = Measured(
-                device.platform,
-                device.device_kind,
-                has_convolution(jaxpr),
-                float(f"{flops(jaxpr):.3g}"),
-                {n: float(f"{times[n]:.4g}") for n in sorted(times)},
-            )
-            rows.append(Row("packing", "measured.py", title, said=str(measured)))
-        return rows
+        return [
+            Row("packing", "measured.py", title, said=str(measured(run, times)))
+            for title, (run, times) in found.items()
+        ]
 
     for members in (2,) if bench.small else MEMBERS:
         for name in ("mlp", "2c2d", "transformer"):

@@ -126,6 +126,11 @@ class StopSettings:
     patience: int | None = setting(LENGTH, *_or_null(_at_least(1)))
     min_delta: float = setting(LENGTH, *_at_least(0))
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is any reason to end."""
+        return self.value is not None or self.patience is not None
+
 
 @dataclass
 class TrainSettings:

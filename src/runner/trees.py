@@ -1,7 +1,14 @@
-"""Trees of plain values, such as a configuration, by their dotted keys."""
+"""Trees by the names of their leaves: configurations, and those of arrays."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
+
+
+def path_text(path: Any) -> str:
+    """A path of `jax.tree_util` as text, such as `params/dense_0/kernel`."""
+    import jax
+
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

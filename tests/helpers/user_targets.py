@@ -42,7 +42,7 @@ def noisy(*, inputs, output) -> Model:
         def __init__(self, rngs):
             size = jax.numpy.zeros(inputs.shape).size
             self.output = nnx.Linear(size, classes, rngs=rngs)
-            self.dropout = nnx.Dropout(0.0)  # is told of the mode
+            self.dropout = nnx.Dropout(0.0)  # follows the mode
             self.rngs = rngs
 
         def __call__(self, x):

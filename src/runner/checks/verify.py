@@ -26,6 +26,7 @@ from runner.checks.problem import (
 from runner.core.optimizers import OptimizerSpec
 from runner.core.pipeline import Pipeline, TrainState
 from runner.errors import ConfigError
+from runner.trees import path_text
 
 # Relative to the largest change of a parameter. Two float64 implementations of one
 # formula agree to 1e-12; learning rates are float32, and a pipeline may compute them in
@@ -105,7 +106,7 @@ def _first_difference(observed: list, expected: list, params: Any) -> str | None
             if off.size and off.max() / tolerance > max(worst, 1):
                 at = np.unravel_index(off.argmax(), off.shape)
                 worst = off.max() / tolerance
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                name = path_text(path)
                 where = (
                     f"At step {step + 1} of {STEPS} it changed {name}"
                     f"{[int(i) for i in at]} by {np.asarray(change)[at]:.6g} instead "

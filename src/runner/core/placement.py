@@ -9,6 +9,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from runner.errors import ConfigError
+from runner.trees import path_text
 
 # The axes of each dimension of an array; () where it is whole.
 Split = tuple[tuple[str, ...], ...]
@@ -74,7 +75,7 @@ class Placement(NamedTuple):
 
     def spec(self, path: Any, shape: tuple[int, ...]) -> PartitionSpec:
         """The partition of the array of `shape` at a tree's `path`."""
-        name = text(path)
+        name = path_text(path)
         for rule in self.rules:
             if self._fits(rule, name, shape):
                 found = self.axes.present(rule[1])
@@ -129,7 +130,9 @@ class Placement(NamedTuple):
         Raises:
           ConfigError: names the rule and the parameters.
         """
-        shapes = {text(path): x.shape for path, x in jax.tree.leaves_with_path(params)}
+        shapes = {
+            path_text(path): x.shape for path, x in jax.tree.leaves_with_path(params)
+        }
         for rule in self.rules if self.splits else ():
             if any(self._fits(rule, *named) for named in shapes.items()):
                 continue
@@ -189,11 +192,6 @@ def unknown(partitioning: Mapping[str, tuple]) -> list[str]:
         n for _, names in partitioning.values() for ns in names for n in _names(ns)
     }
     return sorted(asked - {*Axes._fields})
-
-
-def text(path: Any) -> str:
-    """A tree's path as patterns see it, such as `params/dense_0/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _names(names: Any) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from flax.training import train_state
 
 from runner.core.optimizers import Optimizer, extra_arguments
 from runner.core.pipeline import Pipeline, TrainState
-from runner.core.placement import text
 from runner.models.model import Model
 from runner.tasks.task import Task, mean, sums
+from runner.trees import path_text
 
 
 class LinenState(train_state.TrainState):
@@ -95,7 +95,7 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> P
         params = jax.eval_shape(boxed, jax.random.key(0)).get("params", {})
         found = jax.tree.leaves_with_path(params, is_leaf=meta.is_axis_metadata)
         return {
-            text(path): (box.value.shape, _names(box))
+            path_text(path): (box.value.shape, _names(box))
             for path, box in found
             if isinstance(box, meta.Partitioned)
         }

@@ -118,7 +118,7 @@ def build(
     metrics = session.keep(
         ("metrics", shared.spec.key), lambda: check_traces(shared.spec, values)
     )
-    _check_metrics(cfg, metrics, shared.spec.task)
+    _check_metrics(cfg, settings, metrics, shared.spec.task)
     return Built(run, cfg, shared.toy, init)
 
 
@@ -303,26 +303,27 @@ def check(cfg: DictConfig) -> None:
     check_targets(cfg, [*GROUPS, *metrics])
 
 
-def _check_metrics(cfg: DictConfig, metrics: list[str], task: Task) -> None:
+def _check_metrics(
+    cfg: DictConfig, settings: TrainSettings, metrics: list[str], task: Task
+) -> None:
     """Check those that decide something.
 
     Raises:
       ConfigError: the run has no such metric, or none that it can be decided by.
     """
-    stop = cfg.train.stop
-    stops = stop.value is not None or stop.patience is not None
-    for key, name, use in (
-        ("objective", cfg.objective, ""),
-        ("objective", cfg.objective, cfg.checkpoint.best and "checkpoint.best=true"),
-        ("train.stop.metric", stop.metric, stops and "train.stop"),
-    ):
-        if name not in metrics and (use or key == "objective"):
+    deciding = {}
+    if cfg.checkpoint.best:
+        deciding["checkpoint.best=true"] = "objective", cfg.objective
+    if settings.stop.is_on:
+        deciding["train.stop"] = "train.stop.metric", settings.stop.metric
+    for key, name in [("objective", cfg.objective), *deciding.values()]:
+        if name not in metrics:
             raise ConfigError(
                 f"{key}={name} is not a metric of this run, which has "
                 f"{', '.join(metrics)}.{did_you_mean(name, metrics)}"
             )
-        chosen = name.startswith("validation") and better(name, directions(task))
-        if use and not chosen:
+    for use, (key, name) in deciding.items():
+        if not (name.startswith("validation") and better(name, directions(task))):
             raise ConfigError(
                 f"{use} needs {key}={name} to be a validation/ metric of which lower "
                 "or higher values are better"

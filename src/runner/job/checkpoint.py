@@ -19,6 +19,7 @@ from runner.core.snapshot import Snapshot, Start
 from runner.errors import ConfigError
 from runner.job.processes import Processes
 from runner.settings import CheckpointSettings
+from runner.trees import path_text
 
 # The folder of the checkpoints within a run folder.
 FOLDER = "checkpoints"
@@ -261,7 +262,7 @@ def described(snapshot: Snapshot) -> list[list[Any]]:
 
 
 def _name(path: Any) -> str:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    name = path_text(path)
     return name.removeprefix("state/")
 
 

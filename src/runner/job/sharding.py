@@ -16,6 +16,7 @@ from runner.core.program import Program, start_shapes
 from runner.core.run import Run
 from runner.errors import ConfigError
 from runner.record.console import console, print_table
+from runner.trees import path_text
 
 KINDS = (
     "all-reduce",
@@ -106,7 +107,7 @@ def _placed(path: Any, array: jax.ShapeDtypeStruct) -> Placed:
         for axis in array.sharding.spec
     ]
     return Placed(
-        jax.tree_util.keystr(path, simple=True, separator="/"),
+        path_text(path),
         array.shape,
         str(array.dtype),
         f"split over {','.join(axes)}" if axes else "replicated",

@@ -24,7 +24,7 @@ class Stop:
     @property
     def is_on(self) -> bool:
         """Whether the settings give any reason to end."""
-        return self._settings.value is not None or self._settings.patience is not None
+        return self._settings.is_on
 
     def reason(self, row: Mapping[str, float]) -> str | None:
         """Why the run ends after `row`, or None if it continues.

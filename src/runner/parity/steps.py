@@ -10,6 +10,7 @@ from runner.core import feed, step
 from runner.core.run import Run
 from runner.core.step import Carry
 from runner.errors import ConfigError
+from runner.trees import path_text
 
 
 class Difference(NamedTuple):
@@ -149,8 +150,7 @@ def _type(array: Any) -> tuple[Any, Any]:
 def named(params: Any) -> dict[str, Any]:
     """The leaves of `params` by their paths, such as `dense_0/kernel`."""
     leaves = jax.tree.leaves_with_path(params)
-    simple = {"simple": True, "separator": "/"}
-    return {jax.tree_util.keystr(path, **simple): leaf for path, leaf in leaves}
+    return {path_text(path): leaf for path, leaf in leaves}
 
 
 def apart(

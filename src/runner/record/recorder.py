@@ -159,6 +159,10 @@ class Recorder:
             "wandb_id": self.wandb_settings.id,
         }
 
+    def best_step(self, metric: str) -> int | None:
+        """The step of the best value of `metric` so far, if it has had one."""
+        return self._best[metric]["step"] if metric in self._best else None
+
     def finish(self, extra: Mapping[str, Any]) -> None:
         """Add facts to summary.json, such as `compile_seconds`, when the block ends."""
         self._extra.update(extra)

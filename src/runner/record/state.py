@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from runner.record.files import write_bytes
+from runner.trees import path_text
 
 FILE = "state.safetensors"
 
@@ -59,7 +60,4 @@ def restored(like: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _names(tree: Any) -> list[str]:
-    return [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree.leaves_with_path(tree)
-    ]
+    return [path_text(path) for path, _ in jax.tree.leaves_with_path(tree)]

@@ -49,11 +49,10 @@ class KeptStates:
         is_newest = np.zeros(self._size, bool)
         for index, member in self._members.items():
             own = member.prepared
-            record = own.checkpoints.describe(step)
-            best = record["best"].get(own.objective)
-            is_newest[index] = best is None or best["step"] == step
-            if best is not None and best["step"] == step:
-                self.records[index] = record
+            best = own.recorder.best_step(own.objective)
+            is_newest[index] = best in (None, step)
+            if best == step:
+                self.records[index] = own.checkpoints.describe(step)
         if self.best is None:
             self.best = snapshot
         elif is_newest.any():
