@@ -1,19 +1,14 @@
 """Any TensorFlow Datasets (TFDS) data set as a `Dataset`, without TensorFlow."""
 
-import dataclasses
-import functools
-import itertools
 import math
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from runner.data.dataset import (
     MODES,
     Dataset,
-    MemorySplit,
     Mode,
     check_batch_size,
     check_mode,
@@ -22,11 +17,9 @@ from runner.data.dataset import (
 )
 from runner.data.tfds.builder import find_builder
 from runner.data.tfds.prepare import prepare, quiet_tfds
+from runner.data.tfds.split import check_overlaps, load, open_split
 from runner.data.transforms import Transform
 from runner.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
 
 
 def tfds_data(
@@ -90,10 +83,8 @@ def tfds_data(
         builder = prepare(
             make_builder, name=name, data_dir=root, manual_dir=files, download=download
         )
-        opened = {
-            k: _open_split(builder, k, split, read) for k, split in wanted.items()
-        }
-        _check_overlaps(builder, wanted)
+        opened = {k: open_split(builder, k, split, read) for k, split in wanted.items()}
+        check_overlaps(builder, wanted)
         if mode == "auto":
             example_bytes = sum(math.prod(s) * d.itemsize for s, d in specs.values())
             size_mb = sum(map(len, opened.values())) * example_bytes / 2**20
@@ -102,7 +93,7 @@ def tfds_data(
             name=name,
             splits={
                 k: labelled(
-                    split if mode == "stream" else _load(split),
+                    split if mode == "stream" else load(split),
                     classes,
                     f"data.splits.{k}={split.split!r} of {name}",
                     drop=unlabelled == "drop",
@@ -116,128 +107,12 @@ def tfds_data(
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class TfdsSplit:
-    """A split read from disk; two of the same folder, split and features are equal."""
-
-    folder: str
-    split: str
-    columns: tuple[tuple[str, str], ...]
-    source: Any = dataclasses.field(compare=False, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        keys = indices.tolist()
-        try:
-            examples = self.source.__getitems__(keys)
-        except TypeError:  # the sources of tfds.testing.mock_data lack this
-            examples = [self.source[key] for key in keys]
-        return {
-            name: _as_32_bits(np.stack([example[feature] for example in examples]))
-            for name, feature in self.columns
-        }
-
-
-def _as_32_bits(column: np.ndarray) -> np.ndarray:
-    """Labels are int64 in TFDS, which JAX doesn't have unless it is told to."""
-    return column.astype(np.int32) if column.dtype == np.int64 else column
-
-
-# Reading costs 0.1 ms an example, so the jobs of a sweep that share a process share
-# the columns of the last three splits, that is, one data set.
-@functools.lru_cache(maxsize=3)
-def _load(split: TfdsSplit) -> MemorySplit:
-    size, chunk = len(split), 1024
-    first = split.rows(np.arange(1))
-    columns = {
-        name: np.empty((size, *row.shape[1:]), row.dtype) for name, row in first.items()
-    }
-    for start in range(0, size, chunk):
-        indices = np.arange(start, min(start + chunk, size))
-        for name, rows in split.rows(indices).items():
-            columns[name][start : start + chunk] = rows
-    for column in columns.values():
-        column.flags.writeable = False
-    return MemorySplit(columns)
-
-
 def _choose_mode(
     size_mb: float, memory_limit_mb: float, device_limit_mb: float
 ) -> Mode:
     if size_mb <= device_limit_mb:
         return "device"
     return "memory" if size_mb <= memory_limit_mb else "stream"
-
-
-def _open_split(
-    builder: "tfds.core.DatasetBuilder",
-    key: str,
-    split: str,
-    columns: dict[str, str],
-) -> TfdsSplit:
-    open_source: Any = builder.as_data_source  # its decorator hides its signature
-    try:
-        source = open_source(split=split)
-    except NotImplementedError as error:  # another file format
-        raise ConfigError(
-            f"{builder.data_dir} can't be read without TensorFlow: {error} Prepare it "
-            "as array_record, or choose another data.data_dir to prepare it in."
-        ) from error
-    except ValueError as error:
-        splits = list(builder.info.splits)
-        base = re.split(r"\W", split, maxsplit=1)[0]
-        raise ConfigError(
-            f"data.splits.{key}={split!r} is not a split of {builder.name}, which has "
-            f"{', '.join(splits)} and slices such as {splits[0]}[:80%]."
-            + (f" TFDS: {error}" if base in splits else did_you_mean(base, splits))
-        ) from error
-    if not len(source):
-        raise ConfigError(
-            f"data.splits.{key}={split!r} of {builder.name} has no examples."
-        )
-    source[0]  # undecodable data fails here, not in a thread during training
-    return TfdsSplit(str(builder.data_dir), split, tuple(columns.items()), source)
-
-
-def _check_overlaps(
-    builder: "tfds.core.DatasetBuilder", splits: dict[str, str]
-) -> None:
-    """Refuse examples that are in two splits, unless those are one and the same.
-
-    A preset may declare that its validation split is the test split. But TFDS rounds:
-    of 30 examples, `train[-1%:]` are all.
-    """
-    found = {name: _ranges(builder, split) for name, split in splits.items()}
-    for one, other in itertools.combinations(splits, 2):
-        if "train" not in (one, other) and splits[one] == splits[other]:
-            continue
-        common = sum(
-            max(0, min(stop, end) - max(start, begin))
-            for file, start, stop in found[one]
-            for same, begin, end in found[other]
-            if file == same
-        )
-        if common:
-            raise ConfigError(
-                f"data.splits.{one}={splits[one]!r} and data.splits.{other}="
-                f"{splits[other]!r} of {builder.name} have {common} examples in common"
-            )
-
-
-def _ranges(
-    builder: "tfds.core.DatasetBuilder", split: str
-) -> list[tuple[str, int, int]]:
-    """The files of a split and the examples that it takes of each: from, to."""
-    try:
-        instructions = builder.info.splits[split].file_instructions
-    except KeyError:  # with tfds.testing.mock_data, which has no files
-        return []
-    return [
-        (i.filename, i.skip, i.examples_in_shard if i.take < 0 else i.skip + i.take)
-        for i in instructions
-    ]
 
 
 def _feature(features: Any, key: str, feature: str, name: str) -> Any:
