@@ -1,5 +1,7 @@
 import importlib
 import inspect
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,12 +105,84 @@ def test_a_prepared_folder(data_dir):
     assert f"Perhaps {folder}?" in message
 
 
+def kept(data_dir):
+    """The one file of decoded columns."""
+    (path,) = (data_dir / ".decoded").iterdir()
+    return path
+
+
+def test_what_was_decoded_is_read_without_tfds(tmp_path, monkeypatch):
+    first = load(tmp_path, transforms=[])
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    again = load(tmp_path, transforms=[], batch_size=32)
+    for field in ("name", "classes", "mode", "transforms", "features"):
+        assert getattr(again, field) == getattr(first, field)
+    assert again.batch_size == 32
+    assert list(again.splits) == list(first.splits)
+    for name, split in first.splits.items():
+        assert_same(split.columns, again.splits[name].columns)
+    with pytest.raises(ValueError, match="read-only"):
+        again.train.columns["input"][0] = 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"columns": {"input": "image"}},
+        {"splits": {"train": "train[:50%]", "validation": "test"}},
+        {"unlabelled": "drop"},
+        {"mode": "stream"},
+        {"device_limit_mb": 0.05, "memory_limit_mb": 0.1},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_another_choice_is_decoded_anew(tmp_path, monkeypatch, changed):
+    load(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError):
+        load(tmp_path, **changed)
+
+
+@pytest.mark.parametrize("damage", ["a bit", "half", "no file", "new data"])
+def test_nothing_damaged_or_stale_is_used(tmp_path, monkeypatch, damage):
+    wanted = load(tmp_path)
+    path = kept(tmp_path)
+    data = bytearray(path.read_bytes())
+    if damage == "a bit":
+        data[-100] ^= 1
+        path.write_bytes(data)
+    elif damage == "half":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "no file":
+        path.unlink()
+    else:
+        os.utime(next((tmp_path / "runner_digits" / "1.0.0").glob("*train*")))
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "tensorflow_datasets", None)
+        with pytest.raises(ImportError):
+            load(tmp_path)
+    again = load(tmp_path)
+    assert_same(wanted.train.columns, again.train.columns)
+    assert (
+        kept(tmp_path).read_bytes()[-1000:] == bytes(data[-1000:]) or damage == "a bit"
+    )
+
+
+def test_a_folder_that_cant_be_written_is_no_obstacle(tmp_path):
+    folder = tmp_path / "prepared"
+    load(folder)
+    shutil.rmtree(folder / ".decoded")
+    (folder / ".decoded").write_text("in the way")
+    assert len(load(folder).train) == 1437
+
+
 def test_a_new_version_prepares_again(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
     from runner.data.digits import Digits
 
     load(tmp_path)
+    kept(tmp_path).unlink()  # its name depends on the builder's code, this test's not
     monkeypatch.setattr(Digits, "VERSION", tfds.core.Version("1.0.1"))
     load(tmp_path)
     assert (tmp_path / "runner_digits" / "1.0.1").is_dir()

@@ -9,12 +9,14 @@ import numpy as np
 from runner.data.dataset import (
     MODES,
     Dataset,
+    MemorySplit,
     Mode,
     check_batch_size,
     check_mode,
     check_splits,
     labelled,
 )
+from runner.data.tfds import decoded
 from runner.data.tfds.builder import find_builder
 from runner.data.tfds.prepare import prepare, quiet_tfds
 from runner.data.tfds.split import check_overlaps, load, open_split
@@ -74,10 +76,27 @@ def tfds_data(
     files = None if manual_dir is None else Path(manual_dir).expanduser()
     if files is not None and not files.is_dir():
         raise ConfigError(f"data.manual_dir={manual_dir} is not a folder.")
+    read = {k: feature for k, feature in columns.items() if feature is not None}
+
+    def mode_of(size_mb: float) -> Mode:
+        auto = _choose_mode(size_mb, memory_limit_mb, device_limit_mb)
+        return auto if mode == "auto" else mode
+
+    request = {"name": name, "splits": wanted, "columns": read, "labels": unlabelled}
+    kept = None if mode == "stream" else decoded.path_of(root, request)
+    found = kept and decoded.load(kept)
+    if found and mode_of(found.size_mb) != "stream":
+        return Dataset(
+            name=name,
+            splits=found.splits,
+            classes=found.classes,
+            batch_size=batch_size,
+            mode=mode_of(found.size_mb),
+            transforms=transforms,
+        )
     with quiet_tfds():
         make_builder = find_builder(name, root)
         features: Any = make_builder().info.features
-        read = {k: feature for k, feature in columns.items() if feature is not None}
         specs = {k: _spec(features, k, feature, name) for k, feature in read.items()}
         classes = {k: size for k, f in read.items() if (size := _classes(features[f]))}
         builder = prepare(
@@ -85,15 +104,13 @@ def tfds_data(
         )
         opened = {k: open_split(builder, k, split, read) for k, split in wanted.items()}
         check_overlaps(builder, wanted)
-        if mode == "auto":
-            example_bytes = sum(math.prod(s) * d.itemsize for s, d in specs.values())
-            size_mb = sum(map(len, opened.values())) * example_bytes / 2**20
-            mode = _choose_mode(size_mb, memory_limit_mb, device_limit_mb)
-        return Dataset(
+        example_bytes = sum(math.prod(s) * d.itemsize for s, d in specs.values())
+        size_mb = sum(map(len, opened.values())) * example_bytes / 2**20
+        dataset = Dataset(
             name=name,
             splits={
                 k: labelled(
-                    split if mode == "stream" else load(split),
+                    split if mode_of(size_mb) == "stream" else load(split),
                     classes,
                     f"data.splits.{k}={split.split!r} of {name}",
                     drop=unlabelled == "drop",
@@ -102,9 +119,18 @@ def tfds_data(
             },
             classes=classes,
             batch_size=batch_size,
-            mode=mode,
+            mode=mode_of(size_mb),
             transforms=transforms,
         )
+    if kept and dataset.mode == "device":
+        in_memory = {
+            k: split
+            for k, split in dataset.splits.items()
+            if isinstance(split, MemorySplit)  # all are, in this mode
+        }
+        read_now = decoded.Decoded(in_memory, classes, size_mb)
+        decoded.save(kept, read_now, str(builder.data_dir))
+    return dataset
 
 
 def _choose_mode(
