@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from helpers.shipped import NAMES
+from helpers.shipped import KINDS, NAMES
 from runner import load_run
 from runner.config.conf import conf_dir
 from runner.core.program import step_jaxpr
@@ -82,7 +82,7 @@ def test_the_precision_of_matrix_products_is_in_the_program(built):
     assert "HIGHEST" in str(step_jaxpr(highest.spec, highest.values))
 
 
-def dtype_options() -> list[tuple[str, str]]:
+def dtype_options() -> list:
     """Each option of each optimizer that is a dtype, by its function's signature."""
     found = []
     for name in NAMES:
@@ -90,7 +90,8 @@ def dtype_options() -> list[tuple[str, str]]:
         function = pkgutil.resolve_name(config["_target_"])
         for option in inspect.signature(function).parameters:
             if "dtype" in option and option in config:
-                found.append((name, option))
+                marks = [] if name in KINDS else pytest.mark.nightly
+                found.append(pytest.param(name, option, marks=marks))
     return found
 
 

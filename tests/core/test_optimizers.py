@@ -10,7 +10,7 @@ import pytest
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from helpers.shipped import NAMES
+from helpers.shipped import BY_KIND, NAMES
 from helpers.training import SESSION, train_run
 from runner.config.conf import conf_dir
 from runner.core.optimizers import (
@@ -81,7 +81,7 @@ def test_the_yaml_names_its_paper(name):
     assert text.startswith("# ") and ("http" in text or name == "lbfgs")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_KIND)
 def test_is_verified_and_lowers_the_loss_without_recompiling(name, built, caplog):
     run = built(
         f"optimizer={name}", "framework=jax", "model.hidden_sizes=[16]",

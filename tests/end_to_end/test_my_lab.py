@@ -44,6 +44,13 @@ FORMS = {"text": ["nnx"], "vae": ["nnx"], "two inputs": ["nnx", "linen", "jax"]}
 each_part = pytest.mark.parametrize("name", PARTS)
 
 
+def others_at_night(name):
+    """The part `name` in the plain suite, the others at night."""
+    marks = {part: [] if part == name else pytest.mark.nightly for part in PARTS}
+    params = [pytest.param(part, marks=mark) for part, mark in marks.items()]
+    return pytest.mark.parametrize("name", params)
+
+
 @pytest.fixture(scope="module")
 def composer():
     """Like that of all tests, and finds the parts."""
@@ -81,7 +88,7 @@ def test_each_form_is_verified_and_learns_the_same(name, rows):
         assert_close(other, first)
 
 
-@each_part
+@others_at_night("text")
 @pytest.mark.parametrize(
     "mesh", ["fsdp", pytest.param("data", marks=pytest.mark.nightly)]
 )
@@ -90,7 +97,7 @@ def test_eight_devices_learn_the_same(name, mesh, rows):
     assert_close(spread, rows(name), 1e-5)
 
 
-@each_part
+@others_at_night("text")
 @pytest.mark.parametrize(
     "mesh", ["data", pytest.param("single", marks=pytest.mark.nightly)]
 )
@@ -111,7 +118,7 @@ def test_packed_equals_plain(name, built):
         assert_close(own, alone(run))
 
 
-@each_part
+@others_at_night("two inputs")
 def test_resumed_and_replayed_bit_for_bit_with_its_best_kept(name, ran, tmp_path):
     asked = (
         "~model.hidden_sizes", *PARTS[name], "train.steps=20",

@@ -80,7 +80,11 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "strategy, number",
-    [("vmap", signal.SIGKILL), ("vmap", signal.SIGTERM), ("loop", signal.SIGKILL)],
+    [
+        ("vmap", signal.SIGKILL),
+        pytest.param("vmap", signal.SIGTERM, marks=pytest.mark.nightly),
+        pytest.param("loop", signal.SIGKILL, marks=pytest.mark.nightly),
+    ],
 )
 def test_killed_in_the_middle(undisturbed, tmp_path, strategy, number):
     wanted = rows(undisturbed(strategy))

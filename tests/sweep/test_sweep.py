@@ -412,15 +412,15 @@ def test_members_that_stop_leave_and_the_rest_go_on_in_a_smaller_population(
         assert (best / str(found["best"]["validation/loss"]["step"])).is_dir()
 
 
-def test_two_optimizers_three_frameworks_five_schedules_four_seeds_are_six_programs(
+def test_two_optimizers_three_frameworks_five_schedules_two_seeds_are_six_programs(
     main, made, tmp_path
 ):
     """The jobs differ in numbers, but for the optimizer and the framework."""
     main(
         "optimizer=sgd,adam", "framework=jax,linen,nnx",
         "schedule=constant,cosine,linear,exponential,warmup_cosine",
-        "seed=0,1,2,3",
+        "seed=0,1",
     )  # fmt: skip
-    assert made == [20] * 6
-    assert len(rows(tmp_path)) == 120
-    assert states(tmp_path) == {"done": 120}
+    assert made == [10] * 6
+    assert len(rows(tmp_path)) == 60
+    assert states(tmp_path) == {"done": 60}
