@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import gc
 import os
 import shutil
 import subprocess
@@ -11,11 +12,15 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
-# A test trains for moments, for which XLA would compile seconds. Without emitters of
-# fusions, which JAX 0.12 can't do without, it takes a third of the time.
+# A test trains for moments, for which XLA would compile seconds. In one piece, since
+# the other processor has tests of its own, it takes a sixth less. Without emitters of
+# fusions, which JAX 0.12 can't do without, it takes a third.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if version("jaxlib").startswith("0.10."):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_parallel_codegen_split_count=1"
+    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
+)
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 import jax
@@ -34,6 +39,9 @@ from runner.core.run import Run
 from runner.record import compiled
 from runner.sweep.compose import Composer
 
+# Else a tenth of the time goes into searches for garbage: see runner.cli.
+gc.freeze()
+gc.set_threshold(100_000, 50, 50)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake
 settings.load_profile("untimed")
