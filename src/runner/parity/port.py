@@ -90,30 +90,39 @@ class Steps(NamedTuple):
 
     Attributes:
       difference: in each of them.
-      states: the first form's before each step, and after the last.
-      updates: the difference of each parameter's update, the largest of any step.
+      updates: for each of them, the difference of each parameter's update.
+      past: the first step, from 0, of a larger difference than allowed, or None.
+      state: the first form's before that step, or before the first one.
     """
 
     difference: Difference
-    states: list[TrainState]
-    updates: dict[str, float]
+    updates: list[dict[str, float]]
+    past: int | None
+    state: TrainState
 
 
 def take(
-    port: Port, state: TrainState, batches: Sequence[dict], rates: Iterable
+    port: Port,
+    start: TrainState,
+    batches: Sequence[dict],
+    rates: Iterable,
+    allowed: float,
 ) -> Steps:
     """Take each step in both forms, from the state that the first has reached."""
-    rows, states, updates = [], [state], dict.fromkeys(port.params.theirs, 0.0)
-    for batch, rate in zip(batches, rates, strict=True):
-        loss, steep, off, held, state = _step(port, state, batch, rate)
-        updates = {path: max(off[path], most) for path, most in updates.items()}
+    state, kept, past = start, start, None
+    rows, updates = [], []
+    for k, (batch, rate) in enumerate(zip(batches, rates, strict=True)):
+        loss, steep, off, held, new = _step(port, state, batch, rate)
         apart = {path: max(steep[path], off[path]) for path in off} | held
         worst = max(apart, key=apart.__getitem__)
+        if past is None and max(loss, apart[worst]) > allowed:
+            past, kept = k, state
         rows.append((loss, max(steep.values()), max([*(off | held).values()]), worst))
-        states.append(state)
+        updates.append(off)
+        state = new
     losses, grads, params, worst = zip(*rows, strict=True)
     found = Difference(np.array(losses), np.array(grads), np.array(params), list(worst))
-    return Steps(found, states, updates)
+    return Steps(found, updates, past, kept)
 
 
 def _step(port: Port, state: TrainState, batch: dict, rate: Any) -> tuple:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from runner.core.pipeline import TrainState
 from runner.parity.diagnosis import Finding, Point, at
 from runner.parity.form import Form
-from runner.parity.port import port, shaken, shrunk, take
+from runner.parity.port import Port, Steps, port, shaken, shrunk, take
 from runner.parity.start import initial_values, without_partner
 from runner.parity.steps import Difference
 
@@ -51,45 +52,51 @@ def compare_port(
       ConfigError: the optimizer has other states in the two.
     """
     batch = batches[0]
-    both = port(first, other, key, batch)
-    start = first.init(key)
+    both, start = port(first, other, key, batch), first.init(key)
     begin = f"{other.name} parts from {first.name}"
     messages = [
-        _message(f"{begin} before step 1", finding)
-        for finding in initial_values(both, key)
+        _message(f"{begin} before step 1", each) for each in initial_values(both, key)
     ]
-    if lacking := without_partner(both, start, batch, allowed):
-        found = (
-            [] if "Untied" in lacking else at(both, Point("", start, batch), allowed)
-        )
-        messages += [_message(f"{begin} at step 1", finding) for finding in found]
-        return Ported(None, [f"{first.name} and {other.name}, {lacking}", *messages])
-    steps = take(both, start, batches, rates)
-    past = np.flatnonzero(steps.difference.largest > allowed)
-    k = int(past[0]) if past.size else 0
-    nowhere = f"in none of {len(batches)} steps, but with"
-    points = [
-        Point(f"at step {k + 1}", steps.states[k], batches[k]),
-        Point(f"{nowhere} noise on all parameters,", shaken(start, 0), batch),
-        Point(f"{nowhere} parameters of a tenth", shrunk(start, 0.1), batch),
-    ]
-    for point in points:
+    if not both.is_whole:
+        lacking, is_tied = without_partner(both, start, batch, allowed)
+        messages.insert(0, f"{first.name} and {other.name}, {lacking}")
+        found = [] if is_tied else at(both, Point("at step 1", start, batch), allowed)
+        messages += [_message(f"{begin} at step 1", each) for each in found]
+        return Ported(None, messages)
+    steps = take(both, start, batches, rates, allowed)
+    for point in _points(steps, start, batches):
         if found := at(both, point, allowed):
             messages += [_message(f"{begin} {point.when}", each) for each in found]
             break
-    if far := [path for path, off in steps.updates.items() if off > allowed]:
-        what = Finding(
-            "optimizer",
-            both.params.both(far[0], other.name),
-            f"from equal gradients it changes {len(far)} of {len(steps.updates)} "
-            f"parameters otherwise, by up to {max(steps.updates.values()):.1e} of their "
-            "largest entry",
-        )
-        messages.append(_message(f"{begin} at step {k + 1}", what))
-    if past.size and not messages:
+    for k, updates in enumerate(steps.updates):
+        if found := _optimizer(both, updates, allowed):
+            messages.append(_message(f"{begin} at step {k + 1}", found))
+            break
+    if (k := steps.past) is not None and not messages:
         worst, off = steps.difference.worst[k], steps.difference.largest[k]
         messages.append(f"{begin} at step {k + 1}, by {off:.1e}, most in {worst}")
     return Ported(steps.difference, messages)
+
+
+def _points(steps: Steps, start: TrainState, batches: Sequence[dict]) -> list[Point]:
+    """Where the forms are compared, until a difference is found."""
+    k, before = steps.past or 0, f"(not in these {len(batches)} steps)"
+    return [
+        Point(f"at step {k + 1}", steps.state, batches[k]),
+        Point(f"once parameters are noisy {before}", shaken(start, 0), batches[0]),
+        Point(f"once parameters are tiny {before}", shrunk(start, 0.1), batches[0]),
+    ]
+
+
+def _optimizer(port: Port, updates: dict[str, float], allowed: float) -> Finding | None:
+    far = [path for path, off in updates.items() if off > allowed]
+    if not far:
+        return None
+    text = (
+        f"equal gradients change {len(far)} of {len(updates)} parameters otherwise, by "
+        f"up to {max(updates.values()):.1e} of their largest entry"
+    )
+    return Finding("optimizer", port.params.both(far[0], port.other.name), text)
 
 
 def _message(begin: str, finding: Finding) -> str:

@@ -14,14 +14,19 @@ _SEEDS = 8  # of initial values
 _SIGMAS = 6  # by which a spread differs
 
 
-def without_partner(port: Port, state: TrainState, batch: dict, allowed: float) -> str:
-    """The message that names all arrays that have no partner; empty if all have one.
+def without_partner(
+    port: Port, state: TrainState, batch: dict, allowed: float
+) -> tuple[str, bool]:
+    """The message that names all arrays that have no partner.
 
     Args:
       port: the forms.
       state: the first one's.
       batch: what both get, to see whether weights are tied in one of them.
       allowed: what rounding may make of the outputs.
+
+    Returns:
+      the message, and whether weights are tied in one form only.
     """
     parts = []
     for paths, tree, form in _alone(port, state):
@@ -29,11 +34,8 @@ def without_partner(port: Port, state: TrainState, batch: dict, allowed: float) 
             arrays = named(tree)
             each = ", ".join(f"{p} {list(arrays[p].shape)}" for p in paths)
             parts.append(f"{form} has {each}")
-    if not parts:
-        return ""
-    text = f"without a partner: {'; '.join(parts)}"
-    found = _tied(port, state, batch, allowed)
-    return f"{text}. {found}" if found else text
+    text, found = "; ".join(parts), _tied(port, state, batch, allowed)
+    return f"without a partner: {text}{found and f'. {found}'}", bool(found)
 
 
 def _alone(port: Port, state: TrainState) -> Iterator[tuple[list[str], dict, str]]:
