@@ -141,9 +141,11 @@ def _compared(
         for other in others
     }  # fmt: skip
     known = {k: v.difference for k, v in found.items() if v.difference is not None}
-    return Compared(
-        name, first, known, allowed, {k: v.messages for k, v in found.items()}
-    )
+    messages = {
+        k: [*v.messages, v.note] if v.messages and v.note else v.messages
+        for k, v in found.items()
+    }
+    return Compared(name, first, known, allowed, messages)
 
 
 def _batches(run: Run, steps: int) -> list[dict[str, Any]]:

@@ -20,11 +20,13 @@ class Partners(NamedTuple):
       theirs: by the path in the first form, that in the other one.
       alone: paths of the first form that have no partner.
       alone_there: those of the other one.
+      by_order: those of the first that only name, shape and order of use pair.
     """
 
     theirs: dict[str, str]
     alone: list[str]
     alone_there: list[str]
+    by_order: list[str]
 
     def both(self, path: str, other: str) -> str:
         """`path`, and what the other form, named `other`, calls it if not the same."""
@@ -83,39 +85,47 @@ def pair(
       theirs: the other's.
       order: gives the paths of both in the order in which a forward pass uses them.
     """
-    found: dict[str, str] = {}
-
-    def match(
-        name: Callable[[str], Any], used: tuple[Sequence[str], Sequence[str]] | None
-    ) -> None:
-        left = [p for p in ours if p not in found]
-        right = [p for p in theirs if p not in set(found.values())]
-        if used is not None:
-            left, right = (
-                sorted((p for p in u if p in side), key=u.index)
-                for u, side in zip(used, (left, right), strict=True)
-            )
-        groups: dict[Any, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-        for side, arrays, paths in ((0, ours, left), (1, theirs, right)):
-            for path in paths:
-                a = arrays[path]
-                groups[name(path), a.shape, a.dtype][side].append(path)
-        for (key, *_), (mine, its) in groups.items():
-            if key is not None and len(mine) == len(its) and (used or len(mine) == 1):
-                found.update(zip(mine, its, strict=True))
-
-    match(lambda path: path, None)
-    match(_plain, None)
+    found = _matched({}, ours, theirs, lambda path: path)
+    found = sure = _matched(found, ours, theirs, _plain)
     if len(found) < max(len(ours), len(theirs)):
-        used = order()
-        match(_last_two, used)
-        match(lambda path: path.split("/")[-1], used)
+        mine, its = (
+            {path: arrays[path] for path in paths if path in arrays}
+            for arrays, paths in zip((ours, theirs), order(), strict=True)
+        )
+        found = sure = _matched(found, mine, its, _last_two, True)
+        found = _matched(found, mine, its, lambda path: path.split("/")[-1], True)
     there = set(found.values())
     return Partners(
         found,
-        [p for p in ours if p not in found],
-        [p for p in theirs if p not in there],
+        [path for path in ours if path not in found],
+        [path for path in theirs if path not in there],
+        [path for path in found if path not in sure],
     )
+
+
+def _matched(
+    found: dict[str, str],
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    name: Callable[[str], str | None],
+    several: bool = False,
+) -> dict[str, str]:
+    """`found`, and pairs of others of one `name`, shape and dtype, in their order.
+
+    Args:
+      several: whether there may be more than one of them.
+    """
+    there = set(found.values())
+    groups: dict[Any, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for side, arrays, taken in ((0, ours, found), (1, theirs, there)):
+        for path, array in arrays.items():
+            if path not in taken and (called := name(path)) is not None:
+                groups[called, array.shape, array.dtype][side].append(path)
+    pairs = dict(found)
+    for mine, its in groups.values():
+        if len(mine) == len(its) and (several or len(mine) == 1):
+            pairs.update(zip(mine, its, strict=True))
+    return pairs
 
 
 def _plain(path: str) -> str:

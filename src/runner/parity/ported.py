@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from runner.core.pipeline import TrainState
+from runner.errors import few
 from runner.parity.diagnosis import Finding, Point, at
 from runner.parity.form import Form
 from runner.parity.port import Port, Steps, port, shaken, shrunk, take
@@ -20,10 +21,13 @@ class Ported(NamedTuple):
     Attributes:
       difference: in each step; None where something has no partner.
       messages: what differs, in full sentences; empty if nothing does.
+      note: how arrays were paired that have other names, for those who doubt a message;
+        empty if none has.
     """
 
     difference: Difference | None
     messages: list[str]
+    note: str
 
 
 def compare_port(
@@ -58,11 +62,8 @@ def compare_port(
         _message(f"{begin} before step 1", each) for each in initial_values(both, key)
     ]
     if not both.is_whole:
-        lacking, is_tied = without_partner(both, start, batch, allowed)
-        messages.insert(0, f"{first.name} and {other.name}, {lacking}")
-        found = [] if is_tied else at(both, Point("at step 1", start, batch), allowed)
-        messages += [_message(f"{begin} at step 1", each) for each in found]
-        return Ported(None, messages)
+        messages = _without_partner(both, start, batch, allowed) + messages
+        return Ported(None, messages, _note(both))
     steps = take(both, start, batches, rates, allowed)
     for point in _points(steps, start, batches):
         if found := at(both, point, allowed):
@@ -75,7 +76,31 @@ def compare_port(
     if (k := steps.past) is not None and not messages:
         worst, off = steps.difference.worst[k], steps.difference.largest[k]
         messages.append(f"{begin} at step {k + 1}, by {off:.1e}, most in {worst}")
-    return Ported(steps.difference, messages)
+    return Ported(steps.difference, messages, _note(both))
+
+
+def _without_partner(
+    port: Port, start: TrainState, batch: dict, allowed: float
+) -> list[str]:
+    """What there is to say without a step, which both couldn't take."""
+    lacking, is_tied = without_partner(port, start, batch, allowed)
+    names = port.first.name, port.other.name
+    found = [] if is_tied else at(port, Point("at step 1", start, batch), allowed)
+    begin = f"{names[1]} parts from {names[0]} at step 1"
+    return [
+        f"{' and '.join(names)}, {lacking}",
+        *(_message(begin, finding) for finding in found),
+    ]
+
+
+def _note(port: Port) -> str:
+    found = [
+        f"{path} is {each.theirs[path]}"
+        for each in (port.params, port.held)
+        for path in each.by_order
+    ]
+    start = "taken for the same by last name, shape and order of use"
+    return f"{start}: {few(found)}" if found else ""
 
 
 def _points(steps: Steps, start: TrainState, batches: Sequence[dict]) -> list[Point]:
