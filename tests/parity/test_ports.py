@@ -113,7 +113,16 @@ SAID = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+NIGHTLY = ("rate", "broadcast", "extra")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(f, marks=pytest.mark.nightly if f in NIGHTLY else ())
+        for f in FAULTS
+    ],
+)
 def test_a_fault_is_named_with_its_layer_and_cause(fault):
     name, port = FAULTS[fault]
     found = compared(name, form(nnx, CORRECT[name]._replace(nnx=port), name))
