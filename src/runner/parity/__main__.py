@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m runner.parity",
         description="Train in pure JAX, take each of its steps in flax linen and flax "
         "nnx too, from the same state with the same batch, and print how far they "
-        "differ. Exit status: 0, or 1 if that is more than the tolerance.",
+        "differ. Of a model without initial values of its own, one form gets those of "
+        "the other, and layer and cause of a difference are named. Exit status: 0, or "
+        "1 if they differ by more than the tolerance.",
         epilog="example: python -m runner.parity model=cnn optimizer=adamw",
     )
     parser.add_argument("overrides", nargs="*", help="as for python -m runner")
@@ -67,13 +69,14 @@ def _compare_all(arguments: argparse.Namespace) -> bool:
     steps, given = arguments.steps, arguments.tolerance
     own = arguments.overrides + _search_path(arguments.config_dir)
     if not arguments.all:
-        (one,) = compare(own, [""], steps)
-        _print_table(
-            f"largest relative difference from {one.first}",
-            "step",
-            [(str(k + 1), one.differences, slice(k, k + 1)) for k in range(steps)],
-        )
-        return _report("", one, given)
+        (one,) = compare(own, [""], steps, given)
+        if one.differences:
+            _print_table(
+                f"largest relative difference from {one.first}",
+                "step",
+                [(str(k + 1), one.differences, slice(k, k + 1)) for k in range(steps)],
+            )
+        return _report("", one)
     agree = True
     print("Largest relative difference between frameworks in any step")
     for optimizer in _options("optimizer"):
@@ -82,14 +85,14 @@ def _compare_all(arguments: argparse.Namespace) -> bool:
         rows: list[Compared] = []
         for schedules in (names, [PLATEAU]):
             try:
-                rows.extend(compare(overrides, schedules, steps))
+                rows.extend(compare(overrides, schedules, steps, given))
             except ConfigError as error:  # this pair can't be combined
                 print(f"optimizer={optimizer} schedule={schedules[0]}: {error}")
         table = [(row.schedule, row.differences, slice(None)) for row in rows]
         _print_table(f"optimizer={optimizer}", "schedule", table)
         for row in rows:
             name = f"optimizer={optimizer} schedule={row.schedule}: "
-            agree &= _report(name, row, given)
+            agree &= _report(name, row)
     print("All agree." if agree else "Not all agree.")
     return agree
 
@@ -117,15 +120,16 @@ def _print_table(
     print_table(header, cells, console(), title=title, right=slice(1, None))
 
 
-def _report(name: str, compared: Compared, given: float | None) -> bool:
+def _report(name: str, compared: Compared) -> bool:
     """Print where each framework exceeds the tolerance; True if none does.
 
     Args:
       name: what was compared; empty if it is all that there is.
       compared: the differences.
-      given: another tolerance than that of `compared`.
     """
-    first, allowed = compared.first, compared.tolerance if given is None else given
+    if compared.messages is not None:
+        return _report_port(name, compared, compared.messages)
+    first, allowed = compared.first, compared.tolerance
     agree = True
     for framework, d in compared.differences.items():
         past = np.flatnonzero(d.largest > allowed)
@@ -138,8 +142,8 @@ def _report(name: str, compared: Compared, given: float | None) -> bool:
             )
         if d.initial > allowed:
             print(
-                f"{name}{framework} and {first} start from different values: give "
-                "the model an `init`, which they then share"
+                f"{name}{framework} and {first} start from different values, though "
+                "the model has an `init`"
             )
         agrees = not past.size and d.initial <= allowed
         if agrees and not name:
@@ -148,6 +152,21 @@ def _report(name: str, compared: Compared, given: float | None) -> bool:
             print(f"{framework} and {first}: {equal} in each of {len(d.loss)} steps")
         agree &= agrees
     return agree
+
+
+def _report_port(name: str, compared: Compared, messages: dict[str, list[str]]) -> bool:
+    """Print what differs between forms whose values were copied; True if nothing."""
+    for framework, found in messages.items():
+        for message in found:
+            print(f"{name}{message}")
+        if not found and not name:
+            d = compared.differences[framework]
+            print(
+                f"{framework} and {compared.first}: within {d.largest.max():.1e} in "
+                f"each of {len(d.loss)} steps, with the values of {compared.first} "
+                "(the model has no `init`)"
+            )
+    return not any(messages.values())
 
 
 if __name__ == "__main__":

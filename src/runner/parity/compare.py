@@ -1,17 +1,22 @@
 """Runs of one configuration in every framework that its model has a form for."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from hydra import compose
+from omegaconf import DictConfig
 
+from runner.core import feed
 from runner.core.run import Run
+from runner.data.transforms import transformed
 from runner.errors import ConfigError
 from runner.job import determinism
 from runner.job.build import build
 from runner.job.session import Session
-from runner.models.model import MissingForm
+from runner.models.model import MissingForm, Model
+from runner.parity.form import Form
+from runner.parity.ported import compare_port
 from runner.parity.steps import Difference, differences, jitted, tolerance
 from runner.record import compiled
 
@@ -28,57 +33,187 @@ class Compared(NamedTuple):
       first: the framework that the others are compared with.
       differences: of the others.
       tolerance: what rounding may make of one step.
+      messages: of a model without canonical initial values, for each of the others,
+        what differs; None if it has them.
     """
 
     schedule: str
     first: str
     differences: dict[str, Difference]
     tolerance: float
+    messages: dict[str, list[str]] | None
+
+
+class _Built(NamedTuple):
+    """A run in one framework, its model, and what steps of runs like it share."""
+
+    run: Run
+    model: Model
+    shared: Any
+
+
+class _Models(Session):
+    """Remembers the model that it has made.
+
+    Args:
+      lend: initial values for a form of pure JAX, which has none of its own.
+    """
+
+    def __init__(self, lend: Callable | None = None):
+        super().__init__()
+        self.model, self._lend = Model(), lend
+
+    def made(self, cfg: DictConfig, group: str, **given: Any) -> Any:
+        made = super().made(cfg, group, **given)
+        if group == "model":
+            self.model = made
+            if made.init is None and self._lend:
+                return made._replace(init=self._lend)
+        return made
 
 
 def compare(
-    overrides: Sequence[str], schedule_names: Iterable[str], steps: int
+    overrides: Sequence[str],
+    schedule_names: Iterable[str],
+    steps: int,
+    allowed: float | None,
 ) -> Iterator[Compared]:
     """For each schedule, how far the frameworks are from the first.
 
     Schedules differ in their learning rates only, so all but the plateau's share what
     is built and compiled.
 
+    Args:
+      overrides: of the configuration.
+      schedule_names: those to choose in turn.
+      steps: how many to take.
+      allowed: the largest relative difference; None for what rounding explains.
+
     Raises:
       ConfigError: the model has a form for only one of them, or their states differ.
     """
-    shared: dict[tuple[str, bool], tuple[Run, Any] | None] = {}
+    kept: dict[tuple[str, bool, bool], _Built | None] = {}
     for name in schedule_names:
         chosen = [*overrides, f"schedule={name}"] if name else list(overrides)
         plateau, rates = name == PLATEAU, None
-        built: dict[str, tuple[Run, Any]] = {}
-        for framework in FRAMEWORKS:
-            key = framework, plateau
-            if key not in shared or rates is None:
-                run = _built([*chosen, f"framework={framework}"], steps)
-                shared.setdefault(key, run and (run, jitted(run)))
-                rates = run.learning_rates if run and rates is None else rates
-            if (one := shared[key]) and rates is not None:
-                built[framework] = one[0]._replace(learning_rates=rates), one[1]
-        first, *others = built
-        if not others:
-            raise ConfigError(
-                f"this model has one form, {first}, and so there is nothing to compare"
-            )
-        precision = built[first][0].config["precision"]
-        allowed = tolerance(precision, jax.default_backend())
-        yield Compared(name, first, differences(built, steps), allowed)
+        built: dict[str, _Built] = {}
+        for framework in (*FRAMEWORKS, "jax"):  # the last with another form's values
+            lent = dict(built) if framework == "jax" else {}
+            if lent and ("jax" in lent or not _lacks_values(lent)):
+                continue
+            key = framework, plateau, bool(lent)
+            if key not in kept or rates is None:
+                one = _built(chosen, framework, steps, lent)
+                kept.setdefault(key, one)
+                rates = one.run.learning_rates if one and rates is None else rates
+            if (one := kept[key]) and rates is not None:
+                own = one.run._replace(learning_rates=rates)
+                built[framework] = one._replace(run=own)
+        yield _compared(name, built, steps, allowed)
 
 
-def _built(overrides: Sequence[str], steps: int) -> Run | None:
-    """The run, or None if its model can't run in its framework."""
-    cfg = compose(
-        "config",
-        ["train.epochs=null", f"train.steps={steps}", "verify=false", *overrides],
-    )
+def _lacks_values(built: dict[str, _Built]) -> bool:
+    """Whether there is a form of pure JAX that needs the values of another."""
+    model = next(iter(built.values())).model
+    return model.init is None and model.jax is not None
+
+
+def _compared(
+    name: str, built: dict[str, _Built], steps: int, allowed: float | None
+) -> Compared:
+    first, *others = built or ["jax, without initial values"]
+    if not others:
+        raise ConfigError(
+            f"this model has one form, {first}, and so there is nothing to compare"
+        )
+    one = built[first]
+    if allowed is None:
+        allowed = tolerance(one.run.config["precision"], jax.default_backend())
+    if one.model.init is not None:
+        pairs = {name: (each.run, each.shared) for name, each in built.items()}
+        return Compared(name, first, differences(pairs, steps), allowed, None)
+    batches = _batches(one.run, steps)
+    found = {
+        other: compare_port(
+            one.shared, built[other].shared, one.run.init_key, batches,
+            one.run.learning_rates, allowed,
+        )
+        for other in others
+    }  # fmt: skip
+    known = {k: v.difference for k, v in found.items() if v.difference is not None}
+    messages = {
+        k: [*v.messages, v.note] if v.messages and v.note else v.messages
+        for k, v in found.items()
+    }
+    return Compared(name, first, known, allowed, messages)
+
+
+def _batches(run: Run, steps: int) -> list[dict[str, Any]]:
+    """The batch of each step, after its transforms."""
+    spec = run.spec
+    columns = feed.device_data(spec.dataset, spec.mesh).train
+    batches = feed.TrainFeed(spec.dataset, [run.order], spec.mesh, start=0)
+
+    def batch(k: int) -> dict[str, Any]:
+        sent = {name: x[0] for name, x in batches.take(1).items()}
+        key = jax.random.fold_in(run.values.key, k)
+        made = transformed(spec.dataset.transforms, feed.batch(columns, sent), key)
+        return jax.device_get(made)
+
+    return [batch(k) for k in range(steps)]
+
+
+def _built(
+    overrides: Sequence[str], framework: str, steps: int, lent: dict[str, _Built]
+) -> _Built | None:
+    """The run in a framework, or None if its model can't run in it.
+
+    Args:
+      overrides: of the configuration.
+      framework: its name.
+      steps: its length.
+      lent: runs of which the first gives initial values, by their paths, to a form of
+        pure JAX without its own; may be empty.
+    """
+    length = "train.epochs=null", f"train.steps={steps}"
+    chosen = f"framework={framework}"
+    cfg = compose("config", [*length, "verify=false", *overrides, chosen])
     determinism.set_up(cfg.deterministic)
     compiled.set_up(cfg.compilation_cache)
+    session = _Models(_values_of(lent))
     try:
-        return build(cfg, Session()).run
+        run = build(cfg, session).run
     except MissingForm:
         return None
+    except KeyError as error:
+        if not lent:
+            raise
+        raise ConfigError(
+            f"the model's jax form reads {error}, which its {next(iter(lent))} form "
+            "doesn't have: without an `init` it gets that one's parameters"
+        ) from error
+    is_port = session.model.init is None
+    return _Built(run, session.model, _form(framework, run) if is_port else jitted(run))
+
+
+def _values_of(others: dict[str, _Built]) -> Callable | None:
+    """Initial values of the first of `others`, as a function of a key."""
+    if not others:
+        return None
+    run = next(iter(others.values())).run
+
+    def init(key: jax.Array) -> tuple[Any, Any]:
+        rate, numbers = run.learning_rates[0], run.values.hyperparameters
+        state = run.spec.pipeline.init(key, rate, numbers)
+        return state.params, state.model_state.get("batch_stats", state.model_state)
+
+    return init
+
+
+def _form(framework: str, run: Run) -> Form:
+    spec, numbers = run.spec, run.values.hyperparameters
+
+    def init(key: jax.Array) -> Any:
+        return spec.init(key, run.learning_rates[0], numbers).state
+
+    return Form(framework, spec.pipeline, init, spec.task, run.values)
