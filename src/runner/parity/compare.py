@@ -55,7 +55,11 @@ def compare(
         for framework in FRAMEWORKS:
             key = framework, plateau
             if key not in shared or rates is None:
-                run = _built([*chosen, f"framework={framework}"], steps)
+                given = [*chosen, f"framework={framework}"]
+                if built:  # all with the same form of convolutions
+                    run = next(iter(built.values()))[0]
+                    given.append(f"train.convolution={run.choice.convolution}")
+                run = _built(given, steps)
                 shared.setdefault(key, run and (run, jitted(run)))
                 rates = run.learning_rates if run and rates is None else rates
             if (one := shared[key]) and rates is not None:
