@@ -1,17 +1,20 @@
-"""Microseconds that a member's step takes, by how many members train side by side.
+"""Microseconds of a member's step, each way that the runner may train it.
 
-    PYTHONPATH=examples python benchmarks/packing.py --rounds 5
+    python benchmarks/packing.py --rounds 5
 
-Populations take turns, so that other load on the machine affects all of them, and the
-fastest of the rounds counts. Only training is timed, with nothing written. Prints the
-rows of src/runner/core/measured.py, and what `runner.core.choose` takes of each.
+Ways are the form of convolutions, if there are some, and how many members train side by
+side (1: one after another). They take turns, so that other load on the machine affects
+all of them, and the fastest of the rounds counts. Only training is timed, with nothing
+written. Prints how the default choice compares with the best way for up to so many
+members, and the rows of src/runner/core/measured.py, which it follows.
 """
 
 import argparse
 import os
 import platform
 import sys
-import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,79 +27,90 @@ from timing import load
 from runner.config import conf
 from runner.core import choose
 from runner.core.convolution import has_convolution
+from runner.core.measure import microseconds
 from runner.core.measured import Measured
 from runner.core.program import step_jaxpr
-from runner.core.run import Host, Run
-from runner.core.train import train
+from runner.core.run import Run
 from runner.job.build import build
 from runner.job.session import Session
 
 SIZES = (1, 4, 8, 32)
+MEMBERS = (1, 8, 32)  # for which the default choice is judged
 TEXT = ["data=counting", "model=transformer", "task.mask=counts"]
-IMAGES = ["model=cnn"]
-# overrides, and steps, so that one run takes some tenths of a second.
 MODELS = {
-    "mlp [16]": (["model.hidden_sizes=[16]"], 2000),
-    "mlp [128, 64]": (["model.hidden_sizes=[128,64]"], 1000),
-    "mlp [512, 256]": (["model.hidden_sizes=[512,256]"], 200),
-    "mlp [1024, 1024]": (["model.hidden_sizes=[1024,1024]"], 40),
-    "transformer 32": ([*TEXT, "model.width=32"], 10),
-    "transformer 128": ([*TEXT, "model.width=128"], 4),
-    "cnn": ([*IMAGES, "train.convolution=native"], 8),
-    "cnn, patches": ([*IMAGES, "train.convolution=patches"], 8),
+    "mlp [16]": ["model.hidden_sizes=[16]"],
+    "mlp [128, 64]": ["model.hidden_sizes=[128,64]"],
+    "mlp [512, 256]": ["model.hidden_sizes=[512,256]"],
+    "transformer 32": [*TEXT, "model.width=32"],
+    "transformer 128": [*TEXT, "model.width=128"],
+    "cnn 8x8": ["model=cnn", "data=digits"],
+    "cnn 28x28": ["model=cnn"],
+    "cnn 28x28 [64, 128, 256]": ["model=cnn", "model.channels=[64,128,256]"],
 }
 
 
-def make_runs(overrides: list[str], steps: int, session: Session) -> list[Run]:
-    """As many runs of one program as the largest population has members."""
+def make_run(overrides: list[str], form: str, session: Session) -> Run:
     examples = Path(__file__).parents[1] / "examples" / "my_lab" / "conf"
     fixed = [
-        *overrides, "train.epochs=null", f"train.steps={steps}", "verify=false",
-        "mesh=single", f"train.eval_every_steps={steps}", "data.batch_size=64",
-        f"hydra.searchpath=[file://{examples}]",
+        *overrides, f"train.convolution={form}", "verify=false", "mesh=single",
+        "data.batch_size=64", *conf.search_path(examples),
     ]  # fmt: skip
     cfg: Any = hydra.compose("config", fixed)
     if "model=cnn" in overrides and "data=digits" not in overrides:
         with open_dict(cfg):
             target = f"{images.__module__}.{images.__name__}"
             cfg.data = OmegaConf.create({"_target_": target, "batch_size": 64})
-    runs = []
-    for cfg.seed in range(max(SIZES)):
-        runs.append(build(cfg, session).run)
-    return runs
+    return build(cfg, session).run
 
 
-def measure(
-    sizes: list[int], rounds: int, overrides: list[str], steps: int
-) -> tuple[Run, dict[int, float]]:
-    """One of the runs, and the seconds of a member's step by the population's size."""
-    session = Session()
-    runs = make_runs(overrides, steps, session)
-    best = dict.fromkeys(sizes, float("inf"))
-    for turn in range(rounds + 1):  # the first one compiles
+def measured(
+    name: str,
+    made: Callable[[str], Run],
+    sizes: Sequence[int],
+    rounds: int,
+    session: Session,
+) -> tuple[Run, Measured]:
+    """The run with XLA's own convolutions, and the row for runs like it here."""
+    native = made("native")
+    jaxpr = step_jaxpr(native.spec, native.values)
+    forms = choose.FORMS if has_convolution(jaxpr) else ("native",)
+    ways = {}
+    for form in forms:
+        run = made(form)
         for size in sizes:
             members = size if size > 1 else None
-            run = runs[0]
-            program = session.program(run.spec, run.values, run.timetable, members)
-            started = time.perf_counter()
-            for _, error in train(program, runs[:size], Host(lambda *_: None)):
-                raise error
-            seconds = (time.perf_counter() - started) / size / steps
-            if turn:
-                best[size] = min(best[size], seconds)
-    return runs[0], best
+            made_ready = session.program(run.spec, run.values, run.timetable, members)
+            ways[form, size] = made_ready, run
+    times = microseconds(ways, rounds)
+    device, size = jax.devices()[0], float(f"{choose.flops(jaxpr):.3g}")
+    found = {form: {n: times[form, n] for n in sizes} for form in forms}
+    return native, Measured(device.platform, device.device_kind, name, size, found)
 
 
-def measured(run: Run, microseconds: dict[int, float]) -> Measured:
-    """The row of `runner.core.measured` for runs like `run` on this device."""
-    device, jaxpr = jax.devices()[0], step_jaxpr(run.spec, run.values)
-    return Measured(
-        device.platform,
-        device.device_kind,
-        has_convolution(jaxpr),
-        float(f"{choose.flops(jaxpr):.3g}"),
-        {n: float(f"{microseconds[n]:.4g}") for n in sorted(microseconds)},
-    )
+def default(run: Run, row: Measured, most: int) -> tuple[str, float]:
+    """The default choice for up to `most` such runs, and its time over the best."""
+    jaxpr, forms = step_jaxpr(run.spec, run.values), tuple(row.microseconds)
+    taken = choose.by_table(jaxpr, row.platform, row.kind, forms, most)
+    ways = {
+        (form, size): time
+        for form, times in row.microseconds.items()
+        for size, time in choose.sizes(times, most).items()
+    }
+    ratio = ways[taken.convolution, taken.members] / min(ways.values())
+    form = f"{taken.convolution}, " if row.convolves else ""
+    return f"{form}{taken.members} side by side", ratio
+
+
+def report(run: Run, row: Measured) -> None:
+    sizes = next(iter(row.microseconds.values()))
+    print(f"\n{row.program:<26}" + "".join(f"{size:>9}" for size in sizes))
+    for form, times in row.microseconds.items():
+        name = form if row.convolves else ""
+        print(f"{name:<26}" + "".join(f"{time:9.0f}" for time in times.values()))
+    for most in (most for most in MEMBERS if most <= max(sizes)):
+        taken, ratio = default(run, row, most)
+        print(f"{most:>2} members by default {taken}: {ratio:.2f} of the best")
+    print(f"    {row},", flush=True)
 
 
 def main() -> None:
@@ -112,11 +126,9 @@ def main() -> None:
     sizes = [size for size in SIZES if size <= args.most]
     with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         for name in args.models:
-            run, seconds = measure(sizes, args.rounds, *MODELS[name])
-            row = measured(run, {size: 1e6 * took for size, took in seconds.items()})
-            jaxpr = step_jaxpr(run.spec, run.values)
-            taken = choose.side_by_side(jaxpr, row.platform, row.kind)
-            print(f"{name}: {taken} side by side\n    {row}", flush=True)
+            session = Session(most=64)
+            made = partial(make_run, MODELS[name], session=session)
+            report(*measured(name, made, sizes, args.rounds, session))
     print(f"\n{load()}")
 
 

@@ -1,15 +1,17 @@
 """A sweep of a hundred jobs: packed, as peers run it, and written by hand.
 
-    python benchmarks/sweep.py --repeats 3
+    python benchmarks/sweep.py --repeats 3 --lightning VENV/bin/python
     python benchmarks/sweep.py --repeats 1 --jobs 1 10 100 1000
 
-The digits MLP for 20 epochs, schedule x learning rate x seed, each job with its offline
-W&B run and files; wall clock of whole commands, which take turns. Nothing is compiled
+The digits MLP for 20 epochs, learning rate x seed, each job with its offline W&B run
+and files; wall clock of whole commands, which take turns. Nothing is compiled
 beforehand, but the data set is prepared.
 
 packed    `python -m runner -m ...`
 peers     Hydra's basic launcher, where each job compiles its own program, without this
-          project's checks; ten jobs spread over the grid, scaled
+          project's checks; eight jobs spread over the grid, scaled
+lightning a multirun of Hydra with Lightning and W&B (lightning_sweep.py), eight jobs
+          scaled; with --lightning, a Python that has lightning, hydra-core and wandb
 by hand   a program that vmaps the same jobs and logs nothing
 """
 
@@ -31,22 +33,20 @@ from pathlib import Path
 
 from timing import in_turn, load, median_ratio
 
-SCHEDULES = ("constant", "cosine", "linear", "exponential", "warmup_cosine")
 EPOCHS, BATCH, EXAMPLES = 20, 64, 1437
 # learning rates and seeds by the number of jobs
-GRIDS = {1: (1, 1), 10: (2, 1), 100: (5, 4), 1000: (10, 20)}
+GRIDS = {1: (1, 1), 10: (5, 2), 100: (10, 10), 1000: (10, 100)}
+PEERS = 8  # jobs of others that are run; the time of all is scaled from theirs
 
 
-def grid(jobs: int) -> tuple[list[str], list[float], list[int]]:
+def grid(jobs: int) -> tuple[list[float], list[int]]:
     rates, seeds = GRIDS[jobs]
-    schedules = list(SCHEDULES[: 1 if jobs == 1 else 5])
-    return schedules, [1e-4 * 1.8**i for i in range(rates)], list(range(seeds))
+    return [1e-4 * 1.8**i for i in range(rates)], list(range(seeds))
 
 
 def overrides(jobs: int) -> list[str]:
-    schedules, rates, seeds = grid(jobs)
+    rates, seeds = grid(jobs)
     return [
-        f"schedule={','.join(schedules)}",
         f"optimizer.learning_rate={','.join(f'{rate:.6f}' for rate in rates)}",
         f"seed={','.join(map(str, seeds))}",
         f"train.epochs={EPOCHS}",
@@ -61,16 +61,15 @@ def packed(jobs: int, folder: Path, *more: str) -> float:
 
 
 def peers(jobs: int, folder: Path) -> float:
-    """The seconds of ten jobs without start-up, scaled, plus the start-up once."""
-    schedules, rates, seeds = grid(jobs)
-    every = list(itertools.product(schedules, rates, seeds))
-    some = every[:: max(len(every) // 10, 1)][:10]
+    """The seconds of PEERS jobs without start-up, scaled, plus the start-up once."""
+    every = list(itertools.product(*grid(jobs)))
+    some = every[:: max(len(every) // PEERS, 1)][:PEERS]
     started = wall([sys.executable, "-m", "runner", "--cfg", "job"])
     seconds = 0.0
-    for number, (schedule, rate, seed) in enumerate(some):
+    for number, (rate, seed) in enumerate(some):
         seconds += wall(
             [sys.executable, __file__, "--one-by-peers", "-m",
-             f"schedule={schedule}", f"optimizer.learning_rate={rate:.6f}",
+             f"optimizer.learning_rate={rate:.6f}",
              f"seed={seed}", f"train.epochs={EPOCHS}", "framework=jax",
              "hydra/launcher=basic", "verify=false", "compilation_cache=null",
              f"hydra.sweep.dir={folder}/peers{number}"]
@@ -78,6 +77,25 @@ def peers(jobs: int, folder: Path) -> float:
     # In one process, imports are paid for once.
     imports = wall([sys.executable, "-c", "import runner.job.run, wandb"]) + started
     return imports + (seconds / len(some) - imports) * jobs
+
+
+def lightning(python: str, jobs: int, folder: Path) -> float:
+    """The seconds of PEERS jobs of one command, scaled but for the start-up.
+
+    On one thread, which is fastest for a model as small as this.
+    """
+    code = "import lightning, wandb; from lightning.pytorch.loggers import WandbLogger"
+    imports = wall([python, "-c", code])
+    script = str(Path(__file__).with_name("lightning_sweep.py"))
+    data = str(resources.files("runner.data").joinpath("digits.csv.gz"))
+    rates, seeds = grid(jobs)
+    some = rates[:: len(rates) // 4][:4]
+    seconds = wall(
+        ["env", "OMP_NUM_THREADS=1", python, script, data, "-m",
+         f"learning_rate={','.join(f'{rate:.6f}' for rate in some)}",
+         f"seed={','.join(map(str, seeds[:2]))}", f"hydra.sweep.dir={folder}/lightning"]
+    )  # fmt: skip
+    return imports + (seconds - imports) / (2 * len(some)) * jobs
 
 
 def one_by_peers() -> None:
@@ -104,17 +122,8 @@ def by_hand(jobs: int) -> None:
     labels = jnp.asarray(labels, jnp.int32)
     per_epoch = EXAMPLES // BATCH
     steps = EPOCHS * per_epoch
-    make = {
-        "constant": optax.constant_schedule,
-        "cosine": lambda rate: optax.cosine_decay_schedule(rate, steps),
-        "linear": lambda rate: optax.linear_schedule(rate, 0.0, steps),
-        "exponential": lambda rate: optax.exponential_decay(rate, steps, 0.01),
-        "warmup_cosine": lambda rate: optax.warmup_cosine_decay_schedule(
-            0.0, rate, steps // 10, steps
-        ),
-    }
     every = list(itertools.product(*grid(jobs)))
-    rates = jnp.stack([jax.vmap(make[s](r))(jnp.arange(steps)) for s, r, _ in every])
+    rates = jnp.asarray([[rate] * steps for rate, _ in every], jnp.float32)
     orders = {
         seed: np.concatenate(
             [
@@ -124,10 +133,10 @@ def by_hand(jobs: int) -> None:
         )
         .reshape(EPOCHS, -1)[:, : per_epoch * BATCH]
         .reshape(steps, BATCH)
-        for seed in range(max(seed for *_, seed in every) + 1)
+        for seed in range(max(seed for _, seed in every) + 1)
     }
-    rows = jnp.asarray(np.stack([orders[seed] for *_, seed in every]))
-    keys = jax.vmap(jax.random.key)(jnp.array([seed for *_, seed in every]))
+    rows = jnp.asarray(np.stack([orders[seed] for _, seed in every]))
+    keys = jax.vmap(jax.random.key)(jnp.array([seed for _, seed in every]))
     sizes = (64, 128, 64, 10)
 
     def init(key):
@@ -180,8 +189,10 @@ def scratch(way: Callable[[int, Path], float], jobs: int) -> float:
         return way(jobs, Path(folder))
 
 
-def compare(jobs: int, repeats: int) -> None:
+def compare(jobs: int, repeats: int, python: str | None) -> None:
     ways = {"packed": packed, "by hand": hand, "peers": peers}
+    if python:
+        ways["lightning"] = partial(lightning, python)
     seconds = in_turn(
         {name: partial(scratch, way, jobs) for name, way in ways.items()},
         repeats,
@@ -214,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", type=int, nargs="+", choices=GRIDS, help="growth")
+    parser.add_argument("--lightning", help="a Python that has it")
     parser.add_argument("--by-hand", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.by_hand:
@@ -225,7 +237,7 @@ def main() -> None:
         growth(args.jobs, args.repeats)
     else:
         wall([sys.executable, "-m", "runner", "debug=tiny"])  # prepares the data
-        compare(100, args.repeats)
+        compare(100, args.repeats, args.lightning)
     print(f"\n{load()}")
 
 

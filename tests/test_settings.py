@@ -62,7 +62,8 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
         ),
         (
             may_change_on_resume,
-            "train.epochs train.steps train.log_every_steps train.profile mesh.* "
+            "train.epochs train.steps train.log_every_steps train.choose "
+            "train.profile mesh.* "
             "train.stop.metric train.stop.value train.stop.patience "
             "train.stop.min_delta "
             "checkpoint.* !checkpoint.best wandb.* cluster.* distributed.* objective "
@@ -71,13 +72,15 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
         ),
         (
             lambda key: not identifies_job(key),
-            "train.log_every_steps train.profile checkpoint.* !checkpoint.best "
+            "train.log_every_steps train.choose train.profile checkpoint.* "
+            "!checkpoint.best "
             "wandb.* cluster.* distributed.* objective verify print compilation_cache "
             "data.data_dir data.manual_dir data.download",
         ),
         (
             makes_no_difference,
-            "train.log_every_steps train.profile checkpoint.* !checkpoint.best "
+            "train.log_every_steps train.choose train.profile checkpoint.* "
+            "!checkpoint.best "
             "wandb.* cluster.* distributed.* objective verify print compilation_cache "
             "data.data_dir data.manual_dir data.download",
         ),

@@ -108,6 +108,7 @@ def _or_null(limits: tuple[Callable[[Any], bool], str]) -> tuple[Any, str]:
 _PROBE = "provenance.optimizer_probe"
 _INITIAL = "provenance.initial_parameters"
 _ORDER = "provenance.data_order"
+_CONVOLUTION = "train.convolution"  # `auto` looks at the program and its shapes
 _HORIZON = (
     "train.steps",
     "train.epochs",
@@ -159,7 +160,12 @@ class TrainSettings:
     )
     gradient_accumulation: int = setting(PROGRAM, *_at_least(1))
     mask_weight_decay: bool = setting(PROGRAM)
-    convolution: str = setting(PROGRAM | ROUNDING, *_one_of("native", "patches"))
+    convolution: str = setting(
+        PROGRAM | ROUNDING, *_one_of("auto", "native", "patches")
+    )
+    choose: str = setting(
+        RECORD, *_one_of("table", "measure")
+    )  # its choice is recorded
     ema_decay: float | None = setting(
         NUMBERS, lambda x: 0 < x < 1, "between 0 and 1, or null", switch=True
     )
@@ -287,9 +293,9 @@ class Settings:
     metrics: dict[str, Any] = setting(PROGRAM)
     data: Any = setting(
         PROGRAM | NUMBERS,
-        decides=(_INITIAL, _ORDER, "train.steps_per_epoch", *_HORIZON),
+        decides=(_INITIAL, _ORDER, _CONVOLUTION, "train.steps_per_epoch", *_HORIZON),
     )
-    model: Any = setting(PROGRAM, decides=(_INITIAL,))
+    model: Any = setting(PROGRAM, decides=(_INITIAL, _CONVOLUTION))
     framework: Any = setting(PROGRAM)
     # Numbers in these two are arguments of the program; the rest is in its key.
     optimizer: Any = setting(PROGRAM | NUMBERS, decides=(_PROBE,))

@@ -7,11 +7,13 @@ import pytest
 from runner.core.choose import (
     CALL_SECONDS,
     CPU,
+    FORMS,
     MOST_MEMBERS,
     MOST_STEPS,
-    fastest,
+    best,
+    by_table,
     flops,
-    side_by_side,
+    sizes,
     steps_per_call,
 )
 from runner.core.measured import MEASURED
@@ -68,27 +70,45 @@ def test_flops():
 
 
 @pytest.mark.parametrize(
-    ("model", "on_cpu", "elsewhere"),
+    ("model", "convolves"),
     [
-        (("model=mlp", "model.hidden_sizes=[16]"), 32, MOST_MEMBERS),
-        (("model=mlp",), 32, MOST_MEMBERS),
-        (("model=mlp", "model.hidden_sizes=[1024,1024]"), 1, MOST_MEMBERS),
-        (("model=cnn",), 1, 1),
-        (("model=cnn", "train.convolution=patches"), 1, MOST_MEMBERS),
+        (("model=mlp", "model.hidden_sizes=[16]"), False),
+        (("model=mlp", "model.hidden_sizes=[1024,1024]"), False),
+        (("model=cnn", "train.convolution=native"), True),
     ],
 )
-def test_members_side_by_side(model, on_cpu, elsewhere, built):
+def test_a_platform_that_was_never_measured(model, convolves, built):
     run = built(*model, "framework=jax")
     jaxpr = step_jaxpr(run.spec, run.values)
-    assert side_by_side(jaxpr, "cpu", "cpu") == on_cpu
-    assert side_by_side(jaxpr, "cpu", "of another kind") == on_cpu
-    assert side_by_side(jaxpr, "gpu", "never measured") == elsewhere
+    here = by_table(jaxpr, "cpu", "cpu", FORMS, 32)
+    assert by_table(jaxpr, "cpu", "of another kind", FORMS, 32) == here
+    assert here.microseconds and (len(here.microseconds) == 2) == convolves
+    there = by_table(jaxpr, "gpu", "never measured", FORMS, 10**6)
+    assert there.convolution == "native"
+    assert there.members == (1 if convolves else MOST_MEMBERS)
+    patches = by_table(jaxpr, "gpu", "never measured", ["patches"], 1000)
+    assert patches.members == MOST_MEMBERS
 
 
-@pytest.mark.parametrize("row", MEASURED, ids=lambda row: f"{row.kind} {row.flops:.1e}")
-@pytest.mark.parametrize("count", [1, 8, 32])
+@pytest.mark.parametrize("row", MEASURED, ids=lambda row: f"{row.kind} {row.program}")
+@pytest.mark.parametrize("count", [1, 2, 8, 20, 32])
 def test_a_choice_takes_at_most_10_percent_more_than_the_best(row, count):
     """So it does compared with members in turn, which are always measured."""
-    times = {n: time for n, time in row.microseconds.items() if n <= count}
-    chosen = times[min(fastest(row), max(times))]
-    assert 1 in times and chosen <= 1.1 * min(times.values())
+    forms = tuple(row.microseconds)
+    choice = best(row.microseconds, forms, count, "table")
+    ways = [sizes(times, count) for times in row.microseconds.values()]
+    taken = ways[forms.index(choice.convolution)][choice.members]
+    assert all(1 in times for times in ways)
+    assert taken <= 1.1 * min(min(times.values()) for times in ways)
+
+
+def test_the_largest_population_among_the_fastest_and_the_first_form():
+    times = {"native": {1: 10.0, 8: 9.8}, "patches": {1: 9.9, 8: 12.0}}
+    assert best(times, FORMS, 8, "table")[:2] == ("native", 8)
+    assert best(times, FORMS, 1, "table")[:2] == ("native", 1)
+    assert best(times, ["patches"], 8, "table")[:2] == ("patches", 1)
+    times["patches"][1] = 9.0
+    assert best(times, FORMS, 8, "table")[:2] == ("patches", 1)
+    # Two take a third of the way from one to eight.
+    assert sizes(times["patches"], 2) == {1: 9.0, 2: pytest.approx(10.0)}
+    assert sizes(times["patches"], 100) == times["patches"]

@@ -1,20 +1,27 @@
 """Rules that decide from a program's jaxpr how its steps and members are run.
 
-Both were measured (benchmarks/step.py, benchmarks/packing.py) and can be overridden, by
-`train.steps_per_call`, and by `hydra.launcher.strategy` and `max_members`.
+They were measured (benchmarks/step.py, benchmarks/packing.py) and can be overridden, by
+`train.steps_per_call`, by `train.convolution`, and by `hydra.launcher.strategy` and
+`max_members`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from runner.core.convolution import NAME, has_convolution, inner
 from runner.core.measured import MEASURED, Measured
 
-# Sizes of a population whose steps take this many times the fastest one's are equally
-# good; the largest of them needs the fewest calls.
+# Convolutions as XLA's own, or as `runner.core.convolution` has them.
+FORMS = ("native", "patches")
+# By form, and by the members side by side (1: one after another), the microseconds of a
+# member's step.
+Times = Mapping[str, Mapping[int, float]]
+# Ways whose steps take this many times the fastest one's are equally good; the largest
+# population needs the fewest calls.
 NEAR = 1.05
 # Each member has an open W&B run, with a thread, a queue and a file.
 MOST_MEMBERS = 256
@@ -55,31 +62,89 @@ def steps_per_call(jaxpr: Jaxpr, backend: str, members: int) -> int:
     return int(min(MOST_STEPS, max(1, CALL_SECONDS / seconds)))
 
 
-def side_by_side(jaxpr: Jaxpr, platform: str, kind: str) -> int:
-    """How many members that share the step `jaxpr` train side by side, under `vmap`.
+class Choice(NamedTuple):
+    """How runs of one program are trained, where it decides how they are rounded.
 
-    1: they train one after another. So do those with XLA's own convolutions on a device
-    like which none was measured: on an H100, a population of them was as slow. Others
-    train side by side there.
+    Attributes:
+      convolution: one of FORMS.
+      members: the most that train side by side, under `vmap`; 1: one after another.
+      by: what it follows from: the `configuration`, the `table` or a `measurement`.
+      microseconds: the measured times; none on a platform that isn't in the table.
+    """
+
+    convolution: str
+    members: int
+    by: str
+    microseconds: Times
+
+
+def given(convolution: str) -> Choice:
+    """Where there is nothing to choose."""
+    return Choice(convolution, 1, "configuration", {})
+
+
+def nearest(jaxpr: Jaxpr, platform: str, kind: str) -> Measured | None:
+    """The measured program most like one whose step is `jaxpr`.
 
     Args:
-      jaxpr: a member's step.
+      jaxpr: a member's step, with XLA's own convolutions.
       platform, kind: of the device; one that wasn't measured is taken for another of
         its platform.
     """
     convolves = has_convolution(jaxpr)
     rows = [m for m in MEASURED if (m.platform, m.convolves) == (platform, convolves)]
     rows = [m for m in rows if m.kind == kind] or rows
-    if not rows:
-        return 1 if convolves else MOST_MEMBERS
     size = math.log(max(1, flops(jaxpr)))
-    return fastest(min(rows, key=lambda m: abs(math.log(m.flops) - size)))
+    return min(rows, key=lambda m: abs(math.log(m.flops) - size), default=None)
 
 
-def fastest(row: Measured) -> int:
-    """The largest size of a population that is NEAR the fastest one."""
-    limit = NEAR * min(row.microseconds.values())
-    return max(n for n, time in row.microseconds.items() if time <= limit)
+def by_table(
+    jaxpr: Jaxpr, platform: str, kind: str, forms: Sequence[str], most: int
+) -> Choice:
+    """The choice between `forms` for up to `most` runs like those of `nearest`.
+
+    On a platform of which nothing was measured the first form is taken. Members train
+    side by side there, but not with XLA's own convolutions: on an H100, a population of
+    those was as slow as one member after another.
+    """
+    row = nearest(jaxpr, platform, kind)
+    if row is None:
+        alone = has_convolution(jaxpr) and forms[0] == "native"
+        return Choice(forms[0], 1 if alone else min(most, MOST_MEMBERS), "table", {})
+    return best(row.microseconds, forms, most, "table")
+
+
+def best(times: Times, forms: Sequence[str], most: int, by: str) -> Choice:
+    """The fastest way for up to `most` members, or the largest of those NEAR to it.
+
+    Args:
+      times: of the ways; those of a program without convolutions are `native`.
+      forms: those that may be chosen; among equals the first.
+      most: the members that there are.
+      by: see `Choice`.
+    """
+    ways = {
+        (form, size): time
+        for form in forms
+        for size, time in sizes(times.get(form) or times["native"], most).items()
+    }
+    limit = NEAR * min(ways.values())
+    near = [way for way, time in ways.items() if time <= limit]
+    largest = max(size for _, size in near)
+    form = next(form for form, size in near if size == largest)
+    return Choice(form, largest, by, times)
+
+
+def sizes(times: Mapping[int, float], most: int) -> dict[int, float]:
+    """The times of populations of up to `most` members, `most` among them.
+
+    Its own lies between those of its neighbours, by the logarithms of their sizes.
+    """
+    found = {size: time for size, time in times.items() if size <= most}
+    logs = [math.log(size) for size in times]
+    if most < max(times):
+        found[most] = float(np.interp(math.log(most), logs, list(times.values())))
+    return found
 
 
 def flops(jaxpr: Jaxpr) -> float:

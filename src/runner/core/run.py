@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from runner.core.choose import Choice
 from runner.core.optimizers import OptimizerSpec
 from runner.core.program import ProgramSpec
 from runner.core.snapshot import Snapshot
@@ -29,6 +30,7 @@ class Run(NamedTuple):
       config: the whole configuration, as recorded.
       optimizer: the optimization that the configuration asks for.
       hyperparameters: the exact values of its float arguments.
+      choice: between ways to train it that round differently.
     """
 
     spec: ProgramSpec
@@ -40,6 +42,7 @@ class Run(NamedTuple):
     config: dict[str, Any]
     optimizer: OptimizerSpec
     hyperparameters: dict[str, float]
+    choice: Choice
 
     @property
     def timetable(self) -> Timetable:

@@ -3,7 +3,7 @@
 import inspect
 import pickle
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from runner.config.conf import recorded
 from runner.config.instantiate import call, check_targets, target
 from runner.config.ranges import check_keys, check_ranges
 from runner.core import feed, program, schedules, step
+from runner.core.choose import given
 from runner.core.convolution import as_patches
 from runner.core.mesh import Mesh, device_mesh
 from runner.core.optimizers import Optimizer, OptimizerSpec, optimizer
@@ -29,6 +30,7 @@ from runner.data.order import Order
 from runner.errors import ConfigError, did_you_mean
 from runner.frameworks.precise import precise
 from runner.frameworks.sharded import sharded
+from runner.job.choosing import chosen
 from runner.job.session import Session, described
 from runner.record.directions import better
 from runner.settings import GROUPS, SETTINGS, TrainSettings, is_in_program
@@ -59,7 +61,10 @@ class _Shared(NamedTuple):
 
 
 def build(
-    cfg: DictConfig, session: Session, begin: Callable[[Run], None] = lambda run: None
+    cfg: DictConfig,
+    session: Session,
+    begin: Callable[[Run], None] = lambda run: None,
+    most: int = 1,
 ) -> Built:
     """Build everything that `cfg` names, without compiling it.
 
@@ -70,6 +75,7 @@ def build(
       cfg: a run's configuration; it isn't changed.
       session: keeps what runs share.
       begin: called with the run before it is verified, to compile it meanwhile.
+      most: how many runs of its program may train side by side.
 
     Raises:
       ConfigError: something in `cfg` can't run.
@@ -97,18 +103,28 @@ def build(
         ema_decay=np.float32(settings.ema_decay or 0),
     )
     config = recorded(cfg)
-    shared = _shared(cfg, session, dataset, settings, config, asked, tx)
-    run = Run(
-        spec=shared.spec,
-        values=values,
-        learning_rates=_learning_rates(cfg, session, asked),
-        init_key=init_key,
-        order=order,
-        settings=settings,
-        config=config,
-        optimizer=asked,
-        hyperparameters=tx.hyperparameters,
-    )
+
+    @cache
+    def made(convolution: str) -> tuple[_Shared, Run]:
+        own = config | {"train": config["train"] | {"convolution": convolution}}
+        shared = _shared(cfg, session, dataset, own, asked, tx)
+        return shared, Run(
+            spec=shared.spec,
+            values=values,
+            learning_rates=_learning_rates(cfg, session, asked),
+            init_key=init_key,
+            order=order,
+            settings=settings,
+            config=own,
+            optimizer=asked,
+            hyperparameters=tx.hyperparameters,
+            choice=given(convolution),
+        )
+
+    choice = chosen(settings, most, lambda form: made(form)[1], session)
+    cfg.train.convolution = settings.convolution = choice.convolution
+    shared, run = made(choice.convolution)
+    run = run._replace(choice=choice)
     begin(run)
     init = session.keep(
         ("init", shared.spec.key), lambda: program.init(shared.spec, values)
@@ -186,13 +202,12 @@ def _shared(
     cfg: DictConfig,
     session: Session,
     dataset: Dataset,
-    settings: TrainSettings,
     config: dict[str, Any],
     asked: OptimizerSpec,
     tx: Optimizer,
 ) -> _Shared:
     """The parts that all runs of the program share, made here by the first run."""
-    microbatches = settings.gradient_accumulation
+    microbatches = config["train"]["gradient_accumulation"]
     mesh = device_mesh(cfg.mesh, dataset.batch_size, microbatches)
     task = _task(cfg, session, dataset)
     inputs = task.inputs(dataset.features)
@@ -207,7 +222,7 @@ def _shared(
             cfg, "framework", model=model, task=task, optimizer=tx, example=example
         )
         pipeline = precise(pipeline, cfg.precision.matmul)
-        if settings.convolution == "patches":
+        if config["train"]["convolution"] == "patches":
             pipeline = pipeline._replace(
                 gradients=as_patches(pipeline.gradients),
                 predict=as_patches(pipeline.predict),
@@ -215,8 +230,8 @@ def _shared(
         pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
         placed = mesh.with_metadata(pipeline)
         on_mesh = sharded(pipeline, placed)
-        averaging = settings.ema_decay is not None
-        steps = settings.steps_per_call
+        averaging = config["train"]["ema_decay"] is not None
+        steps = config["train"]["steps_per_call"]
         spec = ProgramSpec(
             description=description,
             pipeline=pipeline,

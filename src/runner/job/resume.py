@@ -113,6 +113,27 @@ def resume(
     )
 
 
+def with_choice(cfg: DictConfig, folder: Path) -> DictConfig:
+    """`cfg` with the form of convolutions that was chosen for the run it resumes.
+
+    Args:
+      cfg: the composed configuration; it isn't changed.
+      folder: the run folder.
+    """
+    wanted = cfg.checkpoint.resume
+    if cfg.train.convolution != "auto" or wanted == "never":
+        return cfg
+    if _has_begun(folder):
+        earlier = _earlier(folder)
+    else:
+        earlier = None if wanted == "auto" else _named(wanted)[0]
+    if earlier is not None:
+        cfg = copy.deepcopy(cfg)
+        chosen = earlier.config["train"].get("convolution", "auto")
+        cfg.train.convolution = chosen
+    return cfg
+
+
 def _has_begun(folder: Path) -> bool:
     """Whether `folder` has rows or checkpoints, which another run would spoil."""
     metrics = folder / "metrics.jsonl"
@@ -124,18 +145,22 @@ def _from_other(
     cfg: DictConfig, run: Run, folder: Path, provenance: Mapping[str, Any]
 ) -> Resumed:
     """Resume from the run or the checkpoint that `cfg.checkpoint.resume` names."""
-    source, step = checkpoint.locate(Path(cfg.checkpoint.resume))
-    other = _earlier(source)
-    if other is None:
-        raise ConfigError(
-            f"checkpoint.resume={cfg.checkpoint.resume}: {source} is not a run folder"
-        )
+    other, step = _named(cfg.checkpoint.resume)
     resumed = _from(other, step, run, folder, provenance)
     changed_keys = [
         f"{key}: {old} up to step {resumed.kept.step}, then {new}"
         for key, old, new in _differing(cfg, other)
     ]
     return resumed._replace(changes=resumed.changes + changed_keys)
+
+
+def _named(resume: str) -> tuple[_Earlier, int | None]:
+    """The run that `checkpoint.resume` names, and the step if it names one."""
+    source, step = checkpoint.locate(Path(resume))
+    other = _earlier(source)
+    if other is None:
+        raise ConfigError(f"checkpoint.resume={resume}: {source} is not a run folder")
+    return other, step
 
 
 def _earlier(folder: Path) -> _Earlier | None:

@@ -27,7 +27,7 @@ from runner.job.build import Built, build
 from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
 from runner.job.processes import Processes, connected
-from runner.job.resume import resume
+from runner.job.resume import resume, with_choice
 from runner.job.session import Session
 from runner.job.stop import Stop
 from runner.record import compiled
@@ -204,6 +204,7 @@ def prepare(
     *,
     quiet: bool,
     begin: Callable[[Run], None] = lambda run: None,
+    most: int = 1,
 ) -> Prepared:
     """Build one job, without compiling anything.
 
@@ -212,7 +213,7 @@ def prepare(
       composed: what else Hydra knows about it.
       session: what it shares with other jobs.
       quiet: show neither its progress nor its summary.
-      begin: see `build`.
+      begin, most: see `build`.
 
     Raises:
       ConfigError: also recorded in the folder's summary.json, like any other error.
@@ -225,7 +226,8 @@ def prepare(
         wandb = wandb_fields(cfg, choices, overrides, sweep)
         if processes.is_first:
             process.prepare(wandb)
-        built = _built(cfg, session, begin)
+        cfg = with_choice(cfg, folder)
+        built = _built(cfg, session, begin, most)
         record = fingerprints_and_provenance(built, session)
         resumed = resume(built.cfg, built.run, folder, record, sweep is not None)
         processes.barrier("resumed")  # from here on process 0 writes there
@@ -277,6 +279,7 @@ def fingerprints_and_provenance(built: Built, session: Session) -> dict[str, Any
         devices=[d.device_kind for d in jax.devices()[: run.spec.mesh.devices]],
         program_key=run.spec.key,
         argv=sys.argv,
+        choice=run.choice._asdict(),
     )
 
 
@@ -290,7 +293,10 @@ def checkpoint_record(run: Run, step: int) -> dict[str, Any]:
 
 
 def _built(
-    cfg: DictConfig, session: Session, begin: Callable[[Run], None] = lambda run: None
+    cfg: DictConfig,
+    session: Session,
+    begin: Callable[[Run], None] = lambda run: None,
+    most: int = 1,
 ) -> Built:
     session.keep(
         ("deterministic", cfg.deterministic),
@@ -299,7 +305,7 @@ def _built(
     jax.config.update("jax_debug_nans", cfg.train.debug_nans)
     compiled.set_up(cfg.compilation_cache)
     devices()
-    return build(cfg, session, begin)
+    return build(cfg, session, begin, most)
 
 
 def _write_failure(folder: Path, error: Exception) -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -30,10 +31,17 @@ class Session:
 
     Attributes:
       processes: those that train one run with this one.
+      folder: that of a sweep, which records the choices made for its programs.
     """
 
-    def __init__(self, processes: Processes | None = None, most: int = MOST):
+    def __init__(
+        self,
+        processes: Processes | None = None,
+        most: int = MOST,
+        folder: Path | None = None,
+    ):
         self.processes = processes or Processes()
+        self.folder = folder
         self._most = most
         self._kept: dict[Hashable, OrderedDict[Hashable, Any]] = {}
         self._lock = threading.Lock()

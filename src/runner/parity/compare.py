@@ -103,7 +103,11 @@ def compare(
                 continue
             key = framework, plateau, bool(lent)
             if key not in kept or rates is None:
-                one = _built(chosen, framework, steps, lent)
+                given = list(chosen)
+                if built:  # all with the same form of convolutions
+                    convolution = next(iter(built.values())).run.choice.convolution
+                    given.append(f"train.convolution={convolution}")
+                one = _built(given, framework, steps, lent)
                 kept.setdefault(key, one)
                 rates = one.run.learning_rates if one and rates is None else rates
             if (one := kept[key]) and rates is not None:

@@ -66,6 +66,7 @@ class Provenance:
     directions: dict[str, str | None] = setting(RECORD)  # of the metrics
     program_key: str = setting(RECORD)  # follows from the configuration and the above
     members: int = setting(RECORD | ROUNDING, label="runs side by side")
+    choice: dict[str, Any] = setting(RECORD)  # decides train.convolution and members
     changes: list[str] = setting(NUMBERS | ROUNDING, label="changes on the way")
     restarts: list[dict[str, Any]] = setting(RECORD)
     wandb_id: str = setting(RECORD)
@@ -117,6 +118,7 @@ def provenance(
     devices: list[str],
     program_key: str,
     argv: list[str],
+    choice: dict[str, Any],
 ) -> dict[str, Any]:
     """The facts needed to find this run's code and machine again.
 
@@ -127,6 +129,7 @@ def provenance(
       devices: the kind of each device in use, such as ["cpu", "cpu"].
       program_key: names the compiled program; equal in runs that share it.
       argv: the command line; secrets in it are redacted.
+      choice: between ways to train it that round differently.
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -141,6 +144,7 @@ def provenance(
         "device_count": len(devices),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "program_key": program_key,
+        "choice": choice,
         "members": 1,  # of its population; a sweep may make it more
     }
 

@@ -64,8 +64,10 @@ def recompose(recorded: Recorded) -> DictConfig:
         with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             cfg = compose("config", [*overrides, *_search_path(recorded.provenance)])
         one_length(cfg, overrides)
-        # `build` fills this in from the data.
+        # `build` fills these in.
         train = cfg.train
+        if train.convolution == "auto":
+            train.convolution = recorded.config["train"].get("convolution")
         train.steps_per_epoch = recorded.config["train"]["steps_per_epoch"]
         if train.steps is None and train.epochs is not None:
             train.steps = train.epochs * train.steps_per_epoch

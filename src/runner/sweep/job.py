@@ -158,9 +158,7 @@ def as_hydra_job(config: DictConfig, folder: Path) -> Iterator[DictConfig]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         configure_log(config.hydra.job_logging, config.hydra.verbose)
-        task = pickle.loads(pickle.dumps(config))  # much faster than a deep copy
-        with read_write(task), open_dict(task):
-            del task["hydra"]
+        task = without_hydra(config)
         if config.hydra.output_subdir is not None:
             record = folder / config.hydra.output_subdir
             record.mkdir(exist_ok=True)
@@ -177,6 +175,16 @@ def as_hydra_job(config: DictConfig, folder: Path) -> Iterator[DictConfig]:
 # OmegaConf's dumper, in C where PyYAML has it: six times as fast.
 _Dumper: Any = type("_Dumper", (getattr(yaml, "CDumper", yaml.Dumper),), {})
 _Dumper.add_representer(str, OmegaConfDumper.str_representer)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy of all of `config` but `hydra`, which is the larger part."""
+    contents = config.__dict__["_content"]
+    hydra = contents.pop("hydra")
+    try:
+        return pickle.loads(pickle.dumps(config))  # much faster than a deep copy
+    finally:
+        contents["hydra"] = hydra
 
 
 def _plain(config: Any) -> Any:

@@ -14,8 +14,10 @@ from runner.record.secrets import scrub, scrub_command
 from runner.trees import differences
 
 JobState = Literal["pending", "running", "done", "failed"]
-# At most one ordinary write in this time: a job's folder is the truth.
+# At most one ordinary write in this time: a job's folder is the truth. Each has all
+# jobs, so a large ledger is written less often: for this share of the time at most.
 WRITE_SECONDS = 1.0
+WRITE_SHARE = 0.01
 
 
 class LedgerRow(TypedDict):
@@ -49,7 +51,8 @@ class Ledger:
         self._path = folder / "sweep.json"
         self._base = to_json(scrub(base))
         self._swept = sorted(swept)
-        self._written = 0.0
+        self._next_write = 0.0
+        self._scrubbed: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, LedgerRow] = {}
 
     def __enter__(self) -> Self:
@@ -92,12 +95,12 @@ class Ledger:
     ) -> None:
         """Set a job's state, written with the next one if a write was just made."""
         self.jobs[fingerprint].update(state=state, result=result)
-        if time.monotonic() - self._written > WRITE_SECONDS:
+        if time.monotonic() > self._next_write:
             self.write()
 
     def write(self) -> None:
         """Write sweep.json now."""
-        self._written = time.monotonic()
+        started = time.monotonic()
         command = shlex.join(["python", "-m", "runner", *scrub_command(sys.argv)[1:]])
         write_json(
             self._path,
@@ -105,9 +108,19 @@ class Ledger:
                 "command": command,
                 "base": self._base,
                 "swept": self._swept,
-                "jobs": {k: scrub(v) for k, v in self.jobs.items()},
+                "jobs": {name: self._shown(name) for name in self.jobs},
             },
         )
+        spent = time.monotonic() - started
+        self._next_write = started + max(WRITE_SECONDS, spent / WRITE_SHARE)
+
+    def _shown(self, fingerprint: str) -> dict[str, Any]:
+        """The row of a job without secrets, which are searched for only once."""
+        row = self.jobs[fingerprint]
+        shown = self._scrubbed.setdefault(fingerprint, {})
+        if not shown:
+            shown.update(scrub(row))
+        return shown | {"state": row["state"], "result": row["result"]}
 
     def _load(self) -> None:
         if not self._path.exists():

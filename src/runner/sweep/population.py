@@ -1,7 +1,6 @@
 """Jobs of one program and timetable, trained side by side or one after the other."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,15 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import jax
-
-from runner.core import choose
 from runner.core.mesh import population_size
-from runner.core.program import step_jaxpr
 from runner.core.run import Run, Wanted
 from runner.core.snapshot import Snapshot, Start
 from runner.core.train import train
 from runner.errors import ConfigError
+from runner.job.choosing import memory
 from runner.job.interruption import Interruption
 from runner.job.run import host_of, program_facts, train_recorded
 from runner.job.session import Session
@@ -27,8 +23,6 @@ from runner.sweep.population_checkpoints import checkpoints_of
 
 STRATEGIES = ("auto", "vmap", "loop")
 ASKED_MEMBERS = 32
-# The share of free memory for the state of a population and what its step needs.
-MEMORY_SHARE = 0.5
 
 
 class Closing:
@@ -76,18 +70,7 @@ def side_by_side(run: Run, strategy: str) -> bool:
             f"hydra.launcher.strategy=vmap needs data on the devices, but data.mode is "
             f"{spec.dataset.mode}; use data.mode=device or strategy=auto"
         )
-    if strategy != "auto":
-        return strategy == "vmap"
-    if not on_device or spec.steps_per_call == 1:
-        return False
-    return _fastest(run) > 1
-
-
-def _fastest(run: Run) -> int:
-    """The size of population in which runs like `run` train fastest; 1: alone."""
-    device = jax.devices()[0]
-    jaxpr = step_jaxpr(run.spec, run.values)
-    return choose.side_by_side(jaxpr, device.platform, device.device_kind)
+    return run.choice.members > 1 if strategy == "auto" else strategy == "vmap"
 
 
 def train_alone(member: Member, session: Session, closing: Closing) -> None:
@@ -233,22 +216,14 @@ def compile_for(
     """
     limit = most
     if limit == "auto":
-        limit = _fastest(run)
+        limit = run.choice.members
         if limit == 1:  # only hydra.launcher.strategy wants them side by side
             limit = ASKED_MEMBERS
     while True:
         size = -(-count // -(-count // limit))
         size = population_size(run.spec.mesh.devices, size)
         compiled = session.program(run.spec, run.values, run.timetable, size)
-        fits = compiled.bytes <= _memory()  # waits until it is compiled
+        fits = compiled.bytes <= memory()  # waits until it is compiled
         if fits or most != "auto" or size == 1:
             return size
         limit = size // 2
-
-
-def _memory() -> float:
-    """The bytes that a population may take on each device."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return MEMORY_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"])
-    return MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -24,6 +24,7 @@ class Status(LiveLine):
         self.failed = self.running = 0
         self.phase = "preparing"
         self.progress: dict[int, float] = {}  # of each job that trained, from 0 to 1
+        self._trained = 0.0  # their sum
         self._started = time.monotonic()
         self._training: float | None = None
 
@@ -40,8 +41,13 @@ class Status(LiveLine):
         """Job `number` has trained for this fraction of its steps."""
         if self._training is None:
             self._training = time.monotonic()
-        self.progress[number] = fraction
+        self.reached(number, fraction)
         self.changed()
+
+    def reached(self, number: int, fraction: float) -> None:
+        """Note how much of job `number` is done."""
+        self._trained += fraction - self.progress.get(number, 0.0)
+        self.progress[number] = fraction
 
     def changed(self) -> None:
         """Print a plain line if enough has happened since the last."""
@@ -66,7 +72,7 @@ class Status(LiveLine):
 
     def _fraction(self) -> float:
         """How much of the training is done that was left to do, from 0 to 1."""
-        return sum(self.progress.values()) / max(self.total - self.skipped, 1)
+        return self._trained / max(self.total - self.skipped, 1)
 
     def _time_left(self) -> str:
         if self._training is None or not self._fraction():

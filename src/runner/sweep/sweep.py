@@ -82,7 +82,7 @@ class Sweep:
         strategy, most = self._launcher.strategy, self._launcher.max_members
         from runner.job.session import Session
 
-        session = self._session = Session()
+        session = self._session = Session(folder=self._journal.folder)
         alike = Counter(job.likeness for job in jobs)
         compiling: dict[Any, Future[int]] = {}
         groups: dict[Any, PopulationQueue] = {}
@@ -105,7 +105,7 @@ class Sweep:
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
             with population.Closing() as closing, ThreadPoolExecutor(1) as compiler:
-                for member in ahead(self._members(jobs, begin), BUILT_AHEAD):
+                for member in ahead(self._members(jobs, begin, alike), BUILT_AHEAD):
                     alone = member.prepared.checkpoints.start is not None
                     if alone or not population.side_by_side(member.run, strategy):
                         population.train_alone(member, session, closing)
@@ -126,15 +126,25 @@ class Sweep:
             sys.setswitchinterval(interval)
 
     def _members(
-        self, jobs: list[Job], begin: "Callable[[Job, Run], None]"
+        self, jobs: list[Job], begin: "Callable[[Job, Run], None]", alike: Counter[str]
     ) -> "Iterator[Member]":
         for job in jobs:
             self._status.changed()
-            member = self._member(job, partial(begin, job))
+            most = self._most(alike[job.likeness])
+            member = self._member(job, partial(begin, job), most)
             if member:
                 yield member
 
-    def _member(self, job: Job, begin: "Callable[[Run], None]") -> "Member | None":
+    def _most(self, alike: int) -> int:
+        """How many of as many jobs may train side by side."""
+        strategy, limit = self._launcher.strategy, self._launcher.max_members
+        if strategy == "loop":
+            return 1
+        return alike if limit == "auto" else min(alike, limit)
+
+    def _member(
+        self, job: Job, begin: "Callable[[Run], None]", most: int
+    ) -> "Member | None":
         """Build `job`; None if that fails, and with it the job."""
         from runner.job.run import prepare
         from runner.sweep.member import Member
@@ -146,7 +156,12 @@ class Sweep:
                 )
                 composed = hydra_job(task)
                 prepared = prepare(
-                    task, composed, self._session, quiet=True, begin=begin
+                    task,
+                    composed,
+                    self._session,
+                    quiet=True,
+                    begin=begin,
+                    most=most,
                 )
         except Exception as error:
             job.error = error
@@ -159,7 +174,7 @@ class Sweep:
     def _started(self, job: Job) -> None:
         with self._lock:
             self._status.running += 1
-            self._status.progress[job.number] = 0.0
+            self._status.reached(job.number, 0.0)
             self._journal.set(job.fingerprint, "running")
 
     def _advanced(self, job: Job, fraction: float) -> None:
@@ -172,7 +187,7 @@ class Sweep:
             status = self._status
             started = job.number in status.progress
             status.running -= started
-            status.progress[job.number] = 1.0
+            status.reached(job.number, 1.0)
             if job.error:
                 status.failed += 1
                 status.say(failure(job.name, job.error))
