@@ -96,6 +96,7 @@ def test_bfloat16_is_added_up_in_float32():
     assert_close(found, wanted, float(jnp.finfo(jnp.bfloat16).eps))
 
 
+@pytest.mark.smoke
 def test_convolutions_are_found_wherever_they_are():
     native, (x, kernel) = convolution("same")
     kernel /= 10  # or rounding would grow from one to the next
