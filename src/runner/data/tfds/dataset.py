@@ -93,7 +93,8 @@ def tfds_data(
         opened = {
             k: _open_split(builder, k, split, read) for k, split in wanted.items()
         }
-        _check_overlaps(builder, wanted)
+        ranges = {k: _ranges(builder, split) for k, split in wanted.items()}
+        _check_overlaps(builder, wanted, ranges)
         if mode == "auto":
             example_bytes = sum(math.prod(s) * d.itemsize for s, d in specs.values())
             size_mb = sum(map(len, opened.values())) * example_bytes / 2**20
@@ -113,6 +114,7 @@ def tfds_data(
             batch_size=batch_size,
             mode=mode,
             transforms=transforms,
+            files=sorted({Path(file) for of in ranges.values() for file, *_ in of}),
         )
 
 
@@ -201,22 +203,26 @@ def _open_split(
     return TfdsSplit(str(builder.data_dir), split, tuple(columns.items()), source)
 
 
+_Range = tuple[str, int, int]  # a file and the examples that are taken: from, to
+
+
 def _check_overlaps(
-    builder: "tfds.core.DatasetBuilder", splits: dict[str, str]
+    builder: "tfds.core.DatasetBuilder",
+    splits: dict[str, str],
+    ranges: dict[str, list[_Range]],
 ) -> None:
     """Refuse examples that are in two splits, unless those are one and the same.
 
     A preset may declare that its validation split is the test split. But TFDS rounds:
     of 30 examples, `train[-1%:]` are all.
     """
-    found = {name: _ranges(builder, split) for name, split in splits.items()}
     for one, other in itertools.combinations(splits, 2):
         if "train" not in (one, other) and splits[one] == splits[other]:
             continue
         common = sum(
             max(0, min(stop, end) - max(start, begin))
-            for file, start, stop in found[one]
-            for same, begin, end in found[other]
+            for file, start, stop in ranges[one]
+            for same, begin, end in ranges[other]
             if file == same
         )
         if common:
@@ -226,10 +232,8 @@ def _check_overlaps(
             )
 
 
-def _ranges(
-    builder: "tfds.core.DatasetBuilder", split: str
-) -> list[tuple[str, int, int]]:
-    """The files of a split and the examples that it takes of each: from, to."""
+def _ranges(builder: "tfds.core.DatasetBuilder", split: str) -> list[_Range]:
+    """The files of a split and the examples that it takes of each."""
     try:
         instructions = builder.info.splits[split].file_instructions
     except KeyError:  # with tfds.testing.mock_data, which has no files
