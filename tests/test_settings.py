@@ -67,21 +67,21 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
             "train.stop.metric train.stop.value train.stop.patience "
             "train.stop.min_delta "
             "checkpoint.* !checkpoint.best wandb.* cluster.* distributed.* objective "
-            "verify print "
+            "print "
             "compilation_cache data.data_dir data.manual_dir data.download",
         ),
         (
             lambda key: not identifies_job(key),
             "train.log_every_steps train.choose train.profile checkpoint.* "
             "!checkpoint.best "
-            "wandb.* cluster.* distributed.* objective verify print compilation_cache "
+            "wandb.* cluster.* distributed.* objective print compilation_cache "
             "data.data_dir data.manual_dir data.download",
         ),
         (
             makes_no_difference,
             "train.log_every_steps train.choose train.profile checkpoint.* "
             "!checkpoint.best "
-            "wandb.* cluster.* distributed.* objective verify print compilation_cache "
+            "wandb.* cluster.* distributed.* objective print compilation_cache "
             "data.data_dir data.manual_dir data.download",
         ),
         (
@@ -111,6 +111,7 @@ def test_the_facts_that_a_replay_needs_as_they_were():
     assert set(BITS) == {
         "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices", "machine",
         "CPUs", "runs side by side", "changes on the way", "XLA_FLAGS",
+        "environment",
     }  # fmt: skip
 
 

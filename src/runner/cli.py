@@ -17,6 +17,7 @@ from runner.cluster.plan import IN_TASK
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain, failure, was_reported
 from runner.config.hydra_job import hydra_job
+from runner.config.ignored_files import refuse_ignored
 from runner.errors import Preempted
 
 
@@ -76,6 +77,7 @@ def job(cfg: DictConfig) -> float:
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     composed = hydra_job(cfg)
     try:
+        refuse_ignored(HydraConfig.get().runtime.config_sources)
         if cfg.cluster.engine and IN_TASK not in os.environ:
             from runner.cluster.submit import submit
 

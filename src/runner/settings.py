@@ -29,10 +29,13 @@ class Affects(Flag):
     """What is written or shown about it."""
     MACHINE = auto()
     """Where it runs, and where its files are."""
+    CHECKS = auto()
+    """Whether it is known to have computed what it says."""
 
 
 PROGRAM, NUMBERS, LENGTH = Affects.PROGRAM, Affects.NUMBERS, Affects.LENGTH
 ROUNDING, RECORD, MACHINE = Affects.ROUNDING, Affects.RECORD, Affects.MACHINE
+CHECKS = Affects.CHECKS
 
 
 class Setting(NamedTuple):
@@ -45,6 +48,8 @@ class Setting(NamedTuple):
       switch: whether it is null is part of the program; its value isn't.
       decides: other columns of compare that follow from it; may be patterns.
       label: a readable name, if it differs from the key.
+      absent: what it means that a mapping lacks a key that other runs have; nothing is
+        known then if this is empty.
     """
 
     affects: Affects
@@ -53,6 +58,7 @@ class Setting(NamedTuple):
     switch: bool
     decides: tuple[str, ...]
     label: str
+    absent: str
 
 
 def setting(
@@ -63,9 +69,10 @@ def setting(
     switch: bool = False,
     decides: tuple[str, ...] = (),
     label: str = "",
+    absent: str = "",
 ) -> Any:
     """A field of a settings dataclass. The arguments are those of `Setting`."""
-    meta = Setting(affects, valid, rule, switch, decides, label)
+    meta = Setting(affects, valid, rule, switch, decides, label, absent)
     return field(default=MISSING, metadata={"setting": meta})
 
 
@@ -105,9 +112,11 @@ def _or_null(limits: tuple[Callable[[Any], bool], str]) -> tuple[Any, str]:
 
 
 # Facts of provenance.json that follow from settings.
-_PROBE = "provenance.optimizer_probe"
-_INITIAL = "provenance.initial_parameters"
-_ORDER = "provenance.data_order"
+FACT = "provenance."
+_PROBE = f"{FACT}optimizer_probe"
+_INITIAL = f"{FACT}initial_parameters"
+_ORDER = f"{FACT}data_order"
+_BATCH = f"{FACT}first_batch"
 _CONVOLUTION = "train.convolution"  # `auto` looks at the program and its shapes
 _HORIZON = (
     "train.steps",
@@ -196,8 +205,8 @@ class SeedSettings:
     """`seeds`: those that differ from `seed`."""
 
     init: int | None = setting(NUMBERS, *_or_null(_SEED), decides=(_INITIAL,))
-    order: int | None = setting(NUMBERS, *_or_null(_SEED), decides=(_ORDER,))
-    step: int | None = setting(NUMBERS, *_or_null(_SEED))
+    order: int | None = setting(NUMBERS, *_or_null(_SEED), decides=(_ORDER, _BATCH))
+    step: int | None = setting(NUMBERS, *_or_null(_SEED), decides=(_BATCH,))
 
 
 @dataclass
@@ -274,18 +283,18 @@ class ClusterSettings:
 class Settings:
     """The whole configuration. The groups' targets define the keys of GROUPS."""
 
-    seed: int = setting(NUMBERS, *_SEED, decides=(_INITIAL, _ORDER))
+    seed: int = setting(NUMBERS, *_SEED, decides=(_INITIAL, _ORDER, _BATCH))
     seeds: SeedSettings = setting(NUMBERS)
     objective: str = setting(RECORD)
     # What JAX started with is recorded too.
-    deterministic: bool = setting(PROGRAM | ROUNDING, decides=("provenance.xla_flags",))
-    verify: bool = setting(RECORD)
+    deterministic: bool = setting(PROGRAM | ROUNDING, decides=(f"{FACT}xla_flags",))
+    verify: bool = setting(CHECKS)
     print: str | None = setting(RECORD, *_or_null(_one_of("sharding")))
     compilation_cache: str | None = setting(MACHINE)
     train: TrainSettings = setting(PROGRAM, decides=(_PROBE,))
     checkpoint: CheckpointSettings = setting(RECORD)
     precision: PrecisionSettings = setting(PROGRAM)
-    mesh: MeshSettings = setting(PROGRAM | MACHINE, decides=("provenance.devices",))
+    mesh: MeshSettings = setting(PROGRAM | MACHINE, decides=(f"{FACT}devices",))
     distributed: DistributedSettings = setting(MACHINE)
     wandb: WandbSettings = setting(RECORD)
     cluster: ClusterSettings = setting(MACHINE)
@@ -293,7 +302,10 @@ class Settings:
     metrics: dict[str, Any] = setting(PROGRAM)
     data: Any = setting(
         PROGRAM | NUMBERS,
-        decides=(_INITIAL, _ORDER, _CONVOLUTION, "train.steps_per_epoch", *_HORIZON),
+        decides=(
+            *(f"{FACT}data_digest.*", _INITIAL, _ORDER, _BATCH, _CONVOLUTION),
+            *("train.steps_per_epoch", *_HORIZON),
+        ),
     )
     model: Any = setting(PROGRAM, decides=(_INITIAL, _CONVOLUTION))
     framework: Any = setting(PROGRAM)
@@ -307,7 +319,7 @@ GROUPS = ("model", "framework", "optimizer", "schedule", "data", "task")
 
 # Arguments of targets that say where files are.
 _ARGUMENTS = {
-    f"data.{name}": Setting(MACHINE, None, "", False, (), "")
+    f"data.{name}": Setting(MACHINE, None, "", False, (), "", "")
     for name in ("data_dir", "manual_dir", "download")
 }
 # Keys of config.json beside the configuration.

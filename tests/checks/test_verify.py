@@ -6,7 +6,7 @@ import pytest
 from helpers.sabotaged import CASES
 from helpers.shipped import BY_KIND
 from helpers.training import build_job
-from runner.checks.fingerprints import identify
+from runner.checks.fingerprints import Examples, identify
 from runner.config.conf import conf_dir
 from runner.errors import ConfigError
 
@@ -78,7 +78,8 @@ def identified(composed):
 
     def identified(*overrides: str) -> dict:
         job = build_job(composed(*overrides))
-        return identify(job.run, job.toy, job.init)
+        data = Examples(job.run.spec.dataset, job.run.values.key)
+        return identify(job.run, job.toy, job.init, data)
 
     return identified
 

@@ -7,12 +7,16 @@ from runner.compare.load import load
 
 ADAM, SGD = [0.1, 0.2, 0.3], [1.0, 2.0, 3.0]
 
+DATA = {"train": {"input": "a", "label": "b"}}
+
 
 def facts(probe=ADAM, seed=0, **more):
     return {
         "optimizer_probe": probe,
         "initial_parameters": f"init-{seed}",
         "data_order": f"order-{seed}",
+        "data_digest": DATA,
+        "first_batch": f"batch-{seed}",
         **more,
     }
 
@@ -119,7 +123,7 @@ def test_an_optimizers_own_keys_and_probe_are_its_consequences(table):
         assert kinds[key] == "consequence"
     assert kinds["optimizer probe"] == "consequence"
     # They follow from the seed, and no two matches differ in them.
-    assert not {"initial parameters", "data order"} & set(kinds)
+    assert not {"initial parameters", "data order", "first batch"} & set(kinds)
 
 
 def test_a_learning_rate_grid_is_tuned_and_one_each_confounds(table, tmp_path):
@@ -152,11 +156,43 @@ def test_a_learning_rate_grid_is_tuned_and_one_each_confounds(table, tmp_path):
         ("git.commit", {"provenance": facts(git={"commit": "b", "dirty": False})}),
         ("git.dirty", {"provenance": facts(git={"commit": "c0ffee", "dirty": True})}),
         ("model", {"model": "cnn"}),
+        ("verify", {"config": {"verify": False}}),
+        (
+            "data_digest.train.label",
+            {"provenance": facts(data_digest={"train": {"input": "a", "label": "c"}})},
+        ),
+        (
+            "data_digest.train.label",
+            {"provenance": facts(data_digest={"train": {"input": "a"}})},
+        ),
+        (
+            "data_digest.files",
+            {"provenance": facts(data_digest={"files": [{"path": "/x"}]})},
+        ),
+        ("first batch", {"provenance": facts(first_batch="other")}),
+        ("module_digests.mine", {"provenance": facts(module_digests={"mine": "b"})}),
+        ("runner_files", {"provenance": facts(runner_files="b")}),
+        ("packages.scipy", {"provenance": facts(packages={"scipy": "2"})}),
+        (
+            "environment.NVIDIA_TF32_OVERRIDE",
+            {"provenance": facts(environment={"NVIDIA_TF32_OVERRIDE": "0"})},
+        ),
+        (
+            "environment.jax_enable_x64",
+            {"provenance": facts(environment={"jax_enable_x64": "True"})},
+        ),
         ("train.clip_global_norm", {"config": {"train.clip_global_norm": 1.0}}),
     ],
 )
 def test_each_thing_that_differs_with_the_factor_is_named(table, name, change):
-    runs = table({"framework": "jax"}, {"framework": "nnx", **change})
+    before = facts(
+        module_digests={"mine": "a"},
+        packages={"optax": "0.2.8", "scipy": "1"},
+        runner_files="a",
+        environment={"jax_enable_x64": "False"},
+    )
+    base = {"config": {"verify": True}, "provenance": before}
+    runs = table({"framework": "jax", **base}, {"framework": "nnx", **base, **change})
     found = control(runs, "framework")
     assert name in names(found) and not found.controlled
 
@@ -214,7 +250,9 @@ def test_what_was_not_recorded_is_unknown_and_not_equal(table):
     assert [u.split(" (")[0] for u in found.unknown] == [
         "optimizer probe",
         "initial parameters",
+        "data",
         "data order",
+        "first batch",
     ]
     assert "1 of 2 runs" in found.unknown[0]
 
@@ -244,3 +282,67 @@ def test_a_run_that_was_changed_on_its_way_is_another(table, change):
     found = control(runs, "optimizer")
     assert found.controlled == (not change)
     assert names(found) == (["changes"] if change else [])
+
+
+def test_what_the_data_decide_is_their_consequence(table):
+    other = {"data_digest": {"train": {"input": "z"}}, "first_batch": "other"}
+    runs = table({"data": "digits"}, {"data": "kmnist", "provenance": facts(**other)})
+    found = control(runs, "data")
+    assert found.controlled
+    assert roles(found)["data_digest.train.label"] == "consequence"
+
+
+def test_data_that_confound_are_named_once(table):
+    other = {"data_digest": {"train": {"input": "z"}}, "first_batch": "other"}
+    runs = table(
+        {"framework": "jax", "data": "digits"},
+        {"framework": "nnx", "data": "kmnist", "provenance": facts(**other)},
+    )
+    assert names(control(runs, "framework")) == ["data"]
+
+
+def test_code_that_only_some_runs_load_says_nothing(table):
+    """In a sweep, what is loaded depends on the jobs before."""
+    loaded = {"module_digests": {"mine": "a"}, "packages": {"scipy": "1"}}
+    runs = table(
+        {"framework": "jax", "provenance": facts(module_digests={}, packages={})},
+        {"framework": "nnx", "provenance": facts(**loaded)},
+    )
+    assert control(runs, "framework").controlled
+
+
+def test_a_variable_of_the_machine_alone_is_ignored(table):
+    machine = facts(environment={"JAX_COMPILATION_CACHE_DIR": "/x"})
+    runs = table(
+        {"framework": "jax", "provenance": facts(environment={})},
+        {"framework": "nnx", "provenance": machine},
+    )
+    assert control(runs, "framework").controlled
+
+
+def test_code_is_a_consequence_of_the_commit_asked_about(table):
+    def at(commit):
+        git = {"commit": commit, "dirty": False}
+        return {"provenance": facts(git=git, module_digests={"mine": commit})}
+
+    found = control(table(at("a"), at("b")), "provenance.git.commit")
+    assert found.controlled
+
+
+def test_records_without_the_newer_facts_are_read(table):
+    old = facts()
+    for name in ("data_digest", "first_batch"):
+        del old[name]
+    new = facts(environment={"jax_enable_x64": "False"}, module_digests={"mine": "a"})
+    found = control(
+        table(
+            {"framework": "jax", "provenance": old},
+            {"framework": "nnx", "provenance": new},
+        ),
+        "framework",
+    )
+    assert found.controlled
+    assert found.unknown == (
+        "data (not recorded in 1 of 2 runs)",
+        "first batch (not recorded in 1 of 2 runs)",
+    )

@@ -60,7 +60,9 @@ def test_frameworks_agree_and_the_optimizer_explains(tmp_path, run):
                     provenance={
                         "optimizer_probe": PROBES[optimizer],
                         "initial_parameters": seed,
+                        "data_digest": {"train": {"label": "ab"}},
                         "data_order": seed,
+                        "first_batch": seed,
                     },
                 )
     status, out, _ = run("--by", "framework", "--strict")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.compare.load_wandb import read_run, wandb_files
+from runner.config.conf import conf_dir
 from runner.config.hydra_job import HydraJob
 from runner.errors import ConfigError
 from runner.job.run import run_job
@@ -86,6 +87,23 @@ def test_what_hydra_refuses_is_one_message(run, tmp_path, arguments, said):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") <= 2
     assert all(text in done.stderr for text in said), done.stderr
     assert not list(tmp_path.rglob("summary.json"))
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]])
+def test_a_file_of_a_shipped_name_is_refused_and_of_another_used(run, tmp_path, sweep):
+    group = tmp_path / "own" / "optimizer"
+    group.mkdir(parents=True)
+    text = (conf_dir() / "optimizer" / "adam.yaml").read_text()
+    (group / "adam.yaml").write_text(text)
+    own = ["--config-dir=own", *sweep, *SHORT, "wandb=disabled"]
+    done = run(*own)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"error: Hydra would ignore {group / 'adam.yaml'}: ")
+    assert done.stderr.endswith("choose it with optimizer=my_adam\n")
+    assert done.stderr.count("\n") == 1
+    (group / "adam.yaml").rename(group / "my_adam.yaml")
+    done = run(*own, "optimizer=my_adam")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_mistake_costs_one_message_and_nothing_is_started(run, tmp_path):

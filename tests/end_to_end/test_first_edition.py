@@ -12,11 +12,14 @@ from runner.job.resume import resume
 from runner.replay.__main__ import main as replay
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "first_edition"
-# What the first edition's compare printed of them, but for the widths of columns.
+# What the first edition's compare printed of them, but for the widths of columns, and
+# what only the second edition records.
 SAID = """
 optimizer explains the difference: sgd is better than adam on eval/loss by 0.02672
 [0.02464, 0.02879] over 2 paired seeds
 CONTROLLED: of what was recorded, only optimizer and what follows from it differ
+unknown, so not compared: data (not recorded in 5 of 5 runs); first batch (not recorded
+in 5 of 5 runs)
 also vary, compared at equal values: framework (linen, nnx); schedule (sgdr,
 warmup_cosine); seed (0, 1)
 follows from optimizer: optimizer._target_ (optax.adam, optax.sgd); optimizer.b1 (0.9,

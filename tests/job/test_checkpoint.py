@@ -1,6 +1,7 @@
 """A run that is saved and taken up is the run that was never interrupted."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -114,6 +115,26 @@ def test_another_number_of_devices(ran, tmp_path, devices):
         )
     (change,) = record(tmp_path / "killed", "provenance")["changes"]
     assert change.startswith("devices: ") and "up to step 15, then" in change
+
+
+def test_a_run_that_resumes_with_other_code_or_data_says_so(ran, tmp_path):
+    asked = "checkpoint.every_steps=15", "verify=false"
+    ran(tmp_path, *asked, stop=18)
+    path = tmp_path / "provenance.json"
+    earlier = record(tmp_path, "provenance")
+    earlier["module_digests"] |= {__name__: "ab", "not_loaded_now": "cd"}
+    earlier["data_digest"]["train"]["label"] = "ef"
+    path.write_text(json.dumps(earlier))
+    ran(tmp_path, *asked)
+    code, data = record(tmp_path, "provenance")["changes"]
+    assert code.startswith(f"module_digests.{__name__}: ab up to step 15, then ")
+    assert data.startswith("data_digest.train.label: ef up to step 15, then ")
+
+
+def test_it_doesnt_resume_as_a_run_that_was_verified(ran, tmp_path):
+    ran(tmp_path, "verify=false", "checkpoint.every_steps=15", stop=18)
+    with pytest.raises(ConfigError, match=r"with verify=False, now True"):
+        ran(tmp_path, "verify=true")
 
 
 # Orbax leaves its threads to themselves when a read fails.

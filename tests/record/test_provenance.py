@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.record.provenance import code, git_state, provenance
+from runner.record.code import Code, git_state
+from runner.record.provenance import PACKAGES, affects, provenance
+from runner.record.secrets import scrub
+from runner.settings import PROGRAM
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +48,7 @@ def test_git_state(tmp_path):
 
 @pytest.mark.parametrize("git_script", [None, "exec sleep 60", "exit 1"])
 def test_git_that_is_missing_or_hangs_or_fails(tmp_path, monkeypatch, git_script):
-    monkeypatch.setattr("runner.record.provenance._GIT_SECONDS", 0.2)
+    monkeypatch.setattr("runner.record.code._GIT_SECONDS", 0.2)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin" if git_script else "")
     if git_script:
         (tmp_path / "git").write_text(f"#!/bin/sh\n{git_script}\n")
@@ -53,29 +56,83 @@ def test_git_that_is_missing_or_hangs_or_fails(tmp_path, monkeypatch, git_script
     assert git_state(tmp_path) is None
 
 
-def test_provenance(tmp_path):
-    facts = provenance(
-        code(tmp_path),
-        backend="cpu",
-        devices=["cpu", "cpu"],
-        program_key="abc",
-        argv=["runner", "+api_key=hunter2", "lr=0.1"],
-    )
-    assert facts["command"] == ["runner", "+api_key=<redacted>", "lr=0.1"]
-    assert facts["git"] is None
-    assert facts["packages"]["wandb"] == version("wandb")
-    assert facts["devices"] == ["cpu", "cpu"] and facts["device_count"] == 2
-    assert datetime.fromisoformat(facts["started"]).utcoffset() is not None
-    json.dumps(facts, allow_nan=False)
+@pytest.fixture
+def facts(tmp_path):
+    def facts(**options) -> dict:
+        return provenance(
+            Code(tmp_path, PACKAGES).facts(),
+            backend="cpu",
+            devices=["cpu", "cpu"],
+            jax_options=options,
+            program_key="abc",
+            argv=["runner", "+api_key=hunter2", "lr=0.1"],
+        )
+
+    return facts
 
 
-def test_package_that_is_missing_is_null(tmp_path, monkeypatch):
-    monkeypatch.setattr("runner.record.provenance.PACKAGES", ("no-such-package",))
-    assert code(tmp_path)["packages"] == {"no-such-package": None}
+def test_provenance(facts):
+    found = facts()
+    assert found["command"] == ["runner", "+api_key=<redacted>", "lr=0.1"]
+    assert found["git"] is None
+    assert found["packages"]["wandb"] == version("wandb")
+    assert found["packages"]["pytest"] == version("pytest")  # it is loaded
+    assert __name__ in found["module_digests"]
+    assert found["devices"] == ["cpu", "cpu"] and found["device_count"] == 2
+    assert datetime.fromisoformat(found["started"]).utcoffset() is not None
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_of_the_environment_changes_numbers_is_recorded(facts, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("JAX_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    monkeypatch.setenv("JAX_SOME_TOKEN", "hunter2")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_x=true")
+    monkeypatch.setenv("HOME_OF_MINE", "no")
+    found = facts(jax_enable_x64=True)
+    assert found["xla_flags"] == "--xla_x=true"
+    assert found["environment"] == {
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "JAX_ENABLE_X64": "1",
+        "JAX_SOME_TOKEN": "<redacted>",
+        "jax_enable_x64": "True",
+    }
+    assert affects("environment.JAX_ENABLE_X64") & PROGRAM
+    assert not affects("environment.JAX_COMPILATION_CACHE_DIR") & PROGRAM
+
+
+def test_digests_arent_taken_for_secrets():
+    digests = {
+        "data_digest": {"train": {"token": "ab"}},
+        "module_digests": {"key": "a"},
+    }
+    assert scrub(digests | {"token": "ab"}) == digests | {"token": "<redacted>"}
+
+
+def test_package_that_is_missing_is_null(tmp_path):
+    packages = Code(tmp_path, ["no-such-package"]).facts()["packages"]
+    assert packages["no-such-package"] is None
+
+
+def test_runners_own_files_are_recorded_where_no_version_says_what_they_hold(
+    tmp_path, monkeypatch
+):
+    own = tmp_path / "src" / "runner" / "a.py"
+    own.parent.mkdir(parents=True)
+    own.write_text("1")
+    monkeypatch.setattr("runner.record.code._ROOT", tmp_path)
+    assert Code(tmp_path, ()).facts()["runner_files"] is None
+    (tmp_path / "pyproject.toml").touch()
+    before = Code(tmp_path, ()).facts()["runner_files"]
+    own.write_text("2")
+    assert before not in (None, Code(tmp_path, ()).facts()["runner_files"])
 
 
 def test_the_record_imports_nothing_heavy():
-    modules = "files provenance secrets terminal recorder mirrors.wandb".split()
+    modules = "files provenance code secrets terminal recorder mirrors.wandb".split()
     imports = "; ".join(f"import runner.record.{name}" for name in modules)
     check = "import sys; print({'jax','wandb','rich','numpy'} & set(sys.modules))"
     command = [sys.executable, "-c", f"{imports}; {check}"]

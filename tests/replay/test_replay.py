@@ -92,7 +92,8 @@ def test_the_same_again(run, capsys):
         (
             {"seed": 1},
             3,
-            ["seed 0 -> 1", "before training: initial_parameters, data_order",
+            ["seed 0 -> 1",
+             "before training: initial_parameters, data_order, first_batch.",
              "Not reproduced: ", "at step 1, train/"],
         ),
         (
@@ -181,6 +182,52 @@ def test_other_versions_are_compared_within_the_tolerance(run, capsys):
     assert "at step 2, train/loss was" in capsys.readouterr().out
     assert main([str(run), "--allow-rounding"]) == 0
     assert "as --allow-rounding asks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fact", "name", "status"),
+    [
+        ("data_digest__validation__input", "data_digest.validation.input", 3),
+        ("data_digest__files", "data_digest.files", 0),  # maybe the same, elsewhere
+        ("first_batch", "first_batch", 3),
+    ],
+)
+def test_other_data_are_named_though_no_row_differs(run, capsys, fact, name, status):
+    edit(run, "provenance", **{fact: "other"})
+    assert main([str(run)]) == status
+    out = capsys.readouterr().out
+    assert f"Different even before training: {name}.\n" in out
+    assert (f"all rows are equal, but not {name}" in out) == (status == 3)
+
+
+def test_code_and_environment_that_changed_are_shown(run, capsys):
+    edit(run, "provenance", module_digests={"my_lab.model": "ab", __name__: "cd"})
+    edit(run, "provenance", packages__pytest="1.0")
+    assert main([str(run)]) == 0
+    out = capsys.readouterr().out
+    assert f"module_digests.{__name__}" in out and "packages.pytest" in out
+    assert "my_lab" not in out and "Comparing bit for bit" in out
+    edit(run, "provenance", environment__NVIDIA_TF32_OVERRIDE="0")
+    assert main([str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "environment.NVIDIA_TF32_OVERRIDE has changed." in out
+
+
+def test_a_record_without_the_newer_facts_is_replayed_bit_for_bit(run, capsys):
+    path = run / "provenance.json"
+    tree = json.loads(path.read_text())
+    for name in (
+        "data_digest",
+        "first_batch",
+        "environment",
+        "module_digests",
+        "runner_files",
+    ):
+        del tree[name]
+    path.write_text(json.dumps(tree))
+    assert main([str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "bit for bit" in out and "even before" not in out
 
 
 def test_what_decides_between_bits_and_tolerance():

@@ -1,18 +1,24 @@
 """Digests that distinguish runs by what they did, not by their names."""
 
-import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from runner.checks.problem import float64_on_cpu, live_changes, live_step, start
+from runner.core import feed
+from runner.core.compiling import Compiling
 from runner.core.optimizers import OptimizerSpec
 from runner.core.pipeline import Pipeline
+from runner.core.program import with_sharding
 from runner.core.run import Run
+from runner.core.step import training_batch
 from runner.data.dataset import Dataset, Feature
+from runner.data.digest import data_digest, rows_digest, sha
 from runner.data.order import Order
 from runner.models.mlp import mlp
 from runner.models.model import Model
@@ -42,22 +48,70 @@ def toy(pipeline: Pipeline) -> Toy:
     return Toy(jax.jit(init), live_step(pipeline))
 
 
-def identify(run: Run, toy: Toy, init: Callable) -> dict[str, Any]:
+class Examples:
+    """Finds the fingerprints that the runs on a data set share, in the background.
+
+    Args:
+      dataset: all of it is read.
+      key: PRNG key of the steps of any of the runs.
+    """
+
+    def __init__(self, dataset: Dataset, key: jax.Array):
+        def first(batch, key):
+            key = jax.random.fold_in(key, 0)
+            return training_batch(dataset.transforms, batch, key)
+
+        self._device = jax.local_devices(backend="cpu")[0]
+        pool = ThreadPoolExecutor(1, "runner-digest")
+        self._digest = pool.submit(data_digest, dataset)
+        pool.shutdown(wait=False)
+        self._transformed = None
+        if dataset.transforms:
+            shapes = with_sharding(
+                (feed.example(dataset), jax.eval_shape(lambda: key)),
+                SingleDeviceSharding(self._device),
+            )
+            self._transformed = Compiling(jax.jit(first), *shapes)
+
+    def digest(self) -> dict[str, Any]:
+        """See `data_digest`."""
+        return self._digest.result()
+
+    def transformed(self, batch: dict[str, np.ndarray], key: jax.Array) -> dict:
+        """`batch`, the one of step 1, after its transforms as a CPU computes them."""
+        if self._transformed is None:
+            return batch
+        given = jax.device_put((batch, key), self._device)
+        return jax.device_get(self._transformed.result()(*given))
+
+
+FINGERPRINTS = (
+    "optimizer_probe",
+    "initial_parameters",
+    "data_digest",
+    "data_order",
+    "first_batch",
+)
+
+
+def identify(run: Run, toy: Toy, init: Callable, examples: Examples) -> dict[str, Any]:
     """The digests of a run for its record.
 
     Args:
       run: the run that trains.
       toy: the one of the run's program.
       init: `Program.init` of a single run.
+      examples: of the run's data set.
 
     Returns:
-      `optimizer_probe`, `initial_parameters` and `data_order`. If one differs between
-      two runs, so does what it is named after.
+      FINGERPRINTS. If one differs between two runs, so does what it is named after.
     """
     return {
         "optimizer_probe": optimizer_probe(toy, run.hyperparameters, run.optimizer),
         "initial_parameters": initial_parameters(run, init),
+        "data_digest": examples.digest(),
         "data_order": data_order(run.spec.dataset, run.order),
+        "first_batch": first_batch(run, examples),
     }
 
 
@@ -113,7 +167,7 @@ def initial_parameters(run: Run, init: Callable) -> str:
     digests = _digests((carry.state.params, carry.state.model_state))
     leaves = jax.tree.leaves_with_path(digests)
     leaves = [(jax.tree_util.keystr(path), int(leaf)) for path, leaf in leaves]
-    return _sha(repr(leaves).encode())
+    return sha(repr(leaves).encode())
 
 
 def data_order(dataset: Dataset, order: Order) -> str:
@@ -124,7 +178,14 @@ def data_order(dataset: Dataset, order: Order) -> str:
     batches += [split.rows(first) for split in dataset.evaluated.values()]
     sizes = np.array([len(split) for split in dataset.splits.values()])
     arrays = [rows, sizes, *(a for batch in batches for a in batch.values())]
-    return _sha(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+    return sha(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+
+
+def first_batch(run: Run, examples: Examples) -> str:
+    """A digest of the batch of step 1 after its transforms."""
+    rows = run.spec.dataset.train.rows(run.order.indices_at(0))
+    batch = examples.transformed(rows, run.values.key)
+    return sha(repr(sorted(rows_digest(batch).items())).encode())
 
 
 @jax.jit
@@ -138,7 +199,3 @@ def _digest(leaf: jax.Array) -> jax.Array:
     places = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
     mixed = (bits + 1) * places * jnp.uint32(2654435761)
     return jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)
-
-
-def _sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

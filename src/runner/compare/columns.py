@@ -7,9 +7,11 @@ from fnmatch import fnmatchcase
 import polars as pl
 
 from runner.compare.load import CHOICES, SEEDS, natural
-from runner.record.provenance import affects
+from runner.record.provenance import FACTS, affects
 from runner.settings import (
+    FACT,
     MACHINE,
+    NUMBERS,
     RECORD,
     ROUNDING,
     SETTINGS,
@@ -26,10 +28,12 @@ _RESULTS = (
     "provenance.git", "provenance.runner_git",  # null; their parts are compared
 )  # fmt: skip
 
-PROBE = "provenance.optimizer_probe"
-INITIAL = "provenance.initial_parameters"
-ORDER = "provenance.data_order"
-DEVICES = "provenance.devices"
+PROBE = f"{FACT}optimizer_probe"
+INITIAL = f"{FACT}initial_parameters"
+DATA = f"{FACT}data_digest.*"
+ORDER = f"{FACT}data_order"
+BATCH = f"{FACT}first_batch"
+DEVICES = f"{FACT}devices"
 
 # Other keys of the shipped YAML refer to these; an equal value counts as a reference.
 _SOURCES = ("optimizer.learning_rate", "train.steps", "train.steps_per_epoch")
@@ -37,7 +41,7 @@ _SOURCES = ("optimizer.learning_rate", "train.steps", "train.steps_per_epoch")
 
 def is_fact(name: str) -> bool:
     """Whether it was recorded rather than configured. Its null means unknown."""
-    return name.startswith("provenance.")
+    return name.startswith(FACT)
 
 
 def ignored(name: str) -> bool:
@@ -60,7 +64,7 @@ def _is_machine(name: str) -> bool:
 
 
 def _fact_affects(name: str) -> Affects:
-    return affects(name.removeprefix("provenance."))
+    return affects(name.removeprefix(FACT))
 
 
 def varying(table: pl.DataFrame) -> list[str]:
@@ -101,7 +105,26 @@ def own_keys(table: pl.DataFrame, by: str) -> set[str]:
     return own | {name for name, source in references.items() if source in own}
 
 
+def fingerprints_of(keys: Sequence[str], among: Sequence[str]) -> set[str]:
+    """Those of `among` that follow from `keys`, except for optimizer probes.
+
+    An optimizer's name and its updates are two things (flax #4087).
+    """
+    known = (SETTINGS[key] for key in keys if key in SETTINGS)
+    patterns = {pattern for key in known for pattern in key.decides} - {PROBE}
+    return {
+        name
+        for name in among
+        if is_fact(name)
+        and _fact_affects(name) == NUMBERS
+        and any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
 def _decided_by(key: str) -> tuple[str, ...]:
+    if is_fact(key):
+        fact = key.removeprefix(FACT).partition(".")[0]
+        return FACTS[fact].decides if fact in FACTS else ()
     own = SETTINGS[key].decides if key in SETTINGS else ()
     section = key.split(".")[0]
     return own or (SETTINGS[section].decides if section in SETTINGS else ())

@@ -6,12 +6,15 @@ flax #4087 blamed a framework for an optimizer's effect: its two runs differed i
 import itertools
 import json
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from runner.compare.columns import (
+    BATCH,
+    DATA,
     DEVICES,
     INITIAL,
     ORDER,
@@ -19,6 +22,7 @@ from runner.compare.columns import (
     copies,
     determined,
     distinct,
+    fingerprints_of,
     ignored,
     is_fact,
     own_keys,
@@ -27,11 +31,14 @@ from runner.compare.columns import (
 )
 from runner.compare.load import CHOICES, natural
 from runner.errors import few
+from runner.settings import FACT
 
 _FACTS = {
     PROBE: "optimizer probe",
     INITIAL: "initial parameters",
+    DATA: "data",
     ORDER: "data order",
+    BATCH: "first batch",
     DEVICES: "devices",
 }
 # Relative. Probes are rounded to six digits; two frameworks may differ in the last.
@@ -182,7 +189,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _folded(table: pl.DataFrame, confounded: list[str]) -> list[str]:
     """Without what follows from another: adam's b1 follows from the choice of adam."""
-    follows = {INITIAL, ORDER} if "seed" in confounded else set()
+    follows = fingerprints_of(confounded, confounded)
     return [
         key
         for key in confounded
@@ -216,10 +223,11 @@ def _mislabeled(table: pl.DataFrame) -> tuple[str, ...]:
 
 def _unknown(table: pl.DataFrame) -> tuple[str, ...]:
     runs = table.height
-    missing = {
-        fact: table[name].null_count() if name in table else runs
-        for name, fact in _FACTS.items()
-    }
+    missing = {}
+    for name, fact in _FACTS.items():
+        columns = [c for c in table.columns if fnmatchcase(c, name)]
+        known = [pl.col(c).is_not_null() for c in columns]
+        missing[fact] = runs - table.filter(pl.any_horizontal(known or False)).height
     return tuple(
         f"{fact} (not recorded in {count} of {runs} runs)"
         for fact, count in missing.items()
@@ -235,5 +243,5 @@ def _key(table: pl.DataFrame, by: str, name: str, role: str) -> Key:
     by_group = "; ".join(
         f"{group}: {few(distinct(column[rows]))}" for group, rows in groups.items()
     )
-    title = _FACTS.get(name, name.removeprefix("provenance."))
+    title = _FACTS.get(name, name.removeprefix(FACT))
     return Key(title, role, few(distinct(column)), by_group)

@@ -12,7 +12,8 @@ import polars as pl
 from runner.errors import ConfigError
 from runner.record.files import NON_FINITE, read_metrics
 from runner.record.moved import with_todays_targets
-from runner.settings import GROUPS
+from runner.record.provenance import FACTS
+from runner.settings import FACT, GROUPS
 from runner.trees import flatten
 
 CHOICES = (*GROUPS, "precision", "mesh")
@@ -130,10 +131,23 @@ def tables(records: Sequence[Record], problems: Iterable[str] = ()) -> Runs:
     named = {str(record.folder.relative_to(root)): record for record in records}
     named = dict(sorted(named.items(), key=lambda item: natural(item[0])))
     rows = [_row(record) | {"run": name} for name, record in named.items()]
+    _add_absent(rows, list(named.values()))
     names = sorted({k for row in rows for k in row}, key=_column_order)
     columns = [_column(name, [row.get(name) for row in rows]) for name in names]
     table = _with_repeats(pl.DataFrame(columns))
     return Runs(table, _curves(named), tuple(problems))
+
+
+def _add_absent(rows: Sequence[dict[str, Any]], records: Sequence[Record]) -> None:
+    """Say what it means that a run's mapping lacks what that of another has."""
+    for name, fact in FACTS.items():
+        if not fact.absent:
+            continue
+        start = f"{FACT}{name}."
+        keys = {key for row in rows for key in row if key.startswith(start)}
+        for row, record in zip(rows, records, strict=True):
+            if name in record.provenance:
+                row.update(dict.fromkeys(keys - row.keys(), fact.absent))
 
 
 def _with_repeats(table: pl.DataFrame) -> pl.DataFrame:
@@ -167,7 +181,7 @@ def _row(record: Record) -> dict[str, Any]:
     return {
         **_as_text(flatten(config)),
         **{group: choices.get(group) for group in CHOICES},
-        **_as_text(flatten(record.provenance, "provenance.")),
+        **_as_text(flatten(record.provenance, FACT)),
         **{f"final.{k}": _number(v) for k, v in final.items()},
         **{f"best.{k}": _number(v.get("value")) for k, v in best.items()},
         **{f"best_step.{k}": v.get("step") for k, v in best.items()},

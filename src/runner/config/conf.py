@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.conf import ConfigSourceInfo
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.config.ignored_files import refuse_ignored
 from runner.config.rank import by_process
 from runner.errors import ConfigError, did_you_mean
 from runner.settings import Settings
@@ -25,7 +27,19 @@ def conf_dir() -> Path:
 
 
 def search_path(folder: Path) -> list[str]:
-    """The overrides that do what `--config-dir` does on Hydra's own command line."""
+    """The overrides that do what `--config-dir` does on Hydra's own command line.
+
+    Raises:
+      ConfigError: a file in `folder` has the name of a shipped one.
+    """
+    refuse_ignored(
+        ConfigSourceInfo(path, schema, "")
+        for path, schema in (
+            ("hydra.conf", "pkg"),
+            (str(conf_dir()), "file"),
+            (str(folder), "file"),
+        )
+    )
     return [f"hydra.searchpath=['file://{folder.resolve()}']"]
 
 

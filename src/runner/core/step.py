@@ -72,7 +72,7 @@ def train_step(
     def step(carry, batch, step, learning_rate, eval_loss, values):
         state = carry.state
         key = jax.random.fold_in(values.key, step)
-        batch = transformed(transforms, batch, jax.random.fold_in(key, _TRANSFORMS))
+        batch = training_batch(transforms, batch, key)
         total, grads, model_state = gradients(state, batch, key)
         loss = mean(total.loss, total.weight)
 
@@ -104,6 +104,13 @@ def train_step(
         return Carry(new, average), row
 
     return step
+
+
+def training_batch(
+    transforms: Sequence[Transform], batch: dict[str, Any], key: jax.Array
+) -> dict[str, Any]:
+    """`batch` as the task of a step gets it. `key` is that of the step."""
+    return transformed(transforms, batch, jax.random.fold_in(key, _TRANSFORMS))
 
 
 def evaluated_params(carry: Carry) -> Any:

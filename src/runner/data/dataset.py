@@ -6,6 +6,7 @@ import itertools
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -72,6 +73,8 @@ class Dataset:
             `MemorySplit`) or "stream" (read from disk). It never changes which
             examples a step uses.
         transforms: What a compiled step does to a batch before the model gets it.
+        files: Those that the examples are read from, if known. They identify data that
+            are too large to be read for that: see `data_digest`.
 
     Raises:
         ConfigError: a value is out of range, or the batch is larger than the data.
@@ -83,6 +86,7 @@ class Dataset:
     batch_size: int
     mode: Mode
     transforms: Sequence[Transform] = ()
+    files: Sequence[Path] = ()
 
     def __post_init__(self):
         check_batch_size(self.batch_size)

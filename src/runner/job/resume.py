@@ -234,13 +234,22 @@ def changes(
 def _disturbed(
     start: Start, earlier: Mapping[str, Any], here: Mapping[str, Any]
 ) -> list[str]:
-    """Changes from earlier restarts, and those of code and machine."""
+    """Changes from earlier restarts, and those of code, data and machine."""
     facts = [
-        f"{fact.name}: {fact.recorded} up to step {start.step}, then {fact.here}"
+        fact
         for fact in changed(earlier, here)
-        if fact.decides and fact.name != "changes on the way"
+        if (fact.decides and fact.name != "changes on the way")
+        or fact.name.startswith("module_digests.")
     ]
-    return [*(earlier.get("changes") or []), *facts]
+    name = "data_digest"
+    data = differences(earlier.get(name, here.get(name)), here.get(name), key=name)
+    return [
+        *(earlier.get("changes") or []),
+        *(
+            f"{name}: {old} up to step {start.step}, then {new}"
+            for name, old, new in [*facts, *data]
+        ),
+    ]
 
 
 def continued(recorder: Recorder, start: Start) -> None:

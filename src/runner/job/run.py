@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 from omegaconf import DictConfig, OmegaConf
 
-from runner.checks.fingerprints import identify
+from runner.checks.fingerprints import Examples, identify
 from runner.config.explain import explain
 from runner.config.hydra_job import HydraJob
 from runner.core.mesh import devices
@@ -28,13 +28,14 @@ from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
 from runner.job.processes import Processes, connected
 from runner.job.resume import resume, with_choice
-from runner.job.session import Session
+from runner.job.session import Session, described
 from runner.job.stop import Stop
 from runner.record import compiled
+from runner.record.code import Code
 from runner.record.files import to_json, write_json
 from runner.record.mirrors import process
 from runner.record.mirrors.wandb import WandbFields
-from runner.record.provenance import code, provenance
+from runner.record.provenance import JAX_OPTIONS, PACKAGES, provenance
 from runner.record.recorder import Recorder, kept_rows
 from runner.record.secrets import scrub
 from runner.record.state import save_state
@@ -220,6 +221,7 @@ def prepare(
     """
     folder, choices, overrides, sweep = composed
     processes = session.processes
+    _code(session)  # which is found out meanwhile
     try:
         if cfg.print is not None:
             raise ConfigError(f"print={cfg.print} is for a single run, not for a sweep")
@@ -272,15 +274,27 @@ def prepare(
 
 def fingerprints_and_provenance(built: Built, session: Session) -> dict[str, Any]:
     """The facts that identify a run: what it computes, and where it comes from."""
-    run = built.run
-    return identify(run, built.toy, built.init) | provenance(
-        session.keep(("code", Path.cwd()), lambda: code(Path.cwd())),
+    run, data = built.run, _examples(built.cfg, built.run, session)
+    return identify(run, built.toy, built.init, data) | provenance(
+        _code(session).facts(),
         backend=jax.default_backend(),
         devices=[d.device_kind for d in jax.devices()[: run.spec.mesh.devices]],
+        jax_options={name: getattr(jax.config, name, None) for name in JAX_OPTIONS},
         program_key=run.spec.key,
         argv=sys.argv,
         choice=run.choice._asdict(),
     )
+
+
+def _examples(cfg: DictConfig, run: Run, session: Session) -> Examples:
+    return session.keep(
+        ("examples", described(cfg, "data")),
+        lambda: Examples(run.spec.dataset, run.values.key),
+    )
+
+
+def _code(session: Session) -> Code:
+    return session.keep(("code", Path.cwd()), lambda: Code(Path.cwd(), PACKAGES))
 
 
 def checkpoint_record(run: Run, step: int) -> dict[str, Any]:
@@ -305,7 +319,12 @@ def _built(
     jax.config.update("jax_debug_nans", cfg.train.debug_nans)
     compiled.set_up(cfg.compilation_cache)
     devices()
-    return build(cfg, session, begin, most)
+
+    def started(run: Run) -> None:
+        _examples(cfg, run, session)  # which are found meanwhile
+        begin(run)
+
+    return build(cfg, session, started, most)
 
 
 def _write_failure(folder: Path, error: Exception) -> None:

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from runner.record.provenance import FACTS, PACKAGES
+from runner.record.provenance import FACTS, PACKAGES, affects
 from runner.settings import ROUNDING
 
 # With these equal the same compiled program adds the same numbers in the same order.
 BITS = (
     *(name for name, affects in PACKAGES.items() if affects & ROUNDING),
-    *(fact.label for fact in FACTS.values() if fact.affects & ROUNDING),
+    *(fact.label or name for name, fact in FACTS.items() if fact.affects & ROUNDING),
 )
 
 
@@ -25,7 +25,7 @@ class Fact(NamedTuple):
     @property
     def decides(self) -> bool:
         """Whether the same bits can't be expected because of it."""
-        return self.name in BITS
+        return bool(self.name in BITS or affects(self.name) & ROUNDING)
 
 
 def changed(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Fact]:
@@ -36,13 +36,34 @@ def changed(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Fact]:
         for name in now | then
     ]
     runner = (then.get("runner", "not recorded"), now.get("runner", "none"))
-    return [
+    found = [
         f
         for f in facts
         if (f.recorded != f.here or "uncommitted" in f.here)
         # The same repository, where runner is developed.
         and not (f.name == "your code" and f[1:] == runner)
     ]
+    return found + [f for name in MAPPINGS for f in _entries(name, recorded, here)]
+
+
+# Facts of which only what both have recorded is compared: not every process loads the
+# same code.
+MAPPINGS = ("packages", "module_digests", "environment")
+
+
+def _entries(
+    section: str, recorded: Mapping[str, Any], here: Mapping[str, Any]
+) -> list[Fact]:
+    then, now = recorded.get(section), here.get(section)
+    if then is None or now is None:
+        return []
+    absent = FACTS[section].absent
+    facts = [
+        Fact(f"{section}.{name}", then.get(name) or absent, now.get(name) or absent)
+        for name in now | then
+        if not (section == "packages" and name in PACKAGES)
+    ]
+    return [f for f in facts if f.recorded and f.here and f.recorded != f.here]
 
 
 def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -58,7 +79,7 @@ def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
     for name, fact in FACTS.items():
         value = provenance.get(name)
         if name == "packages":
-            facts |= value or {}
+            facts |= {package: (value or {}).get(package) for package in PACKAGES}
         elif fact.label:
             facts[fact.label] = texts[name](value) if name in texts else value
     return {k: str(v) for k, v in facts.items() if v is not None}

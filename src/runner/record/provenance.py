@@ -1,18 +1,17 @@
 """Where a run comes from: code, versions, machine and command."""
 
-import importlib.metadata
 import os
 import platform
 import socket
-import subprocess
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from fnmatch import fnmatchcase
 from typing import Any
 
-from runner.record.secrets import scrub_command
+from runner.record.secrets import scrub, scrub_command
 from runner.settings import (
+    FACT,
     MACHINE,
     NUMBERS,
     PROGRAM,
@@ -23,7 +22,8 @@ from runner.settings import (
     settings_of,
 )
 
-# A run's package versions, and what they affect.
+# Distributions that a run is made of, and what they affect. Others that it has loaded
+# are recorded too.
 PACKAGES = {
     "jax-experiment-runner": PROGRAM,
     "jax": PROGRAM | ROUNDING,
@@ -38,6 +38,23 @@ PACKAGES = {
     "tensorflow-datasets": PROGRAM,
 }
 
+# Of the environment: what may change the numbers of a program, or the program.
+_VARIABLES = ("JAX_*", "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_*", "CUBLAS_*", "LIBTPU_*")
+# JAX's options that do the same, wherever they were set.
+JAX_OPTIONS = (
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_threefry_partitionable",
+)
+# Variables that say where a run is, what it is shown as, or what other facts say.
+_OF_MACHINE = (
+    "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "JAX_*CACHE*",
+    "JAX_*LOG*", "JAX_TRACEBACK*", "JAX_COORDINATOR*", "JAX_*PROCESS*",
+    "JAX_LOCAL_DEVICE*",
+)  # fmt: skip
+
 
 @dataclass
 class Provenance:
@@ -51,13 +68,20 @@ class Provenance:
     command: list[str] = setting(RECORD)
     folder: str = setting(RECORD)
     pid: int = setting(RECORD)
-    runner_git: dict[str, Any] | None = setting(PROGRAM, label="runner")
-    git: dict[str, Any] | None = setting(PROGRAM, label="your code")
+    runner_git: dict[str, Any] | None = setting(
+        PROGRAM, decides=(f"{FACT}runner_files",), label="runner"
+    )
+    runner_files: str | None = setting(PROGRAM, label="runner's files")
+    git: dict[str, Any] | None = setting(
+        PROGRAM, decides=(f"{FACT}module_digests.*",), label="your code"
+    )
+    module_digests: dict[str, str] = setting(PROGRAM)
     python: str = setting(PROGRAM, label="python")
-    packages: dict[str, str | None] = setting(PROGRAM, label="packages")
+    packages: dict[str, str | None] = setting(PROGRAM)
     backend: str = setting(PROGRAM | ROUNDING, label="backend")
     devices: list[str] = setting(PROGRAM | ROUNDING, label="devices")
     xla_flags: str = setting(PROGRAM | ROUNDING, label="XLA_FLAGS")
+    environment: dict[str, str] = setting(PROGRAM | ROUNDING, absent="not set")
     device_count: int = setting(RECORD)  # follows from devices
     platform: str = setting(MACHINE | ROUNDING, label="machine")
     cpu_count: int | None = setting(MACHINE | ROUNDING, label="CPUs")
@@ -73,7 +97,9 @@ class Provenance:
     replay_of: str = setting(RECORD)
     optimizer_probe: list[float] = setting(NUMBERS)
     initial_parameters: str = setting(NUMBERS)
+    data_digest: dict[str, Any] = setting(NUMBERS, absent="none")
     data_order: str = setting(NUMBERS)
+    first_batch: str = setting(NUMBERS)
 
 
 FACTS = dict(settings_of(Provenance))
@@ -87,28 +113,9 @@ def affects(name: str) -> Affects:
     section, _, rest = name.partition(".")
     if section == "packages" and rest in PACKAGES:
         return PACKAGES[rest]
+    if section == "environment" and _matches(rest, _OF_MACHINE):
+        return MACHINE
     return FACTS[section].affects if section in FACTS else PROGRAM | NUMBERS
-
-
-_GIT_SECONDS = 5.0  # a hung network file system must not hold up the run
-
-
-def code(folder: Path) -> dict[str, Any]:
-    """The provenance that is fixed for a process, because code is loaded once.
-
-    Args:
-      folder: the working folder at the start, whose repository is the user's own.
-
-    Never raises: what can't be found out, such as git outside a repository, is null.
-    """
-    return {
-        "folder": str(folder),
-        "git": git_state(folder),
-        "runner_git": _runner_git(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "executable": sys.executable,
-    }
 
 
 def provenance(
@@ -116,6 +123,7 @@ def provenance(
     *,
     backend: str,
     devices: list[str],
+    jax_options: Mapping[str, Any],
     program_key: str,
     argv: list[str],
     choice: dict[str, Any],
@@ -123,14 +131,16 @@ def provenance(
     """The facts needed to find this run's code and machine again.
 
     Args:
-      code: of this process, from the function of that name.
-      backend: jax.default_backend(). Passed in, like `devices`, so that reading runs
+      code: of this process, from `Code`.
+      backend: jax.default_backend(). Passed in, like the next two, so that reading runs
         needs no JAX.
       devices: the kind of each device in use, such as ["cpu", "cpu"].
+      jax_options: the values of JAX_OPTIONS.
       program_key: names the compiled program; equal in runs that share it.
       argv: the command line; secrets in it are redacted.
       choice: between ways to train it that round differently.
     """
+    variables = {k: v for k, v in os.environ.items() if _matches(k, _VARIABLES)}
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": scrub_command(argv),
@@ -143,55 +153,13 @@ def provenance(
         "devices": devices,
         "device_count": len(devices),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        # As text, since compare takes a null for what isn't known.
+        "environment": scrub(variables) | {k: str(v) for k, v in jax_options.items()},
         "program_key": program_key,
         "choice": choice,
         "members": 1,  # of its population; a sweep may make it more
     }
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """{"commit", "dirty"} of the repository around `folder`; null outside one.
-
-    `commit` is null before the first one. `dirty` means changes in tracked files:
-    untracked ones are mostly the outputs of runs.
-    """
-    if _git(folder, "rev-parse", "--show-toplevel") is None:
-        return None
-    commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
-    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": None if status is None else bool(status)}
-
-
-def _runner_git() -> dict[str, Any] | None:
-    """runner's own repository, if it is a checkout.
-
-    An installed package may lie inside somebody else's repository (a .venv in a
-    project), whose commit says nothing about runner.
-    """
-    root = Path(__file__).parents[3]
-    is_checkout = (root / "src" / "runner").is_dir() and (root / ".git").exists()
-    return git_state(root) if is_checkout else None
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        result = subprocess.run(
-            # Reading must not take the lock that a concurrent commit needs.
-            ["git", "--no-optional-locks", *arguments],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_GIT_SECONDS,
-            text=True,
-            errors="replace",
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -15,6 +15,8 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _ALWAYS = {"secret", "password"}
 _TEXT_ONLY = {"key", "apikey", "token"}
 _NEVER = {"program_key"}  # runner's own name for a compiled program
+# Sections of digests, by the names of modules and columns, such as "key" and "token".
+_OF_DIGESTS = {"module_digests", "data_digest"}
 # name=value inside a command line, an override or a W&B name made from them; and, in
 # Hydra's dict syntax, name: value.
 _ASSIGNMENT = re.compile(
@@ -34,7 +36,11 @@ def scrub(tree: Any) -> Any:
     """
     if isinstance(tree, Mapping):
         return {
-            key: REDACTED if _is_secret(str(key), item) else scrub(item)
+            key: item
+            if key in _OF_DIGESTS
+            else REDACTED
+            if _is_secret(str(key), item)
+            else scrub(item)
             for key, item in tree.items()
         }
     if isinstance(tree, list | tuple):

@@ -17,9 +17,9 @@ recorded overrides are also composed with today's conf/, and each difference is 
 The functions in RUN's `_target_`s are imported and called.
 
 Every value of every logged row is compared, except `time/*`: bit for bit if jax,
-jaxlib, flax, optax, numpy, the backend, the kind and number of devices, the machine's
-architecture and its number of CPUs are as recorded, otherwise within --tolerance. The
-replay stops at the first difference.
+jaxlib, flax, optax, numpy, JAX's environment, the backend, the kind and number of
+devices, the machine's architecture and its number of CPUs are as recorded, otherwise
+within --tolerance. The replay stops at the first difference.
 
 Without --out the replay writes only compiled programs, into the run's
 compilation_cache, and data that the run would have prepared too. It sends nothing to

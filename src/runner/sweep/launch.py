@@ -127,9 +127,11 @@ def _resumable(ledger: Ledger) -> Iterator[None]:
 
 
 def _check(launcher: Launcher) -> None:
+    from runner.config.ignored_files import refuse_ignored
     from runner.config.rank import rank
     from runner.sweep.population import STRATEGIES
 
+    refuse_ignored(launcher.master.hydra.runtime.config_sources)
     processes = rank(launcher.master.distributed).size
     if processes > 1:
         raise ConfigError(

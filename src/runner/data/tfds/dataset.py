@@ -19,7 +19,7 @@ from runner.data.dataset import (
 from runner.data.tfds import decoded
 from runner.data.tfds.builder import find_builder
 from runner.data.tfds.prepare import prepare, quiet_tfds
-from runner.data.tfds.split import check_overlaps, load, open_split
+from runner.data.tfds.split import check_overlaps, load, open_split, ranges_of
 from runner.data.transforms import Transform
 from runner.errors import ConfigError, did_you_mean
 
@@ -103,7 +103,8 @@ def tfds_data(
             make_builder, name=name, data_dir=root, manual_dir=files, download=download
         )
         opened = {k: open_split(builder, k, split, read) for k, split in wanted.items()}
-        check_overlaps(builder, wanted)
+        ranges = {k: ranges_of(builder, split) for k, split in wanted.items()}
+        check_overlaps(builder, wanted, ranges)
         example_bytes = sum(math.prod(s) * d.itemsize for s, d in specs.values())
         size_mb = sum(map(len, opened.values())) * example_bytes / 2**20
         dataset = Dataset(
@@ -121,6 +122,7 @@ def tfds_data(
             batch_size=batch_size,
             mode=mode_of(size_mb),
             transforms=transforms,
+            files=sorted({Path(file) for of in ranges.values() for file, *_ in of}),
         )
     if kept and dataset.mode == "device":
         in_memory = {

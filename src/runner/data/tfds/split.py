@@ -92,20 +92,26 @@ def open_split(
     return TfdsSplit(str(builder.data_dir), split, tuple(columns.items()), source)
 
 
-def check_overlaps(builder: "tfds.core.DatasetBuilder", splits: dict[str, str]) -> None:
+Range = tuple[str, int, int]  # a file and the examples that are taken: from, to
+
+
+def check_overlaps(
+    builder: "tfds.core.DatasetBuilder",
+    splits: dict[str, str],
+    ranges: dict[str, list[Range]],
+) -> None:
     """Refuse examples that are in two splits, unless those are one and the same.
 
     A preset may declare that its validation split is the test split. But TFDS rounds:
     of 30 examples, `train[-1%:]` are all.
     """
-    found = {name: _ranges(builder, split) for name, split in splits.items()}
     for one, other in itertools.combinations(splits, 2):
         if "train" not in (one, other) and splits[one] == splits[other]:
             continue
         common = sum(
             max(0, min(stop, end) - max(start, begin))
-            for file, start, stop in found[one]
-            for same, begin, end in found[other]
+            for file, start, stop in ranges[one]
+            for same, begin, end in ranges[other]
             if file == same
         )
         if common:
@@ -115,10 +121,8 @@ def check_overlaps(builder: "tfds.core.DatasetBuilder", splits: dict[str, str]) 
             )
 
 
-def _ranges(
-    builder: "tfds.core.DatasetBuilder", split: str
-) -> list[tuple[str, int, int]]:
-    """The files of a split and the examples that it takes of each: from, to."""
+def ranges_of(builder: "tfds.core.DatasetBuilder", split: str) -> list[Range]:
+    """The files of a split and the examples that it takes of each."""
     try:
         instructions = builder.info.splits[split].file_instructions
     except KeyError:  # with tfds.testing.mock_data, which has no files
