@@ -66,6 +66,7 @@ def facts(tmp_path):
             jax_options=options,
             program_key="abc",
             argv=["runner", "+api_key=hunter2", "lr=0.1"],
+            choice={},
         )
 
     return facts
