@@ -67,7 +67,7 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
     cfg = _configuration(recorded, limits)
     session = Session()
     built = _build(recorded, cfg, session)
-    run, identity = built.run, identify(built.run, built.toy, built.init)
+    run, identity = built.run, identify(built.run, built.found, built.init)
     here = fingerprints_and_provenance(built, session)
     facts = changed(recorded.provenance, here)
     print_table(("", "recorded", "here"), facts, console())
