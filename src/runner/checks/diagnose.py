@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import optax
 
+from runner.checks.problem import EVERY
 from runner.core.optimizers import OptimizerSpec
 from runner.core.schedules import ReduceOnPlateau
 
 MATCH = 1e-4  # relative distance below which an optimizer is named
-LENGTH = 32  # steps from the first difference on that have to match
+LENGTH = 32  # of the steps that differ, so many have to match
 USUAL = (
     ("optax.sgd", "", optax.sgd),
     ("optax.sgd", " with momentum 0.9", functools.partial(optax.sgd, momentum=0.9)),
@@ -34,7 +35,7 @@ USUAL = (
 
 def looks_like(
     observed: Any,
-    first: int,
+    places: np.ndarray,
     wanted: OptimizerSpec,
     rates: np.ndarray,
     replay: Callable[[Any, int], Any],
@@ -43,18 +44,17 @@ def looks_like(
 
     Args:
       observed: the parameters' changes: trees of [steps, ...].
-      first: the step at which they part from what they should be.
+      places: the steps at which they aren't what they should be.
       wanted: the optimizer that they should have come from.
       rates: the requested learning rates of all steps.
       replay: returns the changes that a transformation makes for the same gradients, if
         it starts at a step.
     """
-    part = slice(first, first + LENGTH)
-    ours = _flat(observed, part)
-    since = f"From step {first + 1} on, the" if first > 1 else "The"
+    first, part = places[0], places[:LENGTH]
+    ours, since = _flat(observed, part), _since(places, len(rates))
     if not np.any(ours):
         return f"{since} parameters don't change at all"
-    if not np.any(_flat(observed, slice(first, first + 1))):
+    if not np.any(_flat(observed, part[:1])):
         return "The parameters don't change at all at this step"
     steady = np.ptp(rates[1:]) == 0
     best, sentence = MATCH, ""
@@ -67,7 +67,7 @@ def looks_like(
             factor, distance = _match(ours, theirs)
             if candidate is wanted and shape is rates and abs(factor - 1) < MATCH:
                 continue  # the difference is below the matching tolerance
-            if distance < best:
+            if distance < best * (0.1 if sentence else 1):
                 best = distance
                 rate, how = _matched_rate(wanted, rates, shape, factor, steady)
                 sentence = f"{name}({rate:.4g}){addition}{how}"
@@ -77,7 +77,7 @@ def looks_like(
     if sentence:
         return f"{since} observed updates match {sentence}, not {asked}"
     if first:
-        anew = _flat(replay(wanted.textbook(rates[first:]), first), slice(0, LENGTH))
+        anew = _flat(replay(wanted.textbook(rates[first:]), first), part - first)
         factor, distance = _match(ours, anew)
         if max(distance, abs(factor - 1)) < MATCH:
             return f"The updates are those of {asked} with its state reset at this step"
@@ -171,7 +171,15 @@ def _defaults(wanted: OptimizerSpec) -> str:
     return f" ({', '.join(found)})" if found else ""
 
 
-def _flat(changes: Any, part: slice = slice(None)) -> np.ndarray:
-    leaves = [np.ravel(leaf[part]) for leaf in jax.tree.leaves(changes)]
+def _since(places: np.ndarray, steps: int) -> str:
+    """The beginning of a sentence about the steps `places` of so many."""
+    first, last = places[0], places[-1]
+    if places.size == last - first + 1 and last >= steps - EVERY:
+        return f"From step {first + 1} on, the" if first > 1 else "The"
+    return f"At {places.size} of {steps} steps the"
+
+
+def _flat(changes: Any, part: Any = ...) -> np.ndarray:
+    leaves = [np.ravel(np.asarray(leaf)[part]) for leaf in jax.tree.leaves(changes)]
     flat = np.concatenate(leaves).astype(float)
     return np.where(np.isfinite(flat), flat, 0)

@@ -17,14 +17,14 @@ class Difference(NamedTuple):
       first: the first one of the n.
       name: of the leaf and the place in it, such as "output/kernel[0, 2]".
       ours, wanted: the numbers there.
-      share: of the n, at which they differ.
+      places: all of the n at which they differ.
     """
 
     first: int
     name: str
     ours: float
     wanted: float
-    share: float
+    places: np.ndarray
 
 
 def first_difference(
@@ -66,7 +66,7 @@ def first_difference(
     at = np.unravel_index(ratios[leaf][index].argmax(), x.shape[1:])
     place = f"[{', '.join(map(str, at))}]" if at else ""
     numbers = float(x[index][at]), float(y[index][at])
-    return Difference(int(index), path_text(path) + place, *numbers, bad.size / len(x))
+    return Difference(int(index), path_text(path) + place, *numbers, bad)
 
 
 def _largest(x: np.ndarray) -> np.ndarray:

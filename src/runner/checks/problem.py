@@ -13,6 +13,7 @@ from runner.core.schedules import ReduceOnPlateau
 
 STEPS = 512  # of a trajectory
 EVERY = 8  # steps between two batches of it
+BEST = 100.0  # loss of a plateau before the first step
 FORMULA_STEPS = 12  # of the same in float64
 
 
@@ -94,7 +95,7 @@ def _falling(count: int, stall: int) -> np.ndarray:
     """Losses that fall from 3 to below 0, but for three times, when they rise."""
     stall = min(stall, count // 6)
     falls, extra = np.ones(count), np.zeros(count)
-    for start, height in ((count // 8, 0.0), (count * 3 // 8, 50.0), (count // 2, 0.3)):
+    for start, height in ((count // 8, 0.3), (count * 3 // 8, 50.0), (count * 3 // 4, 0.0)):
         falls[start : start + stall] = 0
         extra[start : start + stall] = height
     return 3 - 5.0 * np.cumsum(falls) / count + extra
@@ -103,25 +104,26 @@ def _falling(count: int, stall: int) -> np.ndarray:
 def _make_fall(schedule: Any, losses: np.ndarray, eval_losses: np.ndarray) -> None:
     """Let a plateau rule that is `about_to_fall` fall at the first step.
 
-    The other loss, which it must not watch, wouldn't make it fall.
+    The other loss, which it must not watch, wouldn't make it fall; nor would any later
+    one, all of which are better than BEST.
     """
     if isinstance(schedule, ReduceOnPlateau):
         watched, other = losses, eval_losses
         if schedule.watch == "validation":
             watched, other = eval_losses, losses
-        watched[0], other[0] = 2.0 * schedule.accumulation_size, 0.5
+        watched[0], other[0] = 2 * BEST * schedule.accumulation_size, 0.5
 
 
 def about_to_fall(opt_state: Any, schedule: Any) -> Any:
     """`opt_state` with its plateau rule, if any, one loss away from scaling.
 
     Its patience may be longer than any trajectory. The window's mean is 0 so far and
-    the best one is 1, so the scale falls only on the loss that makes the mean 2.
+    the best one BEST, so the scale falls only on a loss that makes the mean larger.
     """
     if not isinstance(schedule, ReduceOnPlateau):
         return opt_state
     values = {
-        "best_value": 1.0,
+        "best_value": BEST,
         "avg_value": 0.0,
         "count": schedule.accumulation_size - 1,
         "plateau_count": schedule.patience - 1,

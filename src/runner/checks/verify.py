@@ -7,6 +7,7 @@ the run's own precision, where a step may do anything that its inputs ask for, a
 float64, where rounding doesn't hide a weight decay.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from runner.checks.trajectory import (
     Trajectories,
     Trajectory,
     Updates,
+    on_cpu,
     replayed,
 )
 from runner.core.optimizers import OptimizerSpec
@@ -188,18 +190,20 @@ def _check_updates(
     if not found:
         return
     schedule, before = toy.wanted.schedule, updates.before
-    run = replayed(toy.wanted.textbook(rates), schedule, 0, float64)
+    with on_cpu(float64):
+        run = replayed(toy.wanted.textbook(rates), schedule, 0, float64)
     shaken = run(before, _shaken(problem))
     slack = jax.tree.map(lambda x, y: _around(10 * (x - y)), shaken, wanted)
     found = first_difference(ours, wanted, before, tolerance, slack)
     chaotic = first_difference(shaken, wanted, before, TOLERANCE) is not None
-    if not found or (chaotic and found.share < CHAOTIC):
+    if not found or (chaotic and found.places.size < CHAOTIC * len(rates)):
         return
 
     def replay(tx, first):
         return replayed(tx, schedule, first, float64)(before, problem)
 
-    likeness = looks_like(ours, found.first, toy.wanted, rates, replay)
+    with on_cpu(float64):
+        likeness = looks_like(ours, found.places, toy.wanted, rates, replay)
     raise _refusal(
         "the pipeline doesn't do what the config says. At step "
         f"{found.first + 1} of {len(rates)}{where} it changed {found.name} by "
@@ -225,27 +229,37 @@ def _check_initial(initial: Any) -> None:
 
 def _check_gradients(found: Trajectory) -> None:
     live, reference = found.gradients
-    _check_metrics(live[0].metrics, reference[0].metrics)
-    for part in range(3):
+    batches = len(live[0].loss)
+
+    def check(part: int, what: str, likeness: Callable) -> None:
         ours, wanted = live[part], reference[part]
-        if part == 0:  # the metrics flip
-            ours, wanted = ours[:2], wanted[:2]
-        different = first_difference(ours, wanted, wanted, _tolerance(found.outputs))
-        if different:
-            break
-    else:
-        return
-    index, name = different.first, different.name
-    what = (
-        ("loss", "weight")[int(name)] if part == 0
-        else f"{('', 'gradient', 'model state')[part]} {name}"
-    )  # fmt: skip
-    likeness = gradients_like(*(_at(x, index) for x in (ours, wanted, found.params)))
-    raise _refusal(
-        "the pipeline's gradients aren't those of the task's loss. At batch "
-        f"{index + 1} of {len(live[0].loss)} the {what} is {different.ours:.6g} "
-        f"instead of {different.wanted:.6g}{likeness}"
-    )
+        if part == 0:  # metrics may flip
+            names = "loss", "weight"
+            ours, wanted = ({k: getattr(x, k) for k in names} for x in (ours, wanted))
+        off = first_difference(ours, wanted, wanted, _tolerance(found.outputs))
+        if off:
+            raise _refusal(
+                "the pipeline's gradients aren't those of the task's loss. At batch "
+                f"{off.first + 1} of {batches} the {what}{off.name} is {off.ours:.6g} "
+                f"instead of {off.wanted:.6g}{likeness(ours, wanted, off.first)}"
+            )
+
+    def as_gradients(ours, wanted, at):
+        return gradients_like(*(_at(x, at) for x in (ours, wanted, found.params)))
+
+    def as_statistics(ours, wanted, at):
+        before = jax.tree.map(
+            lambda start, x: np.concatenate([start[:1], x]),
+            found.initial.model_state,
+            wanted,
+        )
+        same = first_difference(ours, _at(before, slice(batches)), wanted, TOLERANCE)
+        return "" if same else "; it never changes"
+
+    check(0, "", lambda ours, wanted, at: scaled_like(ours["loss"], wanted["loss"]))
+    check(1, "gradient ", as_gradients)
+    check(2, "model state ", as_statistics)
+    _check_metrics(live[0].metrics, reference[0].metrics)
 
 
 def _check_metrics(ours: Any, wanted: Any) -> None:
