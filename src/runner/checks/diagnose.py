@@ -1,6 +1,7 @@
-"""Name the optimizer that a sequence of updates looks like, for error messages."""
+"""Name what wrong numbers look like, for error messages."""
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,10 +9,12 @@ import jax
 import numpy as np
 import optax
 
+from runner.checks.problem import EVERY
 from runner.core.optimizers import OptimizerSpec
 from runner.core.schedules import ReduceOnPlateau
 
 MATCH = 1e-4  # relative distance below which an optimizer is named
+LENGTH = 32  # of the steps that differ, so many have to match
 USUAL = (
     ("optax.sgd", "", optax.sgd),
     ("optax.sgd", " with momentum 0.9", functools.partial(optax.sgd, momentum=0.9)),
@@ -31,62 +34,107 @@ USUAL = (
 
 
 def looks_like(
-    observed: list[Any],
+    observed: Any,
+    places: np.ndarray,
     wanted: OptimizerSpec,
     rates: np.ndarray,
-    replay: Callable[[Any], list[Any]],
+    replay: Callable[[Any, int], Any],
 ) -> str:
     """A sentence that names the optimizer whose updates are closest to `observed`.
 
     Args:
-      observed: the parameter changes, step by step.
+      observed: the parameters' changes: trees of [steps, ...].
+      places: the steps at which they aren't what they should be.
       wanted: the optimizer that they should have come from.
-      rates: the requested learning rates; all but the first are the run's.
-      replay: returns the changes that a transformation makes for the same gradients.
+      rates: the requested learning rates of all steps.
+      replay: returns the changes that a transformation makes for the same gradients, if
+        it starts at a step.
     """
-    ours = _flat(observed)
+    first, part = places[0], places[:LENGTH]
+    ours, since = _flat(observed, part), _since(places, len(rates))
     if not np.any(ours):
-        return "The parameters don't change at all"
+        return f"{since} parameters don't change at all"
+    if not np.any(_flat(observed, part[:1])):
+        return "The parameters don't change at all at this step"
+    steady = np.ptp(rates[1:]) == 0
     best, sentence = MATCH, ""
-    for name, part, candidate in _candidates(wanted):
+    for name, addition, candidate in _candidates(wanted):
         for shape in (rates, rates**2, np.ones_like(rates)):
             try:
-                theirs = _flat(replay(candidate.textbook(shape)))
+                theirs = _flat(replay(candidate.textbook(shape), 0), part)
             except (TypeError, ValueError):  # the candidate can't have this config
                 continue
-            # Updates scale with the learning rate, so this is the ratio of the two.
-            factor = np.vdot(theirs, ours) / max(np.vdot(theirs, theirs), 1e-300)
-            distance = np.linalg.norm(ours - factor * theirs) / np.linalg.norm(ours)
+            factor, distance = _match(ours, theirs)
             if candidate is wanted and shape is rates and abs(factor - 1) < MATCH:
                 continue  # the difference is below the matching tolerance
-            if distance < best:
+            if distance < best * (0.1 if sentence else 1):
                 best = distance
-                rate, how = _matched_rate(wanted, rates, shape, factor)
-                sentence = f"{name}({rate:.4g}){part}{how}"
+                rate, how = _matched_rate(wanted, rates, shape, factor, steady)
+                sentence = f"{name}({rate:.4g}){addition}{how}"
         if best < MATCH / 10:
             break
-    asked = wanted.text + (" with its schedule" if np.ptp(rates[1:]) else "")
-    if not sentence:
-        return f"The observed updates match neither {asked} nor any usual optimizer"
-    return f"The observed updates match {sentence}, not {asked}"
+    asked = wanted.text + ("" if steady else " with its schedule")
+    if sentence:
+        return f"{since} observed updates match {sentence}, not {asked}"
+    if first:
+        anew = _flat(replay(wanted.textbook(rates[first:]), first), part - first)
+        factor, distance = _match(ours, anew)
+        if max(distance, abs(factor - 1)) < MATCH:
+            return f"The updates are those of {asked} with its state reset at this step"
+    return f"{since} observed updates match neither {asked} nor any usual optimizer"
+
+
+def scaled_like(observed: Any, expected: Any) -> str:
+    """A clause for what `observed`, at one index, is of `expected`; may be empty."""
+    ours, theirs = _flat(observed), _flat(expected)
+    if not np.any(ours):
+        return "; all of it is 0"
+    factor, distance = _match(ours, theirs)
+    if distance < 1e-2 and abs(factor - 1) > 1e-3:
+        return f"; all of it is {factor:.4g} times what it should be"
+    return ""
+
+
+def gradients_like(observed: Any, expected: Any, params: Any) -> str:
+    """A clause for what wrong gradients are of the right ones; may be empty."""
+    ours, theirs = _flat(observed), _flat(expected)
+    if jax.tree.structure(observed) == jax.tree.structure(params):
+        values = _flat(params)
+        factor, distance = _match(ours - theirs, values)
+        if distance < 1e-2:
+            return f"; they are the right ones plus {factor:.4g} times the parameters"
+        norms = [float(np.linalg.norm(x)) for x in (ours, theirs)]
+        text = f"; their norm is {norms[0]:.4g} instead of {norms[1]:.4g}"
+        return scaled_like(observed, expected) or text
+    return scaled_like(observed, expected)
+
+
+def _match(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """The factor by which `theirs` comes closest to `ours`, and the distance left."""
+    factor = np.vdot(theirs, ours) / max(np.vdot(theirs, theirs), 1e-300)
+    distance = np.linalg.norm(ours - factor * theirs) / np.linalg.norm(ours)
+    return float(factor), float(distance)
 
 
 def _matched_rate(
-    wanted: OptimizerSpec, rates: np.ndarray, shape: np.ndarray, factor: float
+    wanted: OptimizerSpec,
+    rates: np.ndarray,
+    shape: np.ndarray,
+    factor: float,
+    steady: bool,
 ) -> tuple[float, str]:
     """The learning rate of a match, and in words how it changes."""
-    varies = np.ptp(rates[1:]) > 0
     learning_rate = wanted.factory.keywords["learning_rate"]
     if shape is rates:
-        return learning_rate * factor, " with its schedule" if varies else ""
+        return learning_rate * factor, "" if steady else " with its schedule"
     if np.ptp(shape):
         return learning_rate * factor, " with the learning rate applied twice"
-    return factor, " at a constant learning rate" if varies else ""
+    return factor, "" if steady else " at a constant learning rate"
 
 
 def _candidates(wanted: OptimizerSpec) -> Iterator[tuple[str, str, OptimizerSpec]]:
     """(name, addition to it, optimizer): the wanted one without a part, and others."""
-    name, arguments = wanted.text.split("(")[0], wanted.factory.keywords
+    name, arguments = wanted.name, wanted.factory.keywords
     without_plateau = wanted._replace(schedule=wanted.base_schedule)
     if isinstance(wanted.schedule, ReduceOnPlateau):
         yield name, " without reduce_on_plateau", without_plateau
@@ -102,13 +150,36 @@ def _candidates(wanted: OptimizerSpec) -> Iterator[tuple[str, str, OptimizerSpec
             text = f" without {part.replace('_', ' ')}"
             yield name, text, wanted._replace(factory=without)
     plain = without_plateau._replace(clip_global_norm=None, mask_weight_decay=False)
+    function = wanted.factory.func
     for other, part, factory in (
-        (name, " with its default arguments", wanted.factory.func),
+        (name, f" with its default arguments{_defaults(wanted)}", function),
         *USUAL,
     ):
         yield other, part, plain._replace(factory=functools.partial(factory))
 
 
-def _flat(changes: list[Any]) -> np.ndarray:
-    leaves = [np.ravel(leaf) for step in changes for leaf in jax.tree.leaves(step)]
-    return np.nan_to_num(np.concatenate(leaves).astype(float))
+def _defaults(wanted: OptimizerSpec) -> str:
+    """The arguments that the wanted optimizer has beside its function's defaults."""
+    parameters = inspect.signature(wanted.factory.func).parameters
+    found = [
+        f"{name}={parameters[name].default} instead of {value}"
+        for name, value in wanted.factory.keywords.items()
+        if name in parameters and name != "learning_rate"
+        and parameters[name].default is not inspect.Parameter.empty
+        and parameters[name].default != value
+    ]  # fmt: skip
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _since(places: np.ndarray, steps: int) -> str:
+    """The beginning of a sentence about the steps `places` of so many."""
+    first, last = places[0], places[-1]
+    if places.size == last - first + 1 and last >= steps - EVERY:
+        return f"From step {first + 1} on, the" if first > 1 else "The"
+    return f"At {places.size} of {steps} steps the"
+
+
+def _flat(changes: Any, part: Any = ...) -> np.ndarray:
+    leaves = [np.ravel(np.asarray(leaf)[part]) for leaf in jax.tree.leaves(changes)]
+    flat = np.concatenate(leaves).astype(float)
+    return np.where(np.isfinite(flat), flat, 0)

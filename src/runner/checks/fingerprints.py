@@ -2,50 +2,24 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from runner.checks.problem import float64_on_cpu, live_changes, live_step, start
+from runner.checks.verify import Found
 from runner.core import feed
 from runner.core.compiling import Compiling
-from runner.core.optimizers import OptimizerSpec
-from runner.core.pipeline import Pipeline
 from runner.core.program import with_sharding
 from runner.core.run import Run
 from runner.core.step import training_batch
-from runner.data.dataset import Dataset, Feature
+from runner.data.dataset import Dataset
 from runner.data.digest import data_digest, rows_digest, sha
 from runner.data.order import Order
-from runner.models.mlp import mlp
-from runner.models.model import Model
-from runner.tasks.task import Task
 
 ORDERED_STEPS = 64  # covered by the digest of the data order
-
-
-class Toy(NamedTuple):
-    """The optimizer of a run on `toy_model`, for the probe.
-
-    Attributes:
-      init: hyperparameters -> TrainState, jitted.
-      step: see `runner.checks.problem.live_step`.
-    """
-
-    init: Callable
-    step: Callable
-
-
-def toy(pipeline: Pipeline) -> Toy:
-    """The `Toy` of a pipeline of `toy_model`. Runs of a program share it."""
-
-    def init(hyperparameters):
-        return pipeline.init(jax.random.key(0), jnp.float32(1), hyperparameters)
-
-    return Toy(jax.jit(init), live_step(pipeline))
 
 
 class Examples:
@@ -94,71 +68,29 @@ FINGERPRINTS = (
 )
 
 
-def identify(run: Run, toy: Toy, init: Callable, examples: Examples) -> dict[str, Any]:
+def identify(
+    run: Run, found: Found, init: Callable, examples: Examples
+) -> dict[str, Any]:
     """The digests of a run for its record.
 
     Args:
       run: the run that trains.
-      toy: the one of the run's program.
+      found: by verification.
       init: `Program.init` of a single run.
       examples: of the run's data set.
 
     Returns:
-      FINGERPRINTS. If one differs between two runs, so does what it is named after.
+      FINGERPRINTS: if one differs between two runs, so does what it is named after.
+      `optax`: which one made the updates.
     """
     return {
-        "optimizer_probe": optimizer_probe(toy, run.hyperparameters, run.optimizer),
+        "optimizer_probe": found.probe,
+        "optax": found.optax,
         "initial_parameters": initial_parameters(run, init),
         "data_digest": examples.digest(),
         "data_order": data_order(run.spec.dataset, run.order),
         "first_batch": first_batch(run, examples),
     }
-
-
-def toy_model() -> Model:
-    """The model of the optimizer probe: two layers of two units."""
-    return mlp(
-        inputs=Feature((2,), "float32"),
-        output=(2,),
-        dtype="float32",
-        hidden_sizes=[2],
-        activation="relu",
-        dropout=0.0,
-    )
-
-
-def toy_task() -> Task:
-    """A task that `toy_model` fits; nothing computes its loss."""
-    return Task(lambda batch: batch["x"], (2,), lambda outputs, _: (outputs[:, 0], 1.0))
-
-
-def toy_batch() -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a batch for `toy_model`."""
-    return {"x": jax.ShapeDtypeStruct((1, 2), jnp.float32)}
-
-
-def optimizer_probe(
-    toy: Toy, hyperparameters: dict[str, float], wanted: OptimizerSpec
-) -> list[float]:
-    """Changes that the optimizer makes to the output layer of a small model.
-
-    Runs with different probes are updated differently, whatever their configs say.
-    Rounded to six digits, to hide how machines round; independent of the seed.
-
-    Args:
-      toy: the run's pipeline, but on `toy_model`.
-      hyperparameters: those of the run.
-      wanted: gives the learning rates.
-    """
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        initial = toy.init(hyperparameters)
-    with float64_on_cpu():
-        state, problem = start(initial, wanted)
-        changes = live_changes(toy.step, state, problem, hyperparameters, wanted)
-        # A weight with a gradient, the one whose gradient is zero, and a bias.
-        layers = [change["output"] for change in changes]
-        shown = [[*np.ravel(x["kernel"])[[0, 3]], x["bias"][0]] for x in layers]
-    return [float(f"{value:.6g}") for value in np.ravel(shown)]
 
 
 def initial_parameters(run: Run, init: Callable) -> str:

@@ -5,6 +5,7 @@ and none with a user's pipeline: it calls the model's own form, takes `jax.grad`
 task's loss and applies the optimizer's updates.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -136,10 +137,15 @@ def _linen(form: Callable[[], linen.Module], shapes: Any, canonical: Callable | 
 
 
 def _nnx(form: Callable[..., nnx.Module], shapes: Any, canonical: Callable | None):
-    def made(key):
+    # Jitted, so that the slow constructor runs once, not in each trace that needs it.
+    @functools.partial(jax.jit, inline=True)
+    def parts(key):
         # The names of axes are for the runner's mesh.
         with nnx.use_eager_sharding(False), jax.enable_x64(False):
-            return form(nnx.Rngs(key))
+            return nnx.split(form(nnx.Rngs(key)))
+
+    def made(key):
+        return nnx.merge(*parts(key))
 
     def values(module):
         params = nnx.state(module, nnx.Param)

@@ -38,17 +38,15 @@ class OptimizerSpec(NamedTuple):
         return schedule.base if isinstance(schedule, ReduceOnPlateau) else schedule
 
     @property
-    def text(self) -> str:
-        """A readable name, such as "optax.adam(0.001)"."""
+    def name(self) -> str:
+        """A readable name, such as "optax.adam"."""
         package = self.factory.func.__module__.split(".")[0]
-        rate = self.factory.keywords["learning_rate"]
-        return f"{package}.{self.factory.func.__name__}({rate:g})"
+        return f"{package}.{self.factory.func.__name__}"
 
-    def learning_rates(self, count: int) -> np.ndarray:
-        """The schedule at `count` steps spread over the run, in float64."""
-        base = self.base_schedule
-        at = np.linspace(0, self.steps - 1, count).astype(int)
-        return np.array([float(base(int(step))) for step in at])
+    @property
+    def text(self) -> str:
+        """The same with the learning rate, such as "optax.adam(0.001)"."""
+        return f"{self.name}({self.factory.keywords['learning_rate']:g})"
 
     def with_values(self, hyperparameters: dict[str, float]) -> "OptimizerSpec":
         """The same with other values of the float arguments."""

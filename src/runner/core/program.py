@@ -23,7 +23,7 @@ from runner.core.step import Values
 from runner.core.timetable import Cut, Timetable
 from runner.data.dataset import Dataset, eval_indices
 from runner.errors import ConfigError
-from runner.tasks.task import Task, numbers
+from runner.tasks.task import Task, is_shape, numbers
 
 
 class ProgramSpec(NamedTuple):
@@ -280,17 +280,13 @@ def _check_outputs(spec: ProgramSpec, outputs: Any) -> None:
     size = spec.dataset.batch_size
     found = jax.tree.map(lambda x: x.shape, outputs)
     needed = jax.tree.map(
-        lambda shape: (size, *shape), spec.task.output, is_leaf=_is_shape
+        lambda shape: (size, *shape), spec.task.output, is_leaf=is_shape
     )
     if found != needed:
         raise ConfigError(
             f"the model's outputs have shape {found}, but the task needs {needed} for "
             f"data={spec.dataset.name}; choose another model or task"
         )
-
-
-def _is_shape(node: Any) -> bool:
-    return isinstance(node, tuple) and all(isinstance(size, int) for size in node)
 
 
 def _eval_sums(spec: ProgramSpec, carry: Any) -> Any:

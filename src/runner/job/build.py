@@ -3,15 +3,17 @@
 import inspect
 import pickle
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from runner.checks.fingerprints import Toy, toy, toy_batch, toy_model, toy_task
-from runner.checks.verify import verify
+from runner.checks.reference import Watched
+from runner.checks.toy import toy_example, toy_model, toy_task
+from runner.checks.trajectory import Toy, Trajectories
+from runner.checks.verify import Found, Numbers, verify
 from runner.config.conf import recorded
 from runner.config.instantiate import call, check_targets, target
 from runner.config.ranges import check_keys, check_ranges
@@ -20,7 +22,6 @@ from runner.core.choose import given
 from runner.core.convolution import as_patches
 from runner.core.mesh import Mesh, device_mesh
 from runner.core.optimizers import Optimizer, OptimizerSpec, optimizer
-from runner.core.pipeline import TrainState
 from runner.core.program import ProgramSpec, check_traces, key_of
 from runner.core.run import Run
 from runner.core.schedules import ReduceOnPlateau
@@ -43,13 +44,13 @@ class Built(NamedTuple):
     Attributes:
       run: what is trained.
       cfg: its configuration, with its length filled in.
-      toy: what the optimizer probe drives.
+      found: by verification.
       init: returns the initial carry of a single run: see `Program.init`.
     """
 
     run: Run
     cfg: DictConfig
-    toy: Toy
+    found: Found
     init: Callable
 
 
@@ -57,7 +58,7 @@ class _Shared(NamedTuple):
     """The parts shared by all runs of one program, made by the first."""
 
     spec: ProgramSpec
-    toy: Toy
+    trajectories: Trajectories
 
 
 def build(
@@ -69,7 +70,7 @@ def build(
     """Build everything that `cfg` names, without compiling it.
 
     Runs of one session that differ only in numbers share the pipeline. It is verified
-    when the first of them is built, with the numbers of that run and with others.
+    with the numbers of each.
 
     Args:
       cfg: a run's configuration; it isn't changed.
@@ -124,18 +125,18 @@ def build(
     choice = chosen(settings, most, lambda form: made(form)[1], session)
     cfg.train.convolution = settings.convolution = choice.convolution
     shared, run = made(choice.convolution)
+    shared.trajectories.start(cfg.verify)
     run = run._replace(choice=choice)
     begin(run)
     init = session.keep(
         ("init", shared.spec.key), lambda: program.init(shared.spec, values)
     ).result()
-    if cfg.verify:
-        session.keep(("verified", shared.spec.key), partial(_verify, run, init))
     metrics = session.keep(
         ("metrics", shared.spec.key), lambda: check_traces(shared.spec, values)
     )
     _check_metrics(cfg, settings, metrics, shared.spec.task)
-    return Built(run, cfg, shared.toy, init)
+    found = _verified(run, shared, cfg.verify, session)
+    return Built(run, cfg, found, init)
 
 
 def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
@@ -249,15 +250,7 @@ def _shared(
             microbatches=microbatches,
             steps_per_call=None if isinstance(steps, str) else steps,
         )
-        probed = call(
-            cfg,
-            "framework",
-            model=toy_model(),
-            task=toy_task(),
-            optimizer=tx,
-            example=toy_batch(),
-        )
-        return _Shared(spec, toy(probed))
+        return _Shared(spec, Trajectories(_toy(cfg, dataset, task, asked, tx)))
 
     return session.keep(("shared", key_of(description)), make)
 
@@ -284,12 +277,30 @@ def _check_precision(cfg: DictConfig) -> None:
         )
 
 
-def _verify(run: Run, init: Callable) -> bool:
-    def initial(numbers: dict[str, float]) -> TrainState:
-        return init(run.init_key, np.float32(1), _float32(numbers)).state
+def _toy(
+    cfg: DictConfig, dataset: Dataset, task: Task, asked: OptimizerSpec, tx: Optimizer
+) -> Toy:
+    """The run's framework, task and optimizer on a toy model."""
+    task = toy_task(task)
+    model = Watched(toy_model(task.output, cfg.precision.compute))
+    example = toy_example(dataset)
+    pipeline = call(
+        cfg, "framework", model=model, task=task, optimizer=tx, example=example
+    )
+    matmul = cfg.precision.matmul
+    return Toy(precise(pipeline, matmul), model, task, tx, asked, matmul, dataset)
 
-    verify(run.spec.pipeline, initial, run.hyperparameters, run.optimizer)
-    return True
+
+def _verified(run: Run, shared: _Shared, refuse: bool, session: Session) -> Found:
+    numbers = Numbers(
+        run.learning_rates, run.hyperparameters, run.config["optimizer"], run.optimizer
+    )
+    # Runs that differ in the seed alone have the same.
+    same = run.learning_rates.tobytes(), *sorted(run.hyperparameters.items())
+    return session.keep(
+        ("verified", shared.spec.key, refuse, same),
+        lambda: verify(shared.trajectories, numbers, refuse),
+    )
 
 
 def _float32(numbers: dict[str, float]) -> dict[str, np.float32]:

@@ -95,7 +95,8 @@ class Provenance:
     restarts: list[dict[str, Any]] = setting(RECORD)
     wandb_id: str = setting(RECORD)
     replay_of: str = setting(RECORD)
-    optimizer_probe: list[float] = setting(NUMBERS)
+    optimizer_probe: list[float] | None = setting(NUMBERS)
+    optax: str = setting(RECORD)  # whether it is the released one, as far as is known
     initial_parameters: str = setting(NUMBERS)
     data_digest: dict[str, Any] = setting(NUMBERS, absent="none")
     data_order: str = setting(NUMBERS)

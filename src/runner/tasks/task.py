@@ -89,6 +89,11 @@ def numbers(task: Task, total: Sums) -> dict[str, jax.Array]:
     return {k: jnp.asarray(v, jnp.float32) for k, v in found.items()}
 
 
+def is_shape(node: Any) -> bool:
+    """Whether `node` is one of the shapes in a `Task.output`, not a tuple of them."""
+    return isinstance(node, tuple) and all(isinstance(size, int) for size in node)
+
+
 def directions(task: Task) -> dict[str, Better | None]:
     """For the loss and each metric, by name, which values are better."""
     found: dict[str, Better | None] = {"loss": "min"}

@@ -1,0 +1,67 @@
+"""Write the probes of every shipped optimizer with the optax that is installed.
+
+    pip install --target clean optax==0.2.8 --no-deps
+    PYTHONPATH=clean python scripts/golden_probes.py
+
+`runner.checks.golden` compares with them what runs, so the installation must be a clean
+one. Probes of other versions in the file are kept.
+"""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import yaml
+from omegaconf import OmegaConf
+
+import runner.checks
+from runner.checks.reference import Watched
+from runner.checks.toy import toy_model
+from runner.checks.trajectory import Toy, Trajectories
+from runner.checks.verify import Numbers, textbook_probe
+from runner.config.conf import conf_dir, register
+from runner.config.instantiate import target
+from runner.core.optimizers import OptimizerSpec, optimizer
+from runner.frameworks.jax import pipeline
+from runner.tasks.task import Task
+
+DIGITS = 9
+
+
+def probe(section: dict) -> list[float]:
+    """What `runner.checks.golden` compares, of an optimizer with these arguments."""
+    factory = target(OmegaConf.create({"optimizer": section}), "optimizer")
+    rate = section["learning_rate"]
+    wanted = OptimizerSpec(factory, lambda step: rate, 1, None, False)
+    family = optimizer(wanted)
+    task = Task(lambda batch: batch["x"], (2,), lambda outputs, _: (outputs[:, 0], 1.0))
+    model = Watched(toy_model((2,), "float32"))
+    toy = Toy(
+        pipeline(model, task, family), model, task, family, wanted, "default", None
+    )
+    numbers = Numbers(np.full(1, rate), family.hyperparameters, section, wanted)
+    return textbook_probe(Trajectories(toy), numbers)
+
+
+def main() -> None:
+    register()
+    path = Path(runner.checks.__file__).with_name("golden_probes.json")
+    every = json.loads(path.read_text()) if path.exists() else {}
+    every[version("optax")] = {}
+    for file in sorted((conf_dir() / "optimizer").glob("*.yaml")):
+        section = yaml.safe_load(file.read_text())
+        rounded = [float(f"{value:.{DIGITS}g}") for value in probe(section)]
+        every[version("optax")][file.stem] = section, rounded
+        print(file.stem)
+    lines = [
+        f'"{name}": ' + "{\n" + ",\n".join(
+            f'"{key}": {json.dumps(value)}' for key, value in found.items()
+        ) + "\n}"
+        for name, found in sorted(every.items())
+    ]  # fmt: skip
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
