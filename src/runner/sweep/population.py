@@ -1,7 +1,6 @@
 """Jobs of one program and timetable, trained side by side or one after the other."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from runner.errors import ConfigError
 from runner.job.interruption import Interruption
 from runner.job.run import host_of, program_facts, train_recorded
 from runner.job.session import Session
+from runner.job.witness import free_bytes, witness_facts, witness_of
 from runner.sweep.kept_states import KeptStates
 from runner.sweep.member import Member
 from runner.sweep.population_checkpoints import checkpoints_of
@@ -159,6 +159,7 @@ def _train(
     saved = start if start and "members" in start.record else None
     saver = checkpoints_of(sweep, names, size, active, saved, kept)
     runs = [active[i].run if i in active else other for i in range(len(names))]
+    witness = witness_of(runs, compiled, start.step if start else 0, session)
 
     def save(step: int, snapshot: Snapshot, wanted: Wanted) -> None:
         kept.update(step, snapshot)
@@ -167,7 +168,8 @@ def _train(
 
     def end(index: int, error: BaseException | None) -> None:
         member = active.pop(index)
-        member.prepared.recorder.finish(program_facts(compiled))
+        facts = program_facts(compiled) | witness_facts(witness)
+        member.prepared.recorder.finish(facts)
         _end(index, member, error, kept, closing)
 
     error: BaseException | None = None
@@ -185,7 +187,7 @@ def _train(
             )
             may_stop = any(m.prepared.stop.is_on for m in active.values())
             host = replace(host, save=save, may_stop=may_stop, may_shrink=True)
-            training = train(compiled, runs, host, start, list(active))
+            training = train(compiled, runs, host, start, list(active), witness)
             while True:
                 try:
                     end(*next(training))
@@ -240,15 +242,9 @@ def compile_for(
         size = -(-count // -(-count // limit))
         size = population_size(run.spec.mesh.devices, size)
         compiled = session.program(run.spec, run.values, run.timetable, size)
-        fits = compiled.bytes <= _memory()  # waits until it is compiled
+        fits = compiled.bytes <= MEMORY_SHARE * free_bytes()  # waits until it is compiled
         if fits or most != "auto" or size == 1:
             return size
         limit = size // 2
 
 
-def _memory() -> float:
-    """The bytes that a population may take on each device."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return MEMORY_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"])
-    return MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
