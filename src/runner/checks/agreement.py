@@ -53,13 +53,13 @@ class Agreement:
         self._compared: Counter[str] = Counter()
         self._differing: Counter[str] = Counter()
 
-    def initial(self, found: Distances) -> None:
+    def initial(self, found: Distances, seed: str) -> None:
         for path, off, _, size in _leaves(found):
             if not off <= INITIAL * size:
                 raise Refused(
                     f"verify: {path} doesn't start from the initial values of the "
-                    f"model and the seed: it is {off / max(size, _TINY):.2g} times its "
-                    f"own size away from them. {ANYWAY}"
+                    f"model: with {seed} it is {off / max(size, _TINY):.2g} times its "
+                    f"size away from them. {ANYWAY}"
                 )
 
     def unseeded(self) -> None:

@@ -12,14 +12,13 @@ from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen
 from runner.core.keep import Keep
 from runner.core.pipeline import TrainState
 from runner.core.program import Program
-from runner.core.recomputation import matched
+from runner.core.recomputation import distances, matched
 from runner.core.run import Run
-from runner.core.step import Carry
+from runner.core.step import NORMS, Carry
 from runner.errors import Refused
 
 # Numbers that noise is made from: see `recomputation.steps`.
 _NOISE = 1.7, 2.9
-_NONE = np.float32(0), np.float32(0)
 _LOSS = "train/loss"
 # Of a step, what an optimizer's state decides.
 _AFTER = "train/learning_rate", "train/update_norm"
@@ -31,7 +30,7 @@ class Comparison:
     Args:
       program: the one that trains.
       runs: those that it trains.
-      length: the most steps of a call that are computed.
+      most: the steps of a call that are computed, or else a whole number of blocks.
       judge: decides what is a difference.
       init: returns the initial carry of a single run: see `Program.init`.
       seed: of other initial values.
@@ -42,13 +41,13 @@ class Comparison:
         self,
         program: Program,
         runs: Sequence[Run],
-        length: int,
+        most: int,
         judge: Judge,
         init: Callable,
         seed: int,
         keep: Keep,
     ):
-        self._program, self._runs, self._length = program, runs, length
+        self._program, self._runs, self._most = program, runs, most
         self._judge, self._live_init, self._seed = judge, init, seed
         self._keep, self._mesh = keep, program.mesh
         self._spec = spec = runs[0].spec
@@ -59,28 +58,24 @@ class Comparison:
         self._made: dict[str, Compiling] = {}
 
     def prepare(self, seen: Seen) -> None:
-        """Start to compile what `compare` needs for calls like this one."""
-        if self._made:
-            return
-        before, _ = self._adapted(seen.before)
-        sharding = jax.tree.map(lambda x: x.sharding, before)
-        parts = self._parts
-        again = step.train_step(*parts, self._spec.microbatches, self._mesh.devices)
-        self._compile(
-            "steps",
-            recomputation.steps(again, self._length),
-            self._steps_arguments(seen, before, before, _NONE),
-            (sharding, None, None),
-        )
-        if seen.start == 0:
-            self._compile("initial", self._init, self._seeded(seen), sharding)
-        for split in self._spec.dataset.validations[:1]:
-            data = self._evaluated(split)
-            evaluate = recomputation.evaluation(
-                step.eval_step(*parts), parts[1], self._program.eval_capacity
-            )
-            given = before, *data, self._totals, _NONE
-            self._compile("evaluation", evaluate, given, None)
+        """Start to compile what `compare` needs for this call."""
+        before, parts = self._adapted(seen.before)[0], self._parts
+        state = jax.tree.map(lambda x: x.sharding, before)
+        count = self._count(seen)
+        name = f"{count} steps"
+        if name not in self._made:
+            again = step.train_step(*parts, self._spec.microbatches, self._mesh.devices)
+            block = self._block(seen)
+            call = step.train_call(again, block, count // block, self._program.looped)
+            given = self._steps_arguments(seen)
+            self._compile(name, call, (before, *given), (state, self._mesh.own))
+        if seen.start == 0 and "initial" not in self._made:
+            self._compile("initial", self._init, self._seeded(seen), state)
+        if seen.begun and "evaluation" not in self._made:
+            data = self._evaluated(next(iter(seen.begun)))
+            capacity = self._program.eval_capacity
+            evaluate = step.eval_call(step.eval_step(*parts), parts[1], capacity)
+            self._compile("evaluation", evaluate, (before, *data, self._totals), None)
             outputs = recomputation.outputs(self._spec.pipeline.predict, *parts[1:])
             self._compile("outputs", outputs, (seen.before, *data), None)
 
@@ -114,46 +109,51 @@ class Comparison:
         return checked
 
     def _compare_initial(self, seen: Seen) -> None:
-        make = self._made["initial"].result()
+        """Compare the initial values for the run's seed, and for another."""
+        call = self._made["initial"].result()
         key, *rest = self._seeded(seen)
         other_key = jax.random.fold_in(key, self._seed)
-        live, ours = self._adapted(seen.before)[0], make(key, *rest)
         placed = jax.tree.map(lambda x: x.sharding, seen.before)
         again = jax.device_put(self._live_init(other_key, *rest), placed)
-        other_live, other = self._adapted(again)[0], make(other_key, *rest)
-        if not _differ(live, other_live) and _differ(ours, other):
+        live, live_again = (self._adapted(carry)[0] for carry in (seen.before, again))
+        found = distances(live, call(key, *rest), live_again)
+        if self._spec.canonical:
+            self._judge.initial(found, "the run's seed")
+        other = distances(live_again, call(other_key, *rest), live)
+        # Another seed gives others, unless the model's initial values are all constant.
+        if not any(jax.tree.leaves(found.moved)) and any(jax.tree.leaves(other.off)):
             self._judge.unseeded()
         if self._spec.canonical:
-            for one, its in ((live, ours), (other_live, other)):
-                self._judge.initial(jax.device_get(_distances(one, its)))
+            self._judge.initial(other, "another seed")
 
     def _compare_steps(self, seen: Seen) -> str:
-        before, is_whole = self._adapted(seen.before)
-        reaches_end = is_whole and seen.stop - seen.start <= self._length
-        after = self._adapted(seen.after)[0] if reaches_end else before
-        call = self._made["steps"].result()
-        end, rows, distances = call(*self._steps_arguments(seen, before, after, _NONE))
+        count, (before, is_whole) = self._count(seen), self._adapted(seen.before)
+        reaches_end = is_whole and count == seen.stop - seen.start
+        call, given = self._made[f"{count} steps"].result(), self._steps_arguments(seen)
+        end, rows = call(before, *given)
         rows = jax.device_get(rows)
-        count = min(seen.stop - seen.start, self._length) if is_whole else 1
-        stop = seen.start + count
 
-        def evidence(numbers: dict, other: dict, distances: Any) -> Evidence:
-            found = _numbers(seen, count, numbers, other)
-            if not is_whole:  # the first step's update needs the state
-                found = {k: v for k, v in found.items() if k not in _AFTER}
-            given = jax.device_get(distances) if reaches_end else None
-            return Evidence(seen.start, stop, found, given)
+        def evidence(live: dict, carry: Any, other: Any) -> Evidence:
+            found = _numbers(seen.start, count, live, rows)
+            if not is_whole:  # all but the first step's update depends on the rest
+                found = {
+                    name: Numbers(*(x[:1] for x in numbers))
+                    for name, numbers in found.items()
+                    if name not in _AFTER and numbers.steps[0] == seen.start + 1
+                }
+            apart = distances(carry, other, before) if reaches_end else None
+            return Evidence(seen.start, seen.start + count, found, apart)
 
         def again() -> list[Evidence]:
             found = []
             for number in _NOISE:
-                noise = np.float32(number), np.float32(self._judge.rounding)
-                arguments = self._steps_arguments(seen, before, end, noise)
-                _, shaken, off = call(*arguments)
-                found.append(evidence(_like(seen.rows, jax.device_get(shaken)), rows, off))
+                noise = recomputation.shaken(before, number, self._judge.rounding)
+                carry, shaken = call(noise, *given)
+                found.append(evidence(jax.device_get(shaken), carry, end))
             return found
 
-        self._judge.steps(evidence(seen.rows, rows, distances), again)
+        after = self._adapted(seen.after)[0] if reaches_end else None
+        self._judge.steps(evidence(seen.rows, after, end), again)
         if reaches_end:
             return "parameters, model state, optimizer state, rows"
         return "rows" if is_whole else "loss, metrics and gradient norm of one step"
@@ -162,12 +162,12 @@ class Comparison:
         carry, data = self._adapted(seen.after)[0], self._evaluated(split)
         evaluate = self._made["evaluation"].result()
         live = _own(jax.device_get(live), seen.member, self._program.members)
-        ours = jax.device_get(evaluate(carry, *data, self._totals, _NONE))
+        ours = jax.device_get(evaluate(carry, *data, self._totals)[1])
 
-        def evidence(numbers: dict, other: dict) -> Evidence:
+        def evidence(numbers: dict) -> Evidence:
             at = np.array([seen.stop])
             found = {
-                f"{split}/{name}": Numbers(at, np.array([x]), np.array([other[name]]))
+                f"{split}/{name}": Numbers(at, np.array([x]), np.array([ours[name]]))
                 for name, x in numbers.items()
             }
             return Evidence(seen.start, seen.stop, found, None)
@@ -175,46 +175,49 @@ class Comparison:
         def again() -> list[Evidence]:
             found = []
             for number in _NOISE:
-                noise = np.float32(number), np.float32(self._judge.rounding)
-                shaken = evaluate(carry, *data, self._totals, noise)
-                found.append(evidence(jax.device_get(shaken), ours))
+                noise = recomputation.shaken(carry, number, self._judge.rounding)
+                shaken = evaluate(noise, *data, self._totals)[1]
+                found.append(evidence(jax.device_get(shaken)))
             return found
 
-        self._judge.evaluation(evidence(live, ours), again)
+        self._judge.evaluation(evidence(live), again)
         outputs = self._made["outputs"].result()
-        once, size, mixed = outputs(seen.after, *data)
-        twice = _distances(once, outputs(seen.after, *data)[0])
-        mixed = Distances(mixed, size, size)
-        self._judge.outputs(seen.stop, *jax.device_get((twice, mixed)))
-
-    def _steps_arguments(self, seen: Seen, before: Any, after: Any, noise: Any) -> tuple:
-        run, start = self._runs[seen.member], seen.start
-        count = min(seen.stop - start, self._length)
-        rates = run.learning_rates[start : start + count]
-        rates = np.pad(rates, (0, self._length - count))
-        eval_loss = jax.device_get(seen.eval_loss)
-        return (
-            before,
-            after,
-            self._program.data().train,
-            self._batches(seen),
-            rates,
-            np.int32(start),
-            np.float32(_own(eval_loss, seen.member, self._program.members)),
-            run.values,
-            np.int32(count),
-            noise,
+        once, again_ = (jax.device_get(outputs(seen.after, *data)) for _ in range(2))
+        size, mixed = once
+        off = jax.tree.map(lambda x, y: abs(x - y), size, again_[0])
+        self._judge.outputs(
+            seen.stop, Distances(off, size, size), Distances(mixed, size, size)
         )
 
-    def _batches(self, seen: Seen) -> Any:
-        """The batches of the run, of which the last ones may be copies."""
+    def _block(self, seen: Seen) -> int:
+        """The steps of a block of the call: see `Cut`."""
+        return len(seen.rows[_LOSS]) // len(seen.rows[NORMS[0]])
+
+    def _count(self, seen: Seen) -> int:
+        """The steps of the call that are computed again: whole blocks."""
+        steps, block = seen.stop - seen.start, self._block(seen)
+        return min(steps, max(1, self._most // block) * block)
+
+    def _steps_arguments(self, seen: Seen) -> tuple:
+        """The arguments of the call, but the carry."""
+        run, count = self._runs[seen.member], self._count(seen)
+        eval_loss = jax.device_get(seen.eval_loss)
+        return (
+            self._program.data().train,
+            self._batches(seen, count),
+            run.learning_rates[seen.start : seen.start + count],
+            np.int32(seen.start),
+            np.float32(_own(eval_loss, seen.member, self._program.members)),
+            run.values,
+        )
+
+    def _batches(self, seen: Seen, count: int) -> Any:
         alone = self._program.members is None
-        if alone and seen.stop - seen.start == self._length:
+        if alone and seen.stop - seen.start == count:
             return seen.batches
-        at = np.minimum(np.arange(self._length), seen.stop - seen.start - 1)
         sharding = self._mesh.batches if alone else self._mesh.replicated
         take = jax.jit(
-            lambda x: (x if alone else x[seen.member])[at], out_shardings=sharding
+            lambda x: (x if alone else x[seen.member])[:count], out_shardings=sharding
         )
         return jax.tree.map(take, seen.batches)
 
@@ -236,7 +239,7 @@ class Comparison:
     def _compile(
         self, name: str, function: Callable, arguments: tuple, shardings: Any
     ) -> None:
-        key = "witness", name, self._spec.key, self._mesh.own, self._length
+        key = "witness", name, self._spec.key, self._mesh.own, self._program.cut
         jitted = jax.jit(function, out_shardings=shardings)
         shapes = jax.tree.map(_shape, arguments)
         self._made[name] = self._keep(key, lambda: Compiling(jitted, *shapes))
@@ -269,36 +272,13 @@ class Comparison:
         return Carry(state, average), is_whole
 
 
-@jax.jit
-def _distances(live: Any, other: Any) -> Distances:
-    size = jax.tree.map(recomputation.norm, live)
-    return Distances(recomputation.apart(live, other), size, size)
-
-
-def _differ(one: Any, other: Any) -> bool:
-    """Whether parameters differ."""
-    found = _distances(one.state.params, other.state.params).off
-    return any(off != 0 for off in jax.tree.leaves(jax.device_get(found)))
-
-
-def _numbers(seen: Seen, count: int, live: dict, other: dict) -> dict[str, Numbers]:
-    """The numbers of the first `count` steps; norms are those of the ends of blocks."""
-    whole, found = len(live[_LOSS]), {}
-    for name, values in live.items():
-        block = whole // len(values)
-        at = np.arange(block - 1, count, block)
-        if len(at):
-            found[name] = Numbers(seen.start + 1 + at, values[: len(at)], other[name][at])
-    return found
-
-
-def _like(rows: dict, full: dict) -> dict:
-    """Rows of every step, with norms for those alone that `rows` has them for."""
-    whole = len(rows[_LOSS])
+def _numbers(start: int, count: int, live: dict, other: dict) -> dict[str, Numbers]:
+    """The numbers of `count` steps; norms are those of the ends of blocks."""
     found = {}
-    for name, values in rows.items():
-        block = whole // len(values)
-        found[name] = full[name] if block == 1 else full[name][block - 1 :: block]
+    for name, numbers in other.items():
+        block = count // len(numbers)
+        steps = start + np.arange(block, count + 1, block)
+        found[name] = Numbers(steps, live[name][: len(numbers)], numbers)
     return found
 
 

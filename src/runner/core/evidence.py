@@ -80,8 +80,8 @@ class Judge(Protocol):
 
     rounding: float
 
-    def initial(self, found: Distances) -> None:
-        """Judge the initial values."""
+    def initial(self, found: Distances, seed: str) -> None:
+        """Judge the initial values for a seed, which is named in words."""
         ...
 
     def unseeded(self) -> None:

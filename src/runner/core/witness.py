@@ -57,17 +57,16 @@ class Recomputing(Witness):
         self._program, self._members = program, program.members
         self._free, self._agree = free, agree
         share = int(len(runs[0].learning_rates) * SHARE)
-        self._length = min(program.cut.steps, max(MOST_STEPS, share // FEWEST))
-        count = min(max(FEWEST, share // self._length), MOST)
+        most = max(MOST_STEPS, share // FEWEST)
+        count = min(max(FEWEST, share // min(most, program.cut.steps)), MOST)
         # Of the operating system: a seed of the run's would foretell it.
         self._random = secrets.SystemRandom()
         left = range(start, len(runs[0].learning_rates))
         drawn = [self._random.choice(left) for _ in range(count - 2) if left]
         self._chosen = agree("witness", [*left[:1], *drawn, *left[-1:]])
         seed = agree("witness/seed", self._random.randrange(2**31))
-        self._comparison = Comparison(
-            program, runs, self._length, judge, init, seed, keep
-        )
+        self._comparison = Comparison(program, runs, most, judge, init, seed, keep)
+        self._most = most
         self._take = self._taking(runs[0], keep)
         self._watched: Seen | None = None
         self._unread: deque[Seen] = deque()
@@ -101,7 +100,7 @@ class Recomputing(Witness):
         if seen is None:
             return
         after = None
-        if begun or seen.stop - seen.start <= self._length:
+        if begun or seen.stop - seen.start <= self._most:
             after = self._take.result()(carry, np.int32(seen.member))
         self._unread.append(seen._replace(after=after, begun=begun))
         self._watched = None
@@ -110,8 +109,9 @@ class Recomputing(Witness):
         if self._unread and self._unread[0].start == call.start:
             seen = self._unread.popleft()
             own = call if self._members is None else call.member(seen.member)
-            self._waiting.append(seen._replace(rows=own.rows))
+            seen = seen._replace(rows=own.rows)
             self._comparison.prepare(seen)
+            self._waiting.append(seen)
         if self._waiting and self._comparison.ready():
             self.settle()
 
