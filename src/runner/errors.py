@@ -18,6 +18,10 @@ class TrainingStopped(Exception):
     """A run that ended early for a reason its user can read, such as a NaN loss."""
 
 
+class Refused(TrainingStopped):
+    """A run that ended because it doesn't do what its configuration says."""
+
+
 class JobFailed(Exception):
     """A job failed in another process, which has already reported everything."""
 

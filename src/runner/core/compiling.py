@@ -44,6 +44,10 @@ class Compiling:
         finally:
             self._waited += time.perf_counter() - started
 
+    def ready(self) -> bool:
+        """Whether `result` returns, or raises, at once."""
+        return self._future.done()
+
     def waited(self) -> float:
         """The seconds that callers have waited for it since this was called last."""
         waited, self._waited = self._waited, 0.0

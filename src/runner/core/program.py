@@ -35,6 +35,8 @@ class ProgramSpec(NamedTuple):
       init, train_step, eval_step: those of `runner.core.step`, jitted, so that each is
         traced only once.
       steps_per_call: the most; None leaves it to the rule of `choose`.
+      reference: makes the pipeline that a witness computes with.
+      canonical: whether all pipelines of its model start from the same values.
     """
 
     description: dict[str, Any]
@@ -48,6 +50,8 @@ class ProgramSpec(NamedTuple):
     averaging: bool
     microbatches: int
     steps_per_call: int | None
+    reference: Callable[[], Pipeline]
+    canonical: bool
 
     @property
     def key(self) -> str:

@@ -1,6 +1,6 @@
 """A run, ready to train, and the host that its loop calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -94,3 +94,55 @@ class Host:
     stopping: Callable[[], BaseException | None] = lambda: None
     agree: Callable[[str, Any], Any] = lambda name, value: value
     dispatched: Callable[[Any], None] = lambda results: None
+
+
+class Witness:
+    """Sees calls of the loop as they are dispatched and read. This one ignores them.
+
+    Nothing that is trained depends on it.
+    """
+
+    def before(
+        self,
+        start: int,
+        stop: int,
+        carry: Any,
+        batches: Any,
+        eval_loss: Any,
+        active: Collection[int],
+    ) -> None:
+        """See a call that is about to be dispatched, and takes `carry` over.
+
+        Args:
+          start, stop: the steps done before and after it.
+          carry: the state before it.
+          batches: those of its steps.
+          eval_loss: of an evaluation before it.
+          active: the indices of the runs that haven't ended.
+        """
+
+    def after(self, carry: Any, begun: dict[str, dict[str, Any]]) -> None:
+        """See what the call has given.
+
+        Args:
+          carry: the state after it.
+          begun: of an evaluation after it, the numbers after the first call, by split
+            and name.
+        """
+
+    def read(self, call: Any) -> None:
+        """See the results of a `runner.core.train.Call`, on the host.
+
+        Raises:
+          Refused: the run doesn't do what its configuration says.
+        """
+
+    def settle(self) -> None:
+        """Wait until it has judged all calls that were read.
+
+        Raises:
+          Refused: the run doesn't do what its configuration says.
+        """
+
+
+BLIND = Witness()

@@ -12,10 +12,10 @@ import numpy as np
 
 from runner.core import feed
 from runner.core.program import Program
-from runner.core.run import Host, Run, Wanted
+from runner.core.run import BLIND, Host, Run, Wanted, Witness
 from runner.core.snapshot import Snapshot, Start, copied, on_host
 from runner.core.step import NORMS, evaluated_params
-from runner.errors import TrainingStopped
+from runner.errors import Refused, TrainingStopped
 
 RATE_SECONDS = 1.0  # time/steps_per_second is averaged over this
 
@@ -26,6 +26,7 @@ def train(
     host: Host,
     start: Start | None = None,
     active: Collection[int] | None = None,
+    witness: Witness = BLIND,
 ) -> Generator[tuple[int, Exception | None], None, Start | None]:
     """Train one run, or several of one program and timetable side by side.
 
@@ -40,12 +41,14 @@ def train(
       host: gets the rows, and says when to save and to stop.
       start: None is the beginning.
       active: the indices of the runs that haven't ended yet; by default all.
+      witness: has some calls computed again.
 
     Yields:
       the index of a run that ends early and why: None, if `host.stop` said so;
       TrainingStopped, if a training or evaluation loss isn't finite and `train.on_nan`
       is `stop`; or what `host.write` raised. It gets no further rows; the others
-      continue.
+      continue. Refused, for each run: their program is one, and the witness found it
+      to do something else.
 
     Returns:
       None at the end; where `host.may_shrink` and half of a population has ended, where
@@ -54,9 +57,26 @@ def train(
     Raises:
       whatever `host.stopping` returns, once all dispatched results are written.
     """
+    unfinished = set(range(len(runs)) if active is None else active)
+    try:
+        return (yield from _train(program, runs, host, start, unfinished, witness))
+    except Refused as error:
+        for index in sorted(unfinished):
+            yield index, error
+    return None
+
+
+def _train(
+    program: Program,
+    runs: Sequence[Run],
+    host: Host,
+    start: Start | None,
+    unfinished: set[int],
+    witness: Witness,
+) -> Generator[tuple[int, Exception | None], None, Start | None]:
+    """`train`, which also raises Refused. Removes the runs that end from `unfinished`."""
     together, feeder = _together(program, runs, start)
     pace = _Pace(start.step if start else 0)
-    unfinished = set(range(len(runs)) if active is None else active)
     began = len(unfinished)
     carry = start.snapshot.carry if start else None
 
@@ -68,7 +88,10 @@ def train(
         """Whether the state after an evaluation may be needed."""
         return host.may_stop or shrinks()
 
-    for call in _calls(program, together, feeder, host, start, may_leave):
+    calls = _calls(
+        program, together, feeder, host, start, may_leave, witness, unfinished
+    )
+    for call in calls:
         speed = pace.measure(call)
         read = call.read()
         stopped = []
@@ -84,6 +107,7 @@ def train(
                 yield index, error
         if not unfinished:
             return None
+        witness.read(read)
         wanted = call.wanted
         if stopped and program.members is None and wanted != "always":
             wanted = host.wants(call.stop, evaluated=True, ends=True, stops=False)
@@ -91,6 +115,7 @@ def train(
             host.save(call.stop, call.snapshot, wanted)
         if stopped:
             assert call.snapshot is not None
+            witness.settle()
             _finish(program, runs, stopped, host, call.snapshot.carry)
             unfinished -= set(stopped)
             for index in stopped:
@@ -98,8 +123,10 @@ def train(
             if not unfinished:
                 return None
         if shrinks() and call.snapshot is not None and call.carry is None:
+            witness.settle()
             return Start(call.stop, call.snapshot, {})
         carry = call.carry
+    witness.settle()
     _finish(program, runs, sorted(unfinished), host, carry)
     return None
 
@@ -174,17 +201,23 @@ def _not_finite(row: dict[str, float]) -> str | None:
     return None
 
 
-def evaluate(program: Program, carry: Any, splits: Sequence[str]) -> dict[str, Any]:
-    """The loss and the metrics of a state on `splits`: `split/loss` and so on."""
+def evaluate(
+    program: Program, carry: Any, splits: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The loss and the metrics of a state on `splits`: `split/loss` and so on.
+
+    Also, by split and name, what they were after its first call.
+    """
     assert program.evaluation is not None
     evaluated = program.evaluation.result()
-    found, columns = {}, program.data().eval
+    found, begun, columns = {}, {}, program.data().eval
     for split in splits:
         totals, numbers = program.totals, {}
         for batches in program.eval_batches(split):
             totals, numbers = evaluated(carry, columns, batches, totals)
+            begun.setdefault(split, numbers)
         found |= {f"{split}/{name}": value for name, value in numbers.items()}
-    return found
+    return found, begun
 
 
 def _finish(
@@ -204,7 +237,7 @@ def _finish(
     carry = carry if best is None else best
     params = evaluated_params if program.members is None else jax.vmap(evaluated_params)
     splits = runs[0].spec.dataset.tests
-    numbers = evaluate(program, carry, splits) if splits else {}
+    numbers = evaluate(program, carry, splits)[0] if splits else {}
     state = {"params": params(carry), "model_state": carry.state.model_state}
     found = on_host((state, numbers))
     for index in finished:
@@ -273,6 +306,8 @@ def _calls(
     host: Host,
     start: Start | None,
     may_leave: Callable[[], bool],
+    witness: Witness,
+    active: Collection[int],
 ) -> Iterator[Call]:
     """Dispatch all calls, yielding each one only when the next is under way.
 
@@ -306,12 +341,14 @@ def _calls(
             _, first = program.calls(0).result()(
                 begun, data.train, alone, rates[..., :1], *rest
             )
+        witness.before(step, stop, carry, batches, eval_loss, active)
         carry, rows = program.calls(blocks).result()(
             carry, data.train, batches, rates, *rest
         )
-        evaluation = None
+        evaluation, begun = None, {}
         if stop == evaluated and validations:
-            evaluation = evaluate(program, carry, validations)
+            evaluation, begun = evaluate(program, carry, validations)
+        witness.after(carry, begun)
         eval_loss = no_eval_loss
         if evaluation:
             eval_loss = evaluation.get("validation/loss", no_eval_loss)

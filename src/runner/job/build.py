@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from runner.checks.reference import Watched
+from runner.checks.reference import Watched, reference
 from runner.checks.toy import toy_example, toy_model, toy_task
 from runner.checks.trajectory import Toy, Trajectories
 from runner.checks.verify import Found, Numbers, verify
@@ -22,6 +22,7 @@ from runner.core.choose import given
 from runner.core.convolution import as_patches
 from runner.core.mesh import Mesh, device_mesh
 from runner.core.optimizers import Optimizer, OptimizerSpec, optimizer
+from runner.core.pipeline import Pipeline
 from runner.core.program import ProgramSpec, check_traces, key_of
 from runner.core.run import Run
 from runner.core.schedules import ReduceOnPlateau
@@ -219,15 +220,27 @@ def _shared(
 
     def make() -> _Shared:
         example = feed.transformed_example(dataset)
-        pipeline = call(
-            cfg, "framework", model=model, task=task, optimizer=tx, example=example
-        )
-        pipeline = precise(pipeline, cfg.precision.matmul)
-        if config["train"]["convolution"] == "patches":
-            pipeline = pipeline._replace(
-                gradients=as_patches(pipeline.gradients),
-                predict=as_patches(pipeline.predict),
+        watched = Watched(model)
+
+        def as_asked(pipeline: Pipeline) -> Pipeline:
+            pipeline = precise(pipeline, cfg.precision.matmul)
+            if config["train"]["convolution"] == "patches":
+                pipeline = pipeline._replace(
+                    gradients=as_patches(pipeline.gradients),
+                    predict=as_patches(pipeline.predict),
+                )
+            return pipeline
+
+        pipeline = as_asked(
+            call(
+                cfg,
+                "framework",
+                model=watched,
+                task=task,
+                optimizer=tx,
+                example=example,
             )
+        )
         pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
         placed = mesh.with_metadata(pipeline)
         on_mesh = sharded(pipeline, placed)
@@ -249,6 +262,10 @@ def _shared(
             averaging=averaging,
             microbatches=microbatches,
             steps_per_call=None if isinstance(steps, str) else steps,
+            reference=lambda: as_asked(
+                reference(model, watched.its_form, task, tx, example)
+            ),
+            canonical=model.init is not None,
         )
         return _Shared(spec, Trajectories(_toy(cfg, dataset, task, asked, tx)))
 

@@ -1,7 +1,6 @@
 """Chooses between ways to train runs of one program that round differently."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from runner.core.measure import microseconds
 from runner.core.mesh import population_size
 from runner.core.program import Program, step_jaxpr
 from runner.core.run import Run
+from runner.job.memory import free_bytes
 from runner.job.session import Session
 from runner.record.files import write_json
 from runner.settings import TrainSettings
@@ -104,7 +104,8 @@ def _measured(
             members = population_size(run.spec.mesh.devices, size) if size > 1 else None
             program = session.program(run.spec, run.values, run.timetable, members)
             ways[form, size] = program, run
-    ways = {way: made for way, made in ways.items() if made[0].bytes <= memory()}
+    free = MEMORY_SHARE * free_bytes()
+    ways = {way: made for way, made in ways.items() if made[0].bytes <= free}
     agree = session.processes.agree
     found = microseconds(ways, agree=agree)
     listed: list[Any] = [[*way, time] for way, time in found.items()]
@@ -113,11 +114,3 @@ def _measured(
         if time != float("inf"):
             times.setdefault(form, {})[size] = time
     return times
-
-
-def memory() -> float:
-    """The bytes that a population may take on each device."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return MEMORY_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"])
-    return MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -30,6 +30,7 @@ from runner.job.processes import Processes, connected
 from runner.job.resume import resume, with_choice
 from runner.job.session import Session, described
 from runner.job.stop import Stop
+from runner.job.witness import witness_facts, witness_of
 from runner.record import compiled
 from runner.record.code import Code
 from runner.record.files import to_json, write_json
@@ -143,11 +144,13 @@ def train_recorded(
     """Train `job`, whose recorder is entered or follows, and `write` its rows.
 
     Raises:
-      TrainingStopped: a loss isn't finite.
+      TrainingStopped: a loss isn't finite; or Refused, by its witness.
       Preempted: a signal ended it.
     """
     spec, values = job.run.spec, job.run.values
     program = session.program(spec, values, job.run.timetable)
+    start = job.checkpoints.start
+    witness = witness_of([job.run], program, start.step if start else 0, session)
     job.recall()
     checkpoints, processes = job.checkpoints, session.processes
     with Interruption(processes) as interruption, checkpoints:
@@ -162,9 +165,9 @@ def train_recorded(
         )
         host = replace(host, may_stop=job.stop.is_on)
         try:
-            session.train(job.run, host, checkpoints.start)
+            session.train(job.run, host, start, witness)
         finally:
-            job.recorder.finish(program_facts(program))
+            job.recorder.finish(program_facts(program) | witness_facts(witness))
 
 
 def host_of(

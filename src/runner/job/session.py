@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config.instantiate import call, section
 from runner.core.program import Program, ProgramSpec, compile_program
-from runner.core.run import Host, Run
+from runner.core.run import BLIND, Host, Run, Witness
 from runner.core.snapshot import Start
 from runner.core.step import Values
 from runner.core.timetable import Timetable
@@ -90,14 +90,20 @@ class Session:
             lambda: compile_program(spec, values, timetable, members, self.keep),
         )
 
-    def train(self, run: Run, host: Host, start: Start | None = None) -> None:
+    def train(
+        self,
+        run: Run,
+        host: Host,
+        start: Start | None = None,
+        witness: Witness = BLIND,
+    ) -> None:
         """Train `run` alone.
 
         Raises:
           TrainingStopped: a loss isn't finite; or what `host` raised.
         """
         program = self.program(run.spec, run.values, run.timetable)
-        for _, error in train(program, [run], host, start):
+        for _, error in train(program, [run], host, start, witness=witness):
             if error:
                 raise error
 

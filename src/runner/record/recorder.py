@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from runner.errors import ConfigError, Preempted, TrainingStopped
+from runner.errors import ConfigError, Preempted, Refused, TrainingStopped
 from runner.record.directions import better
 from runner.record.files import MetricsFile, read_metrics, write_json
 from runner.record.format import FORMAT
@@ -180,7 +180,7 @@ class Recorder:
         status, exit_code = _ending(error)
         summary: dict[str, Any] = {}
         try:
-            if error and status == "failed":
+            if error and status in ("failed", "refused"):
                 self._write_error(error)
             summary = self._write_summary(status)
         except BaseException:
@@ -285,7 +285,7 @@ def _ending(error: BaseException | None) -> tuple[str, int]:
     if isinstance(error, SystemExit):  # also how a handler of SIGTERM ends a run
         code = error.code if isinstance(error.code, int) else 1
         return "interrupted", code or 1  # 0 in mid-training isn't a finished run
-    return "failed", 1
+    return "refused" if isinstance(error, Refused) else "failed", 1
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,10 +13,12 @@ from runner.core.run import Run, Wanted
 from runner.core.snapshot import Snapshot, Start
 from runner.core.train import train
 from runner.errors import ConfigError
-from runner.job.choosing import memory
+from runner.job.choosing import MEMORY_SHARE
 from runner.job.interruption import Interruption
+from runner.job.memory import free_bytes
 from runner.job.run import host_of, program_facts, train_recorded
 from runner.job.session import Session
+from runner.job.witness import witness_facts, witness_of
 from runner.sweep.kept_states import KeptStates
 from runner.sweep.member import Member
 from runner.sweep.population_checkpoints import checkpoints_of
@@ -142,6 +144,7 @@ def _train(
     saved = start if start and "members" in start.record else None
     saver = checkpoints_of(sweep, names, size, active, saved, kept)
     runs = [active[i].run if i in active else other for i in range(len(names))]
+    witness = witness_of(runs, compiled, start.step if start else 0, session)
 
     def save(step: int, snapshot: Snapshot, wanted: Wanted) -> None:
         kept.update(step, snapshot)
@@ -150,7 +153,8 @@ def _train(
 
     def end(index: int, error: BaseException | None) -> None:
         member = active.pop(index)
-        member.prepared.recorder.finish(program_facts(compiled))
+        facts = program_facts(compiled) | witness_facts(witness)
+        member.prepared.recorder.finish(facts)
         _end(index, member, error, kept, closing)
 
     error: BaseException | None = None
@@ -168,7 +172,7 @@ def _train(
             )
             may_stop = any(m.prepared.stop.is_on for m in active.values())
             host = replace(host, save=save, may_stop=may_stop, may_shrink=True)
-            training = train(compiled, runs, host, start, list(active))
+            training = train(compiled, runs, host, start, list(active), witness)
             while True:
                 try:
                     end(*next(training))
@@ -223,7 +227,8 @@ def compile_for(
         size = -(-count // -(-count // limit))
         size = population_size(run.spec.mesh.devices, size)
         compiled = session.program(run.spec, run.values, run.timetable, size)
-        fits = compiled.bytes <= memory()  # waits until it is compiled
+        needed = compiled.bytes  # waits until it is compiled
+        fits = needed <= MEMORY_SHARE * free_bytes()
         if fits or most != "auto" or size == 1:
             return size
         limit = size // 2

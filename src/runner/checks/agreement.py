@@ -1,0 +1,195 @@
+"""Decide whether a run and its reference differ by more than rounding, and say how."""
+
+from collections import Counter
+from collections.abc import Callable
+from math import inf, isfinite, sqrt
+
+import jax
+import numpy as np
+
+from runner.core.evidence import Distances, Evidence, Numbers
+from runner.errors import Refused
+from runner.trees import path_text
+
+# Two programs for one formula add up in another order. Differences below these are
+# rounding in any case, relative to a number or to what a parameter has moved.
+NUMBER, PARAMETER = 1e-4, 1e-3
+# More than that may be chaos: then a difference counts only if it is so many times what
+# rounding errors in the parameters lead to.
+FACTOR = 20.0
+# Initial values are random bits in a formula: no sums.
+INITIAL = 1e-6
+FLOAT32 = 2.0**-23
+ANYWAY = "(verify=false trains anyway)"
+_TINY = 1e-30
+_SMOOTH = ("loss", "learning_rate", "grad_norm", "update_norm")
+
+
+def rounding(compute: str, matmul: str, platform: str) -> float:
+    """The relative rounding error of what layers compute.
+
+    Args:
+      compute: the dtype of layers.
+      matmul: the precision of matrix products.
+      platform: of the devices, in JAX's words.
+    """
+    if compute != "float32":
+        return float(jax.numpy.finfo(compute).eps)
+    if matmul in ("highest", "float32") or platform == "cpu":
+        return FLOAT32
+    return 2.0**-10 if platform == "gpu" else 2.0**-8  # TF32, or bfloat16 on a TPU
+
+
+class Agreement:
+    """Judges evidence from one run, or one population: see `runner.core.evidence.Judge`.
+
+    Args:
+      rounding: see the function of this name.
+    """
+
+    def __init__(self, rounding: float):
+        self.rounding = rounding
+        # Of each metric, how many numbers were compared and how many of them differ.
+        self._compared: Counter[str] = Counter()
+        self._differing: Counter[str] = Counter()
+
+    def initial(self, found: Distances, seed: str) -> None:
+        for path, off, _, size in _leaves(found):
+            if not off <= INITIAL * size:
+                raise Refused(
+                    f"verify: {path} doesn't start from the initial values of the "
+                    f"model: with {seed} it is {off / max(size, _TINY):.2g} times its "
+                    f"size away from them. {ANYWAY}"
+                )
+
+    def unseeded(self) -> None:
+        raise Refused(
+            "verify: another seed gives the same initial parameters, so runs that "
+            f"differ in the seed alone start alike. {ANYWAY}"
+        )
+
+    def steps(self, found: Evidence, again: Callable[[], list[Evidence]]) -> None:
+        differs = self._differences(found, again)
+        if differs:
+            raise Refused(
+                "verify: the run doesn't do what the config says. Its steps "
+                f"{found.start + 1} to {found.stop} were computed again from the same "
+                f"state, examples and keys. {'. '.join(differs)}. {ANYWAY}"
+            )
+
+    def evaluation(self, found: Evidence, again: Callable[[], list[Evidence]]) -> None:
+        differs = self._differences(found, again)
+        if differs:
+            raise Refused(
+                "verify: the evaluation isn't that of the parameters and the model. "
+                f"{'. '.join(differs)}. {ANYWAY}"
+            )
+
+    def outputs(self, step: int, twice: Distances, mixed: Distances) -> None:
+        for found, what in (
+            (twice, "the same batch gives other outputs when it is evaluated twice"),
+            (mixed, "outputs of an example depend on the other examples of its batch"),
+        ):
+            for _, off, _, size in _leaves(found):
+                if not off <= max(NUMBER, 4 * self.rounding) * size:
+                    raise Refused(
+                        f"verify: in evaluation, {what}: with the parameters after "
+                        f"step {step} they differ by {off / max(size, _TINY):.2g} "
+                        f"times their size. {ANYWAY}"
+                    )
+
+    def _differences(
+        self, found: Evidence, again: Callable[[], list[Evidence]]
+    ) -> list[str]:
+        """Sentences about what differs by more than rounding explains."""
+        noises: list[Evidence] = []
+        if self._beyond(found, noises) or self._furthest(found, noises):
+            noises = again()
+        differing = self._beyond(found, noises)
+        for name, numbers in found.numbers.items():
+            if _is_metric(name):
+                self._compared[name] += len(numbers.steps)
+                self._differing[name] += len(differing.get(name, ()))
+                # A tie may be broken either way, and count for much; not again and
+                # again.
+                count = self._differing[name]
+                if count < 2 or count <= self._compared[name] / 4:
+                    differing.pop(name, None)
+        said = [
+            (int(numbers.steps[at[0]]), name, numbers.live[at[0]], numbers.other[at[0]])
+            for name, at in differing.items()
+            for numbers in [found.numbers[name]]
+        ]
+        sentences = [
+            f"At step {step} {name} was {live:.6g} instead of {other:.6g}"
+            for step, name, live, other in sorted(said)[:1]
+        ]
+        furthest = self._furthest(found, noises)
+        return [*sentences, furthest] if furthest else sentences
+
+    def _beyond(self, found: Evidence, noises: list[Evidence]) -> dict[str, np.ndarray]:
+        """The indices of numbers that are further off than they may be, by name."""
+        beyond = {}
+        for name, numbers in found.numbers.items():
+            own = np.abs(np.where(np.isfinite(numbers.other), numbers.other, 0))
+            limit = max(NUMBER, 4 * self.rounding) * own
+            limit = limit + FLOAT32 * (8 * own.max(initial=0) + 1)
+            for noise in noises:
+                off = _off(noise.numbers[name])
+                if _is_metric(name):
+                    off = np.full_like(off, off.max(initial=0))
+                # It grows from step to step, and may do so sooner here than there.
+                grown = np.maximum.accumulate(off)
+                limit = np.maximum(limit, FACTOR * np.append(grown[1:], grown[-1:]))
+            at = np.flatnonzero(~(_off(numbers) <= limit))
+            if len(at):
+                beyond[name] = at
+        return beyond
+
+    def _furthest(self, found: Evidence, noises: list[Evidence]) -> str | None:
+        """A sentence about the leaf that is furthest beyond what it may be off."""
+        if found.distances is None:
+            return None
+        others = [_leaves(n.distances) for n in noises if n.distances is not None]
+        worst, sentence = 1.0, None
+        for i, (path, off, moved, size) in enumerate(_leaves(found.distances)):
+            limit = max(PARAMETER, 4 * self.rounding) * (
+                moved if isfinite(moved) else 0
+            )
+            size = size if isfinite(size) else 0
+            limit += 4 * FLOAT32 * size * sqrt(found.stop - found.start)
+            limit = max([limit, *(FACTOR * _finite(noise[i][1]) for noise in others)])
+            beyond = _finite(off) / max(limit, _TINY) if off else 0.0
+            if beyond > worst:
+                worst = beyond
+                sentence = (
+                    f"After step {found.stop} {path} is {off:.3g} away from what it "
+                    f"should be, having moved by {moved:.3g}"
+                )
+        return sentence
+
+
+def _leaves(found: Distances) -> list[tuple[str, float, float, float]]:
+    """Path, off, moved and size of each leaf."""
+    paths = [path_text(path) for path, _ in jax.tree.leaves_with_path(found.off)]
+    numbers = zip(*map(jax.tree.leaves, found), strict=True)
+    return [
+        (path, *map(float, each)) for path, each in zip(paths, numbers, strict=True)
+    ]
+
+
+def _off(numbers: Numbers) -> np.ndarray:
+    """How far numbers are from what they should be; infinite if one alone is finite."""
+    live, other = (np.asarray(x, float) for x in (numbers.live, numbers.other))
+    same = (live == other) | (np.isnan(live) & np.isnan(other))
+    with np.errstate(invalid="ignore"):
+        off = np.abs(np.where(same, 0, live - np.where(same, live, other)))
+    return np.where(np.isfinite(off), off, np.inf)
+
+
+def _finite(off: float) -> float:
+    return off if isfinite(off) else inf
+
+
+def _is_metric(name: str) -> bool:
+    return name.rpartition("/")[2] not in _SMOOTH

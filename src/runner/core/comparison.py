@@ -1,0 +1,291 @@
+"""A call of a run, compared with what the run's reference makes of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from runner.core import recomputation, step
+from runner.core.compiling import Compiling
+from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen
+from runner.core.keep import Keep
+from runner.core.pipeline import TrainState
+from runner.core.program import Program
+from runner.core.recomputation import distances, matched
+from runner.core.run import Run
+from runner.core.step import NORMS, Carry
+from runner.errors import Refused
+
+# Numbers that noise is made from: see `recomputation.steps`.
+_NOISE = 1.7, 2.9
+_LOSS = "train/loss"
+# Of a step, what an optimizer's state decides.
+_AFTER = "train/learning_rate", "train/update_norm"
+
+
+class Comparison:
+    """Computes calls again, each for one run alone, and has the difference judged.
+
+    Args:
+      program: the one that trains.
+      runs: those that it trains.
+      most: the steps of a call that are computed, or else a whole number of blocks.
+      judge: decides what is a difference.
+      init: returns the initial carry of a single run: see `Program.init`.
+      seed: of other initial values.
+      keep: for what is compiled.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        runs: Sequence[Run],
+        most: int,
+        judge: Judge,
+        init: Callable,
+        seed: int,
+        keep: Keep,
+    ):
+        self._program, self._runs, self._most = program, runs, most
+        self._judge, self._live_init, self._seed = judge, init, seed
+        self._keep, self._mesh = keep, program.mesh
+        self._spec = spec = runs[0].spec
+        self._parts = spec.reference(), spec.task, spec.dataset.transforms
+        self._init = step.init(self._parts[0], spec.averaging)
+        arguments = runs[0].init_key, np.float32(0), runs[0].values.hyperparameters
+        self._shapes = jax.eval_shape(self._init, *arguments)
+        self._made: dict[str, Compiling] = {}
+
+    def prepare(self, seen: Seen) -> None:
+        """Start to compile what `compare` needs for this call."""
+        before, parts = self._adapted(seen.before)[0], self._parts
+        state = jax.tree.map(lambda x: x.sharding, before)
+        count = self._count(seen)
+        name = f"{count} steps"
+        if name not in self._made:
+            again = step.train_step(*parts, self._spec.microbatches, self._mesh.devices)
+            block = self._block(seen)
+            call = step.train_call(again, block, count // block, self._program.looped)
+            given = self._steps_arguments(seen)
+            self._compile(name, call, (before, *given), (state, self._mesh.own))
+        if seen.start == 0 and "initial" not in self._made:
+            self._compile("initial", self._init, self._seeded(seen), state)
+        if seen.begun and "evaluation" not in self._made:
+            data = self._evaluated(next(iter(seen.begun)))
+            capacity = self._program.eval_capacity
+            evaluate = step.eval_call(step.eval_step(*parts), parts[1], capacity)
+            self._compile("evaluation", evaluate, (before, *data, self._totals), None)
+            outputs = recomputation.outputs(self._spec.pipeline.predict, *parts[1:])
+            self._compile("outputs", outputs, (seen.before, *data), None)
+
+    def ready(self) -> bool:
+        """Whether `compare` needn't wait for the compiler."""
+        return all(made.ready() for made in self._made.values())
+
+    def compare(self, seen: Seen) -> str:
+        """Compare a call with the reference's.
+
+        Returns:
+          what agrees, in words.
+
+        Raises:
+          Refused: something doesn't.
+        """
+        try:
+            if seen.start == 0:
+                self._compare_initial(seen)
+            checked = self._compare_steps(seen)
+            for split, live in seen.begun.items():
+                self._compare_evaluation(seen, split, live)
+                checked += f", {split}"
+        except Refused:
+            raise
+        except Exception as error:
+            raise Refused(
+                f"verify: the run can't be computed again: {type(error).__name__}: "
+                f"{error}. (verify=false trains anyway)"
+            ) from error
+        return checked
+
+    def _compare_initial(self, seen: Seen) -> None:
+        """Compare the initial values for the run's seed, and for another."""
+        call = self._made["initial"].result()
+        key, *rest = self._seeded(seen)
+        other_key = jax.random.fold_in(key, self._seed)
+        placed = jax.tree.map(lambda x: x.sharding, seen.before)
+        again = jax.device_put(self._live_init(other_key, *rest), placed)
+        live, live_again = (self._adapted(carry)[0] for carry in (seen.before, again))
+        found = distances(live, call(key, *rest), live_again)
+        if self._spec.canonical:
+            self._judge.initial(found, "the run's seed")
+        other = distances(live_again, call(other_key, *rest), live)
+        # Another seed gives others, unless the model's initial values are all constant.
+        if not any(jax.tree.leaves(found.moved)) and any(jax.tree.leaves(other.off)):
+            self._judge.unseeded()
+        if self._spec.canonical:
+            self._judge.initial(other, "another seed")
+
+    def _compare_steps(self, seen: Seen) -> str:
+        count, (before, is_whole) = self._count(seen), self._adapted(seen.before)
+        reaches_end = is_whole and count == seen.stop - seen.start
+        call, given = self._made[f"{count} steps"].result(), self._steps_arguments(seen)
+        end, rows = call(before, *given)
+        rows = jax.device_get(rows)
+
+        def evidence(live: dict, carry: Any, other: Any) -> Evidence:
+            found = _numbers(seen.start, count, live, rows)
+            if not is_whole:  # all but the first step's update depends on the rest
+                found = {
+                    name: Numbers(*(x[:1] for x in numbers))
+                    for name, numbers in found.items()
+                    if name not in _AFTER and numbers.steps[0] == seen.start + 1
+                }
+            apart = distances(carry, other, before) if reaches_end else None
+            return Evidence(seen.start, seen.start + count, found, apart)
+
+        def again() -> list[Evidence]:
+            found = []
+            for number in _NOISE:
+                noise = recomputation.shaken(before, number, self._judge.rounding)
+                carry, shaken = call(noise, *given)
+                found.append(evidence(jax.device_get(shaken), carry, end))
+            return found
+
+        after = self._adapted(seen.after)[0] if reaches_end else None
+        self._judge.steps(evidence(seen.rows, after, end), again)
+        if reaches_end:
+            return "parameters, model state, optimizer state, rows"
+        return "rows" if is_whole else "loss, metrics and gradient norm of one step"
+
+    def _compare_evaluation(self, seen: Seen, split: str, live: dict) -> None:
+        carry, data = self._adapted(seen.after)[0], self._evaluated(split)
+        evaluate = self._made["evaluation"].result()
+        live = _own(jax.device_get(live), seen.member, self._program.members)
+        ours = jax.device_get(evaluate(carry, *data, self._totals)[1])
+
+        def evidence(numbers: dict) -> Evidence:
+            at = np.array([seen.stop])
+            found = {
+                f"{split}/{name}": Numbers(at, np.array([x]), np.array([ours[name]]))
+                for name, x in numbers.items()
+            }
+            return Evidence(seen.start, seen.stop, found, None)
+
+        def again() -> list[Evidence]:
+            found = []
+            for number in _NOISE:
+                noise = recomputation.shaken(carry, number, self._judge.rounding)
+                shaken = evaluate(noise, *data, self._totals)[1]
+                found.append(evidence(jax.device_get(shaken)))
+            return found
+
+        self._judge.evaluation(evidence(live), again)
+        outputs = self._made["outputs"].result()
+        once, again_ = (jax.device_get(outputs(seen.after, *data)) for _ in range(2))
+        size, mixed = once
+        off = jax.tree.map(lambda x, y: abs(x - y), size, again_[0])
+        self._judge.outputs(
+            seen.stop, Distances(off, size, size), Distances(mixed, size, size)
+        )
+
+    def _block(self, seen: Seen) -> int:
+        """The steps of a block of the call: see `Cut`."""
+        return len(seen.rows[_LOSS]) // len(seen.rows[NORMS[0]])
+
+    def _count(self, seen: Seen) -> int:
+        """The steps of the call that are computed again: whole blocks."""
+        steps, block = seen.stop - seen.start, self._block(seen)
+        return min(steps, max(1, self._most // block) * block)
+
+    def _steps_arguments(self, seen: Seen) -> tuple:
+        """The arguments of the call, but the carry."""
+        run, count = self._runs[seen.member], self._count(seen)
+        eval_loss = jax.device_get(seen.eval_loss)
+        return (
+            self._program.data().train,
+            self._batches(seen, count),
+            run.learning_rates[seen.start : seen.start + count],
+            np.int32(seen.start),
+            np.float32(_own(eval_loss, seen.member, self._program.members)),
+            run.values,
+        )
+
+    def _batches(self, seen: Seen, count: int) -> Any:
+        alone = self._program.members is None
+        if alone and seen.stop - seen.start == count:
+            return seen.batches
+        sharding = self._mesh.batches if alone else self._mesh.replicated
+        take = jax.jit(
+            lambda x: (x if alone else x[seen.member])[:count], out_shardings=sharding
+        )
+        return jax.tree.map(take, seen.batches)
+
+    def _seeded(self, seen: Seen) -> tuple:
+        """The arguments of a run's `init`."""
+        run = self._runs[seen.member]
+        return run.init_key, run.learning_rates[0], run.values.hyperparameters
+
+    def _evaluated(self, split: str) -> tuple:
+        """The columns, and the batches of the first evaluation call."""
+        first = next(iter(self._program.eval_batches(split)))
+        return self._program.data().eval, first
+
+    @property
+    def _totals(self) -> Any:
+        totals = self._program.totals
+        return _own(totals, 0, self._program.members)
+
+    def _compile(
+        self, name: str, function: Callable, arguments: tuple, shardings: Any
+    ) -> None:
+        key = "witness", name, self._spec.key, self._mesh.own, self._program.cut
+        jitted = jax.jit(function, out_shardings=shardings)
+        shapes = jax.tree.map(_shape, arguments)
+        self._made[name] = self._keep(key, lambda: Compiling(jitted, *shapes))
+
+    def _adapted(self, carry: Carry) -> tuple[Carry, bool]:
+        """A live carry in the reference's structure, and whether all of it is live.
+
+        Raises:
+          Refused: parameters or model state are not the model's.
+        """
+        state, wanted = carry.state, self._shapes.state
+        params = matched(state.params, wanted.params)
+        model_state = matched(state.model_state, wanted.model_state)
+        if params is None or model_state is None:
+            raise Refused(
+                "verify: the pipeline's parameters and model state aren't those of its "
+                "model, so it can't be checked. (verify=false trains anyway)"
+            )
+        opt_state = matched(state.opt_state, wanted.opt_state)
+        is_whole = opt_state is not None
+        if not is_whole:
+            zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), wanted.opt_state)
+            opt_state = jax.device_put(zeros, self._mesh.replicated)
+        average = carry.average
+        if average is not None:
+            average = matched(average, wanted.params)
+        state = TrainState(params, model_state, opt_state)
+        return Carry(state, average), is_whole
+
+
+def _numbers(start: int, count: int, live: dict, other: dict) -> dict[str, Numbers]:
+    """The numbers of `count` steps; norms are those of the ends of blocks."""
+    found = {}
+    for name, numbers in other.items():
+        block = count // len(numbers)
+        steps = start + np.arange(block, count + 1, block)
+        found[name] = Numbers(steps, live[name][: len(numbers)], numbers)
+    return found
+
+
+def _own(tree: Any, member: int, members: int | None) -> Any:
+    """One member's part of a population's host arrays."""
+    return tree if members is None else jax.tree.map(lambda x: x[member], tree)
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    committed = isinstance(x, jax.Array) and x.committed
+    sharding = x.sharding if committed else None
+    return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding)

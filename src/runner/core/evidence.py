@@ -1,0 +1,101 @@
+"""Evidence of whether a run does what its configuration says, and who judges it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Seen(NamedTuple):
+    """A call of a run, as it was: what it took, and what it gave.
+
+    Attributes:
+      start, stop: the steps done before and after it.
+      member: the index of the run in a population, else 0.
+      before, after: copies of the carry, of this member alone. `after` is None if it
+        isn't needed.
+      batches, eval_loss: what it was given, of all members.
+      begun: the numbers after the first call of an evaluation, by the name of a split.
+      rows: its rows, on the host, of this member alone.
+    """
+
+    start: int
+    stop: int
+    member: int
+    before: Any
+    after: Any
+    batches: Any
+    eval_loss: Any
+    begun: dict[str, dict[str, Any]]
+    rows: dict[str, Any]
+
+
+class Distances(NamedTuple):
+    """Euclidean norms for each leaf of a tree. NaN counts as equal to NaN.
+
+    Attributes:
+      off: of the difference between the live one and the other.
+      moved: of the live one's change in the steps that are compared.
+      size: of the live one.
+    """
+
+    off: Any
+    moved: Any
+    size: Any
+
+
+class Numbers(NamedTuple):
+    """A number of a run and what it should be, at some steps: arrays [n]."""
+
+    steps: np.ndarray
+    live: np.ndarray
+    other: np.ndarray
+
+
+class Evidence(NamedTuple):
+    """Some steps, and the same ones computed again.
+
+    Attributes:
+      start, stop: the steps done before and after them.
+      numbers: by their names in a row.
+      distances: of the carry after them; None if that can't be compared.
+    """
+
+    start: int
+    stop: int
+    numbers: dict[str, Numbers]
+    distances: Distances | None
+
+
+class Judge(Protocol):
+    """Decides whether a difference is more than rounding.
+
+    Each function raises Refused if it is. `again` gives what the other computation gives
+    if parameters are changed by rounding, against what it gives if they aren't: a few
+    times.
+
+    Attributes:
+      rounding: of the numbers that layers compute, relative to them.
+    """
+
+    rounding: float
+
+    def initial(self, found: Distances, seed: str) -> None:
+        """Judge the initial values for a seed, which is named in words."""
+        ...
+
+    def unseeded(self) -> None:
+        """Judge that another seed gives the same initial values."""
+        ...
+
+    def steps(self, found: Evidence, again: Callable[[], list[Evidence]]) -> None:
+        """Judge the steps of a call."""
+        ...
+
+    def evaluation(self, found: Evidence, again: Callable[[], list[Evidence]]) -> None:
+        """Judge the numbers of an evaluation."""
+        ...
+
+    def outputs(self, step: int, twice: Distances, mixed: Distances) -> None:
+        """Judge the outputs of a batch: of two calls, and beside other examples."""
+        ...

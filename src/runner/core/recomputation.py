@@ -1,0 +1,127 @@
+"""Calls of a run computed a second time by another pipeline, as pure functions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from runner.core import feed
+from runner.core.evidence import Distances
+from runner.core.step import Carry, evaluated_params
+from runner.data.transforms import Transform, transformed
+from runner.tasks.task import Task
+
+
+def matched(live: Any, shapes: Any) -> Any | None:
+    """The part of `live` whose leaves are like those of `shapes`, in their structure.
+
+    A user's pipeline may keep a counter beside the optimizer's state, and nnx keeps
+    lists as dicts. None if there is no such part.
+    """
+    structure, wanted = jax.tree.structure(shapes), _likeness(shapes)
+
+    def search(node: Any) -> list[Any] | None:
+        leaves = jax.tree.leaves(node)
+        if _likeness(node) == wanted:
+            return leaves
+        inner = jax.tree.leaves(node, is_leaf=lambda part: part is not node)
+        if len(leaves) <= len(wanted) or inner == leaves:
+            return None
+        return next((found for part in inner if (found := search(part))), None)
+
+    found = search(live) if wanted else []
+    return None if found is None else jax.tree.unflatten(structure, found)
+
+
+def _likeness(tree: Any) -> list[tuple]:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def outputs(predict: Callable, task: Task, transforms: Sequence[Transform]) -> Callable:
+    """The outputs of a batch, and those of its first half beside other examples.
+
+    Returns:
+      (carry, columns, batches) -> (size, mixed), for the first of the evaluation's
+      `batches`: `mixed` is how far the outputs of the first half move.
+    """
+
+    def call(carry, columns, batches):
+        batch = feed.batch(columns, {k: v[0] for k, v in batches.items()})
+        size = len(batch.pop(feed.IS_EXAMPLE))
+        inputs = task.inputs(transformed(transforms, batch, None))
+        state = carry.state._replace(params=evaluated_params(carry))
+        found = predict(state, inputs)
+        others = predict(state, jax.tree.map(_exchanged, inputs))
+
+        def moved(one, other):
+            is_each = one.shape[:1] == (size,)
+            half = size // 2
+            return _distance(one[:half], other[:half]) if is_each else 0.0
+
+        return jax.tree.map(_size, found), jax.tree.map(moved, found, others)
+
+    return call
+
+
+def _exchanged(rows: jax.Array) -> jax.Array:
+    """`rows` whose second half is the first, the other way round."""
+    half = len(rows) // 2
+    return jnp.concatenate([rows[:half], rows[:half][::-1], rows[2 * half :]])
+
+
+def distances(live: Any, other: Any, before: Any) -> Distances:
+    """How far `live` is from `other`, and from `before`. Host numbers, leaf by leaf."""
+    off = jax.tree.map(_distance, live, other)
+    moved = jax.tree.map(_distance, live, before)
+    size = jax.tree.map(_size, live)
+    return jax.device_get(Distances(off, moved, size))
+
+
+# Jitted leaf by leaf: there are few shapes, and programs share them.
+@jax.jit
+def _distance(one: jax.Array, other: jax.Array) -> jax.Array:
+    """The norm of a difference. NaN equals NaN, and infinity itself."""
+    one, other = _real(one), _real(other)
+    same = (one == other) | (jnp.isnan(one) & jnp.isnan(other))
+    return _norm(jnp.where(same, 0, one - other))
+
+
+@jax.jit
+def _size(x: jax.Array) -> jax.Array:
+    return _norm(_real(x))
+
+
+def _real(x: jax.Array) -> jax.Array:
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    return x.astype(jnp.float32)
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    """The Euclidean norm, also of numbers whose squares would be infinite."""
+    largest = jnp.max(jnp.abs(x), initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(x / scale)))
+
+
+def shaken(carry: Carry, number: float, share: float) -> Carry:
+    """`carry` with each parameter, and its average, changed by up to `share` of it.
+
+    Other numbers give other changes.
+    """
+
+    def shake(tree: Any) -> Any:
+        return jax.tree.map(lambda x: _shaken(x, number, share), tree)
+
+    params = shake(carry.state.params)
+    return Carry(carry.state._replace(params=params), shake(carry.average))
+
+
+@jax.jit
+def _shaken(x: jax.Array, number: Any, share: Any) -> jax.Array:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    # Of its position: float32 counts so far. A sine is random enough.
+    at = 1 + jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape) % 9973
+    return (x * (1 + share * jnp.sin(at * number))).astype(x.dtype)
