@@ -95,7 +95,11 @@ def _falling(count: int, stall: int) -> np.ndarray:
     """Losses that fall from 3 to below 0, but for three times, when they rise."""
     stall = min(stall, count // 6)
     falls, extra = np.ones(count), np.zeros(count)
-    for start, height in ((count // 8, 0.3), (count * 3 // 8, 50.0), (count * 3 // 4, 0.0)):
+    for start, height in (
+        (count // 8, 0.3),
+        (count * 3 // 8, 50.0),
+        (count * 3 // 4, 0.0),
+    ):
         falls[start : start + stall] = 0
         extra[start : start + stall] = height
     return 3 - 5.0 * np.cumsum(falls) / count + extra

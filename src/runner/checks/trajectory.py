@@ -20,6 +20,7 @@ from runner.checks.problem import (
     EVERY,
     FORMULA_STEPS,
     STEPS,
+    Problem,
     about_to_fall,
     formula_problem,
     loss_at,
@@ -321,34 +322,39 @@ def _updated(tx, params, opt_state, grads, loss, eval_loss):
     return optax.apply_updates(params, updates), opt_state
 
 
-def replayed(tx: Any, schedule: Any, first: int, float64: bool) -> Callable:
-    """(parameters before each step, problem) -> the changes that `tx` makes to them.
+def replayed(
+    candidate: OptimizerSpec, before: Any, problem: Problem, rates: Any, first: int
+) -> Any:
+    """The changes that an optimizer makes to the same parameters: [n, steps, ...].
 
     Args:
-      tx: a transformation.
-      schedule: that of the run.
-      first: the step at which it starts.
-      float64: whether it computes in that.
+      candidate: the optimizer.
+      before: the parameters before each step; their dtype is what it computes in.
+      problem: the rest of its inputs.
+      rates: its learning rates [n, steps].
+      first: the step at which it starts, with a new state.
     """
+    float64 = problem.losses.dtype == np.float64
 
     @functools.partial(jax.jit, compiler_options=_QUICK)
-    def run(before, problem):
-        opt_state = tx.init(jax.tree.map(lambda x: x[0], before))
-        if float64:
-            opt_state = jax.tree.map(_float64, opt_state)
-        if first == 0:
-            opt_state = about_to_fall(opt_state, schedule)
+    def run(before, problem, rates):
+        def one(rates):
+            tx = candidate.textbook(rates)
+            opt_state = tx.init(jax.tree.map(lambda x: x[0], before))
+            if float64:
+                opt_state = jax.tree.map(_float64, opt_state)
+            if first == 0:
+                opt_state = about_to_fall(opt_state, candidate.schedule)
 
-        def step(opt_state, given):
-            params, (grads, loss, eval_loss, _) = given
-            after, new = _updated(tx, params, opt_state, grads, loss, eval_loss)
-            return same_dtypes(new, opt_state), optax.tree.sub(after, params)
+            def step(opt_state, given):
+                params, (grads, loss, eval_loss, _) = given
+                after, new = _updated(tx, params, opt_state, grads, loss, eval_loss)
+                return same_dtypes(new, opt_state), optax.tree.sub(after, params)
 
-        return jax.lax.scan(step, opt_state, (before, problem))[1]
+            return jax.lax.scan(step, opt_state, (before, problem))[1]
 
-    def changes(before, problem):
-        with on_cpu(float64):
-            given = jax.tree.map(lambda x: x[first:], (before, problem))
-            return jax.device_get(run(*given))
+        return jax.lax.map(one, rates)
 
-    return changes
+    with on_cpu(float64):
+        given = jax.tree.map(lambda x: x[first:], (before, problem))
+        return jax.device_get(run(*given, np.asarray(rates)[:, first:]))

@@ -25,7 +25,6 @@ from runner.checks.trajectory import (
     Trajectories,
     Trajectory,
     Updates,
-    on_cpu,
     replayed,
 )
 from runner.core.optimizers import OptimizerSpec
@@ -189,21 +188,19 @@ def _check_updates(
     found = first_difference(ours, wanted, updates.before, tolerance)
     if not found:
         return
-    schedule, before = toy.wanted.schedule, updates.before
-    with on_cpu(float64):
-        run = replayed(toy.wanted.textbook(rates), schedule, 0, float64)
-    shaken = run(before, _shaken(problem))
+    before = updates.before
+    shaken = replayed(toy.wanted, before, _shaken(problem), rates[None], 0)
+    shaken = jax.tree.map(lambda x: x[0], shaken)
     slack = jax.tree.map(lambda x, y: _around(10 * (x - y)), shaken, wanted)
     found = first_difference(ours, wanted, before, tolerance, slack)
     chaotic = first_difference(shaken, wanted, before, TOLERANCE) is not None
     if not found or (chaotic and found.places.size < CHAOTIC * len(rates)):
         return
 
-    def replay(tx, first):
-        return replayed(tx, schedule, first, float64)(before, problem)
+    def replay(candidate, rates, first):
+        return replayed(candidate, before, problem, rates, first)
 
-    with on_cpu(float64):
-        likeness = looks_like(ours, found.places, toy.wanted, rates, replay)
+    likeness = looks_like(ours, found.places, toy.wanted, rates, replay)
     raise _refusal(
         "the pipeline doesn't do what the config says. At step "
         f"{found.first + 1} of {len(rates)}{where} it changed {found.name} by "

@@ -55,7 +55,11 @@ def clipped(found, grads, model_state, state):
 
 @_after
 def with_l2_term(found, grads, model_state, state):
-    return found, optax.tree.add(grads, optax.tree.scale(0.01, state.params)), model_state
+    return (
+        found,
+        optax.tree.add(grads, optax.tree.scale(0.01, state.params)),
+        model_state,
+    )
 
 
 @_after
@@ -90,7 +94,11 @@ def flattering_accuracy(found, grads, model_state, state):
 
 @_after
 def twice_the_weight(found, grads, model_state, state):
-    return found._replace(loss=2 * found.loss, weight=2 * found.weight), grads, model_state
+    return (
+        found._replace(loss=2 * found.loss, weight=2 * found.weight),
+        grads,
+        model_state,
+    )
 
 
 @_before
@@ -181,7 +189,11 @@ CASES = [
     ("with_l2_term", [], r"the right ones plus 0\.01 times the parameters"),
     ("with_l2_term", LINEN, r"the right ones plus 0\.01 times the parameters"),
     ("without_biases", [], r"the gradient output/bias\[\d+\] is 0 instead"),
-    ("statistics_never_updated", [], r"the model state norm/mean\[\d\] is .*; it never changes"),
+    (
+        "statistics_never_updated",
+        [],
+        r"the model state norm/mean\[\d\] is .*; it never changes",
+    ),
     ("statistics_never_updated", LINEN, r"the model state norm/(mean|var)\[\d\] is"),
     ("statistics_never_updated", NNX, r"the model state norm/(mean|var)\[\d\] is"),
     ("statistics_updated_twice", [], r"the model state norm/(mean|var)\[\d\] is"),

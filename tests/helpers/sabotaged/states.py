@@ -109,7 +109,10 @@ def batch_statistics(honest, model):
 def initial_statistics(honest):
     def predict(state, inputs):
         norm = state.model_state["norm"]
-        fresh = {"mean": jnp.zeros_like(norm["mean"]), "var": jnp.ones_like(norm["var"])}
+        fresh = {
+            "mean": jnp.zeros_like(norm["mean"]),
+            "var": jnp.ones_like(norm["var"]),
+        }
         return honest.predict(state._replace(model_state={"norm": fresh}), inputs)
 
     return {"predict": predict}

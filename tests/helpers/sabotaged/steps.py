@@ -226,7 +226,11 @@ CASES = [
     ("sgd_in_float32", [], rf"At step 1 of 512 it .*The observed updates {SGD}"),
     ("sgd_in_float32", ["+framework.base=linen"], rf"At step 1 of 512 .*{SGD}"),
     ("sgd_in_float32", ["+framework.base=nnx"], rf"At step 1 of 512 .*{SGD}"),
-    ("sgd_from_step_9", [], rf"At step 10 of 12 .*From step 10 on, the observed .*{SGD}"),
+    (
+        "sgd_from_step_9",
+        [],
+        rf"At step 10 of 12 .*From step 10 on, the observed .*{SGD}",
+    ),
     ("sgd_from_step_300", [], rf"At step 301 of 512 .*From step 301 on, .*{SGD}"),
     ("sgd_from_step_300", ["+framework.base=nnx"], rf"From step 301 on, .*{SGD}"),
     (
