@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 
 import runner.checks
 from runner.checks.reference import Watched
+from runner.checks.side_by_side import Toy
 from runner.checks.toy import toy_model
-from runner.checks.trajectory import Toy, Trajectories
+from runner.checks.trajectory import Trajectories
 from runner.checks.verify import Numbers, textbook_probe
 from runner.config.conf import conf_dir, register
 from runner.config.instantiate import target

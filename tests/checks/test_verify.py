@@ -1,41 +1,110 @@
 """What runs is what the config says: every sabotage is caught, and nothing else."""
 
+import random
+
+import jax
 import numpy as np
+import optax
 import pytest
 
-from helpers.sabotaged import CASES
-from helpers.shipped import BY_KIND
+from helpers.sabotaged import gradients, states, steps, updates
+from helpers.shipped import BY_KIND, NAMES
 from helpers.training import build_job
+from helpers.verified import toy_of, verify_alone
 from runner.checks.fingerprints import Examples, identify
+from runner.checks.verify import verify
 from runner.config.conf import conf_dir
 from runner.errors import ConfigError
 
 SHORT = ("verify=true", "train.steps=40", "train.epochs=null", "model.hidden_sizes=[8]")
+LENGTH = SHORT[1:3]
+FRAMEWORKS = ("jax", "linen", "nnx")
 
 
 def names(group):
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize(
-    "pipeline,overrides,message",
-    [pytest.param(*CASES[0], marks=pytest.mark.smoke), *CASES[1:]],
-    ids=[c[0] for c in CASES],
-)
-def test_sabotage_is_refused(pipeline, overrides, message, built):
+@pytest.fixture
+def verified(composed):
+    """Verify a pipeline from overrides."""
+    return lambda *overrides: verify_alone(composed(*LENGTH, *overrides))
+
+
+CASES = [
+    pytest.param(
+        f"{module.__name__}.{pipeline}",
+        overrides,
+        message,
+        id="-".join([pipeline, *overrides]),
+        marks=pytest.mark.smoke if pipeline == "linen_sgd" else (),
+    )
+    for module in (updates, steps, gradients, states)
+    for pipeline, overrides, message in module.CASES
+]
+
+
+@pytest.mark.parametrize("target,overrides,message", CASES)
+def test_sabotage_is_refused(target, overrides, message, verified):
     with pytest.raises(ConfigError, match=f"(?s)verify: .*{message}"):
-        built(*SHORT, *overrides, f"framework._target_=helpers.sabotaged.{pipeline}")
+        verified(*overrides, f"framework._target_={target}")
+
+
+def test_a_build_refuses_what_verification_does(built):
+    target = "framework._target_=helpers.sabotaged.updates.linen_sgd"
+    with pytest.raises(ConfigError, match=r"match optax\.sgd\(0\.001\), not optax"):
+        built(*SHORT, target)
 
 
 def test_verify_may_be_turned_off(trained):
-    sabotaged = "framework._target_=helpers.sabotaged.nnx_sgd"
+    sabotaged = "framework._target_=helpers.sabotaged.updates.nnx_sgd"
     rows = trained(*SHORT, sabotaged, "verify=false")
     assert rows[-1]["step"] == 40
 
 
+def test_each_run_drives_its_own_numbers(composed, built):
+    """What a sweep has verified of one run says nothing of another."""
+    target = "framework._target_=helpers.sabotaged.steps.at_most_2"
+    built(*SHORT, target, "optimizer.learning_rate=0.1")
+    with pytest.raises(ConfigError, match=r"match optax\.adam\(2\), not optax\.adam"):
+        built(*SHORT, target, "optimizer.learning_rate=10")
+
+
+def replaced_adam(*_, learning_rate, **more):
+    return optax.sgd(learning_rate)
+
+
+def doubled_updates(params, updates):
+    return jax.tree.map(lambda p, u: p + 2 * u, params, updates)
+
+
+@pytest.mark.parametrize(
+    "name,replacement",
+    [("adam", replaced_adam), ("apply_updates", doubled_updates)],
+)
+def test_a_patched_library_is_named(name, replacement, monkeypatch, verified):
+    monkeypatch.setattr(optax, name, replacement)
+    with pytest.raises(ConfigError, match=r"optax \S+ isn't the released one"):
+        verified("framework=jax")
+
+
+def test_a_library_of_unknown_version_is_recorded(monkeypatch, verified):
+    monkeypatch.setattr("runner.checks.golden.version", lambda name: "9.9.9")
+    assert verified("framework=jax").optax == "9.9.9, of which no probe is known"
+
+
+@pytest.mark.parametrize("base", FRAMEWORKS)
+def test_a_state_of_its_own_is_no_sabotage(base, verified):
+    target = "framework._target_=helpers.sabotaged.steps.its_own_state"
+    verified(target, f"+framework.base={base}")
+
+
 @pytest.mark.parametrize("optimizer", BY_KIND)
-def test_no_optimizer_is_refused_with_a_schedule(optimizer, built):
-    built(*SHORT, f"optimizer={optimizer}", "framework=jax", "schedule=warmup_cosine")
+def test_no_optimizer_is_refused_with_a_schedule(optimizer, verified):
+    found = verified(
+        f"optimizer={optimizer}", "framework=jax", "schedule=warmup_cosine"
+    )
+    assert found.optax == optax.__version__
 
 
 # Each schedule in a framework, and reduce_on_plateau in all; the others at night.
@@ -46,64 +115,102 @@ SCHEDULES = [
         marks=[] if i % 3 == j or "plateau" in schedule else pytest.mark.nightly,
     )
     for i, schedule in enumerate(names("schedule"))
-    for j, framework in enumerate(("jax", "linen", "nnx"))
+    for j, framework in enumerate(FRAMEWORKS)
 ]
 
 
 @pytest.mark.parametrize("schedule,framework", SCHEDULES)
-def test_no_schedule_is_refused_in_any_framework(schedule, framework, built):
-    built(*SHORT, f"schedule={schedule}", f"framework={framework}")
+def test_no_schedule_is_refused_in_any_framework(schedule, framework, verified):
+    verified(f"schedule={schedule}", f"framework={framework}")
 
 
-@pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
-@pytest.mark.parametrize(
-    "overrides",
+@pytest.mark.nightly
+@pytest.mark.parametrize("schedule", names("schedule"))
+@pytest.mark.parametrize("optimizer", NAMES)
+def test_no_optimizer_is_refused_with_any_schedule(optimizer, schedule, verified):
+    if schedule == "reduce_on_plateau" and optimizer.startswith("schedule_free"):
+        pytest.skip("refused for another reason")
+    verified(f"optimizer={optimizer}", f"schedule={schedule}", "framework=jax")
+
+
+OPTIONS = [
+    ["optimizer=adamw", "train.mask_weight_decay=true"],
+    ["train.clip_global_norm=0.1", "optimizer=sgd", "optimizer.momentum=0.9"],
+    ["schedule=reduce_on_plateau", "schedule.watch=validation", "train.steps=44"],
+    ["optimizer=lbfgs"],
+    ["optimizer=sam"],
+    ["optimizer.mu_dtype=bfloat16"],
+    ["precision.compute=bfloat16"],
+]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("overrides", OPTIONS, ids=" ".join)
+def test_no_option_is_refused(overrides, framework, verified):
+    verified(*overrides, f"framework={framework}")
+
+
+# Of each row one: any combination is honest.
+CHOICES = [
+    [[f"framework={name}"] for name in FRAMEWORKS],
     [
-        ["model=cnn", "model.channels=[4]"],
-        ["optimizer=adamw", "train.mask_weight_decay=true"],
-        ["train.clip_global_norm=0.1", "optimizer=sgd", "optimizer.momentum=0.9"],
-        ["schedule=reduce_on_plateau", "schedule.watch=validation", "train.steps=44"],
-        ["optimizer=lbfgs"],
-        ["optimizer=sam"],
-        ["optimizer.mu_dtype=bfloat16"],
+        [],
+        ["data=linear_ae", "model=linear_autoencoder", "task=reconstruction"],
+        ["task=reconstruction", "task.inputs=image", "model=mlp"],
+        ["task.label_smoothing=0.1"],
+        ["task.class_weights=[1,2,1,1,1,1,1,1,1,3]"],
+        ["model=cnn", "+metric@metrics.top=top_k", "+metric@metrics.f1=macro_f1"],
     ],
-)
-def test_no_option_is_refused(overrides, framework, built):
-    built(*SHORT[:3], *overrides, f"framework={framework}")
+    [
+        [f"optimizer={name}"]
+        for name in ("sgd", "adam", "adamw", "lion", "muon", "adafactor", "lamb", "sam")
+    ],
+    [[], ["optimizer.learning_rate=1e-6"], ["optimizer.learning_rate=10"]],
+    [
+        [],
+        ["schedule=warmup_cosine"],
+        ["schedule=reduce_on_plateau"],
+        ["schedule=reduce_on_plateau", "schedule.unit=steps", "schedule.patience=2"],
+        ["schedule=reduce_on_plateau", "schedule.watch=validation"],
+    ],
+    [[], ["precision.compute=bfloat16"], ["precision.matmul=highest"]],
+    [[], ["train.clip_global_norm=1.0"], ["train.clip_global_norm=1e-3"]],
+    [[], ["train.gradient_accumulation=4"], ["train.ema_decay=0.9"]],
+]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", range(200))
+def test_no_combination_is_refused(number, verified):
+    rng = random.Random(number)
+    verified(*(o for row in CHOICES for o in rng.choice(row)), "train.epochs=2",
+             "train.steps=null")  # fmt: skip
+
+
+def test_probe_is_recorded_of_what_cannot_run_on_a_toy(composed):
+    target = "framework._target_=helpers.sabotaged.updates.forgets_value"
+    cfg = composed(*LENGTH, target, "schedule=reduce_on_plateau")
+    assert verify_alone(cfg, refuse=False).probe is None
 
 
 @pytest.fixture
-def identified(composed):
-    """The digests of a run from overrides."""
-
-    def identified(*overrides: str) -> dict:
-        job = build_job(composed(*overrides))
-        data = Examples(job.run.spec.dataset, job.run.values.key)
-        return identify(job.run, job.toy, job.init, data)
-
-    return identified
-
-
-@pytest.fixture
-def probe(identified):
-    return lambda *overrides: identified(*overrides)["optimizer_probe"]
+def probe(composed):
+    return lambda *more: verify_alone(composed(*LENGTH, *more), refuse=False).probe
 
 
 def test_probe_tells_what_ran_whatever_it_is_called(probe):
-    adam = probe(*SHORT)
-    called_adam = "framework._target_=helpers.sabotaged.nnx_sgd"
-    assert probe(*SHORT, called_adam, "verify=false") != adam
-    sgd = probe(*SHORT, "optimizer=sgd")
-    swapped = "framework._target_=helpers.sabotaged.linen_sgd"
-    linen = probe(*SHORT, swapped, "verify=false", "optimizer.learning_rate=0.1")
-    assert linen == sgd != adam
+    adam = probe()
+    assert probe("framework._target_=helpers.sabotaged.updates.nnx_sgd") != adam
+    sgd = probe("optimizer=sgd")
+    swapped = "framework._target_=helpers.sabotaged.updates.linen_sgd"
+    assert probe(swapped, "optimizer.learning_rate=0.1") == sgd != adam
 
 
 @pytest.mark.parametrize(
     "same", ["framework=jax", "framework=linen", "seed=5", "model.hidden_sizes=[3]"]
 )
 def test_probe_is_of_the_optimizer_alone(same, probe):
-    assert probe(*SHORT) == probe(*SHORT, same)
+    assert probe() == probe(same)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +225,29 @@ def test_probe_is_of_the_optimizer_alone(same, probe):
     ],
 )
 def test_probe_shows_every_change_of_the_optimizer(other, probe):
-    base = (*SHORT, "optimizer=adamw")
-    assert probe(*base) != probe(*base, other)
+    assert probe("optimizer=adamw") != probe("optimizer=adamw", other)
+
+
+def test_runs_that_share_a_program_share_what_is_compiled(composed):
+    trajectories, numbers = toy_of(composed(*LENGTH, "framework=jax"))
+    compiled = set()
+    for rate in (0.1, 0.01):
+        rates = np.full_like(numbers.learning_rates, rate)
+        verify(trajectories, numbers._replace(learning_rates=rates), refuse=True)
+        compiled.add((trajectories._float32, trajectories._float64))
+    assert len(compiled) == 1
+
+
+@pytest.fixture
+def identified(composed):
+    """The digests of a run from overrides."""
+
+    def identified(*overrides: str) -> dict:
+        job = build_job(composed(*overrides))
+        data = Examples(job.run.spec.dataset, job.run.values.key)
+        return identify(job.run, job.found, job.init, data)
+
+    return identified
 
 
 def test_digests_follow_seed_data_and_model(identified):

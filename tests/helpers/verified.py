@@ -17,9 +17,7 @@ def verify_alone(cfg: DictConfig, refuse: bool = True) -> Found:
     Raises:
       ConfigError: it is refused.
     """
-    trajectories, numbers = toy_of(cfg)
-    trajectories.start(refuse)
-    return verify(trajectories, numbers, refuse)
+    return verify(*toy_of(cfg), refuse)
 
 
 def toy_of(cfg: DictConfig) -> tuple[Trajectories, Numbers]:

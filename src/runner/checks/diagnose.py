@@ -15,6 +15,7 @@ from runner.core.schedules import ReduceOnPlateau
 
 MATCH = 1e-4  # relative distance below which an optimizer is named
 LENGTH = 32  # of the steps that differ, so many have to match
+SHAPES = "own", "squared", "constant"  # of learning rates over a run
 USUAL = (
     ("optax.sgd", "", optax.sgd),
     ("optax.sgd", " with momentum 0.9", functools.partial(optax.sgd, momentum=0.9)),
@@ -38,7 +39,7 @@ def looks_like(
     places: np.ndarray,
     wanted: OptimizerSpec,
     rates: np.ndarray,
-    replay: Callable[[Any, int], Any],
+    replay: Callable[[OptimizerSpec, np.ndarray, int], Any],
 ) -> str:
     """A sentence that names the optimizer whose updates are closest to `observed`.
 
@@ -47,8 +48,8 @@ def looks_like(
       places: the steps at which they aren't what they should be.
       wanted: the optimizer that they should have come from.
       rates: the requested learning rates of all steps.
-      replay: returns the changes that a transformation makes for the same gradients, if
-        it starts at a step.
+      replay: returns the changes [n, steps, ...] that an optimizer makes for the same
+        gradients with learning rates [n, steps], if it starts at a step.
     """
     first, part = places[0], places[:LENGTH]
     ours, since = _flat(observed, part), _since(places, len(rates))
@@ -57,19 +58,24 @@ def looks_like(
     if not np.any(_flat(observed, part[:1])):
         return "The parameters don't change at all at this step"
     steady = np.ptp(rates[1:]) == 0
+    shapes = np.stack([rates, rates**2, np.ones_like(rates)])
     best, sentence = MATCH, ""
     for name, addition, candidate in _candidates(wanted):
-        for shape in (rates, rates**2, np.ones_like(rates)):
-            try:
-                theirs = _flat(replay(candidate.textbook(shape), 0), part)
-            except (TypeError, ValueError):  # the candidate can't have this config
-                continue
+        try:
+            every = replay(candidate, shapes, 0)
+        except (TypeError, ValueError):  # the candidate can't have this config
+            continue
+        for kind, shape in enumerate(SHAPES):
+            theirs = _flat(jax.tree.map(lambda x, i=kind: x[i], every), part)
             factor, distance = _match(ours, theirs)
-            if candidate is wanted and shape is rates and abs(factor - 1) < MATCH:
+            exact = abs(factor - 1) < MATCH and shape != "constant"
+            if candidate is wanted and shape == "own" and exact:
                 continue  # the difference is below the matching tolerance
+            if not exact and places.size == 1:
+                continue  # of a single step, SGD with some learning rate is no news
             if distance < best * (0.1 if sentence else 1):
                 best = distance
-                rate, how = _matched_rate(wanted, rates, shape, factor, steady)
+                rate, how = _matched_rate(wanted, shape, factor, steady)
                 sentence = f"{name}({rate:.4g}){addition}{how}"
         if best < MATCH / 10:
             break
@@ -77,7 +83,8 @@ def looks_like(
     if sentence:
         return f"{since} observed updates match {sentence}, not {asked}"
     if first:
-        anew = _flat(replay(wanted.textbook(rates[first:]), first), part - first)
+        anew = jax.tree.map(lambda x: x[0], replay(wanted, rates[None], first))
+        anew = _flat(anew, part - first)
         factor, distance = _match(ours, anew)
         if max(distance, abs(factor - 1)) < MATCH:
             return f"The updates are those of {asked} with its state reset at this step"
@@ -117,17 +124,13 @@ def _match(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 
 def _matched_rate(
-    wanted: OptimizerSpec,
-    rates: np.ndarray,
-    shape: np.ndarray,
-    factor: float,
-    steady: bool,
+    wanted: OptimizerSpec, shape: str, factor: float, steady: bool
 ) -> tuple[float, str]:
     """The learning rate of a match, and in words how it changes."""
     learning_rate = wanted.factory.keywords["learning_rate"]
-    if shape is rates:
+    if shape == "own":
         return learning_rate * factor, "" if steady else " with its schedule"
-    if np.ptp(shape):
+    if shape == "squared":
         return learning_rate * factor, " with the learning rate applied twice"
     return factor, "" if steady else " at a constant learning rate"
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runner.checks.trajectory import Toy
+from runner.checks.side_by_side import Toy
 
 TOLERANCE = 1e-5  # relative; eigenvectors and the like depend on the machine
 

@@ -11,8 +11,9 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.reference import Watched, reference
+from runner.checks.side_by_side import Toy
 from runner.checks.toy import toy_example, toy_model, toy_task
-from runner.checks.trajectory import Toy, Trajectories
+from runner.checks.trajectory import Trajectories
 from runner.checks.verify import Found, Numbers, verify
 from runner.config.conf import recorded
 from runner.config.instantiate import call, check_targets, target
@@ -76,7 +77,8 @@ def build(
     Args:
       cfg: a run's configuration; it isn't changed.
       session: keeps what runs share.
-      begin: called with the run before it is verified, to compile it meanwhile.
+      begin: called with the run once its step has been traced but before it is
+        verified, to compile it meanwhile.
       most: how many runs of its program may train side by side.
 
     Raises:
@@ -128,16 +130,16 @@ def build(
     shared, run = made(choice.convolution)
     shared.trajectories.start(cfg.verify)
     run = run._replace(choice=choice)
-    begin(run)
     init = session.keep(
         ("init", shared.spec.key), lambda: program.init(shared.spec, values)
-    ).result()
+    )
     metrics = session.keep(
         ("metrics", shared.spec.key), lambda: check_traces(shared.spec, values)
     )
     _check_metrics(cfg, settings, metrics, shared.spec.task)
+    begin(run)
     found = _verified(run, shared, cfg.verify, session)
-    return Built(run, cfg, found, init)
+    return Built(run, cfg, found, init.result())
 
 
 def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:

@@ -125,7 +125,11 @@ def run_job(
             program = session.program(run.spec, run.values, run.timetable)
             print_sharding(run, program, None if processes.is_first else StringIO())
             return math.nan
-        job = prepare(cfg, composed, session, quiet=False)
+
+        def begin(run: Run) -> None:
+            session.program(run.spec, run.values, run.timetable)
+
+        job = prepare(cfg, composed, session, quiet=False, begin=begin)
         if not processes.is_first:
             job.recorder.follow()
             train_recorded(job, session, job.recorder.track)

@@ -1,7 +1,7 @@
-"""Pipelines that do something other than what they are told, as a user's might.
+"""Optimizers that are not those of the configuration, or not all of them.
 
-Each is chosen with `framework._target_=sabotaged.NAME`. The first two are flax #4087:
-a helper that is handed optax.adam and quietly uses optax.sgd.
+The first two are flax #4087: a helper that is handed optax.adam and quietly uses
+optax.sgd.
 """
 
 import jax
@@ -253,7 +253,7 @@ CASES = [
     ),
     ("double_update", [], r"match optax\.adam\(0\.002\)"),
     ("ascends", [], r"match optax\.adam\(-0\.001\)"),
-    ("clips_unasked", ["optimizer=sgd"], r"At step 1 of 8"),
+    ("clips_unasked", ["optimizer=sgd"], r"At step 1 of 12 in float64"),
     (
         "decays_everything",
         ["optimizer=adamw", "train.mask_weight_decay=true"],
@@ -264,8 +264,8 @@ CASES = [
         [],
         r"it changed output/(bias|kernel)\[[\d, ]+\] by 0 instead of",
     ),
-    ("forgets_its_state", [], r"At step 2 of 8"),
-    ("updates_twice", [], r"At step 1 of 8"),
+    ("forgets_its_state", [], r"At step 2 of 12"),
+    ("updates_twice", [], r"At step 1 of 12 in float64"),
     (
         "forgets_the_loss",
         ["schedule=reduce_on_plateau"],
@@ -274,7 +274,7 @@ CASES = [
     (
         "watches_the_wrong_loss",
         ["schedule=reduce_on_plateau", "schedule.watch=validation", "train.steps=44"],
-        r"match optax\.adam\(0\.001\) without reduce_on_plateau",
+        r"At step 1 of 12 in float64 .* by -1 instead of -0\.5",
     ),
     ("knows_its_arguments", [], r"doesn't use the hyperparameters that it is given"),
     (
@@ -288,6 +288,6 @@ CASES = [
         ["schedule=reduce_on_plateau"],
         r"match optax\.adam\(0\.001\) without reduce_on_plateau",
     ),
-    ("gradients_of_float16", ["optimizer=sgd"], r"At step 1 of 8"),
+    ("gradients_of_float16", ["optimizer=sgd"], r"At step 1 of 12 in float64"),
     ("nnx_trains_only_kernels", [], r"it changed \S*bias\S* by 0 instead of"),
 ]
