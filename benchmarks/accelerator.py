@@ -9,8 +9,9 @@ cache. All run with `deterministic=true`, as runs do by default, and without W&B
 
 loop        training with the runner, in nnx (the MLP: pure JAX), against a `lax.scan`
             by hand and the usual loop of flax that dispatches each step
-packing     members of a population against one after the other, convolutions as XLA's
-            and as patches; with the rows for src/runner/core/measured.py
+packing     members side by side and one after the other, convolutions as XLA's and as
+            patches, against the fastest way, and what the default chooses; with the
+            rows for src/runner/core/measured.py
 bits        a replay, a resumed run and a repeated sweep: the same bits?
 determinism steps with and without XLA's deterministic operations; the same bits?
 jobs        a sweep of 100 jobs against a vmapped program by hand
@@ -80,7 +81,7 @@ class Report(NamedTuple):
         ]  # fmt: skip
         header = ("section", "case", "way", "us/step", "ratio", "rounds", "")
         print_table(header, cells, console(), right=slice(3, 6))
-        print("ratio: the time of a way over that of the first way of its case")
+        print("ratio: the time of a way over that of its case's first (packing: best)")
         if self.left_out:
             print("no time was left for:", ", ".join(self.left_out))
         for name, why in self.failures.items():

@@ -44,7 +44,7 @@ class Bench:
     """
 
     def __init__(self, small: bool, repeats: int, minutes: float, folder: Path):
-        self.small, self.folder, self._repeats = small, folder, repeats
+        self.small, self.folder, self.repeats = small, folder, repeats
         self.until = time.monotonic() + 60 * minutes
         self.on_cpu = jax.default_backend() == "cpu"
 
@@ -65,7 +65,7 @@ class Bench:
         self, section: str, case: str, ways: Ways, count: dict[str, int], **how: Any
     ) -> list[Row]:
         """Time `ways`, each of which takes `count` steps of members."""
-        seconds = in_turn(ways, self._repeats, until=self.until, **how)
+        seconds = in_turn(ways, self.repeats, until=self.until, **how)
         each = {w: [t / count[w] for t in times] for w, times in seconds.items()}
         first = next(iter(ways))
         return [

@@ -82,23 +82,27 @@ def measured(
             made_ready = session.program(run.spec, run.values, run.timetable, members)
             ways[form, size] = made_ready, run
     times = microseconds(ways, rounds)
-    device, size = jax.devices()[0], float(f"{choose.flops(jaxpr):.3g}")
     found = {form: {n: times[form, n] for n in sizes} for form in forms}
-    return native, Measured(device.platform, device.device_kind, name, size, found)
+    return native, row_of(native, name)._replace(microseconds=found)
+
+
+def row_of(native: Run, name: str) -> Measured:
+    """A row for runs like `native` on this device, without its times."""
+    device, jaxpr = jax.devices()[0], step_jaxpr(native.spec, native.values)
+    flops = float(f"{choose.flops(jaxpr):.3g}")
+    return Measured(device.platform, device.device_kind, name, flops, {})
 
 
 def default(run: Run, row: Measured, most: int) -> tuple[str, float]:
     """The default choice for up to `most` such runs, and its time over the best."""
     jaxpr, forms = step_jaxpr(run.spec, run.values), tuple(row.microseconds)
     taken = choose.by_table(jaxpr, row.platform, row.kind, forms, most)
-    ways = {
-        (form, size): time
-        for form, times in row.microseconds.items()
-        for size, time in choose.sizes(times, most).items()
-    }
-    ratio = ways[taken.convolution, taken.members] / min(ways.values())
+    best = min(min(choose.sizes(of, most).values()) for of in row.microseconds.values())
+    # The table may have other sizes than were measured here.
+    size = taken.members
+    ratio = choose.sizes(row.microseconds[taken.convolution], size)[size] / best
     form = f"{taken.convolution}, " if row.convolves else ""
-    return f"{form}{taken.members} side by side", ratio
+    return f"{form}{size} side by side", ratio
 
 
 def report(run: Run, row: Measured) -> None:

@@ -7,13 +7,16 @@ from functools import partial
 
 from bench import Bench, Case, Row, Ways, framework_of
 from by_hand import nnx_loop, nnx_scan, scan_loop
-from packing import measured
+from packing import default, row_of
 from step import SESSION, runner_loop
 from workloads import WORKLOADS
 
 import sweep
-from runner.core.run import Host, Run
-from runner.core.train import train
+from runner.core.choose import FORMS
+from runner.core.measure import microseconds
+from runner.core.measured import Measured
+from runner.core.program import Program
+from runner.core.run import Run
 
 MEMBERS = (8, 32, 128)  # and 1, one after the other
 
@@ -36,53 +39,54 @@ def loop(bench: Bench) -> Iterator[Case]:
 
 
 def packing(bench: Bench) -> Iterator[Case]:
-    nowhere = Host(lambda index, row: None)
-    found: dict[str, tuple[Run, dict[int, float]]] = {}
+    rounds = 1 if bench.small else bench.repeats
+    found: dict[str, tuple[Run, Measured]] = {}
 
-    def trained(run: Run, members: int | None) -> float:
-        program = SESSION.program(run.spec, run.values, run.timetable, members)
-        started = time.perf_counter()
-        for _, error in train(program, [run] * (members or 1), nowhere):
-            if error:
-                raise error
-        return time.perf_counter() - started
+    def way(run: Run, members: int) -> tuple[Program, Run]:
+        size = members if members > 1 else None
+        return SESSION.program(run.spec, run.values, run.timetable, size), run
 
-    def case(name: str, form: str, members: int) -> list[Row]:
-        def run_of(form: str) -> Run:
-            more = [f"train.convolution={form}"] if form else []
-            return bench.built(name, framework_of(name), *more, part=10)[0]
-
-        run, title = run_of(form), f"{name}, {form}" if form else name
-        steps = len(run.learning_rates)
-        trained(run, None)  # compiles
-        wait = members * trained(run, None)
+    def case(name: str, members: int) -> list[Row]:
+        forms = FORMS if WORKLOADS[name].convolves else ("native",)
+        runs = {
+            form: bench.built(name, framework_of(name), f"train.convolution={form}")[0]
+            for form in forms
+        }
+        ways = {(form, 1): way(run, 1) for form, run in runs.items()}
+        alone = sum(
+            micros * ways[one][0].cut.steps
+            for one, micros in microseconds(ways, 1).items()
+        )
+        wait = (rounds + 2) * members * alone / 1e6
         if time.monotonic() + wait > bench.until:
             raise TimeoutError(f"it would take about {wait:.0f} s")
-        together, alone = "side by side", "one after the other"
-        ways: Ways = {
-            together: partial(trained, run, members),
-            alone: partial(trained, run, None),
-        }
-        if form == "patches":
-            ways[f"{alone}, native"] = partial(trained, run_of("native"), None)
-        count = dict.fromkeys(ways, steps) | {together: steps * members}
-        rows = bench.rows("packing", f"{members} x {title}", ways, count)
-        _, times = found.setdefault(title, (run, {}))
-        times |= {members: rows[0].micros or 0, 1: rows[1].micros or 0}
-        return rows
+        ways |= {(form, members): way(run, members) for form, run in runs.items()}
+        times = microseconds(ways, rounds)
+        native = runs["native"]
+        kept = found.setdefault(name, (native, row_of(native, name)))[1].microseconds
+        for (form, size), micros in times.items():
+            kept.setdefault(form, {})[size] = micros
+        rows = [
+            Row("packing", f"{members} x {name}", f"{form}, {size} side by side",
+                micros, micros / min(times.values()), rounds)
+            for (form, size), micros in times.items()
+        ]  # fmt: skip
+        own = {form: {1: times[form, 1], members: times[form, members]}
+               for form in forms}  # fmt: skip
+        judged = row_of(native, name)._replace(microseconds=own)
+        taken, ratio = default(native, judged, members)
+        return [*rows, Row("packing", f"{members} x {name}", f"default: {taken}",
+                           ratio=ratio)]  # fmt: skip
 
     def table() -> list[Row]:
         return [
-            Row("packing", "measured.py", title, said=str(measured(run, times)))
-            for title, (run, times) in found.items()
+            Row("packing", "measured.py", name, said=str(row))
+            for name, (_, row) in found.items()
         ]
 
     for members in (2,) if bench.small else MEMBERS:
         for name in ("mlp", "2c2d", "transformer"):
-            convolves = WORKLOADS[name].convolves
-            for form in ("native", "patches") if convolves else ("",):
-                title = f"{members} x {name} {form}".strip()
-                yield title, partial(case, name, form, members)
+            yield f"{members} x {name}", partial(case, name, members)
     yield "measured.py", table
 
 

@@ -17,7 +17,7 @@ class PackedLauncherConf:
     """`hydra.launcher`.
 
     strategy: vmap trains the members of a population side by side, loop one after the
-      other through one compiled program, auto lets `runner.core.choose` decide.
+      other through one compiled program, auto what is faster: see `train.choose`.
     max_members: of a population; auto is the fastest size that fits in memory.
     executor: inline trains the jobs here; submitit_slurm and submitit_local hand each
       population to a task with the settings in `cluster`; auto follows `cluster`.

@@ -8,6 +8,7 @@ import pytest
 from helpers.packed import alone, assert_close, together
 from helpers.shipped import BY_KIND, SMALL
 from helpers.training import SESSION
+from runner.core.choose import FORMS
 from runner.core.convolution import has_convolution
 from runner.core.mesh import population_mesh, population_size
 from runner.core.program import step_jaxpr
@@ -166,8 +167,10 @@ def test_a_users_convolutions_give_the_same_curves_in_every_form(built, framewor
         "train.steps=8", "train.log_every_steps=1", "train.eval_every_steps=8",
         "optimizer.learning_rate=0.01", f"framework={framework}",
     )  # fmt: skip
-    native = [built(*own, f"seed={seed}") for seed in (0, 1)]
-    patches = [built(*own, "train.convolution=patches", f"seed={s}") for s in (0, 1)]
+    native, patches = (
+        [built(*own, f"train.convolution={form}", f"seed={s}") for s in (0, 1)]
+        for form in FORMS
+    )
     assert native[0].spec.key != patches[0].spec.key
     assert has_convolution(step_jaxpr(native[0].spec, native[0].values))
     assert not has_convolution(step_jaxpr(patches[0].spec, patches[0].values))

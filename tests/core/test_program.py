@@ -36,10 +36,16 @@ def test_structure_does_not(override, built):
 
 
 @pytest.mark.parametrize(
-    "model,capacity", [("mlp", True), ("cnn", False), ("linear_autoencoder", True)]
+    ("model", "capacity"),
+    [
+        ("mlp", True),
+        ("cnn train.convolution=native", False),
+        ("cnn train.convolution=patches", True),
+        ("linear_autoencoder", True),
+    ],
 )
 def test_the_rule_is_applied_to_the_models(model, capacity, built):
-    run = built(f"model={model}", "train.epochs=1")
+    run = built(*f"model={model}".split(), "train.epochs=1")
     cut = SESSION.program(run.spec, run.values, run.timetable).cut
     assert (cut.steps > 1) == capacity
 

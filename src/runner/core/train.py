@@ -1,4 +1,4 @@
-"""The training loop. It keeps the device busy and reads results one call late."""
+"""The training loop. It keeps the device busy and reads results a call or two late."""
 
 import math
 import time
@@ -17,6 +17,9 @@ from runner.core.snapshot import Snapshot, Start, copied, on_host
 from runner.core.step import NORMS, evaluated_params
 from runner.errors import Refused, TrainingStopped
 
+# Calls under way while an earlier one is read: the host of a busy machine may be held
+# up for longer than one of them takes.
+IN_FLIGHT = 2
 RATE_SECONDS = 1.0  # time/steps_per_second is averaged over this
 
 
@@ -171,16 +174,21 @@ def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str,
     evaluation = {name: float(v) for name, v in (call.evaluation or {}).items()}
     bad = ~np.isfinite(call.rows["train/loss"])
     block = len(bad) // len(call.rows[NORMS[0]])
-    for i in np.flatnonzero(call.logged | bad):
-        step = call.start + 1 + int(i)
+    picked = np.flatnonzero(call.logged | bad)
+    # As a list at once, which is much faster than one number after the other.
+    columns = {
+        name: numbers[picked // block if name in NORMS else picked].tolist()
+        for name, numbers in call.rows.items()
+    }
+    for n, i in enumerate(picked.tolist()):
+        step = call.start + 1 + i
         row: dict[str, Any] = {"step": step}
-        for name, numbers in call.rows.items():
-            if name not in NORMS:
-                row[name] = float(numbers[i])
-            elif (i + 1) % block == 0:
-                row[name] = float(numbers[i // block])
-            elif step == 1 and call.first:
+        row |= {name: column[n] for name, column in columns.items()}
+        for name in NORMS if (i + 1) % block else ():
+            if step == 1 and call.first:
                 row[name] = float(call.first[name][0])
+            else:
+                del row[name]
         row |= evaluation if step == call.stop else {}
         ends = on_nan == "stop" and _not_finite(row)
         if ends or call.logged[i]:
@@ -309,7 +317,7 @@ def _calls(
     witness: Witness,
     active: Collection[int],
 ) -> Iterator[Call]:
-    """Dispatch all calls, yielding each one only when the next is under way.
+    """Dispatch all calls, yielding each one only when the next ones are under way.
 
     The learning rates of a population, [members, steps], have one more dimension
     than those of a run, as does all that is computed from them.
@@ -327,7 +335,8 @@ def _calls(
         rates, numbers = run.learning_rates[..., 0], run.values.hyperparameters
         carry = program.init.result()(run.init_key, rates, numbers)
 
-    waiting, stopped = None, None
+    waiting: deque[Call] = deque()
+    stopped = None
     while step < steps and stopped is None:
         evaluated = timetable.next_evaluation(step)
         blocks = program.cut.after(step, timetable.next_stop(step))
@@ -365,14 +374,13 @@ def _calls(
         if wanted != "no" or (stop == evaluated and may_leave()):
             placed = jax.device_put(eval_loss, program.mesh.own)
             snapshot = copied(Snapshot(carry, placed))
-        if waiting is not None:
-            yield waiting
-        waiting = Call(
+        waiting.append(Call(
             step, stop, logged[step:stop], rows, first, evaluation, snapshot, wanted,
             carry if stop == steps else None,
-        )  # fmt: skip
+        ))  # fmt: skip
         step = stop
-    if waiting is not None:
-        yield waiting
+        if len(waiting) > IN_FLIGHT:
+            yield waiting.popleft()
+    yield from waiting
     if stopped is not None:
         raise stopped
