@@ -379,7 +379,8 @@ def _calls(
             carry if stop == steps else None,
         ))  # fmt: skip
         step = stop
-        if len(waiting) > IN_FLIGHT:
+        # A snapshot takes the memory of a state, so it is saved soon.
+        while len(waiting) > (IN_FLIGHT if snapshot is None else 1):
             yield waiting.popleft()
     yield from waiting
     if stopped is not None:
