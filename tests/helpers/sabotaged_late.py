@@ -1,8 +1,8 @@
 """Pipelines that do what they are told wherever one looks before training.
 
-Each is chosen with `framework._target_=helpers.sabotaged_late.NAME`. On a small problem,
-in its first thousand steps, alone, or with another batch size they are honest: only a
-witness of the real run can see what they do.
+Each is chosen with `framework._target_=helpers.sabotaged_late.NAME`. On a small
+problem, in its first thousand steps, alone, or with another batch size they are honest:
+only a witness of the real run can see what they do.
 """
 
 import itertools
@@ -145,7 +145,9 @@ def large_starts_scaled(honest):
 def large_has_one_seed(honest):
     def init(key, *rest):
         state = honest.init(key, *rest)
-        return honest.init(jax.random.key(7), *rest) if is_large(state.params) else state
+        return (
+            honest.init(jax.random.key(7), *rest) if is_large(state.params) else state
+        )
 
     return {"init": init}
 
@@ -297,7 +299,10 @@ def _unpacked(flat, wanted):
     parts = jnp.split(flat, list(itertools.accumulate(x.size for x in leaves))[:-1])
     return jax.tree.unflatten(
         structure,
-        [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)],
+        [
+            p.reshape(x.shape).astype(x.dtype)
+            for p, x in zip(parts, leaves, strict=True)
+        ],
     )
 
 
@@ -321,6 +326,7 @@ _WIDE = ("train.steps=44",)  # the default MLP has 17,000 parameters
 _LONG = ("train.steps=1100", "model.hidden_sizes=[8]", "train.eval_every_steps=100")
 _DROPOUT = (*_WIDE, "model.dropout=0.3")
 _PACKED = ("train.steps=22", "model.hidden_sizes=[8]")
+_THREE = "model.hidden_sizes=[8,8,8]"
 _NOISY = (*NOISY, "train.steps=22")
 _GRADIENT, _MOVED = r"At step \d+ train/grad_norm was", r"After step \d+ \S*params/"
 
@@ -345,6 +351,6 @@ CASES = [
     ("mapped_freezes_biases_linen", _PACKED, _MOVED, 2),
     ("drops_a_class_of_64_linen", _PACKED, r"At step 1 train/loss was", 1),
     ("honest_once_jax", _PACKED, _GRADIENT, 2),
-    ("knows_a_layer_nnx", ("model.hidden_sizes=[8,8,8]", "train.steps=22"), _GRADIENT, 1),
+    ("knows_a_layer_nnx", ("train.steps=22", _THREE), _GRADIENT, 1),
     ("bfloat16_skips_jax", (*_WIDE, "precision=bfloat16"), r"train/grad_norm was 0", 1),
 ]  # fmt: skip

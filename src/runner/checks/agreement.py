@@ -41,7 +41,7 @@ def rounding(compute: str, matmul: str, platform: str) -> float:
 
 
 class Agreement:
-    """Judges evidence from one run, or one population: see `runner.core.evidence.Judge`.
+    """Judges evidence from a run or a population: see `runner.core.evidence.Judge`.
 
     Args:
       rounding: see the function of this name.
@@ -124,8 +124,8 @@ class Agreement:
             )
             numbers, at = found.numbers[name], differing[name][0]
             said.append(
-                f"At step {numbers.steps[at]} {name} was {numbers.live[at]:.6g} instead "
-                f"of {numbers.other[at]:.6g}"
+                f"At step {numbers.steps[at]} {name} was {numbers.live[at]:.6g} "
+                f"instead of {numbers.other[at]:.6g}"
             )
         furthest = self._furthest(found, noises)
         return [*said, furthest] if furthest else said
@@ -156,9 +156,9 @@ class Agreement:
         others = [_leaves(n.distances) for n in noises if n.distances is not None]
         worst, sentence = 1.0, None
         for i, (path, off, moved, size) in enumerate(_leaves(found.distances)):
-            limit = max(PARAMETER, 4 * self.rounding) * (moved if isfinite(moved) else 0)
-            size = size if isfinite(size) else 0
-            limit += 4 * FLOAT32 * size * sqrt(found.stop - found.start)
+            moved_by, steps = isfinite(moved) and moved, found.stop - found.start
+            limit = max(PARAMETER, 4 * self.rounding) * moved_by
+            limit += 4 * FLOAT32 * sqrt(steps) * (isfinite(size) and size)
             limit = max([limit, *(FACTOR * _finite(noise[i][1]) for noise in others)])
             beyond = _finite(off) / max(limit, _TINY) if off else 0.0
             if beyond > worst:
@@ -175,8 +175,8 @@ def _leaves(found: Distances) -> list[tuple[str, float, float, float]]:
     paths = (path_text(path) for path, _ in jax.tree.leaves_with_path(found.off))
     numbers = zip(*map(jax.tree.leaves, found), strict=True)
     return [
-        (path.removeprefix("state/"), *map(float, each))
-        for path, each in zip(paths, numbers, strict=True)
+        (path.removeprefix("state/"), float(off), float(moved), float(size))
+        for path, (off, moved, size) in zip(paths, numbers, strict=True)
     ]
 
 

@@ -261,9 +261,7 @@ class Comparison:
         opt_state = matched(state.opt_state, wanted.opt_state)
         is_whole = opt_state is not None
         if not is_whole:
-            zeros = jax.tree.map(
-                lambda x: np.zeros(x.shape, x.dtype), wanted.opt_state
-            )
+            zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), wanted.opt_state)
             opt_state = jax.device_put(zeros, self._mesh.replicated)
         average = carry.average
         if average is not None:

@@ -12,6 +12,7 @@ from runner.core.step import Carry, evaluated_params
 from runner.data.transforms import Transform, transformed
 from runner.tasks.task import Task
 
+
 def matched(live: Any, shapes: Any) -> Any | None:
     """The part of `live` whose leaves are like those of `shapes`, in their structure.
 

@@ -145,9 +145,9 @@ def _check_not_refused(earlier: _Earlier) -> None:
     """Refuse to continue a run whose witness found it to do something else."""
     if earlier.status == "refused":
         raise ConfigError(
-            f"run folder {earlier.folder} holds a run that was refused: its summary.json "
-            "says why. What it trained isn't what its config says, so it isn't resumed; "
-            "remove the folder, or choose another"
+            f"run folder {earlier.folder} holds a run that was refused: its "
+            "summary.json says why. It didn't train what its config says, so it isn't "
+            "resumed; remove the folder, or choose another"
         )
 
 

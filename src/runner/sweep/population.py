@@ -242,9 +242,9 @@ def compile_for(
         size = -(-count // -(-count // limit))
         size = population_size(run.spec.mesh.devices, size)
         compiled = session.program(run.spec, run.values, run.timetable, size)
-        fits = compiled.bytes <= MEMORY_SHARE * free_bytes()  # waits until it is compiled
+        fits = (
+            compiled.bytes <= MEMORY_SHARE * free_bytes()
+        )  # waits until it is compiled
         if fits or most != "auto" or size == 1:
             return size
         limit = size // 2
-
-
