@@ -4,11 +4,16 @@ from helpers.training import SESSION
 from runner.core.mesh import population_size
 from runner.core.run import Host, Run
 from runner.core.train import train
-from runner.job.witness import witness_of
+from runner.job import witness as job_witness
 
 
-def witnessed(*runs: Run, packed: bool = False) -> tuple[list[dict], list[dict]]:
+def witnessed(
+    *runs: Run, errors: dict[int, Exception] | None = None
+) -> tuple[list[dict], list[dict]]:
     """Train `runs`, together if there are several, though verify=false.
+
+    Args:
+      errors: gets the error of each run that has one, by its index.
 
     Returns:
       the rows of the first, and what the witness has seen.
@@ -17,13 +22,16 @@ def witnessed(*runs: Run, packed: bool = False) -> tuple[list[dict], list[dict]]
       Refused: it found a difference.
     """
     first = runs[0]._replace(config=runs[0].config | {"verify": True})
-    packed = packed or len(runs) > 1
-    size = population_size(first.spec.mesh.devices, len(runs)) if packed else None
+    size = None
+    if len(runs) > 1:
+        size = population_size(first.spec.mesh.devices, len(runs))
     program = SESSION.program(first.spec, first.values, first.timetable, size)
-    witness = witness_of([first, *runs[1:]], program, 0, SESSION)
+    witness = job_witness.witness_of([first, *runs[1:]], program, 0, SESSION)
     rows = []
     host = Host(lambda index, row: rows.append(row) if index == 0 else None)
-    for _, error in train(program, runs, host, witness=witness):
-        if error:
-            raise error
-    return rows, witness.seen
+    found = dict(train(program, runs, host, witness=witness))
+    if errors is not None:
+        errors.update(found)
+    for error in filter(None, found.values()):
+        raise error
+    return rows, getattr(witness, "seen", [])

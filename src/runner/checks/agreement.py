@@ -22,7 +22,7 @@ INITIAL = 1e-6
 FLOAT32 = 2.0**-23
 ANYWAY = "(verify=false trains anyway)"
 _TINY = 1e-30
-_SMOOTH = ("loss", "learning_rate", "grad_norm", "update_norm")
+_SMOOTH = ("loss", "grad_norm", "learning_rate", "update_norm")
 
 
 def rounding(compute: str, matmul: str, platform: str) -> float:
@@ -41,7 +41,7 @@ def rounding(compute: str, matmul: str, platform: str) -> float:
 
 
 class Agreement:
-    """Judges evidence from one run, or one population: see `runner.core.evidence.Judge`.
+    """Judges evidence from a run or a population: see `runner.core.evidence.Judge`.
 
     Args:
       rounding: see the function of this name.
@@ -115,17 +115,20 @@ class Agreement:
                 count = self._differing[name]
                 if count < 2 or count <= self._compared[name] / 4:
                     differing.pop(name, None)
-        said = [
-            (int(numbers.steps[at[0]]), name, numbers.live[at[0]], numbers.other[at[0]])
-            for name, at in differing.items()
-            for numbers in [found.numbers[name]]
-        ]
-        sentences = [
-            f"At step {step} {name} was {live:.6g} instead of {other:.6g}"
-            for step, name, live, other in sorted(said)[:1]
-        ]
+        said = []
+        if differing:
+            # The first, and of those at one step what is nearest to a cause.
+            name = min(
+                differing,
+                key=lambda k: (found.numbers[k].steps[differing[k][0]], _rank(k)),
+            )
+            numbers, at = found.numbers[name], differing[name][0]
+            said.append(
+                f"At step {numbers.steps[at]} {name} was {numbers.live[at]:.6g} "
+                f"instead of {numbers.other[at]:.6g}"
+            )
         furthest = self._furthest(found, noises)
-        return [*sentences, furthest] if furthest else sentences
+        return [*said, furthest] if furthest else said
 
     def _beyond(self, found: Evidence, noises: list[Evidence]) -> dict[str, np.ndarray]:
         """The indices of numbers that are further off than they may be, by name."""
@@ -153,11 +156,9 @@ class Agreement:
         others = [_leaves(n.distances) for n in noises if n.distances is not None]
         worst, sentence = 1.0, None
         for i, (path, off, moved, size) in enumerate(_leaves(found.distances)):
-            limit = max(PARAMETER, 4 * self.rounding) * (
-                moved if isfinite(moved) else 0
-            )
-            size = size if isfinite(size) else 0
-            limit += 4 * FLOAT32 * size * sqrt(found.stop - found.start)
+            moved_by, steps = isfinite(moved) and moved, found.stop - found.start
+            limit = max(PARAMETER, 4 * self.rounding) * moved_by
+            limit += 4 * FLOAT32 * sqrt(steps) * (isfinite(size) and size)
             limit = max([limit, *(FACTOR * _finite(noise[i][1]) for noise in others)])
             beyond = _finite(off) / max(limit, _TINY) if off else 0.0
             if beyond > worst:
@@ -171,10 +172,11 @@ class Agreement:
 
 def _leaves(found: Distances) -> list[tuple[str, float, float, float]]:
     """Path, off, moved and size of each leaf."""
-    paths = [path_text(path) for path, _ in jax.tree.leaves_with_path(found.off)]
+    paths = (path_text(path) for path, _ in jax.tree.leaves_with_path(found.off))
     numbers = zip(*map(jax.tree.leaves, found), strict=True)
     return [
-        (path, *map(float, each)) for path, each in zip(paths, numbers, strict=True)
+        (path.removeprefix("state/"), float(off), float(moved), float(size))
+        for path, (off, moved, size) in zip(paths, numbers, strict=True)
     ]
 
 
@@ -191,5 +193,11 @@ def _finite(off: float) -> float:
     return off if isfinite(off) else inf
 
 
+def _rank(name: str) -> int:
+    """Where a number comes in a step: its loss first, metrics last."""
+    last = name.rpartition("/")[2]
+    return _SMOOTH.index(last) if last in _SMOOTH else len(_SMOOTH)
+
+
 def _is_metric(name: str) -> bool:
-    return name.rpartition("/")[2] not in _SMOOTH
+    return _rank(name) == len(_SMOOTH)

@@ -70,9 +70,9 @@ class Evidence(NamedTuple):
 class Judge(Protocol):
     """Decides whether a difference is more than rounding.
 
-    Each function raises Refused if it is. `again` gives what the other computation gives
-    if parameters are changed by rounding, against what it gives if they aren't: a few
-    times.
+    Each function raises Refused if it is. `again` gives what the other computation
+    gives if parameters are changed by rounding, against what it gives if they aren't:
+    a few times.
 
     Attributes:
       rounding: of the numbers that layers compute, relative to them.

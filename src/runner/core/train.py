@@ -77,7 +77,7 @@ def _train(
     unfinished: set[int],
     witness: Witness,
 ) -> Generator[tuple[int, Exception | None], None, Start | None]:
-    """`train`, which also raises Refused. Removes the runs that end from `unfinished`."""
+    """`train`, which raises Refused. Removes the runs that end from `unfinished`."""
     together, feeder = _together(program, runs, start)
     pace = _Pace(start.step if start else 0)
     began = len(unfinished)

@@ -75,7 +75,8 @@ def resume(
       one, which the recorder refuses.
 
     Raises:
-      ConfigError: the folder's run had another configuration; the checkpoint belongs
+      ConfigError: the folder's run was refused, or had another configuration; the
+        checkpoint belongs
         to another model or optimizer, is past this run's end, or can't be read.
     """
     wanted = cfg.checkpoint.resume
@@ -83,6 +84,7 @@ def resume(
         return None
     own = _earlier(folder) if _has_begun(folder) else None
     if own is not None:
+        _check_not_refused(own)
         _check_config(cfg, own)
         steps = len(run.learning_rates)
         if own.status == "finished" and steps <= own.steps:
@@ -146,6 +148,7 @@ def _from_other(
 ) -> Resumed:
     """Resume from the run or the checkpoint that `cfg.checkpoint.resume` names."""
     other, step = _named(cfg.checkpoint.resume)
+    _check_not_refused(other)
     resumed = _from(other, step, run, folder, provenance)
     changed_keys = [
         f"{key}: {old} up to step {resumed.kept.step}, then {new}"
@@ -161,6 +164,16 @@ def _named(resume: str) -> tuple[_Earlier, int | None]:
     if other is None:
         raise ConfigError(f"checkpoint.resume={resume}: {source} is not a run folder")
     return other, step
+
+
+def _check_not_refused(earlier: _Earlier) -> None:
+    """Refuse to continue a run whose witness found it to do something else."""
+    if earlier.status == "refused":
+        raise ConfigError(
+            f"run folder {earlier.folder} holds a run that was refused: its "
+            "summary.json says why. It didn't train what its config says, so it isn't "
+            "resumed; remove the folder, or choose another"
+        )
 
 
 def _earlier(folder: Path) -> _Earlier | None:

@@ -1,0 +1,196 @@
+"""A witness refuses what trains otherwise than configured, and nothing else."""
+
+import json
+
+import pytest
+
+from helpers.resuming import arrays_of
+from helpers.sabotaged_late import CASES
+from helpers.shipped import NAMES
+from helpers.user_targets import NOISY
+from helpers.witnessed import witnessed
+from runner.core import witness as core_witness
+from runner.core.run import BLIND
+from runner.core.timetable import Cut
+from runner.errors import ConfigError, Refused
+from runner.job import witness
+
+# One of each kind: gradients, late, evaluation, initial values, packed, bfloat16.
+ALWAYS = (
+    "large_halves_gradients_jax", "late_in_a_wrapper_linen",
+    "large_has_temperature_nnx", "large_starts_scaled_linen",
+    "mapped_freezes_biases_linen", "bfloat16_skips_jax",
+)  # fmt: skip
+REFUSED = [
+    pytest.param(
+        *case, id=case[0], marks=[] if case[0] in ALWAYS else pytest.mark.nightly
+    )
+    for case in CASES
+]
+SILENT = [
+    pytest.param(*case, id=case[0], marks=[] if i < 1 else pytest.mark.nightly)
+    for i, case in enumerate(CASES)
+]
+
+
+@pytest.fixture
+def sabotaged(built):
+    """Train a sabotaged pipeline, verified before and watched meanwhile."""
+
+    def sabotaged(pipeline, overrides, packed):
+        asked = (
+            "verify=true", "train.epochs=null", "train.log_every_steps=1", *overrides,
+            f"framework._target_=helpers.sabotaged_late.{pipeline}",
+        )  # fmt: skip
+        return witnessed(*(built(*asked, f"seed={seed}") for seed in range(packed)))
+
+    return sabotaged
+
+
+@pytest.mark.parametrize("pipeline,overrides,message,packed", REFUSED)
+def test_what_only_a_witness_sees_is_refused(
+    pipeline, overrides, message, packed, sabotaged
+):
+    with pytest.raises(Refused, match=f"(?s)^verify: .*{message}.*verify=false"):
+        sabotaged(pipeline, overrides, packed)
+
+
+@pytest.mark.parametrize("pipeline,overrides,message,packed", SILENT)
+def test_without_a_witness_it_trains_silently(
+    pipeline, overrides, message, packed, sabotaged, monkeypatch
+):
+    monkeypatch.setattr(witness, "Recomputing", lambda *_: BLIND)
+    rows, _ = sabotaged(pipeline, overrides, packed)
+    assert rows[-1]["step"] >= 22
+
+
+SMALL = (
+    "train.epochs=null", "train.steps=30", "train.eval_every_steps=10",
+    "model.hidden_sizes=[16]",
+)  # fmt: skip
+CNN = (
+    "train.epochs=null", "train.steps=5", "train.eval_every_steps=4", "model=cnn",
+    "model.channels=[4]", "data.batch_size=16",
+)  # fmt: skip
+AUTOENCODER = (
+    "train.epochs=null", "train.steps=30", "data=linear_ae", "model=linear_autoencoder",
+    "task=reconstruction",
+)  # fmt: skip
+NAN = (*SMALL, "optimizer=sgd", "optimizer.learning_rate=1e6", "train.on_nan=continue")
+TENSOR = (*SMALL, "mesh=tensor", "mesh.rules=[[kernel,[null,model]]]")
+HONEST = [  # overrides, how many train side by side, and whether always
+    ((*SMALL, "framework=jax", "optimizer=lion", "precision=bfloat16"), 1, True),
+    ((*SMALL, "framework=linen", "model.dropout=0.3", "train.ema_decay=0.9"), 3, True),
+    ((*CNN, "framework=nnx", "train.gradient_accumulation=2"), 1, True),
+    (NAN, 1, True),
+    ((*SMALL, "mesh=data_fsdp", "framework=nnx", "optimizer=sm3"), 1, True),
+    (("train.epochs=null", "train.steps=1100", "framework=jax", "optimizer=sign_sgd",
+      "model.hidden_sizes=[8]", "train.eval_every_steps=1100"), 1, True),
+    *(((*base, f"framework={framework}", *more), 1 + 2 * packed, False)
+      for framework in ("jax", "linen", "nnx")
+      for base, more, packed in (
+          (SMALL, ("optimizer=sm3",), False),
+          (SMALL, ("optimizer=schedule_free_adamw",), True),
+          (SMALL, ("precision=bfloat16", "model.dropout=0.2"), True),
+          (SMALL, ("schedule=reduce_on_plateau", "schedule.patience=1"), False),
+          (SMALL, ("data.mode=stream", "train.gradient_accumulation=4"), False),
+          (SMALL, ("debug=find_nan",), False),
+          (SMALL, ("mesh=fsdp", "optimizer=adafactor"), False),
+          (SMALL, ("mesh=data",), True),
+          (CNN, (), False),
+          (CNN, ("train.convolution=patches",), True),
+          (AUTOENCODER, ("optimizer=sgd",), False),
+      )),
+    ((*NOISY, *SMALL[:3]), 1, False),
+    (TENSOR, 1, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "overrides,packed",
+    [
+        pytest.param(*case[:2], marks=[] if case[2] else pytest.mark.nightly)
+        for case in HONEST
+    ],
+)
+def test_no_honest_run_is_refused(overrides, packed, built):
+    runs = [built(*overrides, f"seed={seed}") for seed in range(packed)]
+    _, seen = witnessed(*runs)
+    assert [one["checked"].split(",")[0] for one in seen] == ["parameters"] * len(seen)
+    assert seen[0]["step"] == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("optimizer", NAMES)
+def test_no_optimizer_is_refused(optimizer, built):
+    witnessed(built(*SMALL, "framework=jax", f"optimizer={optimizer}"))
+
+
+def test_nothing_of_the_training_changes(ran, tmp_path):
+    on = ran(tmp_path / "on", "verify=true", "checkpoint.last=true")
+    off = ran(tmp_path / "off", "verify=false", "checkpoint.last=true")
+    assert on == off
+    assert arrays_of(tmp_path / "on", 40) == arrays_of(tmp_path / "off", 40)
+    seen = summary(tmp_path / "on")["witnesses"]
+    assert seen[0] == {
+        "step": 1,
+        "steps": seen[0]["steps"],
+        "checked": "parameters, model state, optimizer state, rows",
+    }
+    assert seen[-1]["step"] + seen[-1]["steps"] == 41
+    assert seen[-1]["checked"].endswith("rows, validation")
+    assert summary(tmp_path / "off")["witnesses"] == "none: verify=false"
+
+
+def test_a_resumed_run_is_watched_too(ran, tmp_path):
+    ran(tmp_path / "run", "verify=true", "checkpoint.every_steps=10", stop=28)
+    ran(tmp_path / "run", "verify=true", "checkpoint.every_steps=10")
+    seen = summary(tmp_path / "run")["witnesses"]
+    assert seen[0]["step"] in (11, 21) and "parameters" in seen[0]["checked"]
+
+
+def test_a_refused_run_says_why_and_is_not_resumed(ran, tmp_path):
+    sabotaged = "framework._target_=helpers.sabotaged_late.large_halves_gradients_nnx"
+    asked = ("verify=true", "~model.hidden_sizes", sabotaged, "checkpoint.last=true")
+    with pytest.raises(Refused):
+        ran(tmp_path / "run", *asked)
+    found = summary(tmp_path / "run")
+    assert found["status"] == "refused"
+    assert "train/grad_norm was" in found["error"]
+    assert not (tmp_path / "run" / "error.txt").exists()
+    with pytest.raises(ConfigError, match="holds a run that was refused"):
+        ran(tmp_path / "run", *asked, "checkpoint.resume=auto")
+
+
+def test_where_memory_is_short_the_record_says_so(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr(witness, "free_bytes", lambda: 1000.0)
+    ran(tmp_path / "run", "verify=true")
+    seen = summary(tmp_path / "run")["witnesses"]
+    assert {one["checked"] for one in seen} == {"nothing: too little memory"}
+
+
+def test_of_a_long_call_the_beginning_is_computed_again(built, monkeypatch):
+    monkeypatch.setattr(core_witness, "MOST_STEPS", 4)
+    run = built(*SMALL, "framework=jax")
+    assert run.timetable.cut(1024) == Cut(1, (10,))
+    _, seen = witnessed(run)
+    assert {one["checked"] for one in seen} == {"rows, validation"}
+
+
+def test_a_state_that_is_not_the_optimizers_is_left_out(built):
+    """A pipeline may keep it in its own way: its steps are compared one by one."""
+    own = "framework._target_=helpers.sabotaged_late.honest_in_its_own_way_jax"
+    _, seen = witnessed(built(*SMALL, own))
+    assert "loss, metrics and gradient norm of one step" in seen[0]["checked"]
+
+
+def test_a_population_is_refused_together(built):
+    name = "helpers.sabotaged_late.mapped_halves_gradients_jax"
+    asked, errors = (*SMALL, f"framework._target_={name}"), {}
+    with pytest.raises(Refused):
+        witnessed(*(built(*asked, f"seed={seed}") for seed in range(3)), errors=errors)
+    assert sorted(errors) == [0, 1, 2]
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
