@@ -26,11 +26,10 @@ def identify(run: Run, found: Found, init: Callable) -> dict[str, Any]:
 
     Returns:
       `optimizer_probe`, `initial_parameters` and `data_order`: if one differs between
-      two runs, so does what it is named after. `optax`: which one made the updates.
+      two runs, so does what it is named after.
     """
     return {
         "optimizer_probe": found.probe,
-        "optax": found.optax,
         "initial_parameters": initial_parameters(run, init),
         "data_order": data_order(run.spec.dataset, run.order),
     }

@@ -275,7 +275,8 @@ def prepare(
 def fingerprints_and_provenance(built: Built, session: Session) -> dict[str, Any]:
     """The facts that identify a run: what it computes, and where it comes from."""
     run = built.run
-    return identify(run, built.found, built.init) | provenance(
+    digests = identify(run, built.found, built.init) | {"optax": built.found.optax}
+    return digests | provenance(
         session.keep(("code", Path.cwd()), lambda: code(Path.cwd())),
         backend=jax.default_backend(),
         devices=[d.device_kind for d in jax.devices()[: run.spec.mesh.devices]],
