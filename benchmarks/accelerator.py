@@ -44,7 +44,8 @@ from runner.config import conf
 from runner.job import determinism
 from runner.record.console import console, print_table
 from runner.record.files import write_json
-from runner.record.provenance import code
+from runner.record.code import Code
+from runner.record.provenance import PACKAGES
 
 SECTIONS: dict[str, Callable[[Bench], Iterator[Case]]] = {
     "loop": loop,
@@ -122,6 +123,7 @@ def main() -> int:
     args = parser.parse_args()
     conf.register()
     determinism.set_up(True)
+    code = Code(Path.cwd(), PACKAGES).facts()
     facts = {
         "command": ["python", *sys.argv],
         "started": time.strftime("%Y-%m-%d %X %Z"),
@@ -130,7 +132,7 @@ def main() -> int:
         "cpus": os.cpu_count(),
         "xla_flags": os.environ["XLA_FLAGS"],
         "load": os.getloadavg(),
-        **{k: v for k, v in code(Path.cwd()).items() if k in ("python", "packages")},
+        **{k: code[k] for k in ("python", "packages")},
     }
     print("command ", *facts["command"])
     print(f"device   {', '.join(facts['devices'])}; jax {facts['packages']['jax']}")

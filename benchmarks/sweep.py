@@ -101,9 +101,13 @@ def lightning(python: str, jobs: int, folder: Path) -> float:
 def one_by_peers() -> None:
     """One job without the probes and digests that peers don't have."""
     from runner import cli
-    from runner.job import run
+    from runner.checks.trajectory import Trajectories
+    from runner.checks.verify import Found
+    from runner.job import build, run
 
-    run.identify = lambda *_: {"optimizer_probe": []}
+    Trajectories.start = lambda *_: None
+    build.verify = lambda *_: Found(None, "")
+    run.identify = lambda *_: {"optimizer_probe": None}
     cli.main()
 
 

@@ -20,7 +20,7 @@ def differing(composed):
 
     def differing(base: tuple[str, ...], *other: str) -> set[str]:
         one, two = identified(*base), identified(*base, *other)
-        assert set(one) == set(two) == {*FINGERPRINTS, "optax"}
+        assert set(one) == set(two) == set(FINGERPRINTS)
         return {name for name in one if one[name] != two[name]}
 
     return differing

@@ -156,7 +156,7 @@ CHOICES = [
     [
         [],
         ["data=linear_ae", "model=linear_autoencoder", "task=reconstruction"],
-        ["task=reconstruction", "task.inputs=image", "model=mlp"],
+        ["task=reconstruction", "task.inputs=input", "model=mlp"],
         ["task.label_smoothing=0.1"],
         ["task.class_weights=[1,2,1,1,1,1,1,1,1,3]"],
         ["model=cnn", "+metric@metrics.top=top_k", "+metric@metrics.f1=macro_f1"],

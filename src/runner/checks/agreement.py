@@ -91,10 +91,12 @@ class Agreement:
             (mixed, "outputs of an example depend on the other examples of its batch"),
         ):
             for _, off, _, size in _leaves(found):
-                if not off <= max(NUMBER, 4 * self.rounding) * size:
+                # What isn't finite in both is equal, and its size isn't finite.
+                scale = size if isfinite(size) else 0.0
+                if not off <= max(NUMBER, 4 * self.rounding) * scale:
                     raise Refused(
                         f"verify: in evaluation, {what}: with the parameters after "
-                        f"step {step} they differ by {off / max(size, _TINY):.2g} "
+                        f"step {step} they differ by {off / max(scale, _TINY):.2g} "
                         f"times their size. {ANYWAY}"
                     )
 

@@ -81,11 +81,9 @@ def identify(
 
     Returns:
       FINGERPRINTS: if one differs between two runs, so does what it is named after.
-      `optax`: which one made the updates.
     """
     return {
         "optimizer_probe": found.probe,
-        "optax": found.optax,
         "initial_parameters": initial_parameters(run, init),
         "data_digest": examples.digest(),
         "data_order": data_order(run.spec.dataset, run.order),

@@ -111,7 +111,7 @@ def trajectory(
       hyperparameters: those of the run.
     """
     live = checked(toy.pipeline)
-    keys = jax.random.wrap_key_data(keys)
+    keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
     initial = jax.lax.map(
         lambda key: live.init(key, rates[0], hyperparameters), keys[: len(SEEDS)]
     )
@@ -160,7 +160,8 @@ def formula(toy: Toy, problem: Any, rates: Any, values: Any) -> Updates:
         rates, values = given
         narrow = jax.tree.map(lambda x: x.astype(jnp.float32), values)
         with jax.enable_x64(False):
-            key = jax.random.wrap_key_data(jnp.array([0, SEEDS[0]], jnp.uint32))
+            words = jnp.array([0, SEEDS[0]], jnp.uint32)
+            key = jax.random.wrap_key_data(words, impl="threefry2x32")
             start = _with_structure(live.init(key, jnp.float32(1), narrow))
         start = jax.tree.map(_float64, start)
         step, opt_states = _step(toy, live, rates, values, start)

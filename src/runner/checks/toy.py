@@ -21,7 +21,7 @@ READ = 32  # of each array of an example, at most this many numbers
 PROJECTED, HIDDEN, OUTPUTS = 4, 5, 16
 DROPOUT, MOMENTUM, EPSILON = 0.25, 0.9, 1e-5
 BATCHES, BATCH_SIZE = 8, 8
-LARGEST = 2**19  # numbers of an example's outputs; a task that wants more is replaced
+LARGEST = 2**14  # numbers of an example's outputs; a task that wants more is replaced
 
 
 def toy_model(output: Any, dtype: str) -> Model:

@@ -23,7 +23,7 @@ from runner.checks.refusals import (
     refusal,
     tolerance_of,
 )
-from runner.checks.side_by_side import Toy, Updates
+from runner.checks.side_by_side import Updates
 from runner.checks.trajectory import VARIANTS, Trajectories
 from runner.core.optimizers import OptimizerSpec
 from runner.errors import ConfigError
@@ -80,28 +80,36 @@ def verify(trajectories: Trajectories, numbers: Numbers, refuse: bool) -> Found:
             raise
         return Found(None, text)
     if refuse:
-        textbook = _probe(updates.after.reference, updates, -1)
-        if released and not is_golden(released, textbook):
-            raise refusal(
-                f"optax {text} isn't the released one: {toy.wanted.name} makes other "
-                "updates than after a clean installation, so something replaced a part "
-                "of it"
-            )
+        if released:
+            _check_library(released, updates, f"optax {text}", numbers.wanted)
         for variant in range(2 if numbers.hyperparameters else 1):
             one = jax.tree.map(lambda x, i=variant: x[i], updates)
             own = {k: float(v[variant]) for k, v in values.items()}
-            _check_formula(trajectories, toy, rates[variant], one, own)
-        sampled = _sampled(numbers.learning_rates, STEPS)
-        found = trajectories.take(sampled, numbers.hyperparameters)
-        check_initial(tuple(found.initial[:2]))
-        precise = tolerance_of(found.initial.opt_state)
-        check_updates(
-            numbers.wanted, trajectories.problem, sampled, found.updates, precise
-        )
-        check_gradients(found)
-        check_outputs(found)
+            _check_formula(trajectories, numbers, rates[variant], one, own)
+        _check_trajectory(trajectories, numbers)
     probe = _probe(updates.after.live, updates, 0)
     return Found([float(f"{value:.6g}") for value in probe], text)
+
+
+def _check_trajectory(trajectories: Trajectories, numbers: Numbers) -> None:
+    rates = _sampled(numbers.learning_rates, STEPS)
+    found = trajectories.take(rates, numbers.hyperparameters)
+    check_initial(tuple(found.initial[:2]))
+    tolerance = tolerance_of(found.initial.opt_state)
+    problem = trajectories.problem
+    check_updates(numbers.wanted, problem, rates, found.updates, tolerance)
+    check_gradients(found)
+    check_outputs(found)
+
+
+def _check_library(
+    released: Golden, updates: Updates, optax: str, wanted: OptimizerSpec
+) -> None:
+    if not is_golden(released, _probe(updates.after.reference, updates, -1)):
+        raise refusal(
+            f"{optax} isn't the released one: {wanted.name} makes other updates than "
+            "after a clean installation, so something replaced a part of it"
+        )
 
 
 def textbook_probe(trajectories: Trajectories, numbers: Numbers) -> list[float]:
@@ -142,16 +150,16 @@ def _probe(after: Any, updates: Updates, variant: int) -> list[float]:
 
 def _check_formula(
     trajectories: Trajectories,
-    toy: Toy,
+    numbers: Numbers,
     rates: np.ndarray,
     updates: Updates,
     values: dict[str, float],
 ) -> None:
-    problem, wanted = trajectories.formula_problem, toy.wanted.with_values(values)
+    problem, wanted = trajectories.formula_problem, numbers.wanted.with_values(values)
     try:
         check_updates(wanted, problem, rates, updates, FORMULA_TOLERANCE)
     except ConfigError as error:
-        if values == toy.optimizer.hyperparameters:
+        if values == numbers.hyperparameters:
             raise
         raise ConfigError(
             "verify: the pipeline doesn't use the hyperparameters that it is given. "

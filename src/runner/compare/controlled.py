@@ -169,9 +169,14 @@ def _codes(table: pl.DataFrame, names: list[str]) -> np.ndarray:
 
 
 def _probes(table: pl.DataFrame, first: int = 0) -> list[int | None]:
-    """A number for each run's probe, counted from `first`; None without a probe."""
+    """A number for each run's probe, counted from `first`; None without a probe.
+
+    Nor with one of fewer updates: those of an earlier version were on another problem.
+    """
     found = table[PROBE].drop_nulls().unique(maintain_order=True)
     probes = {text: np.asarray(json.loads(text), float) for text in found}
+    most = max((probe.size for probe in probes.values()), default=0)
+    probes = {text: probe for text, probe in probes.items() if probe.size == most}
     numbers = {
         text: next(i for i, p in enumerate(probes.values(), first) if _same(probe, p))
         for text, probe in probes.items()

@@ -282,7 +282,8 @@ def prepare(
 def fingerprints_and_provenance(built: Built, session: Session) -> dict[str, Any]:
     """The facts that identify a run: what it computes, and where it comes from."""
     run, data = built.run, _examples(built.cfg, built.run, session)
-    return identify(run, built.found, built.init, data) | provenance(
+    digests = identify(run, built.found, built.init, data)
+    return (digests | {"optax": built.found.optax}) | provenance(
         _code(session).facts(),
         backend=jax.default_backend(),
         devices=[d.device_kind for d in jax.devices()[: run.spec.mesh.devices]],
