@@ -42,9 +42,9 @@ from timing import load
 
 from runner.config import conf
 from runner.job import determinism
+from runner.record.code import Code
 from runner.record.console import console, print_table
 from runner.record.files import write_json
-from runner.record.code import Code
 from runner.record.provenance import PACKAGES
 
 SECTIONS: dict[str, Callable[[Bench], Iterator[Case]]] = {
