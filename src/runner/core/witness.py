@@ -24,10 +24,10 @@ MOST_STEPS = 1024
 
 
 class Recomputing(Witness):
-    """Watches the calls of a run, or of the runs of a population.
+    """Chooses calls of a run, or of a population's, and copies what they start from.
 
-    Nothing of the run depends on it: neither what is computed nor, in one process,
-    when. The calls can't be foreseen by anything in the run.
+    Nothing that is trained depends on it, and nothing in the run can foresee which
+    calls it chooses. In a population it looks at one member of each.
 
     Args:
       program: the one that trains.
