@@ -241,13 +241,8 @@ class Comparison:
     def _compile(
         self, name: str, function: Callable, arguments: tuple, shardings: Any
     ) -> None:
-        program = (
-            self._spec.key,
-            self._mesh.own,
-            self._program.cut,
-            self._program.looped,
-        )
-        key = "witness", name, *program
+        cut, looped = self._program.cut, self._program.looped
+        key = "witness", name, self._spec.key, self._mesh.own, cut, looped
         jitted = jax.jit(function, out_shardings=shardings)
         shapes = jax.tree.map(_shape, arguments)
         self._made[name] = self._keep(key, lambda: Compiling(jitted, *shapes))

@@ -131,7 +131,7 @@ class Recomputing(Witness):
         own = sum(np.prod(p) * t for p, t in zip(parts, types, strict=True))
         longest = self._program.longest
         call = self._program.bytes if longest.ready() else 0
-        return (3 * own + call) / (self._members or 1) < self._free()
+        return bool((3 * own + call) / (self._members or 1) < self._free())
 
     def _taking(self, run: Run, keep: Keep) -> Compiling:
         """A function (carry, member) -> a copy of the member's part of it."""
