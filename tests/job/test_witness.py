@@ -17,9 +17,9 @@ from runner.job import witness
 
 # One of each kind: gradients, late, evaluation, initial values, packed, bfloat16.
 ALWAYS = (
-    "large_halves_gradients_jax", "late_in_a_wrapper_linen",
+    "large_halves_gradients_jax", "late_in_a_wrapper_linen", "bfloat16_skips_jax",
     "large_has_temperature_nnx", "large_starts_scaled_linen",
-    "mapped_freezes_biases_linen", "bfloat16_skips_jax",
+    "mapped_freezes_biases_linen",
 )  # fmt: skip
 REFUSED = [
     pytest.param(

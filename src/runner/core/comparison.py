@@ -10,9 +10,8 @@ from runner.core import recomputation, step
 from runner.core.compiling import Compiling
 from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen
 from runner.core.keep import Keep
-from runner.core.pipeline import TrainState
 from runner.core.program import Program
-from runner.core.recomputation import distances, matched
+from runner.core.recomputation import adapted, distances
 from runner.core.run import Run
 from runner.core.step import NORMS, Carry
 from runner.errors import Refused
@@ -50,6 +49,9 @@ class Comparison:
         self._program, self._runs, self._most = program, runs, most
         self._judge, self._live_init, self._seed = judge, init, seed
         self._keep, self._mesh = keep, program.mesh
+        alone = program.members is None
+        # A member of a population is whole on each device.
+        self._whole = program.mesh.own if alone else program.mesh.replicated
         self._spec = spec = runs[0].spec
         self._parts = spec.reference(), spec.task, spec.dataset.transforms
         self._init = step.init(self._parts[0], spec.averaging)
@@ -68,7 +70,7 @@ class Comparison:
             block = self._block(seen)
             call = step.train_call(again, block, count // block, self._program.looped)
             given = self._steps_arguments(seen)
-            self._compile(name, call, (before, *given), (state, self._mesh.own))
+            self._compile(name, call, (before, *given), (state, self._whole))
         if seen.start == 0 and "initial" not in self._made:
             self._compile("initial", self._init, self._seeded(seen), state)
         if seen.begun and "evaluation" not in self._made:
@@ -184,7 +186,7 @@ class Comparison:
         outputs = self._made["outputs"].result()
         once, again_ = (jax.device_get(outputs(seen.after, *data)) for _ in range(2))
         size, mixed = once
-        off = jax.tree.map(lambda x, y: abs(x - y), size, again_[0])
+        off = jax.tree.map(_apart, size, again_[0])
         self._judge.outputs(
             seen.stop, Distances(off, size, size), Distances(mixed, size, size)
         )
@@ -239,35 +241,14 @@ class Comparison:
     def _compile(
         self, name: str, function: Callable, arguments: tuple, shardings: Any
     ) -> None:
-        key = "witness", name, self._spec.key, self._mesh.own, self._program.cut
+        cut, looped = self._program.cut, self._program.looped
+        key = "witness", name, self._spec.key, self._mesh.own, cut, looped
         jitted = jax.jit(function, out_shardings=shardings)
         shapes = jax.tree.map(_shape, arguments)
         self._made[name] = self._keep(key, lambda: Compiling(jitted, *shapes))
 
     def _adapted(self, carry: Carry) -> tuple[Carry, bool]:
-        """A live carry in the reference's structure, and whether all of it is live.
-
-        Raises:
-          Refused: parameters or model state are not the model's.
-        """
-        state, wanted = carry.state, self._shapes.state
-        params = matched(state.params, wanted.params)
-        model_state = matched(state.model_state, wanted.model_state)
-        if params is None or model_state is None:
-            raise Refused(
-                "verify: the pipeline's parameters and model state aren't those of its "
-                "model, so it can't be checked. (verify=false trains anyway)"
-            )
-        opt_state = matched(state.opt_state, wanted.opt_state)
-        is_whole = opt_state is not None
-        if not is_whole:
-            zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), wanted.opt_state)
-            opt_state = jax.device_put(zeros, self._mesh.replicated)
-        average = carry.average
-        if average is not None:
-            average = matched(average, wanted.params)
-        state = TrainState(params, model_state, opt_state)
-        return Carry(state, average), is_whole
+        return adapted(carry, self._shapes, self._mesh.replicated)
 
 
 def _numbers(start: int, count: int, live: dict, other: dict) -> dict[str, Numbers]:
@@ -289,3 +270,9 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
     committed = isinstance(x, jax.Array) and x.committed
     sharding = x.sharding if committed else None
     return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding)
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How far two numbers are apart. NaN equals NaN, and infinity itself."""
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    return np.where(same, 0, np.abs(np.where(same, 0, one - other)))

@@ -5,11 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from runner.core import feed
 from runner.core.evidence import Distances
+from runner.core.pipeline import TrainState
 from runner.core.step import Carry, evaluated_params
 from runner.data.transforms import Transform, transformed
+from runner.errors import Refused
 from runner.tasks.task import Task
 
 
@@ -36,6 +39,35 @@ def matched(live: Any, shapes: Any) -> Any | None:
 
 def _likeness(tree: Any) -> list[tuple]:
     return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def adapted(carry: Carry, shapes: Carry, sharding: Any) -> tuple[Carry, bool]:
+    """A live carry in the structure of `shapes`, the reference's.
+
+    Returns:
+      it, and whether all of it is live: without an optimizer state like the
+      reference's it has zeros, placed as `sharding`.
+
+    Raises:
+      Refused: parameters or model state are not the model's.
+    """
+    state, wanted = carry.state, shapes.state
+    params = matched(state.params, wanted.params)
+    model_state = matched(state.model_state, wanted.model_state)
+    if params is None or model_state is None:
+        raise Refused(
+            "verify: the pipeline's parameters and model state aren't those of its "
+            "model, so it can't be checked. (verify=false trains anyway)"
+        )
+    opt_state = matched(state.opt_state, wanted.opt_state)
+    is_whole = opt_state is not None
+    if not is_whole:
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), wanted.opt_state)
+        opt_state = jax.device_put(zeros, sharding)
+    average = carry.average
+    if average is not None:
+        average = matched(average, wanted.params)
+    return Carry(TrainState(params, model_state, opt_state), average), is_whole
 
 
 def outputs(predict: Callable, task: Task, transforms: Sequence[Transform]) -> Callable:

@@ -24,10 +24,10 @@ MOST_STEPS = 1024
 
 
 class Recomputing(Witness):
-    """Watches the calls of a run, or of the runs of a population.
+    """Chooses calls of a run, or of a population's, and copies what they start from.
 
-    Nothing of the run depends on it: neither what is computed nor, in one process,
-    when. The calls can't be foreseen by anything in the run.
+    Nothing that is trained depends on it, and nothing in the run can foresee which
+    calls it chooses. In a population it looks at one member of each.
 
     Args:
       program: the one that trains.
@@ -131,7 +131,7 @@ class Recomputing(Witness):
         own = sum(np.prod(p) * t for p, t in zip(parts, types, strict=True))
         longest = self._program.longest
         call = self._program.bytes if longest.ready() else 0
-        return (3 * own + call) / (self._members or 1) < self._free()
+        return bool((3 * own + call) / (self._members or 1) < self._free())
 
     def _taking(self, run: Run, keep: Keep) -> Compiling:
         """A function (carry, member) -> a copy of the member's part of it."""
