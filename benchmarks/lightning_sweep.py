@@ -8,6 +8,7 @@ which imports runner: sweep.py calls it with another Python.
 
 import gzip
 import sys
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -75,6 +76,7 @@ def loaders() -> tuple[DataLoader, DataLoader]:
 
 @hydra.main(version_base="1.3", config_path=None, config_name="config")
 def main(cfg: Config) -> float:
+    started = time.perf_counter()
     lightning.seed_everything(cfg.seed, verbose=False)
     folder = hydra.core.hydra_config.HydraConfig.get().runtime.output_dir
     trainer = lightning.Trainer(
@@ -88,6 +90,7 @@ def main(cfg: Config) -> float:
     )
     trainer.fit(Digits(cfg.learning_rate), *loaders())
     wandb.finish()
+    print("seconds of a job:", time.perf_counter() - started, flush=True)
     return float(trainer.callback_metrics["validation/loss"])
 
 

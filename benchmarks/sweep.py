@@ -4,10 +4,10 @@
     python benchmarks/sweep.py --repeats 1 --jobs 1 10 100 1000
 
 The digits MLP for 20 epochs, learning rate x seed, each job with its offline W&B run
-and files; wall clock of whole commands, which take turns. Nothing is compiled
-beforehand, but the data set is prepared.
+and files; wall clock of whole commands, which take turns. The data set is prepared.
 
-packed    `python -m runner -m ...`
+packed    `python -m runner -m ...`, with nothing compiled beforehand
+warm      the same with its programs in the cache, as on any day but the first
 peers     Hydra's basic launcher, where each job compiles its own program, without this
           project's checks; eight jobs spread over the grid, scaled
 lightning a multirun of Hydra with Lightning and W&B (lightning_sweep.py), eight jobs
@@ -20,6 +20,7 @@ import gzip
 import itertools
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -80,22 +81,23 @@ def peers(jobs: int, folder: Path) -> float:
 
 
 def lightning(python: str, jobs: int, folder: Path) -> float:
-    """The seconds of PEERS jobs of one command, scaled but for the start-up.
+    """The seconds of PEERS jobs of one command, those after the first scaled.
 
     On one thread, which is fastest for a model as small as this.
     """
-    code = "import lightning, wandb; from lightning.pytorch.loggers import WandbLogger"
-    imports = wall([python, "-c", code])
     script = str(Path(__file__).with_name("lightning_sweep.py"))
     data = str(resources.files("runner.data").joinpath("digits.csv.gz"))
     rates, seeds = grid(jobs)
-    some = rates[:: len(rates) // 4][:4]
-    seconds = wall(
+    some, two = rates[:: len(rates) // 4][:4], seeds[: PEERS // 4]
+    started = time.perf_counter()
+    said = output(
         ["env", "OMP_NUM_THREADS=1", python, script, data, "-m",
          f"learning_rate={','.join(f'{rate:.6f}' for rate in some)}",
-         f"seed={','.join(map(str, seeds[:2]))}", f"hydra.sweep.dir={folder}/lightning"]
+         f"seed={','.join(map(str, two))}", f"hydra.sweep.dir={folder}/lightning"]
     )  # fmt: skip
-    return imports + (seconds - imports) / (2 * len(some)) * jobs
+    whole = time.perf_counter() - started
+    _, *others = map(float, re.findall("seconds of a job: (.*)", said))
+    return whole + statistics.mean(others) * (jobs - 1 - len(others))
 
 
 def one_by_peers() -> None:
@@ -175,11 +177,16 @@ def by_hand(jobs: int) -> None:
     print(f"best evaluation loss {losses.min():.4f}")
 
 
-def wall(command: list[str]) -> float:
-    started = time.perf_counter()
+def output(command: list[str]) -> str:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{' '.join(command)}\n{result.stdout}{result.stderr}")
+    return result.stdout
+
+
+def wall(command: list[str]) -> float:
+    started = time.perf_counter()
+    output(command)
     return time.perf_counter() - started
 
 
@@ -194,18 +201,25 @@ def scratch(way: Callable[[int, Path], float], jobs: int) -> float:
 
 
 def compare(jobs: int, repeats: int, python: str | None) -> None:
-    ways = {"packed": packed, "by hand": hand, "peers": peers}
-    if python:
-        ways["lightning"] = partial(lightning, python)
-    seconds = in_turn(
-        {name: partial(scratch, way, jobs) for name, way in ways.items()},
-        repeats,
-        warm=False,
-    )
-    print(f"\n{jobs} jobs, {repeats} rounds\n{'':<10}seconds  packed against it")
+    with tempfile.TemporaryDirectory() as cache:
+
+        def warm(jobs: int, folder: Path) -> float:
+            return packed(jobs, folder, f"compilation_cache={cache}")
+
+        ways = {"packed": packed, "warm": warm, "by hand": hand, "peers": peers}
+        if python:
+            ways["lightning"] = partial(lightning, python)
+        scratch(warm, jobs)
+        seconds = in_turn(
+            {name: partial(scratch, way, jobs) for name, way in ways.items()},
+            repeats,
+            warm=False,
+        )
+    print(f"\n{jobs} jobs, {repeats} rounds; in times of packed and warm")
     for name, times in seconds.items():
-        ratio = median_ratio(times, seconds["packed"])
-        print(f"{name:<10}{statistics.median(times):7.1f}{ratio:10.2f}")
+        cold, kept = (median_ratio(times, seconds[o]) for o in ("packed", "warm"))
+        median = statistics.median(times)
+        print(f"{name:<10}{median:7.1f}{cold:10.2f}{kept:10.2f}")
 
 
 def growth(numbers: list[int], repeats: int) -> None:

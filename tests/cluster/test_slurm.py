@@ -39,6 +39,12 @@ def processes(task: str) -> list[int]:
     return sorted(found)
 
 
+def kill(task: str) -> None:
+    for process in processes(task):
+        with contextlib.suppress(ProcessLookupError):  # it may be git, and at its end
+            os.kill(process, signal.SIGKILL)
+
+
 def readme(tmp_path: Path, folders, marks: str, *short: str) -> str:
     """Run the README's command that has `marks` in it; what it said."""
     (command,) = [c for c in COMMANDS if marks in c and "dry_run" not in c]
@@ -73,8 +79,7 @@ def test_a_population_killed_midway_goes_on_from_its_checkpoint(start, tmp_path)
     )  # fmt: skip
     sweep = tmp_path / "sweep"
     wait_for(lambda: list(sweep.glob("checkpoints/*/*00/record")))
-    for process in processes(Plan(sweep).tasks[0].id):
-        os.kill(process, signal.SIGKILL)
+    kill(Plan(sweep).tasks[0].id)
     assert launcher.wait(timeout=240) == 0, (tmp_path / "said").read_text()
     (task,) = Plan(sweep).tasks
     assert len(task.ids) == 2 and states(sweep) == ["done"] * 6
@@ -103,9 +108,7 @@ def test_a_task_of_the_loop_killed_midway_does_no_job_twice(start, tmp_path):
         return file.exists() and file.read_text().count('"done"')
 
     wait_for(lambda: done_by_the_second() >= 3)
-    for process in processes(Plan(sweep).tasks[1].id):
-        with contextlib.suppress(ProcessLookupError):  # it may be git, and at its end
-            os.kill(process, signal.SIGKILL)
+    kill(Plan(sweep).tasks[1].id)
     assert launcher.wait(timeout=240) == 0, (tmp_path / "said").read_text()
     tasks = Plan(sweep).tasks
     assert len({task.ids[0].split("_")[0] for task in tasks}) == 1

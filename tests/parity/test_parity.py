@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from helpers.user_targets import NOISY
+from runner.core import choose
+from runner.core.choose import Choice
 from runner.core.pipeline import TrainState
 from runner.core.step import Carry
 from runner.errors import ConfigError
@@ -108,3 +110,24 @@ def test_a_state_is_moved_only_to_one_like_it():
 def test_the_tolerance_knows_device_and_precision(compute, matmul, backend, expected):
     precision = {"compute": compute, "matmul": matmul}
     assert tolerance(precision, backend) == expected
+
+
+def test_all_frameworks_have_the_form_of_the_first(folders, monkeypatch):
+    honest, forms = compare.jitted, []
+
+    def choose_from_now_on(form):
+        choice = Choice(form, 1, "table", {})
+        monkeypatch.setattr(choose, "by_table", lambda *_: choice)
+
+    def jitted(run):
+        forms.append(run.config["train"]["convolution"])
+        choose_from_now_on("native")  # as others would for themselves
+        return honest(run)
+
+    choose_from_now_on("patches")
+    monkeypatch.setattr(compare, "jitted", jitted)
+    small = "data=digits", "model=cnn", "model.channels=[2]", "model.hidden_size=4"
+    data = f"data.data_dir={folders['data']}"
+    with pytest.raises(SystemExit) as ended:
+        main([*small, data, "mesh=single", "compilation_cache=null", "--steps", "1"])
+    assert ended.value.code == 0 and forms == ["patches"] * 3

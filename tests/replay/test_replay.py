@@ -16,6 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from runner.config import conf
 from runner.config.hydra_job import HydraJob
+from runner.core import choose
+from runner.core.choose import Choice
 from runner.errors import TrainingStopped
 from runner.job.run import run_job
 from runner.record.conditions import changed
@@ -414,10 +416,19 @@ def test_from_the_command_line_with_a_wandb_file(folders, tmp_path, capsys):
     assert "/run: at step 1, train/" in capsys.readouterr().out
 
 
-def test_a_convolution_is_replayed_in_its_recorded_form(folders, tmp_path, capsys):
+@pytest.mark.parametrize("form", ["native", "patches"])
+@pytest.mark.parametrize("asked", ["auto", "itself"])
+def test_a_convolution_is_replayed_in_its_recorded_form(
+    asked, form, folders, tmp_path, capsys, monkeypatch
+):
     small = "data=digits", "model=cnn", "model.channels=[4]", "train.steps=2"
-    record(tmp_path / "run", folders, *small, "train.convolution=patches")
+    own = () if asked == "auto" else (f"train.convolution={form}",)
+    chosen = Choice(form, 1, "table", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(choose, "by_table", lambda *_: chosen)
+        record(tmp_path / "run", folders, *small, *own)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["train"]["convolution"] == "patches"
+    assert config["train"]["convolution"] == form
     assert main([str(tmp_path / "run")]) == 0
-    assert "bit for bit" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "bit for bit" in out and "warning" not in out
