@@ -104,10 +104,14 @@ def _exchanged(rows: jax.Array) -> jax.Array:
 
 def distances(live: Any, other: Any, before: Any) -> Distances:
     """How far `live` is from `other`, and from `before`. Host numbers, leaf by leaf."""
-    off = jax.tree.map(_distance, live, other)
-    moved = jax.tree.map(_distance, live, before)
-    size = jax.tree.map(_size, live)
-    return jax.device_get(Distances(off, moved, size))
+
+    def each(norm: Callable, *trees: Any) -> Any:
+        # One after the other: on several devices of a CPU, sums that are under way at
+        # once may wait for each other for ever.
+        return jax.tree.map(lambda *leaves: jax.device_get(norm(*leaves)), *trees)
+
+    off, moved = each(_distance, live, other), each(_distance, live, before)
+    return Distances(off, moved, each(_size, live))
 
 
 # Jitted leaf by leaf: there are few shapes, and programs share them.
