@@ -116,12 +116,12 @@ class Comparison:
         key, *rest = self._seeded(seen)
         other_key = jax.random.fold_in(key, self._seed)
         placed = jax.tree.map(lambda x: x.sharding, seen.before)
-        again = jax.device_put(self._live_init(other_key, *rest), placed)
+        again = jax.device_put(_run(self._live_init, other_key, *rest), placed)
         live, live_again = (self._adapted(carry)[0] for carry in (seen.before, again))
-        found = distances(live, call(key, *rest), live_again)
+        found = distances(live, _run(call, key, *rest), live_again)
         if self._spec.canonical:
             self._judge.initial(found, "the run's seed")
-        other = distances(live_again, call(other_key, *rest), live)
+        other = distances(live_again, _run(call, other_key, *rest), live)
         # Another seed gives others, unless the model's initial values are all constant.
         if not any(jax.tree.leaves(found.moved)) and any(jax.tree.leaves(other.off)):
             self._judge.unseeded()
@@ -132,7 +132,7 @@ class Comparison:
         count, (before, is_whole) = self._count(seen), self._adapted(seen.before)
         reaches_end = is_whole and count == seen.stop - seen.start
         call, given = self._made[f"{count} steps"].result(), self._steps_arguments(seen)
-        end, rows = call(before, *given)
+        end, rows = _run(call, before, *given)
         rows = jax.device_get(rows)
 
         def evidence(live: dict, carry: Any, other: Any) -> Evidence:
@@ -150,7 +150,7 @@ class Comparison:
             found = []
             for number in _NOISE:
                 noise = recomputation.shaken(before, number, self._judge.rounding)
-                carry, shaken = call(noise, *given)
+                carry, shaken = _run(call, noise, *given)
                 found.append(evidence(jax.device_get(shaken), carry, end))
             return found
 
@@ -259,6 +259,11 @@ def _numbers(start: int, count: int, live: dict, other: dict) -> dict[str, Numbe
         steps = start + np.arange(block, count + 1, block)
         found[name] = Numbers(steps, live[name][: len(numbers)], numbers)
     return found
+
+
+def _run(function: Callable, *arguments: Any) -> Any:
+    """Call a compiled function and wait: none that follows must overlap with it."""
+    return jax.block_until_ready(function(*arguments))
 
 
 def _own(tree: Any, member: int, members: int | None) -> Any:

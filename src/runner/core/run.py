@@ -121,11 +121,14 @@ class Witness:
           active: the indices of the runs that haven't ended.
         """
 
-    def after(self, carry: Any, begun: dict[str, dict[str, Any]]) -> None:
+    def after(
+        self, carry: Any, evaluation: Any, begun: dict[str, dict[str, Any]]
+    ) -> None:
         """See what the call has given.
 
         Args:
           carry: the state after it.
+          evaluation: the numbers of an evaluation after it.
           begun: of an evaluation after it, the numbers after the first call, by split
             and name.
         """

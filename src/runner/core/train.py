@@ -357,7 +357,7 @@ def _calls(
         evaluation, begun = None, {}
         if stop == evaluated and validations:
             evaluation, begun = evaluate(program, carry, validations)
-        witness.after(carry, begun)
+        witness.after(carry, evaluation, begun)
         eval_loss = no_eval_loss
         if evaluation:
             eval_loss = evaluation.get("validation/loss", no_eval_loss)

@@ -69,6 +69,7 @@ class Recomputing(Witness):
         self._most = most
         self._take = self._taking(runs[0], keep)
         self._watched: Seen | None = None
+        self._dispatched: Any = None
         self._unread: deque[Seen] = deque()
         self._waiting: deque[Seen] = deque()
         self.seen: list[dict[str, Any]] = []
@@ -95,7 +96,10 @@ class Recomputing(Witness):
             start, stop, member, before, None, batches, eval_loss, {}, {}
         )
 
-    def after(self, carry: Any, begun: dict[str, dict[str, Any]]) -> None:
+    def after(
+        self, carry: Any, evaluation: Any, begun: dict[str, dict[str, Any]]
+    ) -> None:
+        self._dispatched = carry, evaluation
         seen = self._watched
         if seen is None:
             return
@@ -112,14 +116,15 @@ class Recomputing(Witness):
             seen = seen._replace(rows=own.rows)
             self._comparison.prepare(seen)
             self._waiting.append(seen)
-        # Devices of a CPU share its threads, so programs with sums over them don't go
-        # together with calls that are under way.
-        is_cpu = jax.default_backend() == "cpu" and self._program.mesh.devices > 1
-        if self._waiting and not is_cpu and self._comparison.ready():
+        if self._waiting and self._comparison.ready():
             self.settle()
 
     def settle(self) -> None:
         with jax.debug_nans(False):  # a run that goes on with a NaN has it here too
+            if self._waiting:
+                # Devices of a CPU share its threads, so programs with sums over them
+                # don't go together with calls that are under way.
+                jax.block_until_ready(self._dispatched)
             while self._waiting:
                 seen = self._waiting.popleft()
                 found = {"step": seen.start + 1, "steps": seen.stop - seen.start}
