@@ -156,15 +156,17 @@ class Agreement:
         if found.distances is None:
             return None
         others = [_leaves(n.distances) for n in noises if n.distances is not None]
-        worst, sentence = 1.0, None
+        worst, sentence = (False, 1.0), None
         for i, (path, off, moved, size) in enumerate(_leaves(found.distances)):
             moved_by, steps = isfinite(moved) and moved, found.stop - found.start
             limit = max(PARAMETER, 4 * self.rounding) * moved_by
             limit += 4 * FLOAT32 * sqrt(steps) * (isfinite(size) and size)
             limit = max([limit, *(FACTOR * _finite(noise[i][1]) for noise in others)])
             beyond = _finite(off) / max(limit, _TINY) if off else 0.0
-            if beyond > worst:
-                worst = beyond
+            # A parameter is what a person knows by its name.
+            here = path.startswith("params/"), beyond
+            if beyond > 1 and here > worst:
+                worst = here
                 sentence = (
                     f"After step {found.stop} {path} is {off:.3g} away from what it "
                     f"should be, having moved by {moved:.3g}"
