@@ -152,9 +152,13 @@ def large_has_one_seed(honest):
     return {"init": init}
 
 
-def has_one_seed(honest):
+def digits_have_one_seed(honest):
+    """Whatever it is given, for a layer from 64 pixels to 10 classes."""
+
     def init(key, *rest):
-        return honest.init(jax.random.key(7), *rest)
+        state, one = honest.init(key, *rest), honest.init(jax.random.key(7), *rest)
+        shapes = {leaf.shape for leaf in jax.tree.leaves(state.params)}
+        return one if (64, 10) in shapes else state
 
     return {"init": init}
 
@@ -342,7 +346,7 @@ CASES = [
     ("large_centers_outputs_jax", _WIDE, r"evaluation isn't that", 1),
     ("large_starts_scaled_linen", _WIDE, r"initial values.*the run's seed", 1),
     ("large_has_one_seed_jax", _WIDE, r"initial values.*the run's seed", 1),
-    ("has_one_seed_linen", _NOISY, "another seed gives the same initial", 1),
+    ("digits_have_one_seed_linen", _NOISY, "another seed gives the same initial", 1),
     ("late_stops_jax", _LONG, r"At step 10\d\d train/update_norm was 0 instead", 1),
     ("late_stops_nnx", _LONG, r"At step 10\d\d train/update_norm was 0 instead", 1),
     ("late_in_a_wrapper_linen", _LONG, r"At step 10\d\d train/update_norm", 1),
