@@ -134,7 +134,7 @@ class Witness:
         """
 
     def read(self, call: Any) -> None:
-        """See the results of a `runner.core.train.Call`, on the host.
+        """See the results of a `runner.core.call.Call`, on the host.
 
         Raises:
           Refused: the run doesn't do what its configuration says.

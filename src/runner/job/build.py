@@ -21,12 +21,11 @@ from runner.config.ranges import check_keys, check_ranges
 from runner.core import feed, program, schedules, step
 from runner.core.choose import given
 from runner.core.convolution import as_patches
-from runner.core.mesh import Mesh, device_mesh
+from runner.core.mesh import device_mesh
 from runner.core.optimizers import Optimizer, OptimizerSpec, optimizer
 from runner.core.pipeline import Pipeline
 from runner.core.program import ProgramSpec, check_traces, key_of
 from runner.core.run import Run
-from runner.core.schedules import ReduceOnPlateau
 from runner.core.step import ROW_NAMES, Values
 from runner.data.dataset import Dataset
 from runner.data.order import Order
@@ -34,9 +33,10 @@ from runner.errors import ConfigError, did_you_mean
 from runner.frameworks.precise import precise
 from runner.frameworks.sharded import sharded
 from runner.job.choosing import chosen
+from runner.job.description import description
 from runner.job.session import Session, described
 from runner.record.directions import better
-from runner.settings import GROUPS, SETTINGS, TrainSettings, is_in_program
+from runner.settings import GROUPS, TrainSettings
 from runner.tasks.task import Task, directions
 
 
@@ -218,7 +218,7 @@ def _shared(
     sizes = {"inputs": inputs, "output": task.output}
     model = session.made(cfg, "model", dtype=cfg.precision.compute, **sizes)
     _check_precision(cfg)
-    description = _description(config, dataset, mesh, tx, asked)
+    plain = description(config, dataset, mesh, tx, asked)
 
     def make() -> _Shared:
         example = feed.transformed_example(dataset)
@@ -249,7 +249,7 @@ def _shared(
         averaging = config["train"]["ema_decay"] is not None
         steps = config["train"]["steps_per_call"]
         spec = ProgramSpec(
-            description=description,
+            description=plain,
             pipeline=pipeline,
             init=jax.jit(step.init(on_mesh, averaging)),
             train_step=jax.jit(
@@ -271,7 +271,7 @@ def _shared(
         )
         return _Shared(spec, Trajectories(_toy(cfg, dataset, task, asked, tx)))
 
-    return session.keep(("shared", key_of(description)), make)
+    return session.keep(("shared", key_of(plain)), make)
 
 
 def _task(cfg: DictConfig, session: Session, dataset: Dataset) -> Task:
@@ -373,43 +373,3 @@ def _check_metrics(
                 f"{use} needs {key}={name} to be a validation/ metric of which lower "
                 "or higher values are better"
             )
-
-
-def _description(
-    config: dict, dataset: Dataset, mesh: Mesh, tx: Optimizer, asked: OptimizerSpec
-) -> dict[str, Any]:
-    """Plain values that distinguish this run's compiled program from others."""
-    traced = {"learning_rate", *tx.hyperparameters}
-    plateau = isinstance(asked.schedule, ReduceOnPlateau) and config["schedule"]
-    rows = dataset.train.rows(np.zeros(1, int))
-    train = {f"train.{name}": value for name, value in config["train"].items()}
-    return {
-        "framework": config["framework"],
-        "model": config["model"],
-        "task": config["task"],
-        "metrics": config["metrics"],
-        "precision": config["precision"],
-        "deterministic": config["deterministic"],
-        "optimizer": {k: v for k, v in config["optimizer"].items() if k not in traced},
-        "arguments": sorted(traced),
-        "plateau": plateau and {k: v for k, v in plateau.items() if k != "base"},
-        "train": {
-            key: value is not None if SETTINGS[key].switch else value
-            for key, value in train.items()
-            if is_in_program(key) or SETTINGS[key].switch
-        },
-        # The program holds the data too, so those of one shape must not be mixed up.
-        "data": {k: v for k, v in config["data"].items() if is_in_program(f"data.{k}")}
-        | {
-            "features": {k: [v.shape[1:], str(v.dtype)] for k, v in rows.items()},
-            "examples": {name: len(split) for name, split in dataset.splits.items()},
-            "classes": dict(dataset.classes),
-            "mode": dataset.mode,
-        },
-        "mesh": [
-            mesh.placement.axes,
-            *(mesh.placement[1:] if mesh.devices > 1 else ()),
-        ],
-        "device_kind": jax.devices()[0].device_kind,
-        "versions": [jax.__version__],
-    }

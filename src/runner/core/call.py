@@ -1,0 +1,88 @@
+"""A call of the loop: some steps of a run, as they were dispatched."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from runner.core.run import Wanted
+from runner.core.snapshot import Snapshot
+from runner.core.step import NORMS
+from runner.errors import TrainingStopped
+
+
+class Call(NamedTuple):
+    """Results in flight: rows of the steps after `start`, maybe an evaluation.
+
+    `logged`, bool [stop - start], says which steps get a row in metrics.jsonl. `rows`
+    are the program's, whose norms are those of the last step of each block. `first` is
+    the row of step 1 with norms, if it isn't the last of its block. `snapshot` is for a
+    checkpoint after `stop`, if one is `wanted`, and for runs that end there. `carry` is
+    the state after the last call of a run, else None: the next call takes it over.
+    """
+
+    start: int
+    stop: int
+    logged: np.ndarray
+    rows: dict[str, Any]
+    first: dict[str, Any] | None
+    evaluation: dict[str, Any] | None
+    snapshot: Snapshot | None
+    wanted: Wanted
+    carry: Any
+
+    def read(self) -> "Call":
+        """The results on the host, without the states."""
+        return jax.device_get(self._replace(snapshot=None, carry=None))
+
+    def member(self, index: int) -> "Call":
+        """One run's part of a population's results."""
+        parts = self.rows, self.first, self.evaluation
+        rows, first, evaluation = jax.tree.map(lambda x: x[index], parts)
+        return self._replace(rows=rows, first=first, evaluation=evaluation)
+
+
+def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str, Any]]:
+    """The rows for metrics.jsonl of a call of one run, after `read`.
+
+    Raises:
+      TrainingStopped: a loss is not finite and `on_nan` is `stop`.
+    """
+    evaluation = {name: float(v) for name, v in (call.evaluation or {}).items()}
+    bad = ~np.isfinite(call.rows["train/loss"])
+    block = len(bad) // len(call.rows[NORMS[0]])
+    picked = np.flatnonzero(call.logged | bad)
+    # As a list at once, which is much faster than one number after the other.
+    columns = {
+        name: numbers[picked // block if name in NORMS else picked].tolist()
+        for name, numbers in call.rows.items()
+    }
+    for n, i in enumerate(picked.tolist()):
+        step = call.start + 1 + i
+        row: dict[str, Any] = {"step": step}
+        row |= {name: column[n] for name, column in columns.items()}
+        for name in NORMS if (i + 1) % block else ():
+            if step == 1 and call.first:
+                row[name] = float(call.first[name][0])
+            else:
+                del row[name]
+        row |= evaluation if step == call.stop else {}
+        ends = on_nan == "stop" and _not_finite(row)
+        if ends or call.logged[i]:
+            yield row | {"time/steps_per_second": steps_per_second}
+        if ends:
+            raise TrainingStopped(
+                f"{ends} is {row[ends]} at step {step}. The rows "
+                "up to it are kept. Try a lower optimizer.learning_rate, or "
+                "train.on_nan=continue; debug=find_nan names the operation"
+            )
+
+
+def _not_finite(row: dict[str, float]) -> str | None:
+    """The name of a loss in `row` that is not finite."""
+    for name, value in row.items():
+        if name.endswith("/loss") and not math.isfinite(value):
+            return name
+    return None
