@@ -1,22 +1,31 @@
 """Which digests of a run follow from what."""
 
+import numpy as np
 import pytest
 
 from helpers.training import build_job
 from runner.checks.fingerprints import FINGERPRINTS, Examples, identify
 
+SHORT = ("verify=true", "train.steps=40", "train.epochs=null", "model.hidden_sizes=[8]")
 LINEAR = ("data=linear_ae", "model=linear_autoencoder")
 FLIP = "data.transforms=[{_target_: runner.data.transforms.flip, column: input}]"
 
 
 @pytest.fixture
-def differing(composed):
-    """The names of the fingerprints in which two runs differ."""
+def identified(composed):
+    """The digests of a run from overrides."""
 
     def identified(*overrides: str) -> dict:
         job = build_job(composed(*overrides))
         data = Examples(job.run.spec.dataset, job.run.values.key)
         return identify(job.run, job.found, job.init, data)
+
+    return identified
+
+
+@pytest.fixture
+def differing(identified):
+    """The names of the fingerprints in which two runs differ."""
 
     def differing(base: tuple[str, ...], *other: str) -> set[str]:
         one, two = identified(*base), identified(*base, *other)
@@ -42,3 +51,15 @@ def differing(composed):
 )
 def test_what_follows(differing, base, other, follows):
     assert differing(base, other) == follows
+
+
+def test_digests_follow_seed_data_and_model(identified):
+    base = identified(*SHORT)
+    assert identified(*SHORT, "framework=linen") == base
+    seed = identified(*SHORT, "seed=1")
+    assert seed["initial_parameters"] != base["initial_parameters"]
+    assert seed["data_order"] != base["data_order"]
+    model = identified(*SHORT, "model.hidden_sizes=[9]")
+    assert model["initial_parameters"] != base["initial_parameters"]
+    assert model["data_order"] == base["data_order"]
+    assert np.isfinite(base["optimizer_probe"]).all()

@@ -9,9 +9,7 @@ import pytest
 
 from helpers.sabotaged import gradients, states, steps, updates
 from helpers.shipped import BY_KIND, NAMES
-from helpers.training import build_job
 from helpers.verified import toy_of, verify_alone
-from runner.checks.fingerprints import Examples, identify
 from runner.checks.verify import verify
 from runner.config.conf import conf_dir
 from runner.errors import ConfigError
@@ -236,27 +234,3 @@ def test_runs_that_share_a_program_share_what_is_compiled(composed):
         verify(trajectories, numbers._replace(learning_rates=rates), refuse=True)
         compiled.add((trajectories._float32, trajectories._float64))
     assert len(compiled) == 1
-
-
-@pytest.fixture
-def identified(composed):
-    """The digests of a run from overrides."""
-
-    def identified(*overrides: str) -> dict:
-        job = build_job(composed(*overrides))
-        data = Examples(job.run.spec.dataset, job.run.values.key)
-        return identify(job.run, job.found, job.init, data)
-
-    return identified
-
-
-def test_digests_follow_seed_data_and_model(identified):
-    base = identified(*SHORT)
-    assert identified(*SHORT, "framework=linen") == base
-    seed = identified(*SHORT, "seed=1")
-    assert seed["initial_parameters"] != base["initial_parameters"]
-    assert seed["data_order"] != base["data_order"]
-    model = identified(*SHORT, "model.hidden_sizes=[9]")
-    assert model["initial_parameters"] != base["initial_parameters"]
-    assert model["data_order"] == base["data_order"]
-    assert np.isfinite(base["optimizer_probe"]).all()

@@ -7,7 +7,7 @@ from math import inf, isfinite, sqrt
 import jax
 import numpy as np
 
-from runner.core.evidence import Distances, Evidence, Numbers
+from runner.core.evidence import Distances, Evidence, apart
 from runner.errors import Refused
 from runner.trees import path_text
 
@@ -140,13 +140,13 @@ class Agreement:
             limit = max(NUMBER, 4 * self.rounding) * own
             limit = limit + FLOAT32 * (8 * own.max(initial=0) + 1)
             for noise in noises:
-                off = _off(noise.numbers[name])
+                off = apart(*noise.numbers[name][1:])
                 if _is_metric(name):
                     off = np.full_like(off, off.max(initial=0))
                 # It grows from step to step, and may do so sooner here than there.
                 grown = np.maximum.accumulate(off)
                 limit = np.maximum(limit, FACTOR * np.append(grown[1:], grown[-1:]))
-            at = np.flatnonzero(~(_off(numbers) <= limit))
+            at = np.flatnonzero(~(apart(*numbers[1:]) <= limit))
             if len(at):
                 beyond[name] = at
         return beyond
@@ -182,15 +182,6 @@ def _leaves(found: Distances) -> list[tuple[str, float, float, float]]:
         (path.removeprefix("state/"), float(off), float(moved), float(size))
         for path, (off, moved, size) in zip(paths, numbers, strict=True)
     ]
-
-
-def _off(numbers: Numbers) -> np.ndarray:
-    """How far numbers are from what they should be; infinite if one alone is finite."""
-    live, other = (np.asarray(x, float) for x in (numbers.live, numbers.other))
-    same = (live == other) | (np.isnan(live) & np.isnan(other))
-    with np.errstate(invalid="ignore"):
-        off = np.abs(np.where(same, 0, live - np.where(same, live, other)))
-    return np.where(np.isfinite(off), off, np.inf)
 
 
 def _finite(off: float) -> float:

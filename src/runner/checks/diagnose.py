@@ -83,9 +83,9 @@ def looks_like(
     if sentence:
         return f"{since} observed updates match {sentence}, not {asked}"
     if first:
-        anew = jax.tree.map(lambda x: x[0], replay(wanted, rates[None], first))
-        anew = _flat(anew, part - first)
-        factor, distance = _match(ours, anew)
+        restarted = jax.tree.map(lambda x: x[0], replay(wanted, rates[None], first))
+        restarted = _flat(restarted, part - first)
+        factor, distance = _match(ours, restarted)
         if max(distance, abs(factor - 1)) < MATCH:
             return f"The updates are those of {asked} with its state reset at this step"
     return f"{since} observed updates match neither {asked} nor any usual optimizer"

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from runner.core.evidence import apart
 from runner.trees import path_text
 
 SMALL = 0.01  # a leaf whose numbers are this small beside the others' is rounding
@@ -55,7 +56,8 @@ def first_difference(
         if slack is not None:
             limit += _largest(more)
         ratios.append(
-            _off(x, y) / np.maximum(limit, np.finfo(np.float32).tiny)[:, None]
+            apart(x.reshape(len(x), -1), y.reshape(len(y), -1))
+            / np.maximum(limit, np.finfo(np.float32).tiny)[:, None]
         )
     worst = np.stack([ratio.max(axis=1, initial=0) for ratio in ratios])
     bad = np.flatnonzero(worst.max(axis=0) > 1)
@@ -73,12 +75,3 @@ def _largest(x: np.ndarray) -> np.ndarray:
     """The largest finite magnitude at each index: [n]."""
     rows = np.abs(x.reshape(len(x), -1).astype(float))
     return np.where(np.isfinite(rows), rows, 0).max(axis=1, initial=0)
-
-
-def _off(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distances [n, size]; 0 where both aren't finite in the same way."""
-    x, y = (v.reshape(len(v), -1).astype(float) for v in (x, y))
-    with np.errstate(invalid="ignore"):
-        off = np.abs(x - y)
-    off[(x == y) | (np.isnan(x) & np.isnan(y))] = 0
-    return np.where(np.isnan(off), np.inf, off)

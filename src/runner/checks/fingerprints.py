@@ -20,6 +20,13 @@ from runner.data.digest import data_digest, rows_digest, sha
 from runner.data.order import Order
 
 ORDERED_STEPS = 64  # covered by the digest of the data order
+FINGERPRINTS = (
+    "optimizer_probe",
+    "initial_parameters",
+    "data_digest",
+    "data_order",
+    "first_batch",
+)
 
 
 class Examples:
@@ -57,15 +64,6 @@ class Examples:
             return batch
         given = jax.device_put((batch, key), self._device)
         return jax.device_get(self._transformed.result()(*given))
-
-
-FINGERPRINTS = (
-    "optimizer_probe",
-    "initial_parameters",
-    "data_digest",
-    "data_order",
-    "first_batch",
-)
 
 
 def identify(

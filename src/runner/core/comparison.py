@@ -8,7 +8,7 @@ import numpy as np
 
 from runner.core import recomputation, step
 from runner.core.compiling import Compiling
-from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen
+from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen, apart
 from runner.core.keep import Keep
 from runner.core.program import Program
 from runner.core.recomputation import adapted, distances
@@ -16,7 +16,7 @@ from runner.core.run import Run
 from runner.core.step import NORMS, Carry
 from runner.errors import Refused
 
-# Numbers that noise is made from: see `recomputation.steps`.
+# Numbers that noise is made from: see `recomputation.shaken`.
 _NOISE = 1.7, 2.9
 _LOSS = "train/loss"
 # Of a step, what an optimizer's state decides.
@@ -186,7 +186,7 @@ class Comparison:
         outputs = self._made["outputs"].result()
         once, again_ = (jax.device_get(outputs(seen.after, *data)) for _ in range(2))
         size, mixed = once
-        off = jax.tree.map(_apart, size, again_[0])
+        off = jax.tree.map(apart, size, again_[0])
         self._judge.outputs(
             seen.stop, Distances(off, size, size), Distances(mixed, size, size)
         )
@@ -275,9 +275,3 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
     committed = isinstance(x, jax.Array) and x.committed
     sharding = x.sharding if committed else None
     return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding)
-
-
-def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How far two numbers are apart. NaN equals NaN, and infinity itself."""
-    same = (one == other) | (np.isnan(one) & np.isnan(other))
-    return np.where(same, 0, np.abs(np.where(same, 0, one - other)))

@@ -67,6 +67,18 @@ class Evidence(NamedTuple):
     distances: Distances | None
 
 
+def apart(one: Any, other: Any) -> np.ndarray:
+    """How far numbers are apart: infinitely if only one of two is finite.
+
+    NaN is as far from NaN as infinity from itself: 0.
+    """
+    one, other = (np.asarray(x, float) for x in (one, other))
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    with np.errstate(invalid="ignore"):
+        off = np.abs(one - other)
+    return np.where(same, 0, np.where(np.isnan(off), np.inf, off))
+
+
 class Judge(Protocol):
     """Decides whether a difference is more than rounding.
 

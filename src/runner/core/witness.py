@@ -120,7 +120,7 @@ class Recomputing(Witness):
             self.settle()
 
     def settle(self) -> None:
-        with jax.debug_nans(False):  # a run that goes on with a NaN has it here too
+        with jax.debug_nans(False):  # a run that continues with a NaN has it here too
             if self._waiting:
                 # Devices of a CPU share its threads, so programs with sums over them
                 # don't go together with calls that are under way.

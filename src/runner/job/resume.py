@@ -76,8 +76,8 @@ def resume(
 
     Raises:
       ConfigError: the folder's run was refused, or had another configuration; the
-        checkpoint belongs
-        to another model or optimizer, is past this run's end, or can't be read.
+        checkpoint belongs to another model or optimizer, is past this run's end, or
+        can't be read.
     """
     wanted = cfg.checkpoint.resume
     if wanted == "never":

@@ -72,11 +72,11 @@ class Graph:
     def __init__(self, function: Callable, *arguments: Any):
         self._arguments = arguments
 
-        def anew(*given: Any) -> Any:  # JAX keeps what it has traced of a function
+        def fresh(*given: Any) -> Any:  # JAX keeps what it has traced of a function
             return function(*given)
 
         with named():
-            traced, shape = jax.make_jaxpr(anew, return_shape=True)(*arguments)
+            traced, shape = jax.make_jaxpr(fresh, return_shape=True)(*arguments)
         names = [path_text(p) for p, _ in jax.tree.leaves_with_path(arguments)]
         self.inputs = {name: number for number, name in enumerate(names)}
         self._jaxpr = traced.jaxpr

@@ -136,7 +136,7 @@ def test_what_was_decoded_is_read_without_tfds(tmp_path, monkeypatch):
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_another_choice_is_decoded_anew(tmp_path, monkeypatch, changed):
+def test_another_choice_is_decoded_again(tmp_path, monkeypatch, changed):
     load(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ImportError):

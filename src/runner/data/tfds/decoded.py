@@ -8,7 +8,6 @@ that it was made from, and only if its contents have their recorded checksum.
 
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runner.data.dataset import MemorySplit
+from runner.data.digest import rows_digest, sha
 
 
 class Decoded(NamedTuple):
@@ -42,11 +42,10 @@ def path_of(data_dir: Path, request: Mapping[str, Any]) -> Path | None:
         return None
     digits = importlib.util.find_spec("runner.data.digits")
     assert digits and digits.origin
-    code = hashlib.sha256(Path(digits.origin).read_bytes()).hexdigest()
+    code = sha(Path(digits.origin).read_bytes())
     versions = [code, version("tensorflow-datasets")]
     text = json.dumps([versions, dict(request)], sort_keys=True)
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return data_dir / ".decoded" / f"{name}.safetensors"
+    return data_dir / ".decoded" / f"{sha(text.encode())}.safetensors"
 
 
 def load(path: Path) -> Decoded | None:
@@ -73,7 +72,7 @@ def _read(path: Path, changed: int) -> tuple[dict[str, Any], Decoded]:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     splits = {name: MemorySplit(arrays) for name, arrays in columns.items()}
-    if record["sha256"] != _digest(splits):
+    if record["digests"] != _digests(splits):
         raise ValueError(f"{path} doesn't have its recorded checksum")
     for split in splits.values():
         for column in split.columns.values():
@@ -96,7 +95,7 @@ def save(path: Path, decoded: Decoded, folder: str) -> None:
             "splits": {k: list(split.columns) for k, split in decoded.splits.items()},
             "classes": decoded.classes,
             "size_mb": decoded.size_mb,
-            "sha256": _digest(decoded.splits),
+            "digests": _digests(decoded.splits),
         }
         arrays = {
             f"{key}/{name}": np.ascontiguousarray(column)
@@ -118,10 +117,5 @@ def _files(folder: str) -> list[list]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
-def _digest(splits: Mapping[str, MemorySplit]) -> str:
-    digest = hashlib.sha256()
-    for split in splits.values():
-        for name, column in split.columns.items():
-            digest.update(f"{name} {column.dtype} {column.shape}".encode())
-            digest.update(np.ascontiguousarray(column).data)
-    return digest.hexdigest()
+def _digests(splits: Mapping[str, MemorySplit]) -> dict[str, dict[str, str]]:
+    return {name: rows_digest(split.columns) for name, split in splits.items()}
