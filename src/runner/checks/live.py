@@ -14,8 +14,13 @@ NAMES = ("init", "gradients", "apply_gradients", "predict")
 
 
 def checked(pipeline: Pipeline) -> Pipeline:
-    """`pipeline`, whose exceptions become a ConfigError with the function's name."""
-    return pipeline._replace(**{k: _named(k, getattr(pipeline, k)) for k in NAMES})
+    """`pipeline`, whose exceptions become a ConfigError with the function's name.
+
+    Its init, which is the same in each precision, is traced once.
+    """
+    named = {k: _named(k, getattr(pipeline, k)) for k in NAMES}
+    named["init"] = jax.jit(named["init"], inline=True)
+    return pipeline._replace(**named)
 
 
 def _named(name: str, function: Callable) -> Callable:

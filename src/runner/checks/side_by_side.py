@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from runner.checks.live import checked, like
+from runner.checks.live import like
 from runner.checks.problem import EVERY, STEPS, Problem, about_to_fall, loss_at
 from runner.checks.reference import Watched, reference
 from runner.checks.toy import BATCH_SIZE, BATCHES, initial_values, toy_example
@@ -110,7 +110,7 @@ def trajectory(
       problem, rates: the inputs of the optimizer's steps.
       hyperparameters: those of the run.
     """
-    live = checked(toy.pipeline)
+    live = toy.pipeline
     keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
     initial = jax.lax.map(
         lambda key: live.init(key, rates[0], hyperparameters), keys[: len(SEEDS)]
@@ -154,7 +154,7 @@ def trajectory(
 
 def formula(toy: Toy, problem: Any, rates: Any, values: Any) -> Updates:
     """Update parameters in float64, with each of several hyperparameters."""
-    live = checked(toy.pipeline)
+    live = toy.pipeline
 
     def variant(given):
         rates, values = given

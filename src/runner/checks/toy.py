@@ -1,6 +1,7 @@
 """A small model for any task, in all three forms: what checks drive a pipeline with.
 
-Each start traces it several times, so it has few operations, and those of `jax.lax`.
+Each start traces it several times. So it has few operations, those of `jax.lax`, and
+its forms share them: what they differ in is how a pipeline has to handle them.
 """
 
 import math
@@ -13,7 +14,6 @@ from flax import linen, nnx
 from jax import lax
 
 from runner.data.dataset import Dataset
-from runner.models import model as layers
 from runner.models.model import Model
 from runner.tasks.task import Task, is_shape
 
@@ -51,11 +51,9 @@ def toy_model(output: Any, dtype: str) -> Model:
         return initial_values(jax.random.key_data(key)[-1], jnp)
 
     def forward(params, model_state, inputs, key, train):
-        kernel = params["dense"]["kernel"].astype(dtype)
-        x = lax.dot(projected(inputs).astype(dtype), kernel)
-        x, norm = _batch_norm(model_state["norm"], x, train)
-        x = layers.dropout(lax.tanh(x), DROPOUT, key, train)
-        return shaped(layers.dense(params["output"], x, dtype)), {"norm": norm}
+        norm, noise = model_state["norm"], key if train else None
+        z, norm = _outputs(params, norm, projected(inputs), noise, train, dtype)
+        return shaped(z), {"norm": norm}
 
     return Model(
         init=init,
@@ -87,42 +85,47 @@ class Linen(linen.Module):
 
     @linen.compact
     def __call__(self, inputs, train: bool):
-        x = linen.Dense(HIDDEN, use_bias=False, dtype=self.dtype, name="dense")(
-            projected(inputs)
+        params, stats = _zeros()
+        params = {k: self.param(k, lambda _, v=v: v) for k, v in params.items()}
+        norm = self.variable("batch_stats", "norm", lambda: stats["norm"])
+        noise = self.make_rng("dropout") if train else None
+        z, new = _outputs(
+            params, norm.value, projected(inputs), noise, train, self.dtype
         )
-        x = linen.BatchNorm(
-            use_running_average=not train,
-            momentum=MOMENTUM,
-            epsilon=EPSILON,
-            use_scale=False,
-            use_bias=False,
-            dtype=self.dtype,
-            name="norm",
-        )(x)
-        x = linen.Dropout(DROPOUT, deterministic=not train)(lax.tanh(x))
-        return self.shaped(linen.Dense(OUTPUTS, dtype=self.dtype, name="output")(x))
+        if train:
+            norm.value = new
+        return self.shaped(z)
+
+
+class Layer(nnx.Module):
+    """Variables of one kind."""
+
+    def __init__(self, kind: type[nnx.Variable], values: dict):
+        for name, value in values.items():
+            setattr(self, name, kind(value))
+
+    def values(self) -> dict:
+        return nnx.to_pure_dict(nnx.state(self))
 
 
 class Nnx(nnx.Module):
     def __init__(self, dtype, shaped, rngs: nnx.Rngs):
-        # Its own initial values are never used, and zeros are quickly traced.
-        more = {"kernel_init": zeros, "dtype": dtype, "rngs": rngs}
-        self.dense = nnx.Linear(PROJECTED, HIDDEN, use_bias=False, **more)
-        # Without a dtype, as in runner.models.cnn.
-        self.norm = nnx.BatchNorm(
-            HIDDEN, momentum=MOMENTUM, epsilon=EPSILON, use_scale=False, use_bias=False,
-            rngs=rngs,
-        )  # fmt: skip
-        self.dropout = nnx.Dropout(DROPOUT, rngs=rngs)
-        self.output = nnx.Linear(HIDDEN, OUTPUTS, **more)
-        self.dtype, self.shaped = dtype, shaped
+        # Its own initial values are never used.
+        params, stats = _zeros()
+        self.dense = Layer(nnx.Param, params["dense"])
+        self.output = Layer(nnx.Param, params["output"])
+        self.norm = Layer(nnx.BatchStat, stats["norm"])
+        self.dtype, self.shaped, self.rngs = dtype, shaped, rngs
+        self.deterministic = self.use_running_average = False
 
     def __call__(self, inputs):
-        x = self.norm(self.dense(projected(inputs))).astype(self.dtype)
-        return self.shaped(self.output(self.dropout(lax.tanh(x))))
-
-
-zeros = nnx.initializers.zeros_init()
+        params = {"dense": self.dense.values(), "output": self.output.values()}
+        stats, updates = self.norm.values(), not self.use_running_average
+        noise = None if self.deterministic else self.rngs.dropout()
+        z, new = _outputs(params, stats, projected(inputs), noise, updates, self.dtype)
+        if updates:
+            nnx.update(self.norm, new)
+        return self.shaped(z)
 
 
 def toy_task(task: Task) -> Task:
@@ -164,16 +167,47 @@ def projected(inputs: Any) -> jax.Array:
     return total
 
 
-def _batch_norm(stats: Any, x: jax.Array, train: bool):
-    """In flax's order of operations: see `runner.models.cnn`."""
+def _outputs(params, stats, x_BxP, noise, updates, dtype):
+    """Outputs [B, OUTPUTS], and BatchNorm's statistics after them.
+
+    Args:
+      params: of both layers.
+      stats: the statistics before.
+      x_BxP: projected inputs.
+      noise: a PRNG key for dropout, or None.
+      updates: whether BatchNorm takes the batch's statistics, and updates its own.
+      dtype: what layers compute in.
+    """
+    kernels = {k: v["kernel"].astype(dtype) for k, v in params.items()}
+    x = lax.dot(x_BxP.astype(dtype), kernels["dense"])
+    x, stats = _batch_norm(stats, x, updates)
+    x = lax.tanh(x)
+    if noise is not None:
+        kept = jax.random.bits(noise, x.shape) < np.uint32((1 - DROPOUT) * 2**32)
+        scaled = lax.mul(x, np.full(x.shape, 1 / (1 - DROPOUT), x.dtype))
+        x = lax.select(kept, scaled, lax.full_like(x, 0))
+    bias = lax.broadcast_in_dim(
+        params["output"]["bias"].astype(dtype), (len(x), OUTPUTS), (1,)
+    )
+    return lax.add(lax.dot(x, kernels["output"]), bias), stats
+
+
+def _batch_norm(stats: Any, x: jax.Array, updates: bool) -> tuple[jax.Array, Any]:
+    """Ioffe and Szegedy, 2015, without a scale and a bias."""
     dtype, x = x.dtype, x.astype(jnp.float32)
     mean, var = stats["mean"], stats["var"]
-    if train:
-        mean, square = x.mean(axis=0), lax.square(x).mean(axis=0)
-        var = lax.max(np.float32(0), square - lax.square(mean))
-        stats = {
-            "mean": MOMENTUM * stats["mean"] + (1 - MOMENTUM) * mean,
-            "var": MOMENTUM * stats["var"] + (1 - MOMENTUM) * var,
-        }
-    normalized = (x - mean[None]) * lax.rsqrt(var[None] + EPSILON)
-    return normalized.astype(dtype), stats
+    if updates:
+        size = np.float32(len(x))
+        mean = lax.div(lax.reduce_sum(x, (0,)), size)
+        away = lax.sub(x, lax.broadcast_in_dim(mean, x.shape, (1,)))
+        var = lax.div(lax.reduce_sum(lax.square(away), (0,)), size)
+        batch = {"mean": mean, "var": var}
+        keep, take = np.float32(MOMENTUM), np.float32(1 - MOMENTUM)
+        stats = jax.tree.map(lambda old, new: keep * old + take * new, stats, batch)
+    scale = lax.rsqrt(lax.add(var, np.float32(EPSILON)))
+    mean, scale = (lax.broadcast_in_dim(v, x.shape, (1,)) for v in (mean, scale))
+    return lax.mul(lax.sub(x, mean), scale).astype(dtype), stats
+
+
+def _zeros() -> tuple[dict, dict]:
+    return jax.tree.map(jnp.zeros_like, initial_values(np.uint32(0), np))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from runner.checks.live import checked
 from runner.checks.problem import (
     EVERY,
     FORMULA_STEPS,
@@ -39,7 +40,7 @@ class Trajectories:
     """
 
     def __init__(self, toy: Toy):
-        self.toy = toy
+        self.toy = toy._replace(pipeline=checked(toy.pipeline))
         params, schedule = initial_values(np.uint32(0), np)[0], toy.wanted.schedule
         problem = trajectory_problem(params, schedule)
         self.problem = jax.tree.map(np.float32, problem)

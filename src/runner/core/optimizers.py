@@ -76,17 +76,21 @@ class OptimizerSpec(NamedTuple):
 
 def _scheduled(function: Callable, arguments: dict) -> optax.GradientTransformation:
     """`function` with a schedule, or with each step's value of it if it takes none."""
-    annotation = inspect.signature(function).parameters["learning_rate"].annotation
-    takes_schedule = annotation not in (jax.typing.ArrayLike, float, Any)
-    if takes_schedule:
-        try:
-            jax.eval_shape(lambda: toy_update(function(**arguments)))
-        except (TypeError, ValueError):
-            takes_schedule = False
-    if takes_schedule:
+    if _takes_schedule(function, arguments):
         return function(**arguments)
     others = set(arguments) - {"learning_rate"}
     return optax.inject_hyperparams(function, static_args=others)(**arguments)
+
+
+def _takes_schedule(function: Callable, arguments: dict) -> bool:
+    annotation = inspect.signature(function).parameters["learning_rate"].annotation
+    if annotation in (jax.typing.ArrayLike, float, Any):
+        return False
+    try:
+        jax.eval_shape(lambda: toy_update(function(**arguments)))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def decayed_parameters(params: Any) -> Any:

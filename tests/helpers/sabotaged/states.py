@@ -88,7 +88,7 @@ def dropout_left_on_in_nnx(honest, model):
             made = model.nnx(nnx.Rngs(0))
         nnx.update(made, state.params)
         nnx.update(made, state.model_state)
-        made.norm.use_running_average = True
+        made.use_running_average = True
         return made(inputs)
 
     return {"predict": predict}
