@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from helpers.training import build_job
-from runner.checks.fingerprints import FINGERPRINTS, Examples, identify
+from helpers.training import SESSION
+from runner.checks.fingerprints import FINGERPRINTS
+from runner.job.run import built_and_identified
 
 SHORT = ("verify=true", "train.steps=40", "train.epochs=null", "model.hidden_sizes=[8]")
 LINEAR = ("data=linear_ae", "model=linear_autoencoder")
@@ -16,9 +17,8 @@ def identified(composed):
     """The digests of a run from overrides."""
 
     def identified(*overrides: str) -> dict:
-        job = build_job(composed(*overrides))
-        data = Examples(job.run.spec.dataset, job.run.values.key)
-        return identify(job.run, job.found, job.init, data)
+        built, digests = built_and_identified(composed(*overrides), SESSION)
+        return {**digests, "optimizer_probe": built.found.probe}
 
     return identified
 

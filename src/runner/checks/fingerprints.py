@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from runner.checks.verify import Found
 from runner.core import feed
 from runner.core.compiling import Compiling
 from runner.core.program import with_sharding
@@ -66,22 +65,19 @@ class Examples:
         return jax.device_get(self._transformed.result()(*given))
 
 
-def identify(
-    run: Run, found: Found, init: Callable, examples: Examples
-) -> dict[str, Any]:
+def identify(run: Run, init: Callable, examples: Examples) -> dict[str, Any]:
     """The digests of a run for its record.
 
     Args:
       run: the run that trains.
-      found: by verification.
       init: `Program.init` of a single run.
       examples: of the run's data set.
 
     Returns:
-      FINGERPRINTS: if one differs between two runs, so does what it is named after.
+      FINGERPRINTS, but for the probe of its optimizer: if one differs between two
+      runs, so does what it is named after.
     """
     return {
-        "optimizer_probe": found.probe,
         "initial_parameters": initial_parameters(run, init),
         "data_digest": examples.digest(),
         "data_order": data_order(run.spec.dataset, run.order),

@@ -20,6 +20,7 @@ from runner.config.instantiate import call, check_targets, target
 from runner.config.ranges import check_keys, check_ranges
 from runner.core import feed, program, schedules, step
 from runner.core.choose import given
+from runner.core.compiling import Compiling
 from runner.core.convolution import as_patches
 from runner.core.mesh import device_mesh
 from runner.core.optimizers import Optimizer, OptimizerSpec, optimizer
@@ -47,13 +48,11 @@ class Built(NamedTuple):
       run: what is trained.
       cfg: its configuration, with its length filled in.
       found: by verification.
-      init: returns the initial carry of a single run: see `Program.init`.
     """
 
     run: Run
     cfg: DictConfig
     found: Found
-    init: Callable
 
 
 class _Shared(NamedTuple):
@@ -66,7 +65,7 @@ class _Shared(NamedTuple):
 def build(
     cfg: DictConfig,
     session: Session,
-    begin: Callable[[Run], None] = lambda run: None,
+    begin: Callable[[Run, Compiling], None] = lambda run, init: None,
     most: int = 1,
 ) -> Built:
     """Build everything that `cfg` names, without compiling it.
@@ -78,7 +77,7 @@ def build(
       cfg: a run's configuration; it isn't changed.
       session: keeps what runs share.
       begin: called with the run once its step has been traced but before it is
-        verified, to compile it meanwhile.
+        verified, to compile it meanwhile; and with `Program.init` of it alone.
       most: how many runs of its program may train side by side.
 
     Raises:
@@ -125,10 +124,13 @@ def build(
             choice=given(convolution),
         )
 
+    # A toy has no convolution, so that of one form stands for all. It takes longest.
+    first = "native" if settings.convolution == "auto" else settings.convolution
+    trajectories = made(first)[0].trajectories
+    trajectories.start(cfg.verify)
     choice = chosen(settings, most, lambda form: made(form)[1], session)
     cfg.train.convolution = settings.convolution = choice.convolution
     shared, run = made(choice.convolution)
-    shared.trajectories.start(cfg.verify)
     run = run._replace(choice=choice)
     init = session.keep(
         ("init", shared.spec.key), lambda: program.init(shared.spec, values)
@@ -137,9 +139,9 @@ def build(
         ("metrics", shared.spec.key), lambda: check_traces(shared.spec, values)
     )
     _check_metrics(cfg, settings, metrics, shared.spec.task)
-    begin(run)
-    found = _verified(run, shared, cfg.verify, session)
-    return Built(run, cfg, found, init.result())
+    begin(run, init)
+    found = _verified(run, trajectories, cfg.verify, session)
+    return Built(run, cfg, found)
 
 
 def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
@@ -310,15 +312,17 @@ def _toy(
     return Toy(precise(pipeline, matmul), model, task, tx, asked, matmul, dataset)
 
 
-def _verified(run: Run, shared: _Shared, refuse: bool, session: Session) -> Found:
+def _verified(
+    run: Run, trajectories: Trajectories, refuse: bool, session: Session
+) -> Found:
     numbers = Numbers(
         run.learning_rates, run.hyperparameters, run.config["optimizer"], run.optimizer
     )
     # Runs that differ in the seed alone have the same.
     same = run.learning_rates.tobytes(), *sorted(run.hyperparameters.items())
     return session.keep(
-        ("verified", shared.spec.key, refuse, same),
-        lambda: verify(shared.trajectories, numbers, refuse),
+        ("verified", run.spec.key, refuse, same),
+        lambda: verify(trajectories, numbers, refuse),
     )
 
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.checks.fingerprints import Examples, identify
 from runner.config.explain import explain
 from runner.config.hydra_job import HydraJob
+from runner.core.compiling import Compiling
 from runner.core.mesh import devices
 from runner.core.program import Program, start_shapes
 from runner.core.run import Host, Run
@@ -121,7 +122,8 @@ def run_job(
         if cfg.print is not None:
             from runner.job.sharding import print_sharding
 
-            run = _built(cfg, session).run
+            _set_up(cfg, session)
+            run = build(cfg, session).run
             program = session.program(run.spec, run.values, run.timetable)
             print_sharding(run, program, None if processes.is_first else StringIO())
             return math.nan
@@ -236,8 +238,9 @@ def prepare(
         if processes.is_first:
             process.prepare(wandb)
         cfg = with_choice(cfg, folder)
-        built = _built(cfg, session, begin, most)
-        record = fingerprints_and_provenance(built, session)
+        _set_up(cfg, session)
+        built, digests = built_and_identified(cfg, session, begin, most)
+        record = fingerprints_and_provenance(built, digests, session)
         resumed = resume(built.cfg, built.run, folder, record, sweep is not None)
         processes.barrier("resumed")  # from here on process 0 writes there
     except Exception as error:
@@ -279,11 +282,36 @@ def prepare(
     return Prepared(run, recorder, checkpoints, cfg.objective, stop)
 
 
-def fingerprints_and_provenance(built: Built, session: Session) -> dict[str, Any]:
+def built_and_identified(
+    cfg: DictConfig,
+    session: Session,
+    begin: Callable[[Run], None] = lambda run: None,
+    most: int = 1,
+) -> tuple[Built, dict[str, Any]]:
+    """A run, and its digests, which are found while it is verified: see `identify`.
+
+    Args and raises: see `build`.
+    """
+    digests: dict[str, Any] = {}
+
+    def begun(run: Run, init: Compiling) -> None:
+        examples = session.keep(
+            ("examples", described(cfg, "data")),
+            lambda: Examples(run.spec.dataset, run.values.key),
+        )
+        begin(run)
+        digests.update(identify(run, init.result(), examples))
+
+    return build(cfg, session, begun, most), digests
+
+
+def fingerprints_and_provenance(
+    built: Built, digests: Mapping[str, Any], session: Session
+) -> dict[str, Any]:
     """The facts that identify a run: what it computes, and where it comes from."""
-    run, data = built.run, _examples(built.cfg, built.run, session)
-    digests = identify(run, built.found, built.init, data)
-    return (digests | {"optax": built.found.optax}) | provenance(
+    run, found = built.run, built.found
+    digests = {**digests, "optimizer_probe": found.probe, "optax": found.optax}
+    return digests | provenance(
         _code(session).facts(),
         backend=jax.default_backend(),
         devices=[d.device_kind for d in jax.devices()[: run.spec.mesh.devices]],
@@ -291,13 +319,6 @@ def fingerprints_and_provenance(built: Built, session: Session) -> dict[str, Any
         program_key=run.spec.key,
         argv=sys.argv,
         choice=run.choice._asdict(),
-    )
-
-
-def _examples(cfg: DictConfig, run: Run, session: Session) -> Examples:
-    return session.keep(
-        ("examples", described(cfg, "data")),
-        lambda: Examples(run.spec.dataset, run.values.key),
     )
 
 
@@ -314,12 +335,8 @@ def checkpoint_record(run: Run, step: int) -> dict[str, Any]:
     }
 
 
-def _built(
-    cfg: DictConfig,
-    session: Session,
-    begin: Callable[[Run], None] = lambda run: None,
-    most: int = 1,
-) -> Built:
+def _set_up(cfg: DictConfig, session: Session) -> None:
+    """Set what JAX must know before anything is computed."""
     session.keep(
         ("deterministic", cfg.deterministic),
         lambda: determinism.set_up(cfg.deterministic),
@@ -327,12 +344,6 @@ def _built(
     jax.config.update("jax_debug_nans", cfg.train.debug_nans)
     compiled.set_up(cfg.compilation_cache)
     devices()
-
-    def started(run: Run) -> None:
-        _examples(cfg, run, session)  # which are found meanwhile
-        begin(run)
-
-    return build(cfg, session, started, most)
 
 
 def _write_failure(folder: Path, error: Exception) -> None:

@@ -17,8 +17,11 @@ from runner.core.run import Host, Run
 from runner.core.train import train
 from runner.errors import ConfigError
 from runner.job import determinism
-from runner.job.build import Built, build
-from runner.job.run import fingerprints_and_provenance, program_facts
+from runner.job.run import (
+    built_and_identified,
+    fingerprints_and_provenance,
+    program_facts,
+)
 from runner.job.session import Session
 from runner.record import compiled
 from runner.record.conditions import BITS, Fact, changed, counted
@@ -67,8 +70,9 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
     recorded = read(path)
     cfg = _configuration(recorded, limits)
     session = Session()
-    built = _build(recorded, cfg, session)
-    run, here = built.run, fingerprints_and_provenance(built, session)
+    _set_up(recorded, cfg)
+    built, digests = built_and_identified(cfg, session)
+    run, here = built.run, fingerprints_and_provenance(built, digests, session)
     facts = changed(recorded.provenance, here)
     print_table(("", "recorded", "here"), facts, console())
     exact = not limits.rounding and not any(fact.decides for fact in facts)
@@ -122,7 +126,8 @@ def _configuration(recorded: Recorded, limits: Limits) -> DictConfig:
     return cfg
 
 
-def _build(recorded: Recorded, cfg: DictConfig, session: Session) -> Built:
+def _set_up(recorded: Recorded, cfg: DictConfig) -> None:
+    """Let what is built here be what was recorded, as far as this machine can."""
     determinism.set_up(cfg.deterministic)
     count = _check_devices(recorded.provenance)
     if count is not None:
@@ -140,7 +145,6 @@ def _build(recorded: Recorded, cfg: DictConfig, session: Session) -> Built:
         print(f"warning: no compilation cache is used: {error}")
         compiled.set_up(None)
     jax.config.update("jax_debug_nans", cfg.train.debug_nans)
-    return build(cfg, session)
 
 
 def _check_devices(recorded: Mapping[str, Any]) -> int | None:
