@@ -58,6 +58,8 @@ class Comparison:
         arguments = runs[0].init_key, np.float32(0), runs[0].values.hyperparameters
         self._shapes = jax.eval_shape(self._init, *arguments)
         self._made: dict[str, Compiling] = {}
+        sharding = self._mesh.batches if alone else self._mesh.replicated
+        self._rows = jax.jit(_rows, static_argnums=(2,), out_shardings=sharding)
 
     def prepare(self, seen: Seen) -> None:
         """Start to compile what `compare` needs for this call."""
@@ -217,11 +219,8 @@ class Comparison:
         alone = self._program.members is None
         if alone and seen.stop - seen.start == count:
             return seen.batches
-        sharding = self._mesh.batches if alone else self._mesh.replicated
-        take = jax.jit(
-            lambda x: (x if alone else x[seen.member])[:count], out_shardings=sharding
-        )
-        return jax.tree.map(take, seen.batches)
+        member = None if alone else np.int32(seen.member)
+        return jax.tree.map(lambda x: self._rows(x, member, count), seen.batches)
 
     def _seeded(self, seen: Seen) -> tuple:
         """The arguments of a run's `init`."""
@@ -259,6 +258,11 @@ def _numbers(start: int, count: int, live: dict, other: dict) -> dict[str, Numbe
         steps = start + np.arange(block, count + 1, block)
         found[name] = Numbers(steps, live[name][: len(numbers)], numbers)
     return found
+
+
+def _rows(x: jax.Array, member: Any, count: int) -> jax.Array:
+    """The rows of the first `count` steps, of one member of a population if given."""
+    return (x if member is None else x[member])[:count]
 
 
 def _run(function: Callable, *arguments: Any) -> Any:

@@ -54,6 +54,9 @@ class Processes:
         self._in_flight: Any = None
         # Held by whatever ends this process; never released.
         self._ending = threading.Lock()
+        self._watching = threading.Thread(
+            target=self._watch, name="runner-peers", daemon=True
+        )
 
     @property
     def has_peers(self) -> bool:
@@ -124,6 +127,9 @@ class Processes:
 
     def watch(self) -> None:
         """End this process when another fails: a collective may be waiting for it."""
+        self._watching.start()
+
+    def _watch(self) -> None:
         try:
             message = _client().blocking_key_value_get(FAILED, 10 * PATIENCE_MS)
         except Exception:
@@ -166,6 +172,8 @@ class Processes:
         with self.first_alone("end"):
             self._ending.acquire()
         jax.distributed.shutdown()
+        # It leaves C++ with an exception, which aborts a Python that is at its end.
+        self._watching.join(SHUTDOWN_SECONDS)
 
 
 @contextlib.contextmanager
@@ -192,7 +200,7 @@ def connected(
         return
     _initialize(here, config.timeout_seconds)
     processes = Processes(here, last_words)
-    threading.Thread(target=processes.watch, name="runner-peers", daemon=True).start()
+    processes.watch()
     preempted = None
     try:
         processes.check_same(cfg, config.timeout_seconds)
