@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from helpers.at_night import each_in_one
 from helpers.sabotaged import gradients, states, steps, updates
 from helpers.shipped import BY_KIND, NAMES
 from helpers.verified import toy_of, verify_alone
@@ -29,16 +30,29 @@ def verified(composed):
     return lambda *overrides: verify_alone(composed(*LENGTH, *overrides))
 
 
-CASES = [
-    pytest.param(
-        f"{module.__name__}.{pipeline}",
-        overrides,
-        message,
-        id="-".join([pipeline, *overrides]),
-        marks=pytest.mark.smoke if pipeline == "linen_sgd" else (),
-    )
+ALL = [
+    (f"{module.__name__}.{pipeline}", overrides, message)
     for module in (updates, steps, gradients, states)
     for pipeline, overrides, message in module.CASES
+]
+
+
+def marks(i, target):
+    """One in three is tested always, of each module; the others at night."""
+    if target.endswith(".linen_sgd"):
+        return pytest.mark.smoke
+    return () if i % 3 == 0 else pytest.mark.nightly
+
+
+CASES = [
+    pytest.param(
+        target,
+        overrides,
+        message,
+        id="-".join([target.split(".")[-1], *overrides]),
+        marks=marks(i, target),
+    )
+    for i, (target, overrides, message) in enumerate(ALL)
 ]
 
 
@@ -105,19 +119,9 @@ def test_no_optimizer_is_refused_with_a_schedule(optimizer, verified):
     assert found.optax == optax.__version__
 
 
-# Each schedule in a framework, and reduce_on_plateau in all; the others at night.
-SCHEDULES = [
-    pytest.param(
-        schedule,
-        framework,
-        marks=[] if i % 3 == j or "plateau" in schedule else pytest.mark.nightly,
-    )
-    for i, schedule in enumerate(names("schedule"))
-    for j, framework in enumerate(FRAMEWORKS)
-]
-
-
-@pytest.mark.parametrize("schedule,framework", SCHEDULES)
+@pytest.mark.parametrize(
+    "schedule,framework", each_in_one(names("schedule"), FRAMEWORKS)
+)
 def test_no_schedule_is_refused_in_any_framework(schedule, framework, verified):
     verified(f"schedule={schedule}", f"framework={framework}")
 
@@ -142,8 +146,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("overrides", OPTIONS, ids=" ".join)
+@pytest.mark.parametrize("overrides,framework", each_in_one(OPTIONS, FRAMEWORKS))
 def test_no_option_is_refused(overrides, framework, verified):
     verified(*overrides, f"framework={framework}")
 

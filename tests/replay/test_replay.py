@@ -14,6 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from helpers.at_night import each_in_one
 from runner.config import conf
 from runner.config.hydra_job import HydraJob
 from runner.core import choose
@@ -416,8 +417,9 @@ def test_from_the_command_line_with_a_wandb_file(folders, tmp_path, capsys):
     assert "/run: at step 1, train/" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("form", ["native", "patches"])
-@pytest.mark.parametrize("asked", ["auto", "itself"])
+@pytest.mark.parametrize(
+    "asked,form", each_in_one(["auto", "itself"], ["patches", "native"])
+)
 def test_a_convolution_is_replayed_in_its_recorded_form(
     asked, form, folders, tmp_path, capsys, monkeypatch
 ):

@@ -1,0 +1,15 @@
+"""Tables of which a part is tested always, and the rest at night."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+
+def each_in_one(cases: Sequence[Any], ways: Sequence[str]) -> list[Any]:
+    """Pairs for pytest, of which each case in one of the ways is tested always."""
+    return [
+        pytest.param(case, way, marks=[] if i % len(ways) == j else pytest.mark.nightly)
+        for i, case in enumerate(cases)
+        for j, way in enumerate(ways)
+    ]
