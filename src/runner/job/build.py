@@ -99,19 +99,27 @@ def build(
     assert isinstance(settings, TrainSettings)
     asked = _optimizer_spec(cfg, session)
     tx = optimizer(asked, session.keep)
+    config = recorded(cfg)
+
+    @cache
+    def parts(convolution: str) -> tuple[_Shared, dict[str, Any]]:
+        own = config | {"train": config["train"] | {"convolution": convolution}}
+        return _shared(cfg, session, dataset, own, asked, tx), own
+
+    # First, since it takes longest. A toy has no convolution: any form's does.
+    first = "native" if settings.convolution == "auto" else settings.convolution
+    trajectories = parts(first)[0].trajectories
+    trajectories.start(cfg.verify)
     init_key, step_key = _keys(np.uint32(seeds["init"]), np.uint32(seeds["step"]))
     values = Values(
         key=step_key,
         hyperparameters=_float32(tx.hyperparameters),
         ema_decay=np.float32(settings.ema_decay or 0),
     )
-    config = recorded(cfg)
 
-    @cache
-    def made(convolution: str) -> tuple[_Shared, Run]:
-        own = config | {"train": config["train"] | {"convolution": convolution}}
-        shared = _shared(cfg, session, dataset, own, asked, tx)
-        return shared, Run(
+    def made(convolution: str) -> Run:
+        shared, own = parts(convolution)
+        return Run(
             spec=shared.spec,
             values=values,
             learning_rates=_learning_rates(cfg, session, asked),
@@ -124,21 +132,13 @@ def build(
             choice=given(convolution),
         )
 
-    # A toy has no convolution, so that of one form stands for all. It takes longest.
-    first = "native" if settings.convolution == "auto" else settings.convolution
-    trajectories = made(first)[0].trajectories
-    trajectories.start(cfg.verify)
-    choice = chosen(settings, most, lambda form: made(form)[1], session)
+    choice = chosen(settings, most, made, session)
     cfg.train.convolution = settings.convolution = choice.convolution
-    shared, run = made(choice.convolution)
-    run = run._replace(choice=choice)
-    init = session.keep(
-        ("init", shared.spec.key), lambda: program.init(shared.spec, values)
-    )
-    metrics = session.keep(
-        ("metrics", shared.spec.key), lambda: check_traces(shared.spec, values)
-    )
-    _check_metrics(cfg, settings, metrics, shared.spec.task)
+    run = made(choice.convolution)._replace(choice=choice)
+    spec = run.spec
+    init = session.keep(("init", spec.key), lambda: program.init(spec, values))
+    metrics = session.keep(("metrics", spec.key), lambda: check_traces(spec, values))
+    _check_metrics(cfg, settings, metrics, spec.task)
     begin(run, init)
     found = _verified(run, trajectories, cfg.verify, session)
     return Built(run, cfg, found)
