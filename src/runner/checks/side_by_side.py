@@ -17,6 +17,7 @@ from runner.checks.live import like
 from runner.checks.problem import EVERY, STEPS, Problem, about_to_fall, loss_at
 from runner.checks.reference import Watched, reference
 from runner.checks.toy import BATCH_SIZE, BATCHES, initial_values, toy_example
+from runner.core.compiling import QUICK
 from runner.core.optimizers import Optimizer, OptimizerSpec, extra_arguments
 from runner.core.pipeline import Pipeline, TrainState, same_dtypes
 from runner.data.dataset import Dataset
@@ -26,10 +27,6 @@ from runner.tasks.task import Task
 
 SEEDS = 3, 7  # of the initial values: the last words of two keys
 SCALES = 0.03, 10.0  # of the parameters at which gradients are taken
-# A toy runs for milliseconds, so XLA shouldn't think for seconds.
-QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
-if jax.__version__.startswith("0.10."):  # newer ones can't do without them
-    QUICK["xla_cpu_use_fusion_emitters"] = False
 
 
 class Toy(NamedTuple):

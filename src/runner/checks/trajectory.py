@@ -17,7 +17,6 @@ from runner.checks.problem import (
     trajectory_problem,
 )
 from runner.checks.side_by_side import (
-    QUICK,
     SEEDS,
     Toy,
     Trajectory,
@@ -27,7 +26,7 @@ from runner.checks.side_by_side import (
     trajectory,
 )
 from runner.checks.toy import initial_values, toy_rows
-from runner.core.compiling import Compiling
+from runner.core.compiling import QUICK, Compiling
 
 VARIANTS = 3  # of the hyperparameters, in float64
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from runner.core import recomputation, step
-from runner.core.compiling import Compiling
+from runner.core.compiling import QUICK, Compiling
 from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen, apart
 from runner.core.keep import Keep
 from runner.core.program import Program
-from runner.core.recomputation import adapted, distances
+from runner.core.recomputation import adapted
 from runner.core.run import Run
 from runner.core.step import NORMS, Carry
 from runner.errors import Refused
@@ -59,6 +59,10 @@ class Comparison:
         self._shapes = jax.eval_shape(self._init, *arguments)
         self._made: dict[str, Compiling] = {}
         sharding = self._mesh.batches if alone else self._mesh.replicated
+        distances = keep(
+            ("witness", "distances"), lambda: _once(recomputation.distances)
+        )
+        self._distances = lambda *trees: jax.device_get(distances(*trees))
         self._rows = jax.jit(_rows, static_argnums=(2,), out_shardings=sharding)
 
     def prepare(self, seen: Seen) -> None:
@@ -72,16 +76,18 @@ class Comparison:
             block = self._block(seen)
             call = step.train_call(again, block, count // block, self._program.looped)
             given = self._steps_arguments(seen)
-            self._compile(name, call, (before, *given), (state, self._whole))
+            jitted = jax.jit(call, out_shardings=(state, self._whole))
+            self._compile(name, jitted, (before, *given))
         if seen.start == 0 and "initial" not in self._made:
-            self._compile("initial", self._init, self._seeded(seen), state)
+            jitted = _once(self._init, out_shardings=state)
+            self._compile("initial", jitted, self._seeded(seen))
         if seen.begun and "evaluation" not in self._made:
             data = self._evaluated(next(iter(seen.begun)))
             capacity = self._program.eval_capacity
             evaluate = step.eval_call(step.eval_step(*parts), parts[1], capacity)
-            self._compile("evaluation", evaluate, (before, *data, self._totals), None)
+            self._compile("evaluation", _once(evaluate), (before, *data, self._totals))
             outputs = recomputation.outputs(self._spec.pipeline.predict, *parts[1:])
-            self._compile("outputs", outputs, (seen.before, *data), None)
+            self._compile("outputs", _once(outputs), (seen.before, *data))
 
     def ready(self) -> bool:
         """Whether `compare` needn't wait for the compiler."""
@@ -120,10 +126,10 @@ class Comparison:
         placed = jax.tree.map(lambda x: x.sharding, seen.before)
         again = jax.device_put(_run(self._live_init, other_key, *rest), placed)
         live, live_again = (self._adapted(carry)[0] for carry in (seen.before, again))
-        found = distances(live, _run(call, key, *rest), live_again)
+        found = self._distances(live, _run(call, key, *rest), live_again)
         if self._spec.canonical:
             self._judge.initial(found, "the run's seed")
-        other = distances(live_again, _run(call, other_key, *rest), live)
+        other = self._distances(live_again, _run(call, other_key, *rest), live)
         # Another seed gives others, unless the model's initial values are all constant.
         if not any(jax.tree.leaves(found.moved)) and any(jax.tree.leaves(other.off)):
             self._judge.unseeded()
@@ -145,7 +151,7 @@ class Comparison:
                     for name, numbers in found.items()
                     if name not in _AFTER and numbers.steps[0] == seen.start + 1
                 }
-            apart = distances(carry, other, before) if reaches_end else None
+            apart = self._distances(carry, other, before) if reaches_end else None
             return Evidence(seen.start, seen.start + count, found, apart)
 
         def again() -> list[Evidence]:
@@ -237,12 +243,9 @@ class Comparison:
         totals = self._program.totals
         return _own(totals, 0, self._program.members)
 
-    def _compile(
-        self, name: str, function: Callable, arguments: tuple, shardings: Any
-    ) -> None:
+    def _compile(self, name: str, jitted: Callable, arguments: tuple) -> None:
         cut, looped = self._program.cut, self._program.looped
         key = "witness", name, self._spec.key, self._mesh.own, cut, looped
-        jitted = jax.jit(function, out_shardings=shardings)
         shapes = jax.tree.map(_shape, arguments)
         self._made[name] = self._keep(key, lambda: Compiling(jitted, *shapes))
 
@@ -258,6 +261,12 @@ def _numbers(start: int, count: int, live: dict, other: dict) -> dict[str, Numbe
         steps = start + np.arange(block, count + 1, block)
         found[name] = Numbers(steps, live[name][: len(numbers)], numbers)
     return found
+
+
+def _once(function: Callable, **more: Any) -> Callable:
+    """`function` jitted, of which a comparison needs a call or two."""
+    is_quick = jax.default_backend() == "cpu"
+    return jax.jit(function, compiler_options=QUICK if is_quick else None, **more)
 
 
 def _rows(x: jax.Array, member: Any, count: int) -> jax.Array:

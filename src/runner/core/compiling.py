@@ -8,6 +8,11 @@ from typing import Any
 
 import jax
 
+# Of what runs for moments on a CPU, so that XLA doesn't think for seconds.
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
+if jax.__version__.startswith("0.10."):  # newer ones can't do without them
+    QUICK["xla_cpu_use_fusion_emitters"] = False
+
 
 class Compiling:
     """Traces and compiles a function while its caller goes on.

@@ -103,19 +103,15 @@ def _exchanged(rows: jax.Array) -> jax.Array:
 
 
 def distances(live: Any, other: Any, before: Any) -> Distances:
-    """How far `live` is from `other`, and from `before`. Host numbers, leaf by leaf."""
+    """How far `live` is from `other`, and from `before`, leaf by leaf; to be jitted.
 
-    def each(norm: Callable, *trees: Any) -> Any:
-        # One after the other: on several devices of a CPU, sums that are under way at
-        # once may wait for each other for ever.
-        return jax.tree.map(lambda *leaves: jax.device_get(norm(*leaves)), *trees)
-
-    off, moved = each(_distance, live, other), each(_distance, live, before)
-    return Distances(off, moved, each(_size, live))
+    In one program: on several devices of a CPU, sums of two that are under way at once
+    may wait for each other for ever.
+    """
+    off, moved = (jax.tree.map(_distance, live, tree) for tree in (other, before))
+    return Distances(off, moved, jax.tree.map(_size, live))
 
 
-# Jitted leaf by leaf: there are few shapes, and programs share them.
-@jax.jit
 def _distance(one: jax.Array, other: jax.Array) -> jax.Array:
     """The norm of a difference. NaN equals NaN, and infinity itself."""
     one, other = _real(one), _real(other)
@@ -123,7 +119,6 @@ def _distance(one: jax.Array, other: jax.Array) -> jax.Array:
     return _norm(jnp.where(same, 0, one - other))
 
 
-@jax.jit
 def _size(x: jax.Array) -> jax.Array:
     return _norm(_real(x))
 
@@ -147,15 +142,17 @@ def shaken(carry: Carry, number: float, share: float) -> Carry:
     Other numbers give other changes.
     """
 
-    def shake(tree: Any) -> Any:
-        return jax.tree.map(lambda x: _shaken(x, number, share), tree)
-
-    params = shake(carry.state.params)
-    return Carry(carry.state._replace(params=params), shake(carry.average))
+    given = carry.state.params, carry.average
+    params, average = _shaken(given, np.float32(number), np.float32(share))
+    return Carry(carry.state._replace(params=params), average)
 
 
 @jax.jit
-def _shaken(x: jax.Array, number: Any, share: Any) -> jax.Array:
+def _shaken(tree: Any, number: Any, share: Any) -> Any:
+    return jax.tree.map(lambda x: _shaken_leaf(x, number, share), tree)
+
+
+def _shaken_leaf(x: jax.Array, number: Any, share: Any) -> jax.Array:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     # Of its position: float32 counts so far. A sine is random enough.
