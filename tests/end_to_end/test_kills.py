@@ -15,7 +15,7 @@ RUNS = (
 )
 
 
-@pytest.mark.nightly  # an example of each is killed always, at a moment that is chosen
+@pytest.mark.nightly  # a run and a packed sweep are killed always, at a chosen moment
 @pytest.mark.parametrize("cases", [RUNS, ("a packed sweep",), ("two processes",)])
 def test_twenty_kills(cases):
     command = [sys.executable, SCRIPT, "--kills", "20", "--cases", *cases]
