@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from helpers.training import build_job, train_run
+from helpers.user_targets import TOKENS
 from runner.config import conf
 from runner.config.conf import conf_dir
 
@@ -33,6 +34,7 @@ def test_every_group_is_tested():
 )
 def test_every_choice_builds(group, built):
     needed = {"tensor": ["mesh.rules=[[kernel,[null,model]]]"]}
+    needed |= dict.fromkeys(("transformer", "nanogpt", "gpt2"), TOKENS)
     for option in options(group):
         built(f"{group}={option}", "train.epochs=1", *needed.get(option, []))
 

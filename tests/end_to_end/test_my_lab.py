@@ -26,8 +26,8 @@ EVERY_ROW = ("train.log_every_steps=1", "train.eval_every_steps=5")
 PARTS = {
     "text": (
         "data=counting", "data.length=8", "task.mask=counts", "model=transformer",
-        "model.width=16", "model.heads=2", "model.layers=1",
-        "optimizer.learning_rate=0.01",
+        "model.width=16", "model.heads=2", "model.layers=1", "model.tied=false",
+        "optimizer.learning_rate=0.03",
     ),
     "vae": (
         "data=noisy_digits", "model=vae", "objective=validation/squared_error",
@@ -39,7 +39,11 @@ PARTS = {
         "+metric@metrics.within=within", "objective=validation/within",
     ),
 }  # fmt: skip
-FORMS = {"text": ["nnx"], "vae": ["nnx"], "two inputs": ["nnx", "linen", "jax"]}
+FORMS = {
+    "text": ["nnx", "linen", "jax"],
+    "vae": ["nnx"],
+    "two inputs": ["nnx", "linen", "jax"],
+}
 
 each_part = pytest.mark.parametrize("name", PARTS)
 

@@ -1,15 +1,40 @@
 """What a user's own package may hold, for `_target_: helpers.user_targets.x`."""
 
 import jax
+import numpy as np
 from flax import linen, nnx
 
+from runner.data.dataset import Dataset, MemorySplit
 from runner.models.model import Model
 
 # Overrides that choose `noisy`, below.
+TOKENS = (
+    "~data", "+data._target_=helpers.user_targets.tokens", "+data.batch_size=8",
+    "+data.length=16", "+data.vocabulary=32", "task=language_model",
+    "task.inputs=tokens", "task.labels=next",
+)  # fmt: skip
 NOISY = (
     "model._target_=helpers.user_targets.noisy",
     *(f"~model.{name}" for name in ("hidden_sizes", "activation", "dropout")),
 )
+
+
+def tokens(*, batch_size: int, length: int, vocabulary: int) -> Dataset:
+    """Random tokens, and those that follow them."""
+
+    def split(size: int) -> MemorySplit:
+        rng = np.random.default_rng(size)
+        drawn = rng.integers(vocabulary, size=(size, length + 1), dtype=np.int32)
+        return MemorySplit({"tokens": drawn[:, :-1], "next": drawn[:, 1:]})
+
+    return Dataset(
+        name="tokens",
+        splits={"train": split(4 * batch_size), "validation": split(batch_size)},
+        classes={"tokens": vocabulary, "next": vocabulary},
+        batch_size=batch_size,
+        mode="device",
+        transforms=[],
+    )
 
 
 def only_jax(*, inputs, output) -> Model:

@@ -18,6 +18,7 @@ from runner.errors import ConfigError
         (["model.activation=one_hot"], r"model\.activation=one_hot is not an activ"),
         (["model.activation=reluu"], r"Did you mean 'relu'"),
         (["model.dropout=1.0"], r"model\.dropout=1\.0 must be at least 0 and below 1"),
+        (["model=transformer"], r"takes tokens \[T\] of a known vocabulary"),
     ],
 )
 def test_impossible_sizes_are_refused(overrides, message, built):

@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 
 
 # 2 cores of an AMD EPYC, jax 0.10.2, with a load of 5 to 11 from others: only ratios
-# within a row count. The transformer is that of examples/my_lab, digits are 8x8 images;
+# within a row count. Digits are 8x8 images, the transformer has biases;
 # batches of 64, and an evaluation an epoch. So a step of a small model alone takes
 # longer than in a long run without evaluations, which cost the host a call.
 MEASURED = (

@@ -121,12 +121,12 @@ def lecun_normal(key: jax.Array, shape: tuple[int, ...]) -> Array:
     return jax.nn.initializers.lecun_normal()(key, shape, jax.numpy.float32)
 
 
-def dense(params: dict[str, Array], x_BxI: Array, dtype: str) -> Array:
-    """x_BxI @ kernel + bias, computed in `dtype`."""
-    x_BxI, kernel, bias = (
-        x.astype(dtype) for x in (x_BxI, params["kernel"], params["bias"])
-    )
-    return x_BxI @ kernel + bias.reshape(1, -1)
+def dense(params: dict[str, Array], x: Array, dtype: str) -> Array:
+    """x [..., I] @ kernel, plus the bias if there is one, computed in `dtype`."""
+    x = x.astype(dtype) @ params["kernel"].astype(dtype)
+    if "bias" not in params:
+        return x
+    return x + params["bias"].astype(dtype).reshape(*(1,) * (x.ndim - 1), -1)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array, train: bool) -> jax.Array:

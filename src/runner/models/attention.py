@@ -1,0 +1,40 @@
+"""Causal attention of several heads, the same function in every framework."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+PERIOD = 10_000.0  # of the slowest rotation; Su et al., 2021
+
+
+def attention(
+    query_BxTxD: Array, key_BxTxD: Array, value_BxTxD: Array, heads: int, rotary: bool
+) -> Array:
+    """What each position takes from those up to it: [B, T, D].
+
+    Args:
+      query_BxTxD, key_BxTxD, value_BxTxD: D is that of all heads together.
+      heads: how many.
+      rotary: turn queries and keys by their positions (Su et al., 2021).
+    """
+    shape = query_BxTxD.shape
+
+    def split(x_BxTxD):
+        return x_BxTxD.reshape(*shape[:2], heads, shape[2] // heads)
+
+    query, key, value = (split(x) for x in (query_BxTxD, key_BxTxD, value_BxTxD))
+    if rotary:
+        query, key = _rotated(query), _rotated(key)
+    found = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+    return found.reshape(shape)
+
+
+def _rotated(x_BxTxHxK: Array) -> Array:
+    """Pairs of one half and the other, turned by angles that grow with the position."""
+    length, half = x_BxTxHxK.shape[1], x_BxTxHxK.shape[3] // 2
+    speeds = PERIOD ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = jnp.arange(length, dtype=jnp.float32)[:, None] * speeds[None]
+    cos, sin = (f(angles)[None, :, None] for f in (jnp.cos, jnp.sin))
+    one, other = jnp.split(x_BxTxHxK.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([one * cos - other * sin, other * cos + one * sin], -1)
+    return turned.astype(x_BxTxHxK.dtype)
