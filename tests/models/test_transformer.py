@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from helpers.user_targets import TOKENS
 from runner.data.dataset import Feature
 from runner.errors import ConfigError
 from runner.models.transformer import transformer
 
 LENGTH, VOCABULARY = 8, 11
-TOKENS = np.random.default_rng(0).integers(VOCABULARY, size=(3, LENGTH), dtype=np.int32)
+GIVEN = np.random.default_rng(0).integers(VOCABULARY, size=(3, LENGTH), dtype=np.int32)
 
 
 def made(outputs=VOCABULARY, **more):
@@ -26,7 +27,7 @@ def made(outputs=VOCABULARY, **more):
     return transformer(inputs=tokens, output=output, **options | more)
 
 
-def logits(model, params, tokens=TOKENS):
+def logits(model, params, tokens=GIVEN):
     return model.jax(params, {}, tokens, jax.random.key(0), False)[0]
 
 
@@ -53,11 +54,11 @@ def test_three_forms_are_one_function(positions, tied, bias, dtype, params):
     module.eval()
     linen = model.linen()
     shapes = jax.eval_shape(
-        lambda key: linen.init(key, TOKENS, False), jax.random.key(0)
+        lambda key: linen.init(key, GIVEN, False), jax.random.key(0)
     )
     for other in (shapes["params"], nnx.to_pure_dict(nnx.state(module, nnx.Param))):
         assert jax.tree.map(jnp.shape, other) == jax.tree.map(jnp.shape, values)
-    for found in (linen.apply({"params": values}, TOKENS, False), module(TOKENS)):
+    for found in (linen.apply({"params": values}, GIVEN, False), module(GIVEN)):
         np.testing.assert_array_equal(found, wanted)
 
 
@@ -66,11 +67,11 @@ def test_a_token_counts_for_what_follows_and_by_its_position(positions, params):
     model = made(positions=positions)
     values = params(model)
     before = logits(model, values)
-    changed = TOKENS.copy()
+    changed = GIVEN.copy()
     changed[:, 4] = (changed[:, 4] + 1) % VOCABULARY
     differs = np.abs(logits(model, values, changed) - before).max(axis=(0, 2)) > 0
     assert differs.tolist() == [False] * 4 + [True] * 4
-    swapped = TOKENS[:, [1, 0, *range(2, LENGTH)]]
+    swapped = GIVEN[:, [1, 0, *range(2, LENGTH)]]
     assert np.abs(logits(model, values, swapped) - before)[:, -1].max() > 0
 
 
@@ -117,3 +118,23 @@ def test_remat_changes_no_gradient(params):
 def test_options_that_contradict_each_other(options, message):
     with pytest.raises(ConfigError, match=message):
         made(**options)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        ["mesh=fsdp"],
+        ["mesh=tensor",
+         "mesh.rules=[['(query|key|value|up)/kernel',[null,model]],"
+         "['(out|down)/kernel',[model,null]]]"],
+    ],
+)  # fmt: skip
+def test_gpt_2_trains_on_eight_devices(mesh, trained):
+    rows = trained(
+        *TOKENS, "data.vocabulary=50257", "model=gpt2", *mesh, "train.epochs=null",
+        "train.steps=3", "train.log_every_steps=1", "train.eval_every_steps=3",
+    )  # fmt: skip
+    losses = [row["train/loss"] for row in rows]
+    assert losses[0] == pytest.approx(np.log(50257), rel=0.02)
+    assert losses[2] < losses[0]
