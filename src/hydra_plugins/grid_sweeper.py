@@ -4,7 +4,7 @@ Hydra imports this at every start, so it imports nothing heavy.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -50,6 +50,8 @@ class GridSweeper(BasicSweeper):
       without an override has its value in the composed configuration. Overrides of your
       own win over a grid.
 
+    Of several swept presets, as in `experiment=a,b`, each brings what it sweeps itself.
+
     As in Hydra's own, jobs are in the order of nested loops: the last key varies
     fastest, and the keys of grids come after all others.
 
@@ -79,6 +81,11 @@ class GridSweeper(BasicSweeper):
                 f"hydra.sweeper.max_batch_size={max_batch_size} must be a positive "
                 "number, or null for all jobs at once"
             )
+        lines = [job for part in self._presets(overrides) for job in part]
+        _refuse_equal(lines)
+        return list(self.split_overrides_to_chunks(lines, max_batch_size))
+
+    def _jobs(self, overrides: list[Override]) -> list[list[str]]:
         # A later override of a key replaces an earlier one, in the earlier one's place.
         swept = {override.get_key_element(): override for override in overrides}
         given = {key: _values(override) for key, override in swept.items()}
@@ -89,14 +96,41 @@ class GridSweeper(BasicSweeper):
         own = {_name(key) for key in given}
         for selector, grid in self.grids.items():
             jobs = [more for job in jobs for more in self._on(selector, grid, job, own)]
-        lines = [[f"{key}={value}" for key, value in job.items()] for job in jobs]
-        _refuse_equal(lines)
-        return list(self.split_overrides_to_chunks(lines, max_batch_size))
+        return [[f"{key}={value}" for key, value in job.items()] for job in jobs]
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Compose each job before the first one runs, unless the launcher does."""
-        if not getattr(self.launcher, "composes_before_it_runs", False):
-            super().validate_batch_is_legal(batch)
+    def _presets(self, overrides: list[Override]) -> Iterator[list[list[str]]]:
+        """The jobs of each choice among swept presets, or those of all if none sweeps.
+
+        Hydra has composed `self.config` without the presets that are swept.
+        """
+        from runner.config.whole_sweep import sweeps_presets, with_presets
+
+        master, context = self.config, self.hydra_context
+        presets = {
+            o.get_key_element(): _values(o)
+            for o in overrides
+            if master and context and sweeps_presets(o, master, context.config_loader)
+        }
+        if not presets or not master or not context:
+            yield self._jobs(overrides)
+            return
+        choices = _product([[{k: v} for v in values] for k, values in presets.items()])
+        configs = [with_presets(c, master, context.config_loader) for c in choices]
+        if all(config.hydra.sweeper == master.hydra.sweeper for config in configs):
+            yield self._jobs(overrides)
+            return
+        for choice, config in zip(choices, configs, strict=True):
+            first = [f"{key}={value}" for key, value in choice.items()]
+            settings: Any = OmegaConf.to_container(config.hydra.sweeper)
+            if settings["_target_"] != master.hydra.sweeper._target_:
+                raise ConfigError(
+                    f"{' '.join(first)} has a sweeper of its own kind: run it alone, "
+                    "not in a sweep with others"
+                )
+            sweeper = GridSweeper(**{k: v for k, v in settings.items() if k[0] != "_"})
+            sweeper.config, sweeper.hydra_context = config, context
+            lines = [*first, *sweeper._parse_config(), *config.hydra.overrides.task]
+            yield sweeper._jobs(self._parser().parse_overrides(lines))
 
     def _axes(
         self, given: dict[str, list[str]], overrides: dict[str, Override]

@@ -19,6 +19,7 @@ from runner.config.explain import MISTAKES, explain, failure, was_reported
 from runner.config.hydra_job import hydra_job
 from runner.config.ignored_files import refuse_ignored
 from runner.config.quick_start import quick_start
+from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import Preempted
 
 
@@ -37,6 +38,7 @@ def main() -> None:
     # turns of 5 ms. In seconds.
     sys.setswitchinterval(0.05)
     quick_start()
+    leave_to_jobs()
     # Hydra hides the traceback of every error, ours too, unless told otherwise.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"

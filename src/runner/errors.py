@@ -22,6 +22,14 @@ class Refused(TrainingStopped):
     """A run that ended because it doesn't do what its configuration says."""
 
 
+class Finished(Exception):
+    """A run that its folder holds already, to the end. The message says with what."""
+
+    def __init__(self, message: str, result: float):
+        super().__init__(message)
+        self.result = result
+
+
 class JobFailed(Exception):
     """A job failed in another process, which has already reported everything."""
 

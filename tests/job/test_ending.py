@@ -1,6 +1,7 @@
 """What a run leaves at its end: the test splits' numbers, and its state."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -78,3 +79,28 @@ def test_only_what_conf_names_is_imported(ran, tmp_path):
     assert saved.parameters
     with pytest.raises(ConfigError, match=r"conf/ doesn't: os\.system"):
         saved.predict({"input": np.zeros((1, 8, 8, 1), np.uint8)})
+
+
+def test_the_command_of_a_finished_run_says_so(ran, tmp_path, capsys):
+    rows = ran(tmp_path, *LENGTH)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    final = summary(tmp_path)["final"]["validation/loss"]
+    # What is recorded, and where, is no other run.
+    for more in ([], ["wandb.notes=b", "checkpoint.keep=3", "train.log_every_steps=2"]):
+        capsys.readouterr()
+        assert ran(tmp_path, *LENGTH, *more) == rows
+        said = capsys.readouterr().err
+        assert "has finished already" in said and f"{final:.6g}" in said
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_another_run_is_refused_in_its_folder(ran, tmp_path):
+    ran(tmp_path, *LENGTH)
+    for override, said in (
+        ("optimizer.learning_rate=0.5", "optimizer.learning_rate=0.001, now 0.5"),
+        ("train.steps=4", "train.steps=8, now 4"),
+        ("train.stop.value=0.1", "train.stop.value=None, now 0.1"),
+        ("seed=7", "seed=0, now 7"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            ran(tmp_path, *(o for o in LENGTH if o[:11] != override[:11]), override)

@@ -375,6 +375,14 @@ def made(monkeypatch):
     return made
 
 
+@pytest.mark.parametrize("strategy", ["vmap", "loop"])
+def test_an_id_for_one_wandb_run_is_no_jobs(main, tmp_path, monkeypatch, strategy):
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    main("seed=0,1", f"hydra.launcher.strategy={strategy}")
+    records = [json.loads(p.read_text()) for p in tmp_path.glob("*/provenance.json")]
+    assert len({record["wandb_id"] for record in records} - {"abc"}) == 2
+
+
 def test_the_last_population_is_filled_up_rather_than_compiled_anew(
     main, made, tmp_path
 ):

@@ -12,14 +12,14 @@ from runner.config.conf import recorded
 from runner.core.program import start_shapes
 from runner.core.run import Run
 from runner.core.snapshot import Start
-from runner.errors import ConfigError
+from runner.errors import ConfigError, Finished
 from runner.job import checkpoint
 from runner.record.conditions import changed
-from runner.record.files import to_json
+from runner.record.files import from_json, to_json
 from runner.record.format import check_format
 from runner.record.recorder import Kept, Recorder
 from runner.record.secrets import scrub
-from runner.settings import may_change_on_resume
+from runner.settings import LENGTH, affects, may_change_on_resume
 from runner.trees import differences
 
 
@@ -48,6 +48,7 @@ class _Earlier(NamedTuple):
     config: dict[str, Any]
     provenance: dict[str, Any]
     status: str
+    final: dict[str, float]
 
     @property
     def steps(self) -> int:
@@ -71,10 +72,10 @@ def resume(
       in_sweep: whether it is a sweep's job, which may resume with its population.
 
     Returns:
-      None if there is nothing to resume: a new run, or a folder that holds a finished
-      one, which the recorder refuses.
+      None if there is nothing to resume: a new run.
 
     Raises:
+      Finished: the folder holds this very run, and it has ended.
       ConfigError: the folder's run was refused, or had another configuration; the
         checkpoint belongs to another model or optimizer, is past this run's end, or
         can't be read.
@@ -88,7 +89,7 @@ def resume(
         _check_config(cfg, own)
         steps = len(run.learning_rates)
         if own.status == "finished" and steps <= own.steps:
-            return None
+            raise _finished(cfg, own)
         # A sweep that was killed while the job's population ended: the population has
         # the state that continues it bit for bit.
         was_member = in_sweep and (own.provenance.get("members") or 1) > 1
@@ -184,7 +185,8 @@ def _earlier(folder: Path) -> _Earlier | None:
             json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
             for name in ("config", "provenance", "summary")
         )
-        earlier = _Earlier(folder, config, provenance, summary["status"])
+        final = from_json(summary["final"])
+        earlier = _Earlier(folder, config, provenance, summary["status"], final)
     except FileNotFoundError:  # killed while it wrote the first of them
         return None
     except (OSError, ValueError, KeyError) as error:
@@ -302,6 +304,30 @@ def _check_config(cfg: DictConfig, earlier: _Earlier) -> None:
             f"{key}={old}, now {new}. Set hydra.run.dir (hydra.sweep.dir with -m) to "
             "another folder, or undo the change to resume that run"
         )
+
+
+def _finished(cfg: DictConfig, earlier: _Earlier) -> Finished:
+    """What to say of a run that has ended, if `cfg` asks for just that.
+
+    Raises:
+      ConfigError: it asks for another length, or another end.
+    """
+    now = to_json(scrub(recorded(cfg)))
+    for key, old, new in differences(earlier.config, now, _is_beside_the_result):
+        raise ConfigError(
+            f"run folder {earlier.folder} holds a finished run with {key}={old}, now "
+            f"{new}. Set hydra.run.dir (hydra.sweep.dir with -m) to another folder"
+        )
+    result = earlier.final[cfg.objective]
+    return Finished(
+        f"the run in {earlier.folder} has finished already: {cfg.objective} "
+        f"{result:.6g}",
+        result,
+    )
+
+
+def _is_beside_the_result(key: str) -> bool:
+    return may_change_on_resume(key) and not affects(key) & LENGTH
 
 
 def _differing(cfg: DictConfig, earlier: _Earlier) -> list[tuple[str, Any, Any]]:

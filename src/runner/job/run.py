@@ -22,7 +22,7 @@ from runner.core.compiling import Compiling
 from runner.core.mesh import devices
 from runner.core.program import Program, start_shapes
 from runner.core.run import Host, Run
-from runner.errors import ConfigError
+from runner.errors import ConfigError, Finished
 from runner.job import checkpoint, determinism
 from runner.job.build import Built, build
 from runner.job.checkpoint import Checkpoints
@@ -131,7 +131,12 @@ def run_job(
         def begin(run: Run) -> None:
             session.program(run.spec, run.values, run.timetable)
 
-        job = prepare(cfg, composed, session, quiet=False, begin=begin)
+        try:
+            job = prepare(cfg, composed, session, quiet=False, begin=begin)
+        except Finished as done:
+            if processes.is_first:
+                print(done, file=sys.stderr)
+            return done.result
         if not processes.is_first:
             job.recorder.follow()
             train_recorded(job, session, job.recorder.track)
@@ -227,6 +232,7 @@ def prepare(
 
     Raises:
       ConfigError: also recorded in the folder's summary.json, like any other error.
+      Finished: the folder holds it already.
     """
     folder, choices, overrides, sweep = composed
     processes = session.processes
@@ -243,6 +249,8 @@ def prepare(
         record = fingerprints_and_provenance(built, digests, session)
         resumed = resume(built.cfg, built.run, folder, record, sweep is not None)
         processes.barrier("resumed")  # from here on process 0 writes there
+    except Finished:
+        raise
     except Exception as error:
         if processes.is_first:
             _write_failure(folder, error)

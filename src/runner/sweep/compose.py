@@ -29,6 +29,8 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=loader)
         self._bases: dict[tuple[str, ...], bytes] = {}
         self._is_group: dict[str, bool] = {}
+        given = self._parser.parse_overrides(list(master.hydra.overrides.task))
+        self._swept = {o.key_or_group for o in given if o.is_sweep_override()}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of the job with these overrides, including `hydra`.
@@ -55,6 +57,20 @@ class Composer:
             config.hydra.overrides.task = task
         OmegaConf.copy_cache(from_config=self._master, to_config=config)
         return config
+
+    def swept(self, config: DictConfig) -> set[str]:
+        """The keys that the sweep varies, in other batches than its job `config`'s too.
+
+        Its preset may have a grid of its own.
+        """
+        sweeper = config.hydra.sweeper
+        grids = (sweeper.get("grids") or {}).values()  # only our own sweeper has them
+        parts = [
+            sweeper.get("params"),
+            *(part for grid in grids for part in grid.values()),
+        ]
+        keys = (key for part in parts for key in part or ())
+        return self._swept | {key.lstrip("+~").partition("@")[0] for key in keys}
 
     def _sets_a_value(self, override: Override) -> bool:
         key = override.key_or_group

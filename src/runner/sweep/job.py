@@ -86,11 +86,16 @@ def compose_job(
         config.hydra.job.id = config.hydra.job.num = number
         config.hydra.job.override_dirname = name
     folder = Path(config.hydra.sweep.subdir)
-    base = base_of(config, [key.lstrip("+~").partition("@")[0] for key in keys])
+    swept = {key.lstrip("+~").partition("@")[0] for key in keys}
+    swept |= composer.swept(config)
+    base = base_of(config, swept)
     likeness = fingerprint(_without_numbers(base))
-    return Job(
-        number, list(overrides), name, folder, fingerprint(base), likeness, config
-    )
+    # Two presets may differ in nothing but what is recorded.
+    presets = {
+        k: v for k, v in config.hydra.runtime.choices.items() if k in swept - {*config}
+    }
+    identity = fingerprint(base | {"presets": presets} if presets else base)
+    return Job(number, list(overrides), name, folder, identity, likeness, config)
 
 
 def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Runs the unfinished jobs of a sweep."""
 
 import contextlib
+import os
 import sys
 import threading
 from collections import Counter
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 
 from runner.config.explain import failure
 from runner.config.hydra_job import hydra_job
+from runner.errors import Finished
 from runner.sweep.job import Job, as_hydra_job, can_be_packed
 from runner.sweep.launcher import Launcher
 from runner.sweep.ledger import JobState
@@ -65,6 +67,7 @@ class Sweep:
 
     def run(self, todo: Sequence[Job], total: int) -> None:
         """Run `todo`, the unfinished ones of `total` jobs."""
+        os.environ.pop("WANDB_RUN_ID", None)  # a name for one run, and here are many
         packed = [job for job in todo if can_be_packed(job.config)]
         if len(packed) > 1:
             with Status(total, total - len(todo)) as self._status:
@@ -163,6 +166,10 @@ class Sweep:
                     begin=begin,
                     most=most,
                 )
+        except Finished as done:
+            job.result = done.result
+            self._ended(job)
+            return None
         except Exception as error:
             job.error = error
             self._ended(job)
