@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import traceback
+from types import TracebackType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,11 +17,13 @@ from omegaconf import DictConfig
 from runner.cluster.plan import IN_TASK
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain, failure, was_reported
+from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import hydra_job
 from runner.config.ignored_files import refuse_ignored
 from runner.config.quick_start import quick_start
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import Preempted
+from runner.record.secrets import scrub_command, scrub_message
 
 
 def main() -> None:
@@ -37,6 +40,9 @@ def main() -> None:
     # Several threads trace at once, which costs a twentieth of a start if they take
     # turns of 5 ms. In seconds.
     sys.setswitchinterval(0.05)
+    scrub_command(sys.argv)  # to know them in messages, however these show them
+    sys.excepthook = _show
+    hydra_files()
     quick_start()
     leave_to_jobs()
     # Hydra hides the traceback of every error, ours too, unless told otherwise.
@@ -53,11 +59,19 @@ def main() -> None:
     except (Exception, SystemExit) as error:
         mistake = error.__cause__ if isinstance(error, SystemExit) else error
         if wants_traceback and mistake:
-            traceback.print_exception(mistake)
+            _show(type(mistake), mistake, mistake.__traceback__)
         message = _message(error)
         if message is None:
             raise
-        sys.exit(f"error: {message}")
+        sys.exit(f"error: {scrub_message(message)}")
+
+
+def _show(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print a traceback without secrets."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(scrub_message(text), end="", file=sys.stderr)
 
 
 def _message(error: BaseException) -> str | None:

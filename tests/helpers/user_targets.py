@@ -1,10 +1,13 @@
 """What a user's own package may hold, for `_target_: helpers.user_targets.x`."""
 
+import logging
+
 import jax
 import numpy as np
 from flax import linen, nnx
 
 from runner.data.dataset import Dataset, MemorySplit
+from runner.data.linear_ae import linear_ae
 from runner.models.model import Model
 
 # Overrides that choose `noisy`, below.
@@ -111,3 +114,23 @@ class NnxStrided(nnx.Module):
 def strided(*, inputs, output) -> Model:
     """Convolutions with strides, dilation and groups, in the frameworks' own layers."""
     return Model(linen=LinenStrided, nnx=NnxStrided)
+
+
+def behind_a_login(*, fails=False, batch_size=64, num_train=256, **login):
+    """Data that need passwords and tell them to the log, as libraries do."""
+    logging.getLogger(__name__).info("log in with %s", login)
+    if fails:
+        raise RuntimeError(
+            f"no access to {login['endpoint']} as {list(login)}: {login}"
+        )
+    return linear_ae(
+        num_train=num_train,
+        num_validation=64,
+        num_test=64,
+        input_size=8,
+        rank=2,
+        noise=0.1,
+        data_seed=0,
+        batch_size=batch_size,
+        mode="device",
+    )

@@ -1,13 +1,22 @@
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from runner.record.files import MetricsFile, read_metrics, to_json, write_json
-from runner.record.secrets import scrub, scrub_command
+from runner.record.secrets import (
+    named,
+    remember_environment,
+    scrub,
+    scrub_command,
+    scrub_message,
+)
+
+_GONE = "password=<redacted>"
 
 
 def strict(text: str):
@@ -92,7 +101,12 @@ def test_full_disk_is_an_error(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["key", "api_key", "WANDB_API_KEY", "apiKey", "apikey", "hf-token", "password"],
+    [
+        *("key", "api_key", "WANDB_API_KEY", "apiKey", "apikey", "hf-token", "auth"),
+        *("password", "db_passwd", "pwd", "userPwd", "passphrase", "client-secret"),
+        *("credential", "oauth", "Authorization", "github_pat", "privateKey"),
+        "access_tokens",
+    ],
 )
 def test_secrets_are_redacted(name):
     assert scrub({"a": [{name: "x"}]}) == {"a": [{name: "<redacted>"}]}
@@ -103,12 +117,15 @@ def test_secrets_are_redacted(name):
     "tree",
     [
         {"monkey": "x", "keyboard": "x", "max_tokens": "x", "tokenizer": "x"},
+        {"path": "x", "pattern": "x", "author": "x", "patience": 3, "tokens": 3},
+        {"commit": 40 * "0", "note": "sk-learn-is-a-long-name, https://host:80/a@b"},
         {"key": 3, "eos_token": 50256, "password": None, "key_bias": False},
         {"api_key": "${oc.env:API_KEY}"},
         {"token": {"size": 3}},
         {"program_key": "1f2e"},
-        ["optimizer=adam", "seed_key=3", "monkey=x", "api_key=${oc.env:A,b}"],
-        "no secret: here",
+        ["optimizer=adam", "seed_key=3", "monkey=x", "api_key=${oc.env:A}"],
+        "KeyError: 'a', or the key: b",
+        "Traceback\n    f(key=key, path=path)\nValueError: no x",
     ],
 )
 def test_everything_else_stays(tree):
@@ -124,6 +141,64 @@ def test_text_with_secrets_inside():
     assert scrub("storage=postgresql://me:pw@host/db") == (
         "storage=postgresql://me:<redacted>@host/db"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("notes='password: X'", "notes='password: <redacted>'"),
+        ("run it --token X", "run it --token <redacted>"),
+        ("a.passwords=[x,y],lr=1", "a.passwords=<redacted>,lr=1"),
+        ("-m a.password=x,y", "-m a.password=<redacted>"),
+        ("a.credentials={b: c, d: {e: f}},g=h", "a.credentials=<redacted>,g=h"),
+        ("{'password': 'x', 'a': 'b'}", "{'password': <redacted>, 'a': 'b'}"),
+        ("Authorization: Bearer x.y", "Authorization: <redacted>"),
+        ("api_key=${oc.env:A,default}", "api_key=<redacted>"),
+        (f"wandb login {40 * '0'}", "wandb login <redacted>"),
+        ("https://me:p@ss@host/x", "https://me:<redacted>@host/x"),
+        ("f\n  g(password=x)\nE: password=x", f"f\n  g({_GONE})\nE: {_GONE}"),
+        (f"a ghp_{36 * 'x'} b", "a <redacted> b"),
+    ],
+)
+def test_secrets_in_text(text, scrubbed):
+    assert scrub(text) == scrubbed and scrub(scrubbed) == scrubbed
+    assert scrub([{"a": text}]) == [{"a": scrubbed}]
+
+
+def test_secrets_in_lists_and_mappings():
+    tree = {"passwords": ["x", {"y": 1}], "secret": {"a": [2], "b": None}}
+    assert scrub(tree) == {
+        "passwords": ["<redacted>", {"y": "<redacted>"}],
+        "secret": {"a": ["<redacted>"], "b": None},
+    }
+    wandb = {"notes": 40 * "0", "tags": [f"a {40 * '0'}"]}
+    assert scrub({"wandb": wandb}) == {
+        "wandb": {"notes": "<redacted>", "tags": ["a <redacted>"]}
+    }
+
+
+def test_a_secret_is_known_without_its_name():
+    assert scrub({"url": "x?y=corr3ct-horse", "password": "corr3ct-horse"}) == {
+        "url": "x?y=<redacted>",
+        "password": "<redacted>",
+    }
+    assert scrub_message("wrong: 'corr3ct-horse'") == "wrong: '<redacted>'"
+    remember_environment("LAB_HOST", "gpu-17.lab")
+    assert scrub_message("no answer from gpu-17.lab") == "no answer from <redacted>"
+    assert scrub(["gpu-17.lab"]) == ["gpu-17.lab"]  # a hostname in the provenance
+
+
+def test_names_differ_where_their_secrets_do():
+    one, other = named("lr=1,a.password=x"), named("lr=1,a.password=y")
+    assert one != other and named(one) == one == scrub(one)
+    assert one.startswith("lr=1,a.password=<redacted>-") and named("lr=1") == "lr=1"
+
+
+def test_long_text_is_searched_quickly():
+    for text in ("a" * 10**6, "a=" * 10**5, "password=" + "'" * 10**4, "x://" * 10**4):
+        started = time.monotonic()
+        scrub(text)
+        assert time.monotonic() - started < 5
 
 
 def test_commands():

@@ -9,8 +9,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from runner.config import conf
+from runner.config.hydra_files import plain, write_yaml
 from runner.sweep.compose import Composer
-from runner.sweep.job import _plain, _write_yaml
 
 JOBS = [
     ["seed=1"],
@@ -77,6 +77,6 @@ def test_mistakes_are_told_as_hydra_tells_them(loader, wrong):
 def test_the_files_in_dot_hydra_hold_what_hydra_writes(loader, tmp_path):
     found = Composer(loader.config_loader, master(loader)).compose(["seed=1"])
     for node in (found, found.hydra, found.optimizer, found.hydra.overrides.task):
-        _write_yaml(tmp_path / "x.yaml", _plain(node))
+        write_yaml(tmp_path / "x.yaml", plain(node))
         again = OmegaConf.load(tmp_path / "x.yaml")
         assert OmegaConf.to_yaml(again) == OmegaConf.to_yaml(node)

@@ -1,6 +1,7 @@
 """The configuration: its folder, its schema, and the form in which it is recorded."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from hydra.conf import ConfigSourceInfo
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from runner.config.ignored_files import refuse_ignored
 from runner.config.rank import by_process
 from runner.errors import ConfigError, did_you_mean
+from runner.record.secrets import named, remember_environment
 from runner.settings import Settings
 
 LONGEST_NAME = 120  # a file name has at most 255 bytes, and people read it
@@ -50,11 +53,22 @@ def register() -> None:
     OmegaConf.register_new_resolver("case", case, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("by_process", by_process, replace=True)
+    OmegaConf.register_new_resolver("oc.env", environment, replace=True)
+
+
+def environment(*arguments: Any) -> Any:
+    """OmegaConf's own `${oc.env:NAME,default}`; no message shows what it reads."""
+    value = oc.env(*arguments)
+    if arguments[0] in os.environ and isinstance(value, str):
+        remember_environment(arguments[0], value)
+    return value
 
 
 def folder_name(name: str) -> str:
     """`name` as a folder name. A hash stands for what is replaced or cut off."""
-    safe = re.sub(r"[^\w.=,+-]", "_", name).strip(".")[:LONGEST_NAME] or "default"
+    safe = (
+        re.sub(r"[^\w.=,+-]", "_", named(name)).strip(".")[:LONGEST_NAME] or "default"
+    )
     if safe == name or not name:
         return safe
     return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -33,6 +33,7 @@ from runner.errors import (
     did_you_mean,
     no_such_key,
 )
+from runner.record.secrets import scrub, scrub_message
 from runner.settings import Settings
 from runner.trees import flatten
 
@@ -48,7 +49,7 @@ MISTAKES = (
 
 def failure(name: object, error: BaseException) -> str:
     """The message to print when the job `name` of a sweep fails."""
-    return f"job {name} failed:{reason(error)}"
+    return f"job {scrub(str(name))} failed:{reason(error)}"
 
 
 def reason(error: BaseException) -> str:
@@ -57,7 +58,7 @@ def reason(error: BaseException) -> str:
         error._runner_reported = True  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(error, MISTAKES):
         return f" {explain(error)}"
-    return "\n" + "".join(traceback.format_exception(error))
+    return "\n" + scrub_message("".join(traceback.format_exception(error)))
 
 
 def was_reported(error: BaseException) -> bool:
@@ -66,7 +67,14 @@ def was_reported(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> str:
-    """`error` as one message; errors of other libraries keep their own text."""
+    """`error` as one message without secrets.
+
+    Errors of other libraries keep their own text.
+    """
+    return scrub_message(_explained(error))
+
+
+def _explained(error: BaseException) -> str:
     refused = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, MissingConfigException):
         return _no_such_option(error)

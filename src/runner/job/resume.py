@@ -336,4 +336,4 @@ def _differing(cfg: DictConfig, earlier: _Earlier) -> list[tuple[str, Any, Any]]
     for key in ("steps", "epochs"):
         then.train[key] = earlier.config["train"][key]
     now = to_json(scrub(recorded(then)))
-    return differences(earlier.config, now, may_change_on_resume)
+    return differences(scrub(earlier.config), now, may_change_on_resume)

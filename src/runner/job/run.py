@@ -39,7 +39,7 @@ from runner.record.mirrors import process
 from runner.record.mirrors.wandb import WandbFields
 from runner.record.provenance import JAX_OPTIONS, PACKAGES, provenance
 from runner.record.recorder import Recorder, kept_rows
-from runner.record.secrets import scrub
+from runner.record.secrets import scrub, scrub_message
 from runner.record.state import save_state
 from runner.settings import CheckpointSettings
 from runner.tasks.task import directions
@@ -362,7 +362,7 @@ def _write_failure(folder: Path, error: Exception) -> None:
     summary = {"status": "failed", "error": f"{type(error).__name__}: {message}"}
     write_json(folder / "summary.json", scrub(summary))
     if not isinstance(error, ConfigError):
-        text = "".join(traceback.format_exception(error))
+        text = scrub_message("".join(traceback.format_exception(error)))
         (folder / "error.txt").write_text(text, encoding="utf-8")
 
 
@@ -374,6 +374,8 @@ def wandb_fields(
 ) -> WandbFields:
     """The `wandb` section with its nulls filled in, so that a sweep is readable."""
     wandb = cfg.wandb
+    name = wandb.name or ",".join(overrides)
+    tags = wandb.tags or [f"{k}={choices[k]}" for k in TAGGED if k in choices]
     return WandbFields(
         mode=wandb.mode,
         project=wandb.project,
@@ -381,7 +383,7 @@ def wandb_fields(
         group=wandb.group or sweep,
         job_type=wandb.job_type or "train",
         # W&B's own limit is 128 characters.
-        name=wandb.name or ",".join(overrides)[:128] or None,
-        tags=tuple(wandb.tags or [f"{k}={choices[k]}" for k in TAGGED if k in choices]),
-        notes=wandb.notes,
+        name=scrub_message(name)[:128] or None,
+        tags=tuple(map(scrub_message, tags)),
+        notes=wandb.notes and scrub_message(wandb.notes),
     )

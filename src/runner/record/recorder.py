@@ -14,7 +14,7 @@ from runner.record.files import MetricsFile, read_metrics, write_json
 from runner.record.format import FORMAT
 from runner.record.mirrors.process import WandbMirror
 from runner.record.mirrors.wandb import WandbFields
-from runner.record.secrets import scrub
+from runner.record.secrets import scrub, scrub_message
 from runner.record.terminal import Progress, print_summary
 
 
@@ -201,9 +201,10 @@ class Recorder:
         return None
 
     def _write_error(self, error: BaseException) -> None:
-        self._extra["error"] = scrub(_one_line(error))
+        self._extra["error"] = scrub_message(_one_line(error))
         if not isinstance(error, ConfigError | TrainingStopped):
             text = "".join(traceback.format_exception(error))
+            text = scrub_message(text)
             (self.folder / "error.txt").write_text(text, encoding="utf-8")
 
     def follow(self) -> None:

@@ -1,51 +1,90 @@
-"""Keeps passwords and API keys out of the run's JSON files and out of W&B.
+"""Keeps passwords, tokens and API keys out of every file of a run and out of W&B."""
 
-Hydra's own record of the command line, and tracebacks, aren't changed.
-"""
-
+import hashlib
+import logging
+import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, Literal
 
 REDACTED = "<redacted>"
 
 # One word of a name: api_key, api-key, apiKey and WANDB_API_KEY hold the word "key";
-# monkey, keyboard and max_tokens don't.
+# monkey, keyboard, path, author and max_tokens hold none of those below.
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_ALWAYS = {"secret", "password"}
-_TEXT_ONLY = {"key", "apikey", "token"}
+# Any value under a name with such a word is a secret,
+_ANY = re.compile(r".*(secret|password|passwd|passphrase|passcode|credential|pwd)s?")
+# and text, but not a number, under a name with one of these.
+_TEXT = re.compile(
+    r"key|token|o?auth|authorization|authentication|pats?|bearer|jwt|"
+    r".*(api|access|auth|private|secret)(key|token)s?"
+)
+# Which keys and tokens are secrets where the word alone may mean anything else.
+_QUALIFIERS = {"api", "access", "private", "refresh", "signing", "encryption", "ssh"}
 _NEVER = {"program_key"}  # runner's own name for a compiled program
 # Sections of digests, by the names of modules and columns, such as "key" and "token".
 _OF_DIGESTS = {"module_digests", "data_digest"}
-# name=value inside a command line, an override or a W&B name made from them; and, in
-# Hydra's dict syntax, name: value.
-_ASSIGNMENT = re.compile(
-    r"""(?P<name>[\w.\-/@]+)(?P<sign>=|:\s*)(?P<value>\$\{[^}]*\}|'[^']*'|"[^"]*"|[^\s,{}\[\]]+)"""
+
+# What looks like a secret wherever it is.
+_TOKEN = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)|"
+    r"(?<![A-Za-z0-9])(?:"
+    r"gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{20,}|"
+    r"xox[abeprs]-[\w-]{10,}|(?:AKIA|ASIA)[0-9A-Z]{12,}|AIza[\w-]{30,}|"
+    r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|sk-(?=[\w-]*\d)[\w-]{16,}|[sr]k_live_\w{16,}|"
+    r"npm_\w{30,}|pypi-[\w-]{30,}|ya29\.[\w-]{20,}|wandb_v\d+_\w{20,}"
+    r")",
+    re.DOTALL,
 )
-_URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]+@")
+# W&B's older keys look like a commit, so what is before them or around them decides.
+_HEX = re.compile(r"(?<![0-9a-zA-Z])(?:local-)?[0-9a-f]{40}(?![0-9a-zA-Z])")
+_WANDB_KEY = re.compile(
+    rf"((?i:wandb|login|key|token)\W{{1,4}}(?:\w+\W{{1,4}})?){_HEX.pattern}"
+)
+_URL_PASSWORD = re.compile(r"(?<=://)(?:([^/@\s:]*):[^/\s]+|[^/@\s:]{20,})@")
+
+# name=value in a command line, an override or a name made from them; name: value in
+# Hydra's dict syntax, in JSON, in Python and in prose; --name value.
+_NAME = re.compile(
+    r"""(?<![\w.\-/@])(?P<name>[\w.\-/@]+)["']?(?P<sign>[ \t]*[=:][ \t]*)"""
+    r"""|(?<!\S)(?P<flag>--?[A-Za-z][\w.\-]*)[ \t]+(?=[^\s-])"""
+)
+_BARE = r"""[^\s,]+?(?=["')\]}]*(?:[\s,]|\Z))"""
+_VALUE = re.compile(
+    r"""\$\{[^}]*\}|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?i:bearer|basic)[ \t]+\S+|"""
+    rf"""{_BARE}(?:,(?!\s|\Z|[\w.\-/@+~]+["']?[ \t]*[=:]){_BARE})*"""
+)
+# The last word of each item in a list or a mapping.
+_ITEM = re.compile(r"""([^\s\[\]{},:'"]+)['"]?(?=[,\]}]|\Z)""")
+# An interpolation that holds no value of its own, as a default would be.
+_REFERENCE = re.compile(r"\$\{(?!oc\.env:)[\w.@\[\]]+\}|\$\{oc\.env:\w+(,(null|''))?\}")
+_PLAIN = re.compile(r"[-+]?\d{1,10}(\.\d+)?|null|true|false|None|True|False")
+_DONE = (REDACTED, "_redacted_")  # the latter in the name of a folder
+
+_Kind = Literal["any", "text"] | None
+
+# The secrets that this process has met, which a message may hold without their names,
+# and what it has read from the environment.
+_known: set[str] = set()
+_from_environment: set[str] = set()
 
 
 def scrub(tree: Any) -> Any:
     """`tree` with every secret replaced by "<redacted>".
 
-    Any value under a name with the word secret or password is one, and so is text under
-    a name with the word key or token. Numbers under key and token stay (a PRNG key, a
-    token id), as do null and interpolations such as ${oc.env:API_KEY}, which hold no
-    secret. Text of the form name=value, and passwords in URLs, are scrubbed too, so the
-    same rule serves command lines, overrides and names made from them.
+    Any value under a name with a word such as secret or password is one, also in a list
+    or a mapping there, and so is text under a name with a word such as key, token or
+    auth. Numbers under these stay (a PRNG key, a token id), as do null and
+    interpolations such as ${oc.env:API_KEY}, which hold no secret. Within text, so are
+    name=value, `name: value`, `--name value`, passwords in URLs, what looks like the
+    token of a well-known service, and what was a secret elsewhere: the same rule serves
+    command lines, overrides, notes, and names made from them.
     """
-    if isinstance(tree, Mapping):
-        return {
-            key: item
-            if key in _OF_DIGESTS
-            else REDACTED
-            if _is_secret(str(key), item)
-            else scrub(item)
-            for key, item in tree.items()
-        }
-    if isinstance(tree, list | tuple):
-        return [scrub(item) for item in tree]
-    return _scrub_text(tree) if isinstance(tree, str) else tree
+    count = len(_known)
+    scrubbed = _scrub(tree)
+    # What was found on the way may be in what came before it.
+    return scrubbed if len(_known) == count else _scrub(scrubbed)
 
 
 def scrub_command(argv: list[str]) -> list[str]:
@@ -53,31 +92,184 @@ def scrub_command(argv: list[str]) -> list[str]:
     scrubbed = scrub(argv)
     for i, flag in enumerate(argv[:-1]):
         if flag.startswith("-") and "=" not in flag and _is_secret(flag, argv[i + 1]):
-            scrubbed[i + 1] = REDACTED
+            scrubbed[i + 1] = _redacted(argv[i + 1], _kind(flag))
     return scrubbed
 
 
-def _is_secret(name: str, value: Any) -> bool:
+def named(text: str) -> str:
+    """`text` for the name of a job or a folder, with a hash in place of its secrets."""
+    scrubbed = scrub(text)
+    if scrubbed == text:
+        return text
+    return f"{scrubbed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def scrub_message(text: str) -> str:
+    """A message, a traceback or a note, also without values from the environment."""
+    for value in sorted(_from_environment, key=len, reverse=True):
+        text = _without(text, value)
+    return scrub(text)
+
+
+def remember_environment(name: str, value: str) -> None:
+    """Let no message show `value`, which the configuration reads from the variable."""
+    is_path = value.startswith(("/", "~", ".")) or os.path.exists(value)
+    if len(value) >= 6 and not _PLAIN.fullmatch(value):
+        if not is_path or _kind(name):
+            _from_environment.add(value)
+
+
+class ScrubbedFormatter(logging.Formatter):
+    """Formats the records of a log without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrub_message(super().format(record))
+
+
+def _scrub(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {
+            _scrub_key(key): item if key in _OF_DIGESTS else _scrub_item(str(key), item)
+            for key, item in tree.items()
+        }
+    if isinstance(tree, list | tuple):
+        return [_scrub(item) for item in tree]
+    return _scrub_text(tree, len(_known)) if isinstance(tree, str) else tree
+
+
+def _scrub_key(key: Any) -> Any:
+    return _TOKEN.sub(REDACTED, key) if isinstance(key, str) else key
+
+
+def _scrub_item(name: str, item: Any) -> Any:
+    kind = _kind(name)
+    if isinstance(item, Mapping):
+        if name == "wandb":
+            item = {k: _without_hex(v) for k, v in item.items()}
+        return _redact_all(item) if kind == "any" else _scrub(item)
+    if isinstance(item, list | tuple) and kind:
+        return [_scrub_item(name, part) for part in item]
+    return _redacted(item, kind) if _is_secret(name, item) else _scrub(item)
+
+
+def _redact_all(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _redact_all(item) for key, item in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_redact_all(item) for item in tree]
+    return _redacted(tree, "any") if _is_secret("secret", tree) else tree
+
+
+def _without_hex(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_hex(item) for item in value]
+    return _HEX.sub(REDACTED, value) if isinstance(value, str) else value
+
+
+def _redacted(value: Any, kind: _Kind) -> str:
+    """REDACTED, for `value`, which is remembered if it can't be an ordinary word."""
+    if isinstance(value, str) and value not in _DONE:
+        if value[:1] in ("[", "{"):
+            return REDACTED  # several, each of which is remembered
+        odd = any(c.isdigit() for c in value) and len(value) >= 8
+        if not _PLAIN.fullmatch(value) and (odd or kind == "any") and len(value) >= 6:
+            _known.add(value)
+    return REDACTED
+
+
+@cache
+def _kind(name: str, is_prose: bool = False) -> _Kind:
+    """Whether any value under `name` is a secret, or only text, or none."""
+    *parents, last = name.replace("/", ".").split(".")
+    if last in _NEVER:
+        return None
+    words = _words(last)
+    around = set() if is_prose else {word for part in parents for word in _words(part)}
+    if any(_ANY.fullmatch(word) for word in words | around):
+        return "any"
+    is_qualified = bool(words & _QUALIFIERS)
+    if is_qualified and words & {"key", "keys", "token", "tokens"}:
+        return "text"
+    text = {word for word in words if _TEXT.fullmatch(word)}
+    return "text" if text - ({"key"} if is_prose else set()) else None
+
+
+def _words(name: str) -> set[str]:
+    return {word.lower() for word in _WORD.findall(name)}
+
+
+def _is_secret(name: str, value: Any, is_prose: bool = False) -> bool:
     # A mapping named `key` is a config section: its own keys decide.
     if value is None or isinstance(value, bool | Mapping):
         return False
-    if isinstance(value, str) and value.startswith("${"):
+    if isinstance(value, str) and _REFERENCE.fullmatch(value):
         return False
-    last = name.replace("/", ".").split(".")[-1]
-    if last in _NEVER:
-        return False
-    words = {word.lower() for word in _WORD.findall(last)}
-    return bool(words & _ALWAYS or (isinstance(value, str) and words & _TEXT_ONLY))
+    kind = _kind(name, is_prose)
+    return kind == "any" or (kind == "text" and isinstance(value, str))
 
 
-def _scrub_text(text: str) -> str:
-    def replace(match: re.Match[str]) -> str:
-        name, sign, value = match["name"], match["sign"], match["value"]
-        number = re.fullmatch(r"[-+]?\d{1,10}(\.\d+)?|null|true|false", value)
-        if _is_secret(name, 0 if number else value):
-            return f"{name}{sign}{REDACTED}"
-        return match[0]
+@lru_cache(4096)  # most texts of a sweep's jobs are the same
+def _scrub_text(text: str, known: int) -> str:
+    """`text` without secrets; `known`: how many are, since more may be hidden then."""
+    text = _TOKEN.sub(REDACTED, text)
+    if "://" in text:
+        text = _URL_PASSWORD.sub(
+            lambda m: f"{m[1]}:{REDACTED}@" if m[1] is not None else f"{REDACTED}@",
+            text,
+        )
+    text = _WANDB_KEY.sub(rf"\1{REDACTED}", text)
+    for value in sorted(_known, key=len, reverse=True):
+        text = _without(text, value)
+    return _scrub_assignments(text)
 
-    if "=" in text:
-        text = _ASSIGNMENT.sub(replace, text)
-    return _URL_PASSWORD.sub(rf"\1:{REDACTED}@", text)
+
+def _without(text: str, value: str) -> str:
+    if value not in text:
+        return text
+    return re.sub(rf"(?<![A-Za-z0-9]){re.escape(value)}(?![A-Za-z0-9])", REDACTED, text)
+
+
+def _scrub_assignments(text: str) -> str:
+    parts, end = [], 0
+    is_code = "\n" in text  # or a traceback, in which `key=key` is no secret
+    for match in _NAME.finditer(text):
+        if match.start() < end:  # within a value
+            continue
+        is_prose = is_code or _is_colon(match, text)
+        name = match["flag"] or match["name"]
+        if name.lower() == "key":  # "of the form key=value"
+            continue
+        kind = _kind(name, is_prose)
+        value = _value(text, match.end(), kind) if kind else ""
+        if not value or value.startswith(_DONE):
+            continue
+        if _PLAIN.fullmatch(value) and (kind == "text" or not value[-1].isdigit()):
+            continue
+        if not _is_secret(name, value, is_prose):
+            continue
+        if not is_prose:
+            for item in {value, *_ITEM.findall(value)}:
+                _redacted(item.strip("'\""), kind)
+        parts += [text[end : match.end()], REDACTED]
+        end = match.end() + len(value)
+    return "".join([*parts, text[end:]])
+
+
+def _is_colon(match: re.Match[str], text: str) -> bool:
+    """Whether `match` is `name: value` outside of a mapping in braces."""
+    return match["sign"] is not None and ":" in match["sign"] and "{" not in text
+
+
+def _value(text: str, start: int, kind: _Kind) -> str:
+    """The value that begins at `start`, with what brackets around it hold."""
+    if text[start : start + 1] == "{" and kind == "text":
+        return ""  # a mapping, whose own keys decide
+    if text[start : start + 1] in ("[", "{"):
+        depth = 0
+        for index in range(start, len(text)):
+            depth += (text[index] in "[{") - (text[index] in "]}")
+            if not depth:
+                return text[start : index + 1]
+        return text[start:]
+    found = _VALUE.match(text, start)
+    return found[0] if found else ""

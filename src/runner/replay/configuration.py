@@ -15,12 +15,14 @@ from runner.config.conf import one_length
 from runner.config.explain import explain
 from runner.errors import ConfigError, few
 from runner.record.files import from_json, to_json
-from runner.record.secrets import REDACTED
+from runner.record.secrets import REDACTED, scrub
 from runner.replay.record import Recorded
-from runner.settings import Settings
+from runner.settings import Settings, identifies_job
 from runner.trees import flatten
 
 _SHOWN = 6  # the others are counted
+# In place of a value in an override, which needs quotes, since it isn't a word.
+_REDACTED_VALUE = re.compile(rf"(?<=[=:,\[{{ ]){REDACTED}(?=[,\]}}]|$)")
 _REFERENCE = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
@@ -33,7 +35,7 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
       ConfigError: an unknown key, a wrong type, or a value that was never recorded.
     """
     for key, value in flatten(recorded.config).items():
-        if value == REDACTED:
+        if value == REDACTED and identifies_job(key):
             raise ConfigError(
                 f"{recorded.source}: {key} is a secret and was not recorded, so the "
                 "run can't be replayed. Given as ${oc.env:NAME}, it would be read again"
@@ -59,7 +61,10 @@ def recompose(recorded: Recorded) -> DictConfig:
     """
     if "overrides" not in recorded.hydra:
         raise ConfigError("no overrides are recorded")
-    overrides = list(recorded.hydra["overrides"])
+    overrides = [
+        _REDACTED_VALUE.sub(f"'{REDACTED}'", override)
+        for override in recorded.hydra["overrides"]
+    ]
     try:
         with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             cfg = compose("config", [*overrides, *_search_path(recorded.provenance)])
@@ -92,8 +97,8 @@ def _search_path(provenance: Mapping[str, Any]) -> list[str]:
 
 def differences(recorded: Recorded, today: DictConfig) -> str:
     """The keys whose values differ from `today`, such as "seed 0 -> 1, ..."."""
-    there = flatten(recorded.config)
-    here = flatten(to_json(conf.recorded(today)))
+    there = flatten(scrub(recorded.config))
+    here = flatten(to_json(scrub(conf.recorded(today))))
     found = [
         f"{key} {_text(here, key)} -> {_text(there, key)}"
         for key in sorted(here | there)

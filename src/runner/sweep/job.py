@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import (
     JobReturn,
@@ -18,10 +17,11 @@ from hydra.core.utils import (
     _flush_loggers,
     configure_log,
 )
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf._utils import OmegaConfDumper
+from omegaconf import DictConfig, open_dict, read_write
 
+from runner.config.hydra_files import plain, write_yaml
 from runner.job.identity import base_of, fingerprint
+from runner.record.secrets import named
 from runner.settings import SECTIONS, SETTINGS, only_numbers
 from runner.sweep.compose import Composer
 
@@ -71,9 +71,12 @@ def varying(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def job_name(overrides: Sequence[str], keys: Sequence[str]) -> str:
-    """A name for a job: its overrides of `keys`, or all of its overrides."""
-    named = [o for o in overrides if not keys or o.partition("=")[0] in keys]
-    return ",".join(override.lstrip("+~") for override in named)
+    """A name for a job: its overrides of `keys`, or all of its overrides.
+
+    It holds no secrets, but differs where they do.
+    """
+    chosen = [o for o in overrides if not keys or o.partition("=")[0] in keys]
+    return ",".join(named(override.lstrip("+~")) for override in chosen)
 
 
 def compose_job(
@@ -167,19 +170,13 @@ def as_hydra_job(config: DictConfig, folder: Path) -> Iterator[DictConfig]:
         if config.hydra.output_subdir is not None:
             record = folder / config.hydra.output_subdir
             record.mkdir(exist_ok=True)
-            _write_yaml(record / "config.yaml", _plain(task))
-            _write_yaml(record / "hydra.yaml", {"hydra": _plain(config.hydra)})
-            overrides = _plain(config.hydra.overrides.task)
-            _write_yaml(record / "overrides.yaml", overrides)
+            write_yaml(record / "config.yaml", plain(task))
+            write_yaml(record / "hydra.yaml", {"hydra": plain(config.hydra)})
+            write_yaml(record / "overrides.yaml", plain(config.hydra.overrides.task))
         yield task
     finally:
         _flush_loggers()
         HydraConfig.instance().cfg = before
-
-
-# OmegaConf's dumper, in C where PyYAML has it: six times as fast.
-_Dumper: Any = type("_Dumper", (getattr(yaml, "CDumper", yaml.Dumper),), {})
-_Dumper.add_representer(str, OmegaConfDumper.str_representer)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -190,19 +187,3 @@ def without_hydra(config: DictConfig) -> DictConfig:
         return pickle.loads(pickle.dumps(config))  # much faster than a deep copy
     finally:
         contents["hydra"] = hydra
-
-
-def _plain(config: Any) -> Any:
-    return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-
-
-def _write_yaml(path: Path, plain: Any) -> None:
-    """Write the same as Hydra's own `OmegaConf.save`."""
-    text = yaml.dump(
-        plain,
-        default_flow_style=False,
-        allow_unicode=True,
-        sort_keys=False,
-        Dumper=_Dumper,
-    )
-    path.write_text(text, encoding="utf-8")

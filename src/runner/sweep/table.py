@@ -10,6 +10,7 @@ from typing import TextIO
 
 from runner.record.console import console, print_table
 from runner.record.directions import better, recorded
+from runner.record.secrets import named
 from runner.record.terminal import number
 from runner.sweep.job import Job
 
@@ -75,7 +76,8 @@ def _rows(
     """Name, mean, standard deviation and number of the jobs of each setting."""
     results: dict[str, list[float]] = {}
     for job in jobs:
-        setting = [o for o in job.overrides if o.partition("=")[0] in settings]
+        given = [o for o in job.overrides if o.partition("=")[0] in settings]
+        setting = map(named, given)
         assert job.result is not None
         results.setdefault(" ".join(setting) or "all seeds", []).append(job.result)
     return [

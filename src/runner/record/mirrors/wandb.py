@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from runner.record.files import lock, to_json
-from runner.record.secrets import scrub
+from runner.record.secrets import scrub, scrub_message
 
 
 class WandbFields(NamedTuple):
@@ -166,13 +166,16 @@ class WandbRun:
     def _init(self, mode: str, config: dict[str, Any]) -> Any:
         import wandb
 
-        fields = scrub(self._settings._asdict())
+        fields = scrub({"wandb": self._settings._asdict()})["wandb"]
         del fields["mode"]
         resumed = fields.pop("resumed")
         for field, variable in _VARIABLES.items():
+            given = os.environ.get(variable)
             # An argument would override the variable, so it isn't given.
-            if os.environ.get(variable) or not fields[field]:
+            if given or not fields[field]:
                 fields[field] = None
+            if given and field != "dir":
+                os.environ[variable] = scrub({"wandb": {field: given}})["wandb"][field]
         identity = os.environ.get("WANDB_RUN_ID") or fields["id"]
         allow = resumed or "WANDB_RUN_ID" in os.environ
         client = {k: v for k, v in _CLIENT.items() if _variable(k) not in os.environ}
@@ -299,4 +302,5 @@ def _timeout(setting: str) -> float:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    text = scrub_message(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {text[:200]}"

@@ -1,0 +1,79 @@
+"""Hydra's own files of a job, and its names for folders, without secrets."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal import config_loader_impl
+from hydra.core import utils
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+from omegaconf._utils import OmegaConfDumper
+
+from runner.record.secrets import named, scrub
+
+_with_secrets = config_loader_impl.get_overrides_dirname
+_saved = OmegaConf.save
+_returned: Any = utils.JobReturn.return_value
+
+# OmegaConf's dumper, in C where PyYAML has it: six times as fast.
+_Dumper: Any = type("_Dumper", (getattr(yaml, "CDumper", yaml.Dumper),), {})
+_Dumper.add_representer(str, OmegaConfDumper.str_representer)
+
+
+def hydra_files() -> None:
+    """Let Hydra write and print what it does without secrets.
+
+    They aren't removed later: a process that is killed must leave none behind.
+    """
+    hydra: Any = utils
+    hydra._save_config = _save_config
+    omegaconf: Any = OmegaConf
+    omegaconf.save = staticmethod(_save)
+    loader: Any = config_loader_impl
+    loader.get_overrides_dirname = _overrides_dirname
+    job_return: Any = utils.JobReturn
+    job_return.return_value = property(_return_value, _returned.fset)
+
+
+def plain(config: Any) -> Any:
+    """`config` with its interpolations, as plain values."""
+    return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+
+
+def write_yaml(path: Path, values: Any) -> None:
+    """Write the same as Hydra's own `OmegaConf.save`, without secrets."""
+    text = yaml.dump(
+        scrub(values),
+        default_flow_style=False,
+        allow_unicode=True,
+        sort_keys=False,
+        Dumper=_Dumper,
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _save(config: Any, f: Any, resolve: bool = False) -> None:
+    # Hydra loads its sweepers anew, so they can't be told apart from other callers.
+    if isinstance(f, Path) and f.name == "multirun.yaml":
+        write_yaml(f, plain(config))
+    else:
+        _saved(config, f, resolve)
+
+
+def _save_config(cfg: Any, filename: str, output_dir: Path) -> None:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_yaml(output_dir / filename, plain(cfg))
+
+
+def _return_value(job: utils.JobReturn) -> Any:
+    job.overrides = scrub(job.overrides)  # it prints them after an error
+    return _returned.fget(job)
+
+
+def _overrides_dirname(overrides: list[Override], **others: Any) -> str:
+    lines = [
+        dataclasses.replace(o, input_line=named(o.input_line or "")) for o in overrides
+    ]
+    return _with_secrets(lines, **others)
