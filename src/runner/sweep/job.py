@@ -1,7 +1,6 @@
 """One job of a sweep: its composition, its folder and its result."""
 
 import contextlib
-import json
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,10 @@ from hydra.core.utils import (
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
 
+from runner.errors import ConfigError
 from runner.job.identity import base_of, fingerprint
+from runner.record.checksums import check_records
+from runner.record.files import read_object, writing
 from runner.settings import SECTIONS, SETTINGS, only_numbers
 from runner.sweep.compose import Composer
 
@@ -110,8 +112,29 @@ def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
     return base | sections | numbers
 
 
+def inside(sweep: Path, folder: str) -> Path:
+    """The place of a job's folder, with links followed.
+
+    Raises:
+      ConfigError: it isn't within the sweep's, which alone a sweep may delete from.
+    """
+    root = sweep.resolve()
+    place = (root / folder).resolve()
+    if root not in place.parents:
+        raise ConfigError(
+            f"the folder of a job must lie within that of its sweep, {sweep}, but "
+            f"{folder!r} doesn't"
+        )
+    return place
+
+
 def assign_folder(job: Job, sweep: Path, folder: str) -> None:
-    """Give a job its folder within the sweep's."""
+    """Give a job its folder within the sweep's.
+
+    Raises:
+      ConfigError: it isn't within.
+    """
+    inside(sweep, folder)
     with open_dict(job.config.hydra.sweep):
         job.config.hydra.sweep.dir = str(sweep)
         job.config.hydra.sweep.subdir = folder
@@ -122,17 +145,26 @@ def load_finished(job: Job) -> bool:
     """Load the result of `job` and return True if an earlier process finished it.
 
     What it left unfinished is kept to be resumed, unless that is disabled.
+
+    Raises:
+      ConfigError: its summary is damaged.
     """
     summary = job.folder / "summary.json"
     if not summary.exists():
         return False
-    found = json.loads(summary.read_text(encoding="utf-8"))
-    if found["status"] != "finished":
+    found = read_object(summary)
+    if found.get("status") != "finished":
         if job.config.checkpoint.resume == "never":
             # The folder is the job's alone, but W&B may still write there.
             shutil.rmtree(job.folder, ignore_errors=True)
         return False
-    job.result = float(found["final"][job.config.objective])
+    check_records(job.folder)
+    try:
+        job.result = float(found["final"][job.config.objective])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{summary} has no number as final.{job.config.objective}"
+        ) from error
     return True
 
 
@@ -156,20 +188,26 @@ def as_hydra_job(config: DictConfig, folder: Path) -> Iterator[DictConfig]:
     hydra: Any = HydraConfig.instance()
     hydra.cfg = config  # `set_config` would copy it all
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        configure_log(config.hydra.job_logging, config.hydra.verbose)
         task = without_hydra(config)
-        if config.hydra.output_subdir is not None:
-            record = folder / config.hydra.output_subdir
-            record.mkdir(exist_ok=True)
-            _write_yaml(record / "config.yaml", _plain(task))
-            _write_yaml(record / "hydra.yaml", {"hydra": _plain(config.hydra)})
-            overrides = _plain(config.hydra.overrides.task)
-            _write_yaml(record / "overrides.yaml", overrides)
+        with writing(folder):
+            _begin_folder(config, task, folder)
         yield task
     finally:
         _flush_loggers()
         HydraConfig.instance().cfg = before
+
+
+def _begin_folder(config: DictConfig, task: DictConfig, folder: Path) -> None:
+    """Write what Hydra writes when a job begins."""
+    folder.mkdir(parents=True, exist_ok=True)
+    configure_log(config.hydra.job_logging, config.hydra.verbose)
+    if config.hydra.output_subdir is not None:
+        record = folder / config.hydra.output_subdir
+        record.mkdir(exist_ok=True)
+        _write_yaml(record / "config.yaml", _plain(task))
+        _write_yaml(record / "hydra.yaml", {"hydra": _plain(config.hydra)})
+        overrides = _plain(config.hydra.overrides.task)
+        _write_yaml(record / "overrides.yaml", overrides)
 
 
 # OmegaConf's dumper, in C where PyYAML has it: six times as fast.
