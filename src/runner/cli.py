@@ -4,6 +4,7 @@ Nothing heavy is imported before a job runs, so `--help` and `--cfg job` are qui
 """
 
 import gc
+import logging
 import os
 import sys
 import traceback
@@ -45,6 +46,8 @@ def main() -> None:
     hydra_files()
     quick_start()
     leave_to_jobs()
+    # A log that can't be written, on a full disk, would print a traceback at each line.
+    logging.raiseExceptions = False
     # Hydra hides the traceback of every error, ours too, unless told otherwise.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -86,8 +89,9 @@ def _message(error: BaseException) -> str | None:
     # From here on it is an error in Hydra, before any job of ours.
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError):  # its log file's handler wraps it in a ValueError
+        where = f"{cause.filename}: " if cause.filename else ""
         return (
-            f"the run folder can't be written: {cause.filename}: {cause.strerror}. Set "
+            f"the run folder can't be written: {where}{cause.strerror}. Set "
             "hydra.run.dir (hydra.sweep.dir with -m) to a writable folder"
         )
     return explain(error) if isinstance(error, ValueError) else None

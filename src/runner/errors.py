@@ -30,6 +30,25 @@ class Finished(Exception):
         self.result = result
 
 
+class Unwritable(TrainingStopped):
+    """A run that ended because its folder can't be written. The message names what.
+
+    Args:
+      path: what can't be written.
+      why: the system's reason.
+
+    Attributes:
+      safe: a sentence on what the run has left; empty if nobody knows.
+    """
+
+    def __init__(self, path: object, why: object):
+        super().__init__(f"{path} can't be written: {why}")
+        self.safe = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}. {self.safe}".removesuffix(". ")
+
+
 class JobFailed(Exception):
     """A job failed in another process, which has already reported everything."""
 

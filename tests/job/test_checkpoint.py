@@ -18,6 +18,7 @@ from runner.core.snapshot import Snapshot
 from runner.errors import ConfigError
 from runner.job import checkpoint
 from runner.job.checkpoint import Checkpoints
+from runner.record import checksums
 from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
 from runner.settings import CheckpointSettings
@@ -125,6 +126,9 @@ def test_a_run_that_resumes_with_other_code_or_data_says_so(ran, tmp_path):
     earlier["module_digests"] |= {__name__: "ab", "not_loaded_now": "cd"}
     earlier["data_digest"]["train"]["label"] = "ef"
     path.write_text(json.dumps(earlier))
+    with pytest.raises(ConfigError, match=r"provenance\.json isn't as the run wrote"):
+        ran(tmp_path, *asked)
+    (tmp_path / checksums.FILE).unlink()
     ran(tmp_path, *asked)
     code, data = record(tmp_path, "provenance")["changes"]
     assert code.startswith(f"module_digests.{__name__}: ab up to step 15, then ")

@@ -8,6 +8,7 @@ import pytest
 
 from runner import load_run
 from runner.errors import ConfigError
+from runner.record import checksums
 
 LENGTH = ("train.steps=8", "train.epochs=null")
 
@@ -75,6 +76,9 @@ def test_only_what_conf_names_is_imported(ran, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config["model"]["_target_"] = "os.system"
     (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"config\.json isn't as the run wrote it"):
+        load_run(tmp_path)
+    (tmp_path / checksums.FILE).unlink()
     saved = load_run(tmp_path)
     assert saved.parameters
     with pytest.raises(ConfigError, match=r"conf/ doesn't: os\.system"):

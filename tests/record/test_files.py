@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.record.files import MetricsFile, read_metrics, to_json, write_json
+from helpers.full import no_file_above
+from runner.record.files import (
+    MetricsFile,
+    overwrite_json,
+    read_metrics,
+    to_json,
+    write_json,
+)
 from runner.record.secrets import (
     named,
     remember_environment,
@@ -81,7 +88,47 @@ def test_torn_last_line_is_no_row_and_is_cut_off_before_appending(tmp_path):
     assert read_metrics(path) == [{"step": 1}, {"step": 2}]
 
 
-@pytest.mark.parametrize("line", ["{", "3"])
+def test_a_row_for_which_there_is_no_space_leaves_nothing(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    file.write({"step": 1})
+    before = file.written()
+    with no_file_above(path.stat().st_size + 5):  # the system takes 5 bytes of it
+        with pytest.raises(OSError, match=r"File too large: .*metrics.jsonl"):
+            file.write({"step": 2})
+    assert read_metrics(path) == [{"step": 1}] and file.written() == before
+    assert path.read_text() == '{"step": 1}\n'
+    file.write({"step": 2})
+    file.close()
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_deleted_file_is_no_place_for_rows(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.write({"step": 1})
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(OSError, match="has been deleted"):
+        file.write({"step": 2})
+    file.close()
+
+
+@pytest.mark.parametrize("size", [10, 4000])
+def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path, size):
+    path = tmp_path / "summary.json"
+    write_json(path, {"a": 1})
+    with no_file_above(size):
+        if size > 100:
+            write_json(path, {"a": "x" * 3000})
+            overwrite_json(path, {"a": 2})  # in the space that it has
+        with pytest.raises(OSError, match=r"File too large: .*summary\.json'"):
+            write_json(path, {"a": "x" * 10_000})
+        with pytest.raises(OSError, match="No space left"):
+            overwrite_json(path, {"a": "x" * 10_000})
+    assert strict(path.read_text()) == {"a": 2 if size > 100 else 1}
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+@pytest.mark.parametrize("line", ["{", "3", "\x00", "[" * 100_000])
 def test_broken_line_in_the_middle_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
@@ -95,8 +142,7 @@ def test_full_disk_is_an_error(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     with pytest.raises(OSError, match="No space left"):
         file.write({"step": 1})
-    with pytest.raises(OSError, match="No space left"):
-        file.close()
+    file.close()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import ConfigError, TrainingStopped
+from runner.errors import ConfigError, TrainingStopped, Unwritable
 from runner.record.directions import FIRST_EDITION
 from runner.record.files import read_metrics
 from runner.record.mirrors import process
@@ -70,6 +70,7 @@ def test_a_finished_run(tmp_path):
     assert config == {"seed": 3, "api_key": "<redacted>", "format": 2}
     assert json.loads((folder / "provenance.json").read_text()) == {"git": None}
     assert sorted(os.listdir(folder)) == [
+        "checksums.txt",
         "config.json",
         "metrics.jsonl",
         "provenance.json",
@@ -129,7 +130,7 @@ def test_rows_of_another_run_are_kept(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_ends_the_run(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(Unwritable, match=r"metrics\.jsonl can't be .*No space left"):
         with recorder(tmp_path) as run:
             run.row(ROWS[0])
     assert summary(tmp_path)["status"] == "failed"

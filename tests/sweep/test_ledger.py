@@ -1,10 +1,13 @@
 """sweep.json: taken up, guarded, and never half-written."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, Unwritable
 from runner.sweep import ledger as ledgers
 from runner.sweep.ledger import Ledger
 
@@ -79,12 +82,60 @@ def test_another_base_is_refused_but_for_swept_keys(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"jobs": {}}'])
+def ledger_of(**changed):
+    return json.dumps({"base": BASE, "swept": ["seed"], "jobs": {}} | changed)
+
+
+def row_of(**changed):
+    return ledger_of(jobs={"a": entry() | changed})
+
+
+WRONG = (
+    "", "[]", "{", "3", '{"jobs": {}}', "\x00", "[" * 100_000, None, ledger_of(base=[]),
+    ledger_of(swept={}), ledger_of(swept=[3]), ledger_of(jobs=[]),
+    ledger_of(jobs={"a": []}), ledger_of(jobs={"a": {"folder": "a"}}),
+    row_of(name=3), row_of(folder=None), row_of(overrides={}), row_of(overrides=[1]),
+    row_of(state="over"), ledger_of(jobs={"a": entry(), "b": entry()}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
 def test_a_ledger_that_cant_be_read_is_named(tmp_path, text):
-    (tmp_path / "sweep.json").write_text(text)
+    path = tmp_path / "sweep.json"
+    path.mkdir() if text is None else path.write_text(text)
     with pytest.raises(ConfigError, match="can't be read as a sweep's ledger"):
         Ledger(tmp_path, BASE, []).__enter__()
     assert not ledgers.unfinished(tmp_path, BASE, [])
+
+
+@pytest.mark.parametrize(
+    "folder", ["../foreign", "{}/foreign", "link", ".", "a/..", ""]
+)
+def test_a_folder_that_isnt_the_sweeps_is_refused(tmp_path, folder):
+    """With checkpoint.resume=never it would be deleted."""
+    sweep, foreign = tmp_path / "sweep", tmp_path / "foreign"
+    sweep.mkdir()
+    foreign.mkdir()
+    (sweep / "link").symlink_to(foreign)
+    (sweep / "sweep.json").write_text(row_of(folder=folder.format(tmp_path)))
+    with pytest.raises(ConfigError, match=r"sweep\.json can't .* must lie within"):
+        Ledger(sweep, BASE, ["seed"]).__enter__()
+
+
+def test_a_full_disk_is_told_at_the_end(tmp_path, monkeypatch):
+    """A ledger that can't be written holds up no training."""
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(Unwritable, match=r"sweep\.json can't .*No space.* safe in the"):
+        with Ledger(tmp_path, BASE, []) as ledger:
+            ledger.add("a", entry())
+            ledger.write()
+            monkeypatch.setattr(Path, "write_bytes", full)
+            monkeypatch.setattr(ledger, "_next_write", 0.0)
+            ledger.set("a", "done", 0.5)
+    assert written(tmp_path)["jobs"]["a"]["state"] == "pending"
 
 
 def test_secrets_stay_out(tmp_path):

@@ -17,6 +17,7 @@ from absl import logging as absl_logging
 
 from runner import cli
 from runner.job import session
+from runner.record import checksums
 from runner.record.files import read_metrics
 from runner.sweep.status import Status
 
@@ -201,6 +202,7 @@ def test_the_same_command_skips_what_is_done_and_retries_what_failed(here, tmp_p
     failed = tmp_path / "sweep" / "seed=0" / "summary.json"
     text = failed.read_text().replace('"finished"', '"failed"')
     failed.write_text(text)
+    (failed.parent / checksums.FILE).unlink()
     status, said = here("optimizer=sgd", "seed=0,1,2")
     assert status == 0 and summary(failed.parent)["status"] == "finished"
     assert states(tmp_path / "sweep") == {"done": 4}
@@ -316,6 +318,7 @@ def test_the_same_command_without_a_folder_continues_the_unfinished_sweep(
     folder = path.parent / found["jobs"][key]["folder"]
     text = (folder / "summary.json").read_text()
     (folder / "summary.json").write_text(text.replace('"finished"', '"running"'))
+    (folder / checksums.FILE).unlink()
     path.write_text(json.dumps(found))
     status, said = run("seed=0,1", "data.batch_size=8", folder=None)
     assert status == 0 and "continuing" not in said  # another one

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.explain import explain, reason
-from runner.errors import JobFailed
+from runner.errors import ConfigError, JobFailed
 from runner.record.files import MetricsFile, from_json, to_json
 from runner.record.secrets import scrub
 
@@ -73,13 +73,31 @@ class Tail:
         self._offset = 0
 
     def new(self) -> list[Mapping[str, Any]]:
-        """The complete lines added since the last call."""
+        """The complete lines added since the last call.
+
+        Raises:
+          ConfigError: one of them isn't an event.
+        """
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise ConfigError(
+                f"{self._path} can't be read: {error.strerror}"
+            ) from error
         data = data[: data.rfind(b"\n") + 1]
         self._offset += len(data)
-        return [from_json(json.loads(line)) for line in data.splitlines()]
+        return [self._event(line) for line in data.splitlines()]
+
+    def _event(self, line: bytes) -> Mapping[str, Any]:
+        try:
+            event = from_json(json.loads(line))
+            if isinstance(event["event"], str):
+                return event
+        except (ValueError, TypeError, KeyError):
+            pass
+        text = line[:80].decode(errors="replace")
+        raise ConfigError(f"{self._path} has a line that isn't an event: {text!r}")

@@ -1,12 +1,11 @@
 """plan.json: which task has which jobs, and how it ended."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from runner.errors import ConfigError
-from runner.record.files import write_json
+from runner.record.files import read_object, write_json, writing
 
 # Set in the processes of a task, which run jobs instead of submitting them.
 IN_TASK = "RUNNER_IN_TASK"
@@ -38,6 +37,11 @@ class PlannedTask:
         return self.ids[-1]
 
 
+def _is_whole(task: PlannedTask) -> bool:
+    texts = [*task.jobs, task.payload, *task.ids]
+    return type(task.number) is int and all(isinstance(text, str) for text in texts)
+
+
 class Plan:
     """The tasks of a run or a sweep, including those of earlier launchers.
 
@@ -57,8 +61,10 @@ class Plan:
         self.tasks: list[PlannedTask] = []
         if self._path.exists():
             try:
-                found = json.loads(self._path.read_text(encoding="utf-8"))
+                found = read_object(self._path)
                 tasks = [PlannedTask(**task) for task in found["tasks"]]
+                if not all(_is_whole(task) for task in tasks):
+                    raise ValueError("a task is of another shape")
             except (OSError, ValueError, TypeError, KeyError) as error:
                 raise ConfigError(f"{self._path} can't be read: {error}") from error
             # A task that was never submitted counts as not planned.
@@ -83,5 +89,6 @@ class Plan:
         return self.folder / "tasks" / f"{number}.jsonl"
 
     def write(self) -> None:
-        (self.folder / "tasks").mkdir(parents=True, exist_ok=True)
-        write_json(self._path, {"tasks": [asdict(task) for task in self.tasks]})
+        with writing(self._path):
+            (self.folder / "tasks").mkdir(parents=True, exist_ok=True)
+            write_json(self._path, {"tasks": [asdict(task) for task in self.tasks]})

@@ -1,7 +1,6 @@
 """One run as one job of a cluster, followed from the terminal that started it."""
 
 import copy
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from runner.config.hydra_job import HydraJob
 from runner.errors import ConfigError, JobFailed
 from runner.job.build import check
 from runner.job.identity import base_of, fingerprint
-from runner.record.files import lock
+from runner.record.files import lock, read_object
 from runner.record.terminal import number
 from runner.settings import ClusterSettings
 
@@ -206,8 +205,11 @@ class _Terminal:
             if text and text.splitlines()[-1] not in self._shown:
                 self.say(text)  # the log is late
             raise JobFailed(self._failure["error"])
-        summary = json.loads((self._folder / "summary.json").read_text("utf-8"))
-        value = float(summary["final"][objective])
+        path = self._folder / "summary.json"
+        try:
+            value = float(read_object(path)["final"][objective])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path} has no number as final.{objective}") from error
         self.say(f"job {task.id}: done, {objective} {number(objective, value)}")
         return value
 
@@ -268,9 +270,12 @@ def _ended_by_another(
 
 
 def status(folder: Path) -> str | None:
-    """The status in a run folder's summary; None if there is none."""
+    """The status in a run folder's summary; None if there is none.
+
+    Raises:
+      ConfigError: summary.json is damaged.
+    """
     try:
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        return read_object(folder / "summary.json").get("status")
     except FileNotFoundError:
         return None
-    return summary["status"]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from runner.errors import ConfigError
+from runner.record.checksums import check_records
 from runner.record.files import NON_FINITE, read_metrics
 from runner.record.moved import with_todays_targets
 from runner.record.provenance import FACTS
@@ -107,6 +108,10 @@ def _read(folder: Path) -> Record:
         _read_json(folder / f"{name}.json")
         for name in ("config", "provenance", "summary")
     )
+    try:
+        check_records(folder)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
     metrics = folder / "metrics.jsonl"
     rows = read_metrics(metrics) if metrics.is_file() else []
     return Record(folder, with_todays_targets(config), provenance, summary, rows)

@@ -1,12 +1,17 @@
 """Checkpoints: what the next step of a run depends on, saved while it trains.
 
-Orbax writes them, in the background, and renames each into place when it is complete.
-It is imported by the first save or restore, never by a run that needs neither.
+Orbax writes them, in the background, and renames each into place when it is complete,
+with a checksum of each file in it. A restore compares them before it reads anything.
+Orbax is imported by the first save or restore, never by a run that needs neither.
 """
 
+import contextlib
+import logging
+import re
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +21,10 @@ import numpy as np
 
 from runner.core.run import Wanted
 from runner.core.snapshot import Snapshot, Start
-from runner.errors import ConfigError
+from runner.errors import ConfigError, Unwritable
 from runner.job.processes import Processes
+from runner.record import checksums
+from runner.record.files import read_object
 from runner.settings import CheckpointSettings
 from runner.trees import path_text
 
@@ -74,12 +81,30 @@ class Checkpoints:
         """Wait for the save in progress, unless Ctrl-C was pressed a second time.
 
         Raises:
-          OSError, ValueError: that save failed.
+          Unwritable: that save failed, and the block didn't.
         """
         if self._manager is not None and kind is not KeyboardInterrupt:
-            self._manager.wait_until_finished()
-            self._manager.close()
+            try:
+                with self._saving():
+                    self._manager.wait_until_finished()
+                    self._manager.close()
+            except Unwritable as failed:
+                if kind is None:
+                    raise
+                if not issubclass(kind, Unwritable):
+                    print(f"warning: {failed}", file=sys.stderr)
         self._manager = None
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Tell in one way of all the ways in which a save can fail."""
+        try:
+            yield
+        except (OSError, ValueError) as error:  # the latter from TensorStore
+            if self._processes.is_first:
+                for half in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(half, ignore_errors=True)
+            raise Unwritable(self.folder, _reason(error)) from error
 
     @property
     def can_save(self) -> bool:
@@ -129,7 +154,7 @@ class Checkpoints:
         Waits for the previous save if it is still in progress.
 
         Raises:
-          OSError, ValueError: the previous save failed, e.g. because the disk is full.
+          Unwritable: the previous save failed, e.g. because the disk is full.
         """
         if wanted == "no":
             return
@@ -148,18 +173,19 @@ class Checkpoints:
         """Start saving `snapshot` with `record`, as `describe` returned it at `step`.
 
         Raises:
-          OSError, ValueError: see `save`.
+          Unwritable: see `save`.
         """
         import orbax.checkpoint as ocp
 
         self._best_step = self._best(record)
-        if self._manager is None:
-            self._manager = self._open(ocp)
         arrays = ocp.args.StandardSave(_without_empty(snapshot))  # pyright: ignore
         record |= {"step": step, "arrays": described(snapshot)}
         record = ocp.args.JsonSave(record)  # pyright: ignore
         both = ocp.args.Composite(state=arrays, record=record)
-        self._manager.save(step, args=both, force=True)
+        with self._saving():
+            if self._manager is None:
+                self._manager = self._open(ocp)
+            self._manager.save(step, args=both, force=True)
         self._has_saved = True
 
     def best(self, target: Snapshot, program: dict) -> Any:
@@ -171,7 +197,8 @@ class Checkpoints:
         if self._best_step is None:
             return None
         if self._manager is not None:
-            self._manager.wait_until_finished()
+            with self._saving():
+                self._manager.wait_until_finished()
         if self._best_step not in steps(self.folder):
             print(f"warning: the best state, of step {self._best_step}, is in the "
                   "folder of the run that this one resumes, so the test splits are "
@@ -180,8 +207,13 @@ class Checkpoints:
         return newest(self.folder, self._best_step, target, program).snapshot.carry
 
     def _open(self, ocp: Any) -> Any:
+        from runner.job.checked_folder import CheckedFolder
+
+        logging.getLogger("absl").addFilter(_is_news)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=self, cleanup_tmp_directories=True
+            preservation_policy=self,
+            cleanup_tmp_directories=True,
+            temporary_path_class=CheckedFolder,
         )
         return ocp.CheckpointManager(self.folder.absolute(), options=options)
 
@@ -193,6 +225,20 @@ class Checkpoints:
         return [c.step in newest | {self._best_step} for c in checkpoints]
 
 
+def _reason(error: OSError | ValueError) -> str:
+    """The system's reason for which a save failed, where it is told."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    told = re.search(r"\[OS error \d+: \w+ ([^\]]+)\]", text)
+    return told[1] if told else text[:300]
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether what is logged isn't a failure of Orbax, which it also raises."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
 def steps(folder: Path) -> list[int]:
     """The steps of the complete checkpoints in `folder`, in order."""
     if not folder.is_dir():
@@ -200,39 +246,77 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
-def newest(folder: Path, only: int | None, target: Snapshot, program: dict) -> Start:
-    """Load the newest readable checkpoint in `folder`, with arrays like `target`.
+def newest(
+    folder: Path,
+    only: int | None,
+    target: Snapshot,
+    program: dict,
+    check: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> Start:
+    """Load the newest whole checkpoint in `folder`, with arrays like `target`.
 
     Args:
       only: load the checkpoint of this step instead of the newest.
       target: shapes, dtypes and shardings, which need not be those that were saved.
       program: the description of the program; see `runner.core.program.ProgramSpec`.
+      check: raises ValueError or OSError if what the checkpoint's record tells of the
+        run isn't so any more, such as its rows.
 
     Raises:
-      ConfigError: it belongs to another model or optimizer, or none can be read.
+      ConfigError: it belongs to another model or optimizer, or none is whole.
     """
     found = steps(folder) if only is None else [only]
     for step in reversed(found):
+        path = folder / str(step)
         try:
-            return _restored(folder, step, target, program)
+            record = whole_record(path)
+            if not (path / checksums.FILE).exists():
+                print(f"note: checkpoint {path} is from an earlier version of runner "
+                      "and has no checksums, so nothing shows whether it is whole",
+                      file=sys.stderr)  # fmt: skip
+            if _is_of_run(path, record, check):
+                return _restored(folder, step, target, program, record)
         except ConfigError:
             raise
         except Exception as error:  # from Orbax or the libraries below it
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            print(f"warning: checkpoint {folder / str(step)} is damaged, so it is "
-                  f"skipped: {why}", file=sys.stderr)  # fmt: skip
+            print(f"warning: checkpoint {path} is damaged, so it is skipped: {why}",
+                  file=sys.stderr)  # fmt: skip
     raise ConfigError(
-        f"none of the checkpoints in {folder} can be read. To start over and lose what "
-        "the run has recorded, remove that folder"
+        f"none of the checkpoints in {folder} can be used. To start over and lose what "
+        "the run has recorded, remove the run folder"
     )
 
 
-def _restored(folder: Path, step: int, target: Snapshot, program: dict) -> Start:
+def _is_of_run(path: Path, record: dict, check: Callable[[dict], None]) -> bool:
+    """Whether what `record` tells of the run is still so; if not, warn."""
+    try:
+        check(record)
+    except (OSError, ValueError) as error:
+        print(f"warning: checkpoint {path} is skipped: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def whole_record(path: Path) -> dict[str, Any]:
+    """The record of a checkpoint all of whose files are as they were saved.
+
+    Raises:
+      ValueError, OSError: one isn't.
+    """
+    checksums.check_all(path)
+    try:
+        return read_object(path / "record" / "metadata")
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+def _restored(
+    folder: Path, step: int, target: Snapshot, program: dict, record: dict[str, Any]
+) -> Start:
     import orbax.checkpoint as ocp
 
     path = (folder / str(step)).absolute()
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        record = reader.restore(path / "record")
     _check(path, record, target, program)
     with ocp.StandardCheckpointer() as reader:
         restored = reader.restore(path / "state", _without_empty(target))
@@ -297,11 +381,31 @@ def _check(path: Path, record: dict, target: Snapshot, program: dict) -> None:
 
 def _remove_after(folder: Path, step: int) -> None:
     """Remove later checkpoints: damaged, or replaced by what the run does now."""
-    import shutil
-
     for later in steps(folder):
         if later > step:
             shutil.rmtree(folder / str(later))
+
+
+def safe(rows: Path, step: int, folder: Path) -> str:
+    """What a run that can't be written to any more has left.
+
+    Args:
+      rows: its metrics.jsonl.
+      step: that of the last row.
+      folder: of its checkpoints.
+    """
+    if not rows.exists():
+        return "Nothing of the run is left"
+    there = steps(folder)
+    if not there:
+        return (
+            f"Its rows up to step {step} are safe, and no checkpoint was saved: the "
+            "same command starts over"
+        )
+    return (
+        f"Its rows up to step {step} and the checkpoint of step {there[-1]} are safe: "
+        "the same command continues from there"
+    )
 
 
 def digest(rates: np.ndarray) -> str:

@@ -1,6 +1,5 @@
 """Chooses between ways to train runs of one program that round differently."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from runner.core.measure import microseconds
 from runner.core.mesh import population_size
 from runner.core.program import Program, step_jaxpr
 from runner.core.run import Run
+from runner.errors import ConfigError
 from runner.job.memory import free_bytes
 from runner.job.session import Session
-from runner.record.files import write_json
+from runner.record.files import read_object, write_json, writing
 from runner.settings import TrainSettings
 
 # Sizes of populations that `train.choose=measure` times, if there are as many members.
@@ -74,23 +74,37 @@ def _choose(
         times = _measured([made(form) for form in forms], forms, most, session)
         choice = choose.best(times, forms, most, "measurement")
     if path and (by == "measure" or len(forms) > 1):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, choice._asdict())
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, choice._asdict())
     return choice
 
 
 def _again(path: Path, forms: Sequence[str], most: int) -> Choice:
-    """What a sweep has chosen before, when it may have had more jobs."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    times = {
-        form: {int(size): time for size, time in of.items()}
-        for form, of in found["microseconds"].items()
-    }
-    form = found["convolution"]
-    forms = [form] if form in forms else forms
-    if not times:
-        return Choice(forms[0], min(most, found["members"]), found["by"], {})
-    return choose.best(times, forms, most, found["by"])
+    """What a sweep has chosen before, when it may have had more jobs.
+
+    Raises:
+      ConfigError: the file is damaged.
+    """
+    found = read_object(path)
+    try:
+        times = {
+            form: {int(size): float(time) for size, time in of.items()}
+            for form, of in found["microseconds"].items()
+        }
+        form, by, members = found["convolution"], found["by"], found["members"]
+        if form not in FORMS or type(members) is not int or members < 1:
+            raise ValueError("it is of another shape")
+        forms = [form] if form in forms else forms
+        if not times:
+            return Choice(forms[0], min(most, members), by, {})
+        return choose.best(times, forms, most, by)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} can't be read as what the sweep has chosen: "
+            f"{type(error).__name__}: {error}. Bring it back, or set hydra.sweep.dir "
+            "to another folder"
+        ) from error
 
 
 def _measured(

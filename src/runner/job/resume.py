@@ -1,7 +1,6 @@
 """Resumes a run from its own folder after a kill, or from another run's checkpoint."""
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,9 @@ from runner.core.run import Run
 from runner.core.snapshot import Start
 from runner.errors import ConfigError, Finished
 from runner.job import checkpoint
+from runner.record.checksums import check_records
 from runner.record.conditions import changed
-from runner.record.files import from_json, to_json
+from runner.record.files import check_rows, from_json, read_object, to_json
 from runner.record.format import check_format
 from runner.record.recorder import Kept, Recorder
 from runner.record.secrets import scrub
@@ -48,7 +48,7 @@ class _Earlier(NamedTuple):
     config: dict[str, Any]
     provenance: dict[str, Any]
     status: str
-    final: dict[str, float]
+    final: Any  # by name, if the file is what it should be
 
     @property
     def steps(self) -> int:
@@ -182,17 +182,20 @@ def _earlier(folder: Path) -> _Earlier | None:
         return None
     try:
         config, provenance, summary = (
-            json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            read_object(folder / f"{name}.json")
             for name in ("config", "provenance", "summary")
         )
-        final = from_json(summary["final"])
-        earlier = _Earlier(folder, config, provenance, summary["status"], final)
     except FileNotFoundError:  # killed while it wrote the first of them
         return None
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"run folder {folder} can't be read: {error}") from error
     check_format(config, f"run folder {folder}", "resumed")
-    return earlier
+    train, status = config.get("train"), summary.get("status")
+    if not (isinstance(train, dict) and type(train.get("steps")) is int):
+        raise ConfigError(f"{folder / 'config.json'} has no number as train.steps")
+    if not isinstance(status, str):
+        raise ConfigError(f"{folder / 'summary.json'} has no text as status")
+    # Rows are compared with the checkpoint that goes on from them.
+    check_records(folder, ("config.json", "provenance.json", "summary.json"))
+    return _Earlier(folder, config, provenance, status, summary.get("final"))
 
 
 def _from(
@@ -205,7 +208,13 @@ def _from(
     """Resume from the newest checkpoint of `earlier`, or from that of `step`."""
     target = start_shapes(run.spec, run.values)
     checkpoints = earlier.folder / checkpoint.FOLDER
-    start = checkpoint.newest(checkpoints, step, target, run.spec.description)
+    metrics = earlier.folder / "metrics.jsonl"
+
+    def check(record: dict[str, Any]) -> None:
+        if "rows" in record:  # earlier versions of runner didn't save it
+            check_rows(metrics, record["rows"])
+
+    start = checkpoint.newest(checkpoints, step, target, run.spec.description, check)
     if start.step > len(run.learning_rates):
         raise ConfigError(
             f"train.steps={len(run.learning_rates)} is less than the {start.step} "
@@ -214,7 +223,10 @@ def _from(
     return Resumed(
         start=start,
         kept=Kept(
-            earlier.folder / "metrics.jsonl", start.step, start.record["wall_seconds"]
+            metrics,
+            start.step,
+            start.record["wall_seconds"],
+            start.record.get("rows", {}).get("bytes"),
         ),
         wandb_id=earlier.provenance.get("wandb_id"),
         restarts=_restarts(earlier, start.step, folder, provenance),
@@ -267,15 +279,18 @@ def _disturbed(
     ]
 
 
-def continued(recorder: Recorder, start: Start) -> None:
+def continued(recorder: Recorder, start: Start, size: int | None) -> None:
     """Make `recorder` continue after `start`, a checkpoint of its whole population.
 
     Its folder must have rows, and it must not be entered yet.
+
+    Args:
+      size: of the rows up to then, in bytes; None if the checkpoint doesn't tell.
     """
     earlier = _earlier(recorder.folder)
     assert earlier is not None and recorder.kept is not None
     seconds = start.record["wall_seconds"]
-    recorder.kept = recorder.kept._replace(step=start.step, seconds=seconds)
+    recorder.kept = recorder.kept._replace(step=start.step, seconds=seconds, size=size)
     here = recorder.provenance
     here["restarts"][-1]["step"] = start.step
     here["changes"] = _disturbed(start, earlier.provenance, here)
@@ -318,7 +333,12 @@ def _finished(cfg: DictConfig, earlier: _Earlier) -> Finished:
             f"run folder {earlier.folder} holds a finished run with {key}={old}, now "
             f"{new}. Set hydra.run.dir (hydra.sweep.dir with -m) to another folder"
         )
-    result = earlier.final[cfg.objective]
+    final = from_json(earlier.final)
+    if not (isinstance(final, dict) and isinstance(final.get(cfg.objective), float)):
+        raise ConfigError(
+            f"{earlier.folder / 'summary.json'} has no number as final.{cfg.objective}"
+        )
+    result = final[cfg.objective]
     return Finished(
         f"the run in {earlier.folder} has finished already: {cfg.objective} "
         f"{result:.6g}",

@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -22,7 +22,7 @@ from runner.core.compiling import Compiling
 from runner.core.mesh import devices
 from runner.core.program import Program, start_shapes
 from runner.core.run import Host, Run
-from runner.errors import ConfigError, Finished
+from runner.errors import ConfigError, Finished, Unwritable
 from runner.job import checkpoint, determinism
 from runner.job.build import Built, build
 from runner.job.checkpoint import Checkpoints
@@ -34,7 +34,7 @@ from runner.job.stop import Stop
 from runner.job.witness import witness_facts, witness_of
 from runner.record import compiled
 from runner.record.code import Code
-from runner.record.files import to_json, write_json
+from runner.record.files import to_json, write_json, writing
 from runner.record.mirrors import process
 from runner.record.mirrors.wandb import WandbFields
 from runner.record.provenance import JAX_OPTIONS, PACKAGES, provenance
@@ -84,7 +84,24 @@ class Prepared(NamedTuple):
         """Record what the run ends with; see `Host.finish`."""
         self.recorder.test(numbers)
         if is_first:
-            save_state(self.recorder.folder, state)
+            with writing(self.recorder.folder):
+                save_state(self.recorder.folder, state)
+
+    @contextlib.contextmanager
+    def telling_what_is_safe(self, folder: Path | None = None) -> Iterator[None]:
+        """Add to an Unwritable from the block what the run has left.
+
+        Args:
+          folder: that of the checkpoints of its population, if it is in one.
+        """
+        try:
+            yield
+        except Unwritable as error:
+            rows, step = self.recorder.folder / "metrics.jsonl", self.recorder.final
+            error.safe = checkpoint.safe(
+                rows, step.get("step", 0), folder or self.checkpoints.folder
+            )
+            raise
 
     @property
     def result(self) -> float:
@@ -156,6 +173,7 @@ def train_recorded(
 
     Raises:
       TrainingStopped: a loss isn't finite; or Refused, by its witness.
+      Unwritable: its folder can't be written any more.
       Preempted: a signal ended it.
     """
     spec, values = job.run.spec, job.run.values
@@ -164,7 +182,11 @@ def train_recorded(
     witness = witness_of([job.run], program, start.step if start else 0, session)
     job.recall()
     checkpoints, processes = job.checkpoints, session.processes
-    with Interruption(processes) as interruption, checkpoints:
+    with (
+        job.telling_what_is_safe(),
+        Interruption(processes) as interruption,
+        checkpoints,
+    ):
         host = host_of(
             lambda index, row: write(row),
             lambda index, row: job.stops(row),

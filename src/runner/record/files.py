@@ -1,13 +1,18 @@
 """Files of a run folder: JSON values written atomically, metrics row by row."""
 
+import contextlib
+import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+from runner.errors import ConfigError, Unwritable
 
 # The floats that JSON can't express. As null they would look the same, but a loss that
 # went to infinity is another finding than a NaN, so they are written as strings.
@@ -55,8 +60,43 @@ def write_json(path: Path, value: Any) -> None:
       TypeError: see `to_json`.
       OSError: the disk is full or the folder can't be written.
     """
+    write_bytes(path, _text(value))
+
+
+def overwrite_json(path: Path, value: Any) -> None:
+    """Replace what `path` holds where no other file can be written.
+
+    It takes the space that the file has already, so that a full disk is none in the
+    way, and it is one write.
+
+    Raises:
+      OSError: the file isn't there, can't be written or has too little space.
+    """
+    data = _text(value)
+    with path.open("r+b", buffering=0) as file:
+        if len(data) > os.fstat(file.fileno()).st_blocks * 512:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        file.write(data)
+        file.truncate(len(data))
+
+
+def _text(value: Any) -> bytes:
     text = json.dumps(to_json(value), indent=2, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+    return f"{text}\n".encode()
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Tell of an OSError in the block as what it means: that `path` can't be written.
+
+    Raises:
+      Unwritable: which names the file, if the system does.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise Unwritable(error.filename or path, why) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -69,8 +109,37 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
+    except OSError as error:
+        # A full disk names no file, and nobody knows the temporary one.
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it tells what went wrong before
+            temporary.unlink(missing_ok=True)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ConfigError: it holds something else, or can't be read.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is not a JSON object but {_kind(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else json.dumps(value)[:20]
 
 
 def lock(file: IO) -> None:
@@ -104,42 +173,83 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, rows: int | None = None):
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._path = path
+        self._file = path.open("ab", buffering=0)
         try:
             lock(self._file)
+            kept: list[bytes] = []
             if path.is_file():
-                lines = path.read_bytes().split(b"\n")[:-1]
-                self._file.truncate(sum(len(line) + 1 for line in lines[:rows]))
+                kept = path.read_bytes().split(b"\n")[:-1][:rows]
+                self._file.truncate(sum(len(line) + 1 for line in kept))
         except BaseException:
             self._file.close()
             raise
+        self._hash = hashlib.sha256(b"".join(line + b"\n" for line in kept))
+        self._bytes = sum(len(line) + 1 for line in kept)
 
     def write(self, row: Mapping[str, Any]) -> None:
         try:
             text = json.dumps(row, allow_nan=False, default=_plain)
         except ValueError:  # not finite: rare, so only these rows pay for the walk
             text = json.dumps(to_json(row), allow_nan=False)
-        self._file.write(text + "\n")
+        line = f"{text}\n".encode()
+        try:
+            left = memoryview(line)
+            while left:  # a disk that is about to be full takes a part
+                left = left[self._file.write(left) :]
+            if not os.fstat(self._file.fileno()).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, "it has been deleted")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._bytes)
+            error.filename = str(self._path)
+            raise
+        self._hash.update(line)
+        self._bytes += len(line)
+
+    def written(self) -> dict[str, Any]:
+        """The length and the checksum of the rows so far; see `check_rows`."""
+        return {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
 
     def close(self) -> None:
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def check_rows(path: Path, written: Mapping[str, Any]) -> None:
+    """Compare the beginning of a metrics file with what `MetricsFile.written` was.
+
+    Raises:
+      ValueError: it isn't the same.
+      OSError: it can't be read.
+    """
+    size = written["bytes"]
+    with path.open("rb") as file:
+        data = file.read(size)
+    if len(data) < size:
+        raise ValueError(f"{path} has {len(data)} of the {size} bytes that it had then")
+    if hashlib.sha256(data).hexdigest() != written["sha256"]:
+        raise ValueError(f"the rows in {path} aren't those that were written then")
+
+
+def read_metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:
     """The rows of a metrics file in order, with NaN and infinities as floats again.
 
     A last line without a newline, as a killed run leaves it, isn't a row.
 
+    Args:
+      size: read only so many bytes.
+
     Raises:
       ValueError: any other line isn't a JSON object; names file and line.
     """
-    *lines, _torn = path.read_text(encoding="utf-8").split("\n")
+    *lines, _torn = path.read_bytes()[:size].split(b"\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             items = json.loads(line).items()
-        except (ValueError, AttributeError):
-            raise ValueError(f"{path}:{number}: not a JSON object: {line!r}") from None
+        except (ValueError, AttributeError, RecursionError):
+            text = line.decode(errors="replace")
+            raise ValueError(f"{path}:{number}: not a JSON object: {text!r}") from None
         rows.append(from_json(dict(items)))
     return rows
 

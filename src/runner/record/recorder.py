@@ -1,16 +1,31 @@
 """The recorder: the one object to which training reports what happens."""
 
+import contextlib
 import math
+import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from runner.errors import ConfigError, Preempted, Refused, TrainingStopped
+from runner.errors import (
+    ConfigError,
+    Preempted,
+    Refused,
+    TrainingStopped,
+    Unwritable,
+)
+from runner.record import checksums
 from runner.record.directions import better
-from runner.record.files import MetricsFile, read_metrics, write_json
+from runner.record.files import (
+    MetricsFile,
+    overwrite_json,
+    read_metrics,
+    write_json,
+    writing,
+)
 from runner.record.format import FORMAT
 from runner.record.mirrors.process import WandbMirror
 from runner.record.mirrors.wandb import WandbFields
@@ -25,11 +40,13 @@ class Kept(NamedTuple):
       path: the metrics file with them; if it isn't the run's own, they are copied.
       step: the last one to keep; later rows are discarded.
       seconds: how long the earlier process took for them.
+      size: of the rows up to that step, in bytes; None if nobody knows it.
     """
 
     path: Path
     step: int
     seconds: float
+    size: int | None = None
 
 
 class Recorder:
@@ -75,6 +92,8 @@ class Recorder:
         self._quiet = quiet
         self.kept = kept
         self._progress: Progress | None = None
+        self._metrics: MetricsFile | None = None
+        self._digest = ""  # of all rows, at the end
         self.final: dict[str, Any] = {}
         self._best: dict[str, dict[str, Any]] = {}
         self._directions = directions
@@ -110,10 +129,13 @@ class Recorder:
                 self.track(row)
                 if not is_own:
                     self._metrics.write(row)
-            (self.folder / "error.txt").unlink(missing_ok=True)
+            for name in ("error.txt", checksums.FILE):
+                (self.folder / name).unlink(missing_ok=True)
             write_json(self.folder / "config.json", self._config)
             write_json(self.folder / "provenance.json", self.provenance)
             self._write_summary("running")
+            # These stay as they are; a killed run's other files are of any length.
+            self._write_checksums(checksums.RECORDS[:2])
         except BlockingIOError:
             raise ConfigError(
                 f"run folder {self.folder}: another process is writing there. Wait for "
@@ -122,7 +144,7 @@ class Recorder:
         except OSError as error:
             raise ConfigError(
                 f"run folder {self.folder}: it must be writable, but: "
-                f"{error.strerror or error}"
+                f"{error.filename or path}: {error.strerror or error}"
             ) from error
         if not self._quiet:
             self._progress = Progress(self._total_steps)
@@ -137,9 +159,12 @@ class Recorder:
         """Record one row; `step` counts optimizer steps. Don't change it afterwards.
 
         Raises:
-          OSError: metrics.jsonl can't be written, e.g. because the disk is full.
+          Unwritable: metrics.jsonl can't be, e.g. because the disk is full. It ends
+            with the row before.
         """
-        self._metrics.write(row)
+        assert self._metrics is not None
+        with writing(self.folder):
+            self._metrics.write(row)
         self._wandb.log(row)
         self.track(row)
         if self._progress:
@@ -157,7 +182,12 @@ class Recorder:
             "best": {key: dict(best) for key, best in self._best.items()},
             "wall_seconds": self._wall_seconds(),
             "wandb_id": self.wandb_settings.id,
+            **self.rows(),
         }
+
+    def rows(self) -> dict[str, Any]:
+        """The length and the checksum of metrics.jsonl, which the first process has."""
+        return {"rows": self._metrics.written()} if self._metrics else {}
 
     def best_step(self, metric: str) -> int | None:
         """The step of the best value of `metric` so far, if it has had one."""
@@ -175,37 +205,43 @@ class Recorder:
     ) -> None:
         if self._progress:
             self._progress.close()
-        closing = self._close_metrics()
-        error = error or closing
         status, exit_code = _ending(error)
         summary: dict[str, Any] = {}
+        unwritable: OSError | None = None
         try:
+            self._close_metrics()
             if error and status in ("failed", "refused"):
                 self._write_error(error)
             summary = self._write_summary(status)
+        except OSError as raised:
+            unwritable = raised
+            exit_code = exit_code or 1
         except BaseException:
             exit_code = exit_code or 1
             raise
         finally:
             self._wandb.finish(exit_code, _mirrored(summary) | self._tested)
-        if not self._quiet:
+        if unwritable:
+            path = unwritable.filename or self.folder
+            told = Unwritable(path, unwritable.strerror)
+            if error is None:
+                raise told from unwritable
+            print(f"error: {told}", file=sys.stderr)
+        elif not self._quiet:
             print_summary(summary, self._locations())
-        if closing and error is closing:
-            raise closing
 
-    def _close_metrics(self) -> OSError | None:
-        try:
-            self._metrics.close()
-        except OSError as error:
-            return error
-        return None
+    def _close_metrics(self) -> None:
+        assert self._metrics is not None
+        self._digest = self._metrics.written()["sha256"]
+        self._metrics.close()
 
     def _write_error(self, error: BaseException) -> None:
         self._extra["error"] = scrub_message(_one_line(error))
         if not isinstance(error, ConfigError | TrainingStopped):
             text = "".join(traceback.format_exception(error))
             text = scrub_message(text)
-            (self.folder / "error.txt").write_text(text, encoding="utf-8")
+            with contextlib.suppress(OSError):  # the summary has the error too
+                (self.folder / "error.txt").write_text(text, encoding="utf-8")
 
     def follow(self) -> None:
         """Track rows without recording them, where another process records."""
@@ -237,8 +273,19 @@ class Recorder:
             "compile_seconds": None,
             **self._extra,
         }
-        write_json(self.folder / "summary.json", summary)
+        path = self.folder / "summary.json"
+        try:
+            write_json(path, summary)
+            if self._digest:
+                self._write_checksums(checksums.RECORDS)
+        except OSError:
+            overwrite_json(path, summary)
         return summary
+
+    def _write_checksums(self, names: Sequence[str]) -> None:
+        known = {"metrics.jsonl": self._digest} if self._digest else {}
+        lines = checksums.listed(self.folder, names, known)
+        checksums.write(self.folder, lines)
 
     def _wall_seconds(self) -> float:
         return round(time.monotonic() - self._started, 3)
@@ -261,11 +308,13 @@ def kept_rows(kept: Kept) -> list[dict[str, Any]]:
     Raises:
       ConfigError: the file is damaged.
     """
+    if kept.step <= 0 or not kept.path.exists():
+        return []
     try:
-        rows = read_metrics(kept.path) if kept.path.exists() else []
-    except ValueError as error:
-        raise ConfigError(f"the kept rows can't be read: {error}") from error
-    return [row for row in rows if row["step"] <= kept.step]
+        rows = read_metrics(kept.path, kept.size)
+        return [row for row in rows if row["step"] <= kept.step]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"the rows in {kept.path} can't be kept: {error}") from error
 
 
 def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:

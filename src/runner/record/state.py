@@ -1,5 +1,8 @@
 """The state that a finished run leaves in its folder: one safetensors file."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ def save_state(folder: Path, state: Any) -> None:
         name: np.ascontiguousarray(leaf)
         for name, leaf in zip(_names(state), jax.tree.leaves(state), strict=True)
     }
-    write_bytes(folder / FILE, save(named))
+    write_bytes(folder / FILE, save(named, {"sha256": _digest(named)}))
 
 
 def load_state(folder: Path) -> dict[str, np.ndarray]:
@@ -37,10 +40,26 @@ def load_state(folder: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    path = folder / FILE
+    data = path.read_bytes()
     try:
-        return load((folder / FILE).read_bytes())
-    except SafetensorError as error:
-        raise ValueError(f"{folder / FILE} is damaged: {error}") from error
+        named = load(data)
+        size = int.from_bytes(data[:8], "little")
+        # Earlier versions of runner saved none.
+        metadata = json.loads(data[8 : 8 + size]).get("__metadata__")
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if metadata is not None and metadata != {"sha256": _digest(named)}:
+        raise ValueError(f"{path} is damaged: it doesn't have its recorded checksum")
+    return named
+
+
+def _digest(named: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for name, array in sorted(named.items()):
+        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def restored(like: Any, arrays: dict[str, np.ndarray]) -> Any:

@@ -1,12 +1,12 @@
 """Read the record of a run, from its folder or from W&B's offline file."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.errors import ConfigError
-from runner.record.files import read_metrics
+from runner.record.checksums import check_records
+from runner.record.files import read_metrics, read_object
 from runner.record.format import check_format
 
 # To the config, when recorded.
@@ -63,10 +63,11 @@ def read(path: Path) -> Recorded:
 
 
 def _from_folder(folder: Path) -> Recorded:
-    config, provenance = (_needed(folder / _FILES[i], _json) for i in (0, 2))
+    config, provenance = (_needed(folder / _FILES[i], read_object) for i in (0, 2))
     rows = _needed(folder / "metrics.jsonl", read_metrics)
     summary = folder / "summary.json"
-    status = _needed(summary, _json).get("status") if summary.is_file() else None
+    status = _needed(summary, read_object).get("status") if summary.exists() else None
+    check_records(folder)
     return _recorded(folder, config, provenance, rows, status == "finished")
 
 
@@ -115,13 +116,3 @@ def _needed(path: Path, read: Callable[[Path], Any]) -> Any:
         ) from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return value

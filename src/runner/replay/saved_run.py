@@ -1,7 +1,6 @@
 """A run folder as a value: what it recorded, its parameters and its predictions."""
 
 import functools
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from runner.data.transforms import transformed
 from runner.errors import ConfigError
 from runner.job.build import build
 from runner.job.session import Session
+from runner.record.files import read_object
 from runner.record.state import load_state, restored
 from runner.replay import configuration
 from runner.replay.record import Recorded, read
@@ -104,8 +104,8 @@ def load_run(folder: str | Path, *, trust: bool = False) -> SavedRun:
     path = Path(folder)
     recorded = read(path)
     try:
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        summary = read_object(path / "summary.json")
+    except OSError as error:
         raise ConfigError(f"run folder {path}: {error}") from error
     return SavedRun(recorded, summary, trust)
 

@@ -1,7 +1,6 @@
 """One job of a sweep: its composition, its folder and its result."""
 
 import contextlib
-import json
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,10 @@ from hydra.core.utils import (
 from omegaconf import DictConfig, open_dict, read_write
 
 from runner.config.hydra_files import plain, write_yaml
+from runner.errors import ConfigError
 from runner.job.identity import base_of, fingerprint
+from runner.record.checksums import check_records
+from runner.record.files import read_object, writing
 from runner.record.secrets import named
 from runner.settings import SECTIONS, SETTINGS, only_numbers
 from runner.sweep.compose import Composer
@@ -118,8 +120,29 @@ def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
     return base | sections | numbers
 
 
+def inside(sweep: Path, folder: str) -> Path:
+    """The place of a job's folder, with links followed.
+
+    Raises:
+      ConfigError: it isn't within the sweep's, which alone a sweep may delete from.
+    """
+    root = sweep.resolve()
+    place = (root / folder).resolve()
+    if root not in place.parents:
+        raise ConfigError(
+            f"the folder of a job must lie within that of its sweep, {sweep}, but "
+            f"{folder!r} doesn't"
+        )
+    return place
+
+
 def assign_folder(job: Job, sweep: Path, folder: str) -> None:
-    """Give a job its folder within the sweep's."""
+    """Give a job its folder within the sweep's.
+
+    Raises:
+      ConfigError: it isn't within.
+    """
+    inside(sweep, folder)
     with open_dict(job.config.hydra.sweep):
         job.config.hydra.sweep.dir = str(sweep)
         job.config.hydra.sweep.subdir = folder
@@ -130,17 +153,26 @@ def load_finished(job: Job) -> bool:
     """Load the result of `job` and return True if an earlier process finished it.
 
     What it left unfinished is kept to be resumed, unless that is disabled.
+
+    Raises:
+      ConfigError: its summary is damaged.
     """
     summary = job.folder / "summary.json"
     if not summary.exists():
         return False
-    found = json.loads(summary.read_text(encoding="utf-8"))
-    if found["status"] != "finished":
+    found = read_object(summary)
+    if found.get("status") != "finished":
         if job.config.checkpoint.resume == "never":
             # The folder is the job's alone, but W&B may still write there.
             shutil.rmtree(job.folder, ignore_errors=True)
         return False
-    job.result = float(found["final"][job.config.objective])
+    check_records(job.folder)
+    try:
+        job.result = float(found["final"][job.config.objective])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{summary} has no number as final.{job.config.objective}"
+        ) from error
     return True
 
 
@@ -164,19 +196,25 @@ def as_hydra_job(config: DictConfig, folder: Path) -> Iterator[DictConfig]:
     hydra: Any = HydraConfig.instance()
     hydra.cfg = config  # `set_config` would copy it all
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        configure_log(config.hydra.job_logging, config.hydra.verbose)
         task = without_hydra(config)
-        if config.hydra.output_subdir is not None:
-            record = folder / config.hydra.output_subdir
-            record.mkdir(exist_ok=True)
-            write_yaml(record / "config.yaml", plain(task))
-            write_yaml(record / "hydra.yaml", {"hydra": plain(config.hydra)})
-            write_yaml(record / "overrides.yaml", plain(config.hydra.overrides.task))
+        with writing(folder):
+            _begin_folder(config, task, folder)
         yield task
     finally:
         _flush_loggers()
         HydraConfig.instance().cfg = before
+
+
+def _begin_folder(config: DictConfig, task: DictConfig, folder: Path) -> None:
+    """Write what Hydra writes when a job begins."""
+    folder.mkdir(parents=True, exist_ok=True)
+    configure_log(config.hydra.job_logging, config.hydra.verbose)
+    if config.hydra.output_subdir is not None:
+        record = folder / config.hydra.output_subdir
+        record.mkdir(exist_ok=True)
+        write_yaml(record / "config.yaml", plain(task))
+        write_yaml(record / "hydra.yaml", {"hydra": plain(config.hydra)})
+        write_yaml(record / "overrides.yaml", plain(config.hydra.overrides.task))
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

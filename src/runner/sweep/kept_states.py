@@ -96,7 +96,7 @@ class KeptStates:
           ended: whether the newest state is its last, as it has not failed.
 
         Raises:
-          OSError, ValueError: they can't be written, e.g. because the disk is full.
+          Unwritable: they can't be written, e.g. because the disk is full.
         """
         own = member.prepared.checkpoints
         found = {}

@@ -1,16 +1,18 @@
 """sweep.json: the jobs of a sweep and their states."""
 
-import json
+import contextlib
 import shlex
 import sys
 import time
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
-from runner.errors import ConfigError
-from runner.record.files import lock, to_json, write_json
+from runner.errors import ConfigError, Unwritable
+from runner.record.files import lock, read_object, to_json, write_json, writing
 from runner.record.secrets import scrub, scrub_command
+from runner.sweep.job import inside
 from runner.trees import differences
 
 JobState = Literal["pending", "running", "done", "failed"]
@@ -73,8 +75,13 @@ class Ledger:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except Unwritable as error:
+            if kind is None:
+                raise
+            print(f"error: {error}", file=sys.stderr)
 
     def close(self) -> None:
         """Record that nothing runs any more, and release the lock."""
@@ -83,8 +90,10 @@ class Ledger:
         for entry in self.jobs.values():
             if entry["state"] == "running":
                 entry["state"] = "pending"
-        self.write()
-        self._lock.close()
+        try:
+            self.write()
+        finally:
+            self._lock.close()
 
     def add(self, fingerprint: str, entry: LedgerRow) -> LedgerRow:
         """Add a job's row unless an earlier process did; return its row."""
@@ -93,24 +102,39 @@ class Ledger:
     def set(
         self, fingerprint: str, state: JobState, result: float | None = None
     ) -> None:
-        """Set a job's state, written with the next one if a write was just made."""
+        """Set a job's state, written with the next one if a write was just made.
+
+        Where it can't be written, `close` says so: training needs no ledger.
+        """
         self.jobs[fingerprint].update(state=state, result=result)
         if time.monotonic() > self._next_write:
-            self.write()
+            with contextlib.suppress(Unwritable):
+                self.write()
 
     def write(self) -> None:
-        """Write sweep.json now."""
+        """Write sweep.json now.
+
+        Raises:
+          Unwritable: the disk is full or the folder can't be written. All that is done
+            is in the folders of the jobs.
+        """
         started = time.monotonic()
         command = shlex.join(["python", "-m", "runner", *scrub_command(sys.argv)[1:]])
-        write_json(
-            self._path,
-            {
-                "command": command,
-                "base": self._base,
-                "swept": self._swept,
-                "jobs": {name: self._shown(name) for name in self.jobs},
-            },
-        )
+        ledger = {
+            "command": command,
+            "base": self._base,
+            "swept": self._swept,
+            "jobs": {name: self._shown(name) for name in self.jobs},
+        }
+        try:
+            with writing(self._path):
+                write_json(self._path, ledger)
+        except Unwritable as error:
+            error.safe = (
+                "What is done is safe in the folders of the jobs: the same command "
+                "continues the sweep"
+            )
+            raise
         spent = time.monotonic() - started
         self._next_write = started + max(WRITE_SECONDS, spent / WRITE_SHARE)
 
@@ -145,18 +169,50 @@ def read(path: Path) -> dict[str, Any]:
     """Read a sweep.json.
 
     Raises:
-      ConfigError: it isn't one.
+      ConfigError: it isn't one, or gives a job a folder that isn't the sweep's.
     """
     try:
-        ledger = json.loads(path.read_text(encoding="utf-8"))
-        if not ledger.keys() >= {"base", "swept", "jobs"}:
-            raise ValueError("it has other keys")
-    except (OSError, ValueError, AttributeError) as error:
+        ledger = read_object(path)
+        _check(ledger, path.parent)
+    except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(
             f"{path} can't be read as a sweep's ledger: {error}. To start over, set "
             "hydra.sweep.dir to another folder"
         ) from error
     return ledger
+
+
+def _check(ledger: Mapping[str, Any], folder: Path) -> None:
+    """Check the shape of a ledger.
+
+    Raises:
+      ConfigError, ValueError: it is of another one.
+    """
+    base, swept, jobs = (ledger.get(key) for key in ("base", "swept", "jobs"))
+    if not isinstance(base, dict):
+        raise ValueError("base isn't an object")
+    if not (isinstance(swept, list) and all(isinstance(key, str) for key in swept)):
+        raise ValueError("swept isn't a list of keys")
+    if not isinstance(jobs, dict):
+        raise ValueError("jobs isn't an object")
+    root, taken = folder.resolve(), set()
+    for name, row in jobs.items():
+        if not _is_row(row):
+            raise ValueError(f"jobs.{name} isn't the row of a job")
+        taken.add(inside(root, row["folder"]))
+    if len(taken) < len(jobs):
+        raise ValueError("two jobs have one folder")
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and row.keys() >= LedgerRow.__annotations__.keys()
+        and all(isinstance(row[key], str) for key in ("name", "folder"))
+        and isinstance(row["overrides"], list)
+        and all(isinstance(override, str) for override in row["overrides"])
+        and row["state"] in typing.get_args(JobState)
+    )
 
 
 def unfinished(folder: Path, base: Mapping[str, Any], jobs: Iterable[str]) -> bool:

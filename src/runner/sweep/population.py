@@ -12,7 +12,7 @@ from runner.core.mesh import population_size
 from runner.core.run import Run, Wanted
 from runner.core.snapshot import Snapshot, Start
 from runner.core.train import train
-from runner.errors import ConfigError
+from runner.errors import ConfigError, Unwritable
 from runner.job.choosing import MEMORY_SHARE
 from runner.job.interruption import Interruption
 from runner.job.memory import free_bytes
@@ -160,7 +160,9 @@ def _train(
     error: BaseException | None = None
     rest: Start | None = None
     try:
-        with Interruption() as interruption, saver:
+        first = next(iter(active.values())).prepared
+        safe = first.telling_what_is_safe(saver.folder)
+        with safe, Interruption() as interruption, saver:
             host = host_of(
                 lambda index, row: active[index].row(row),
                 lambda index, row: active[index].prepared.stops(row),
@@ -185,7 +187,8 @@ def _train(
         for index in list(active):
             end(index, error)
     _reraise(error)
-    closing.remove(saver.folder)
+    if not isinstance(error, Unwritable):  # else the same command continues from it
+        closing.remove(saver.folder)
     return rest
 
 
@@ -200,7 +203,7 @@ def _end(
     try:
         if error is None or isinstance(error, Exception):  # else it is resumed
             kept.write(index, member, ended=error is None)
-    except (OSError, ValueError) as failed:
+    except (Unwritable, ValueError) as failed:
         error = error or failed
     closing.submit(member.close, error)
 

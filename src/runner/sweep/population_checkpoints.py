@@ -1,6 +1,5 @@
 """Checkpoints of whole populations, and how those of a killed sweep are resumed."""
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from runner.job.checkpoint import Checkpoints
 from runner.job.identity import fingerprint
 from runner.job.resume import continued
 from runner.job.run import checkpoint_record
+from runner.record.files import check_rows, read_object
 from runner.sweep.kept_states import KeptStates
 from runner.sweep.member import Member
 
@@ -60,6 +60,7 @@ def checkpoints_of(
             "size": size,
             "going": sorted(active),
             "best_records": None if kept.best is None else kept.records,
+            "members_rows": {i: m.prepared.recorder.rows() for i, m in active.items()},
             "wall_seconds": first.prepared.recorder.state()["wall_seconds"],
         }
 
@@ -93,20 +94,24 @@ def left_over(
 
 
 def _read(path: Path, begun: dict[str, Member]) -> Saved | None:
-    try:
-        newest = path / str(checkpoint.steps(path)[-1]) / "record" / "metadata"
-        record = json.loads(newest.read_text(encoding="utf-8"))
-        indexed = {i: begun[n] for i, n in enumerate(record["members"]) if n in begun}
-    except (IndexError, OSError, ValueError, KeyError):
-        return None  # `newest` below would explain no more
+    record = _record(path)
+    if record is None:
+        return None
+    indexed = {i: begun[n] for i, n in enumerate(record["members"]) if n in begun}
     if not indexed:
         return None
     run = next(iter(indexed.values())).run
     target = start_shapes(run.spec, run.values, record["size"])
     if record["best_records"] is not None:
         target = target._replace(best=target)
+
+    def check(record: dict[str, Any]) -> None:
+        for index, member in indexed.items():
+            if size := _rows(record, index):
+                check_rows(member.prepared.recorder.folder / "metrics.jsonl", size)
+
     try:
-        start = checkpoint.newest(path, None, target, run.spec.description)
+        start = checkpoint.newest(path, None, target, run.spec.description, check)
     except ConfigError as error:
         print(f"warning: {error}; {len(indexed)} jobs start over", file=sys.stderr)
         shutil.rmtree(path, ignore_errors=True)
@@ -120,15 +125,40 @@ def _read(path: Path, begun: dict[str, Member]) -> Saved | None:
             # XLA sums in another order than for a single run.
             recorder = member.prepared.recorder
             recorder.provenance["members"] = len(record["members"])
-            continued(recorder, start)
+            continued(recorder, start, _rows(start.record, index).get("bytes"))
     if not active:
         shutil.rmtree(path, ignore_errors=True)
         return None
     return Saved(record["members"], record["size"], start, active)
 
 
+def _record(path: Path) -> dict[str, Any] | None:
+    """The record of the newest whole checkpoint in `path`, if there is one."""
+    steps, why = checkpoint.steps(path), None
+    for step in reversed(steps):
+        try:
+            record = checkpoint.whole_record(path / str(step))
+            if record.keys() >= {"members", "size", "going", "best_records"}:
+                return record
+            raise ValueError("its record isn't that of a population")
+        except (OSError, ValueError) as error:  # `newest` tells of each
+            why = error
+    if why:
+        print(f"warning: none of the checkpoints in {path} is whole, so its jobs start "
+              f"over: {why}", file=sys.stderr)  # fmt: skip
+    return None
+
+
+def _rows(record: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Length and checksum of a member's rows; empty in an earlier version's record."""
+    return record.get("members_rows", {}).get(str(index), {}).get("rows", {})
+
+
 def _keep_ending(member: Member) -> None:
     path = member.prepared.recorder.folder / "summary.json"
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    member.job.error = TrainingStopped(summary.get("error", summary["status"]))
+    try:
+        summary = read_object(path)
+        member.job.error = TrainingStopped(summary.get("error", summary["status"]))
+    except (OSError, KeyError) as error:
+        raise ConfigError(f"{path} doesn't say how the job ended: {error}") from error
     member.ended(member.job)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from runner.errors import ConfigError
 from runner.record.console import console, print_table
 from runner.record.directions import better, recorded
 from runner.record.secrets import named
@@ -65,7 +66,7 @@ def is_higher_better(objective: str, jobs: Sequence[Job]) -> bool:
     """Whether higher values of the metric are better, by what the jobs recorded."""
     for job in jobs:
         if job.error is None:
-            with contextlib.suppress(OSError, ValueError, KeyError):
+            with contextlib.suppress(OSError, ConfigError):
                 return better(objective, recorded(job.folder)) > 0
     return False
 

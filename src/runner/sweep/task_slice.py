@@ -44,7 +44,7 @@ def train_slice(
     path = Plan(task.folder).events(task.number).with_suffix(".json")
     composer = Composer(launcher.context.config_loader, launcher.master)
     todo = []
-    for number, overrides, wanted, folder in json.loads(path.read_text("utf-8")):
+    for number, overrides, wanted, folder in _read_slice(path):
         job = compose_job(composer, overrides, number, keys)
         if job.fingerprint != wanted:
             raise ConfigError(
@@ -65,6 +65,23 @@ def train_slice(
         )
         raise
     return not (task.events.failed_before or any(job.error for job in todo))
+
+
+def _read_slice(path: Path) -> list[tuple[int, list[str], str, str]]:
+    """What `write_slice` has written.
+
+    Raises:
+      ConfigError: it is damaged.
+    """
+    try:
+        rows = json.loads(path.read_bytes())
+        for number, overrides, wanted, folder in rows:
+            texts = [*overrides, wanted, folder]
+            if type(number) is not int or not all(isinstance(t, str) for t in texts):
+                raise ValueError("it is of another shape")
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} can't be read as a list of jobs: {error}") from error
+    return rows
 
 
 class _TaskJournal:
