@@ -67,6 +67,8 @@ def was_reported(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> str:
     """`error` as one message; errors of other libraries keep their own text."""
+    if isinstance(error, ConfigError):
+        return str(error)
     refused = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, MissingConfigException):
         return _no_such_option(error)

@@ -87,7 +87,10 @@ def call(cfg: DictConfig, group: str, **given) -> Any:
 
 def _check(node: Any, key: str) -> None:
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        raise ConfigError(f"{key} must name its function as {key}._target_")
+        raise ConfigError(
+            f"{key} must name its function as {key}._target_, with `_target_:` in its "
+            "YAML file"
+        )
     name = node["_target_"]
     try:
         function = pkgutil.resolve_name(name)
