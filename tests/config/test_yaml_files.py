@@ -67,17 +67,17 @@ def told(monkeypatch, tmp_path, capsys):
     return told
 
 
-@pytest.mark.parametrize(("content", "said"), [(c, s) for c, *s in MISTAKEN.values()],
-                         ids=MISTAKEN)  # fmt: skip
-def test_a_mistake_is_one_message_with_file_and_line(told, tmp_path, content, said):
+@pytest.mark.parametrize("case", MISTAKEN.values(), ids=MISTAKEN)
+def test_a_mistake_is_one_message_with_file_and_line(told, tmp_path, case):
+    content, *said = case
     message = told(content, "--config-dir", "conf", "model=bad")
     assert message.startswith(f"error: {tmp_path}/conf/model/bad.yaml")
     assert all(part in message for part in said), message
 
 
-@pytest.mark.parametrize(("content", "said"), [(c, s) for c, *s in OF_DEFAULTS.values()],
-                         ids=OF_DEFAULTS)  # fmt: skip
-def test_so_is_one_in_a_list_of_defaults(told, content, said):
+@pytest.mark.parametrize("case", OF_DEFAULTS.values(), ids=OF_DEFAULTS)
+def test_so_is_one_in_a_list_of_defaults(told, case):
+    content, *said = case
     message = told(content, "--config-dir", "conf", "model=bad")
     assert all(part in message for part in said), message
 

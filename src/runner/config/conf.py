@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.ignored_files import refuse_ignored
+from runner.config.ranges import strict_booleans
 from runner.config.rank import by_process
 from runner.config.yaml_files import explain_files
 from runner.errors import ConfigError, did_you_mean
@@ -47,6 +48,7 @@ def search_path(folder: Path) -> list[str]:
 def register() -> None:
     """Register the schema with Hydra and the resolvers of conf/ with OmegaConf."""
     explain_files()
+    strict_booleans()
     ConfigStore.instance().store(name="schema", node=Settings)
     OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
     OmegaConf.register_new_resolver("case", case, replace=True)
