@@ -3,6 +3,7 @@
 Hydra imports this at every start, so it imports nothing heavy.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 from omegaconf import OmegaConf
 
 from runner.errors import ConfigError, did_you_mean
@@ -21,6 +22,8 @@ from runner.errors import ConfigError, did_you_mean
 # The overrides of one job: each key as it was typed, such as `+model.x`, and the text
 # of its value.
 Job = dict[str, str]
+
+MOST_JOBS = 100_000  # each has a folder, and is composed before the first one runs
 
 
 @dataclass
@@ -89,14 +92,22 @@ class GridSweeper(BasicSweeper):
         # A later override of a key replaces an earlier one, in the earlier one's place.
         swept = {override.get_key_element(): override for override in overrides}
         given = {key: _values(override) for key, override in swept.items()}
+        axes = self._axes(given, swept)
+        _refuse_too_many(math.prod(map(len, axes)))
         jobs = [
             {key: job[key] for key in given}  # in the order in which they were given
-            for job in _product(self._axes(given, swept))
+            for job in _product(axes)
         ]
         own = {_name(key) for key in given}
         for selector, grid in self.grids.items():
             jobs = [more for job in jobs for more in self._on(selector, grid, job, own)]
+            _refuse_too_many(len(jobs))
         return [[f"{key}={value}" for key, value in job.items()] for job in jobs]
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Compose each job before the first one runs, unless the launcher does."""
+        if not getattr(self.launcher, "composes_before_it_runs", False):
+            super().validate_batch_is_legal(batch)
 
     def _presets(self, overrides: list[Override]) -> Iterator[list[list[str]]]:
         """The jobs of each choice among swept presets, or those of all if none sweeps.
@@ -256,10 +267,22 @@ def _values(override: Override) -> list[str]:
             f"{override.input_line} is a range to search in; this sweep needs values, "
             f"such as {key}=0.1,0.3"
         )
+    value = override.value()
+    if isinstance(value, RangeSweep) and value.step:
+        # Listed only if they aren't too many.
+        _refuse_too_many(math.ceil((value.stop - value.start) / value.step))
     values = list(override.sweep_string_iterator())
     if not values:
         raise ConfigError(f"{override.input_line} has no values")
     return values
+
+
+def _refuse_too_many(jobs: int) -> None:
+    if jobs > MOST_JOBS:
+        raise ConfigError(
+            f"the sweep would have {jobs:,} jobs, more than the {MOST_JOBS:,} that one "
+            "sweep may have: sweep fewer values, or in several sweeps"
+        )
 
 
 def _product(axes: Sequence[Sequence[Job]]) -> list[Job]:

@@ -132,7 +132,7 @@ class StopSettings:
     """`train.stop`: when a run ends before its last step."""
 
     metric: str = setting(LENGTH)
-    value: float | None = setting(LENGTH)
+    value: float | None = setting(LENGTH, lambda x: x == x, "a number, or null")
     patience: int | None = setting(LENGTH, *_or_null(_at_least(1)))
     min_delta: float = setting(LENGTH, *_at_least(0))
 
@@ -149,8 +149,9 @@ class TrainSettings:
     epochs: int | None = setting(LENGTH, *_at_least(1), decides=_HORIZON)
     steps: int | None = setting(
         LENGTH,
-        lambda x: 1 <= x < 2**31,
-        "at least 1 and below 2**31",
+        # The learning rate of each step is kept: 4 GB of a run of so many.
+        lambda x: 1 <= x <= 10**9,
+        "at least 1 and at most 1000000000",
         decides=_HORIZON,
     )
     steps_per_epoch: int | None = setting(NUMBERS)
@@ -234,8 +235,8 @@ class DistributedSettings:
 
     enabled: bool = setting(MACHINE)
     coordinator_address: str | None = setting(MACHINE)
-    num_processes: int | None = setting(MACHINE)
-    process_id: int | None = setting(MACHINE)
+    num_processes: int | None = setting(MACHINE, *_or_null(_at_least(1)))
+    process_id: int | None = setting(MACHINE, *_or_null(_at_least(0)))
     timeout_seconds: int = setting(MACHINE, *_at_least(1))
 
 
@@ -244,7 +245,11 @@ class WandbSettings:
     """`wandb`: W&B's own names; null where W&B or the program decides."""
 
     mode: str = setting(RECORD, *_one_of("offline", "online", "disabled"))
-    project: str | None = setting(RECORD)
+    project: str | None = setting(
+        RECORD,
+        lambda x: len(x) <= 128 and not set(x) & set("/\\#?%:"),
+        "at most 128 characters, none of them any of /\\#?%:",
+    )
     entity: str | None = setting(RECORD)
     group: str | None = setting(RECORD)
     job_type: str | None = setting(RECORD)
@@ -264,7 +269,11 @@ class ClusterSettings:
     nodes: int = setting(MACHINE, *_at_least(1))
     gpus: int = setting(MACHINE, *_at_least(0))
     cpus: int | None = setting(MACHINE, *_or_null(_at_least(1)))
-    memory: str | None = setting(MACHINE)
+    memory: str | None = setting(
+        MACHINE,
+        lambda x: re.fullmatch(r"[1-9]\d*[KMGT]?B?", x, re.IGNORECASE) is not None,
+        "a number with K, M, G or T, such as 16G, or null",
+    )
     time: Any = setting(
         MACHINE,
         lambda x: minutes(x) is not None,

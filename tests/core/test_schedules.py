@@ -97,6 +97,12 @@ def test_the_rates_of_the_steps_equal_the_closed_form_and_are_logged(name, built
     np.testing.assert_allclose(logged, CLOSED_FORMS[name], **close)
 
 
+@pytest.mark.parametrize("name", ["constant", "cosine", "exponential", "stable_decay"])
+def test_without_a_warm_up_the_first_rate_is_the_peak(name, built):
+    run = built(f"schedule=warmup_{name}", "schedule.warmup_steps=0")
+    assert run.learning_rates[0] == np.float32(0.001)
+
+
 def plateau(losses, *, window, patience, cooldown, factor, rtol, atol, min_scale):
     """The rule of ReduceLROnPlateau: the scale in force at each loss."""
     best, bad, cooling, scale, scales = math.inf, 0, 0, 1.0, []

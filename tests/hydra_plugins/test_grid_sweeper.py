@@ -153,6 +153,14 @@ def test_batches_go_over_what_grids_add():
         ("seed=0,1,0", {}, r"jobs 0 and 2 are equal \(seed=0\)"),
         ("seed=range(0,0)", {}, r"seed=range\(0,0\) has no values"),
         ("a=interval(0,1)", {}, r"a=interval\(0,1\) is a range"),
+        ("seed=range(0,1000000)", {}, "would have 1,000,000 jobs, more than the 100,0"),
+        ("a=range(0,1,1e-7)", {}, "would have 10,000,000 jobs"),
+        ("a=range(0,1000) b=range(1000) c=1", {}, "would have 1,000,000 jobs"),
+        (
+            "a=range(0,1000)",
+            {"grids": {"optimizer": {"adam": {"b": "range(0,1000)"}}}},
+            "would have 1,000,000 jobs",
+        ),
         ("", {"max_batch_size": 0}, "max_batch_size=0 must be a positive number"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ MISTAKEN = [
     ("optimizer.b1=true", "optimizer.b1=True must be a number"),
     ("optimizer.mu_dtype=foo", "data type 'foo' not understood"),
     ("optimizer=sgd optimizer.momentum=abc", "must be a number or null"),
-    ("optimizer=adafactor optimizer.decay_rate=abc", "adafactor refuses"),
+    ("optimizer=adafactor optimizer.decay_rate=abc", "decay_rate=abc must be"),
     ("optimizer=polyak_sgd optimizer.variant=foo", "variant='foo'"),
     ("optimizer.learning_rate=nonsense", "optimizer.learning_rate=nonsense must be"),
     ("optimizer.learning_rate=null", "optimizer.learning_rate=null must be a number"),
@@ -103,6 +103,12 @@ MISTAKEN = [
     ("objective=validation/acuracy", "=validation/acuracy", "'validation/accuracy'?"),
     ("task=reconstruction objective=validation/accuracy", "validation/loss"),
     ("objective=test/loss", "objective=test/loss is not a metric", "validation/loss"),
+    ("optimizer=prodigy schedule=warmup_cosine", "first learning rate is 0"),
+    ("optimizer=dadapt_adamw schedule=warmup_constant", "first learning rate is 0"),
+    # what can't fit
+    ("model.hidden_sizes=[1000000000]", "75,000,000,010 parameters", "900 GB"),
+    ("data=linear_ae data.num_train=1000000000000", "=1000000000000", "GB to generate"),
+    ("data=linear_ae data.input_size=1000000000", "data.input_size=1000000000"),
     # tasks and metrics
     ("+loss=classification", "loss= is called task= now"),
     ("+metric@metrics.loss=accuracy", "metrics.loss: another number"),

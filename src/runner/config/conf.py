@@ -14,7 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from runner.config.ignored_files import refuse_ignored
+from runner.config.ranges import strict_booleans
 from runner.config.rank import by_process
+from runner.config.yaml_files import explain_files
 from runner.errors import ConfigError, did_you_mean
 from runner.record.secrets import named, remember_environment
 from runner.settings import Settings
@@ -48,6 +50,8 @@ def search_path(folder: Path) -> list[str]:
 
 def register() -> None:
     """Register the schema with Hydra and the resolvers of conf/ with OmegaConf."""
+    explain_files()
+    strict_booleans()
     ConfigStore.instance().store(name="schema", node=Settings)
     OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
     OmegaConf.register_new_resolver("case", case, replace=True)

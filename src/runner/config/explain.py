@@ -75,6 +75,8 @@ def explain(error: BaseException) -> str:
 
 
 def _explained(error: BaseException) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
     refused = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, MissingConfigException):
         return _no_such_option(error)

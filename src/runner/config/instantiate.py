@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.config.argument_ranges import check_argument
 from runner.config.argument_types import described, fits, hints
 from runner.config.explain import explain
 from runner.errors import ConfigError, did_you_mean
@@ -87,7 +88,10 @@ def call(cfg: DictConfig, group: str, **given) -> Any:
 
 def _check(node: Any, key: str) -> None:
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        raise ConfigError(f"{key} must name its function as {key}._target_")
+        raise ConfigError(
+            f"{key} must name its function as {key}._target_, with `_target_:` in its "
+            "YAML file"
+        )
     name = node["_target_"]
     try:
         function = pkgutil.resolve_name(name)
@@ -109,11 +113,14 @@ def _check(node: Any, key: str) -> None:
                 f"{', '.join(parameters)}." + did_you_mean(argument, parameters)
             )
         hint = annotations.get(argument, Any)
-        if "${" in str(value) or value == "???":  # `call` reports what is missing
-            continue
+        is_nested = isinstance(value, dict) and "_target_" in value
+        if ("${" in str(value) and not is_nested) or value == "???":
+            continue  # `call` reports what is missing
         if value != parameter.default and not fits(value, hint):
             value = "null" if value is None else value
             raise ConfigError(f"{key}.{argument}={value} must be {described(hint)}")
+        if _is_known(name) and value != parameter.default:
+            check_argument(f"{key}.{argument}", name, value)
         nested = {argument: value}
         if isinstance(value, list):
             nested = {f"{argument}[{i}]": item for i, item in enumerate(value)}

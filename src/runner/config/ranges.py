@@ -1,12 +1,28 @@
 """Checks the configuration's keys, and the ranges of its values."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import fields
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import BooleanNode, DictConfig, OmegaConf
+from omegaconf.errors import ValidationError
 
 from runner.errors import ConfigError, did_you_mean, no_such_key
 from runner.settings import SECTIONS, SETTINGS, Settings
+
+
+@functools.cache
+def strict_booleans() -> None:
+    """Let OmegaConf refuse 2 and -1 for true or false, as which it takes any number."""
+    convert = BooleanNode._validate_and_convert_impl
+
+    def _validate_and_convert_impl(self: BooleanNode, value: Any) -> bool:
+        if type(value) is int and value not in (0, 1):
+            raise ValidationError("Value '$VALUE' is not a valid bool")
+        return convert(self, value)
+
+    BooleanNode._validate_and_convert_impl = _validate_and_convert_impl
 
 
 def check_keys(cfg: DictConfig) -> None:

@@ -73,6 +73,18 @@ def piecewise_constant(
     return optax.piecewise_constant_schedule(init_value, scale_at)
 
 
+def warmup_constant(
+    init_value: float, peak_value: float, warmup_steps: int
+) -> Schedule:
+    """Linear warm-up to `peak_value`; without a step of it, `peak_value` at once.
+
+    optax's own stays at `init_value` then.
+    """
+    if warmup_steps == 0:
+        return optax.constant_schedule(peak_value)
+    return optax.warmup_constant_schedule(init_value, peak_value, warmup_steps)
+
+
 def sgdr(
     peak_value: float,
     steps: int,
@@ -130,7 +142,7 @@ def warmup_stable_decay(
             f"schedule.warmup_steps={warmup_steps} plus schedule.decay_steps="
             f"{decay_steps} must not be more than the run's {steps} steps"
         )
-    warmup = optax.warmup_constant_schedule(init_value, peak_value, warmup_steps)
+    warmup = warmup_constant(init_value, peak_value, warmup_steps)
     decay = optax.linear_schedule(peak_value, end_value, decay_steps)
     return optax.join_schedules([warmup, decay], [steps - decay_steps])
 

@@ -1,5 +1,6 @@
 """Synthetic inputs for the linear autoencoder, where the best loss is known."""
 
+import os
 from typing import Literal
 
 import numpy as np
@@ -61,6 +62,15 @@ def linear_ae(
     if noise < 0:
         raise ConfigError(f"data.noise={noise} must not be negative.")
 
+    size = 8 * input_size * sum(numbers.values())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise ConfigError(
+            f"data.num_train={num_train} with data.num_validation={num_validation}, "
+            f"data.num_test={num_test} and data.input_size={input_size} takes "
+            f"{size / 1e9:,.0f} GB to generate, and there are {memory / 1e9:,.0f} GB "
+            "of memory"
+        )
     rng = np.random.default_rng(data_seed)
     mixing = rng.standard_normal((rank, input_size)) / np.sqrt(rank)
 

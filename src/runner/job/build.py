@@ -35,6 +35,7 @@ from runner.frameworks.precise import precise
 from runner.frameworks.sharded import sharded
 from runner.job.choosing import chosen
 from runner.job.description import description
+from runner.job.memory import refuse_too_large
 from runner.job.session import Session, described
 from runner.record.directions import better
 from runner.settings import GROUPS, TrainSettings
@@ -117,6 +118,9 @@ def build(
         ema_decay=np.float32(settings.ema_decay or 0),
     )
 
+    if cfg.print is None:  # which allocates nothing
+        _refuse_too_large(parts(first)[0].spec, values, session)
+
     def made(convolution: str) -> Run:
         shared, own = parts(convolution)
         return Run(
@@ -142,6 +146,14 @@ def build(
     begin(run, init)
     found = _verified(run, trajectories, cfg.verify, session)
     return Built(run, cfg, found)
+
+
+def _refuse_too_large(spec: ProgramSpec, values: Values, session: Session) -> None:
+    def refuse() -> None:
+        shapes = program.start_shapes(spec, values)
+        refuse_too_large(shapes, shapes.carry.state.params)
+
+    session.keep(("size", spec.key), refuse)
 
 
 def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
@@ -198,10 +210,21 @@ def _learning_rates(
     cfg: DictConfig, session: Session, asked: OptimizerSpec
 ) -> np.ndarray:
     """The learning rate of each step; the seeds of a sweep share them."""
-    return session.keep(
+    rates = session.keep(
         ("learning rates", described(cfg, "schedule"), asked.steps),
         lambda: schedules.table(asked.base_schedule, asked.steps),
     )
+    name = cfg.optimizer._target_
+    if rates[0] == 0 and name in _NEED_A_RATE:
+        raise ConfigError(
+            f"the schedule's first learning rate is 0, with which {name} estimates "
+            "NaN: choose a schedule without a warm-up, or schedule.init_value above 0"
+        )
+    return rates
+
+
+# They divide by a sum of what the learning rates so far have done.
+_NEED_A_RATE = ("optax.contrib.dadapt_adamw", "optax.contrib.prodigy")
 
 
 def _shared(
