@@ -4,14 +4,16 @@ import jax
 import numpy as np
 import pytest
 
+from helpers.small_models import small_convnet
 from helpers.user_targets import NOISY
 
 FRAMEWORKS = ("jax", "linen", "nnx")
-MODELS = ("mlp", "cnn", "linear_autoencoder")
+MODELS = ("mlp", "cnn", "linear_autoencoder", "convnet")
 SMALL = {
     "mlp": "model.hidden_sizes=[32]",
     "cnn": "model.channels=[4,8]",
     "linear_autoencoder": "model.latent_size=8",
+    "convnet": small_convnet(),
 }
 
 
@@ -32,7 +34,7 @@ def test_losses_agree_over_200_steps(model, optimizer, trained):
     losses = {}
     for framework in FRAMEWORKS:
         rows = trained(
-            f"framework={framework}", f"model={model}", SMALL[model],
+            f"framework={framework}", f"model={model}", *SMALL[model].split(),
             f"optimizer={optimizer}", "train.steps=200", "train.epochs=null",
             "train.log_every_steps=1", "train.eval_every_steps=100",
         )  # fmt: skip
