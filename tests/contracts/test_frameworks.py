@@ -8,12 +8,13 @@ from helpers.small_models import small_convnet
 from helpers.user_targets import NOISY
 
 FRAMEWORKS = ("jax", "linen", "nnx")
-MODELS = ("mlp", "cnn", "linear_autoencoder", "convnet")
+MODELS = ("mlp", "cnn", "linear_autoencoder", "convnet", "resnet")
 SMALL = {
     "mlp": "model.hidden_sizes=[32]",
     "cnn": "model.channels=[4,8]",
     "linear_autoencoder": "model.latent_size=8",
     "convnet": small_convnet(),
+    "resnet": "model.depth=8 model.width=4",
 }
 
 
@@ -50,7 +51,10 @@ def test_losses_agree_over_200_steps(model, optimizer, trained):
 def test_state_has_the_same_paths_shapes_and_values(model, built):
     states = {}
     for framework in FRAMEWORKS:
-        run = built(f"framework={framework}", f"model={model}", "train.epochs=1")
+        small = SMALL[model].split()
+        run = built(
+            f"framework={framework}", f"model={model}", *small, "train.epochs=1"
+        )
         init = jax.jit(run.spec.pipeline.init)
         states[framework] = init(run.init_key, 0.1, run.values.hyperparameters)
     for framework in ("linen", "nnx"):
