@@ -36,6 +36,7 @@ def test_every_choice_builds(group, built):
     needed = {
         "tensor": ["mesh.rules=[[kernel,[null,model]]]"],
         "3c3d": ["model.layers.0.padding=SAME"],  # digits are smaller than its images
+        "quadratic": ["data=quadratic"],
     }
     needed |= dict.fromkeys(("transformer", "nanogpt", "gpt2"), TOKENS)
     for option in options(group):

@@ -8,13 +8,14 @@ from helpers.small_models import small_convnet
 from helpers.user_targets import NOISY
 
 FRAMEWORKS = ("jax", "linen", "nnx")
-MODELS = ("mlp", "cnn", "linear_autoencoder", "convnet", "resnet")
+MODELS = ("mlp", "cnn", "linear_autoencoder", "convnet", "resnet", "quadratic")
 SMALL = {
     "mlp": "model.hidden_sizes=[32]",
     "cnn": "model.channels=[4,8]",
     "linear_autoencoder": "model.latent_size=8",
     "convnet": small_convnet(),
     "resnet": "model.depth=8 model.width=4",
+    "quadratic": "data=quadratic optimizer.learning_rate=0.01",
 }
 
 
