@@ -33,7 +33,11 @@ def test_every_group_is_tested():
     "group", ["cluster", "framework", "mesh", "model", "precision", "wandb"]
 )
 def test_every_choice_builds(group, built):
-    needed = {"tensor": ["mesh.rules=[[kernel,[null,model]]]"]}
+    needed = {
+        "tensor": ["mesh.rules=[[kernel,[null,model]]]"],
+        "3c3d": ["model.layers.0.padding=SAME"],  # digits are smaller than its images
+        "quadratic": ["data=quadratic"],
+    }
     needed |= dict.fromkeys(("transformer", "nanogpt", "gpt2"), TOKENS)
     for option in options(group):
         built(f"{group}={option}", "train.epochs=1", *needed.get(option, []))

@@ -4,14 +4,18 @@ import jax
 import numpy as np
 import pytest
 
+from helpers.small_models import small_convnet
 from helpers.user_targets import NOISY
 
 FRAMEWORKS = ("jax", "linen", "nnx")
-MODELS = ("mlp", "cnn", "linear_autoencoder")
+MODELS = ("mlp", "cnn", "linear_autoencoder", "convnet", "resnet", "quadratic")
 SMALL = {
     "mlp": "model.hidden_sizes=[32]",
     "cnn": "model.channels=[4,8]",
     "linear_autoencoder": "model.latent_size=8",
+    "convnet": small_convnet(),
+    "resnet": "model.depth=8 model.width=4",
+    "quadratic": "data=quadratic optimizer.learning_rate=0.01",
 }
 
 
@@ -32,7 +36,7 @@ def test_losses_agree_over_200_steps(model, optimizer, trained):
     losses = {}
     for framework in FRAMEWORKS:
         rows = trained(
-            f"framework={framework}", f"model={model}", SMALL[model],
+            f"framework={framework}", f"model={model}", *SMALL[model].split(),
             f"optimizer={optimizer}", "train.steps=200", "train.epochs=null",
             "train.log_every_steps=1", "train.eval_every_steps=100",
         )  # fmt: skip
@@ -48,7 +52,10 @@ def test_losses_agree_over_200_steps(model, optimizer, trained):
 def test_state_has_the_same_paths_shapes_and_values(model, built):
     states = {}
     for framework in FRAMEWORKS:
-        run = built(f"framework={framework}", f"model={model}", "train.epochs=1")
+        small = SMALL[model].split()
+        run = built(
+            f"framework={framework}", f"model={model}", *small, "train.epochs=1"
+        )
         init = jax.jit(run.spec.pipeline.init)
         states[framework] = init(run.init_key, 0.1, run.values.hyperparameters)
     for framework in ("linen", "nnx"):

@@ -127,6 +127,20 @@ def _check(node: Any, key: str) -> None:
         for part, item in nested.items():
             if isinstance(item, dict) and "_target_" in item:
                 _check(item, f"{key}.{part}")
+                _check_complete(item, f"{key}.{part}")
+
+
+def _check_complete(node: dict, key: str) -> None:
+    """Refuse a nested function that lacks an argument: nobody else gives it one."""
+    if node.keys() & {"_partial_", "_args_"}:
+        return
+    parameters = inspect.signature(pkgutil.resolve_name(node["_target_"])).parameters
+    for name, parameter in parameters.items():
+        variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if parameter.default is parameter.empty and not variable and name not in node:
+            raise ConfigError(
+                f"{key}.{name} must be given: {node['_target_']} needs it"
+            )
 
 
 def _open(parameters: Mapping[str, inspect.Parameter]) -> bool:

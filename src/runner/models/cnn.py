@@ -10,15 +10,19 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import linen, nnx
 
 from runner.data.dataset import Feature
 from runner.errors import ConfigError
 from runner.models import model as layers
+from runner.models.convolution import (
+    EPSILON,
+    batch_norm,
+    batch_norm_init,
+    convolve,
+    image_shape,
+)
 from runner.models.model import Model
-
-EPSILON = 1e-5  # added to BatchNorm's variance; flax's default
 
 
 class Linen(linen.Module):
@@ -117,7 +121,7 @@ def cnn(
     layers.check_sizes(
         channels=channels, kernel_size=kernel_size, hidden_size=hidden_size
     )
-    image = layers.single("cnn", inputs).shape
+    image = image_shape("cnn", inputs)
     _check_shapes(image, channels)
     output_size = layers.output_size("cnn", output)
     layers.check_rate(dropout)
@@ -131,10 +135,8 @@ def cnn(
         params, model_state = {}, {}
         for i, out in enumerate(channels):
             shape = (kernel_size, kernel_size, features[i], out)
-            zeros, ones = (f(out, jnp.float32) for f in (jnp.zeros, jnp.ones))
             params[f"conv_{i}"] = {"kernel": layers.lecun_normal(keys[i], shape)}
-            params[f"norm_{i}"] = {"scale": ones, "bias": zeros}
-            model_state[f"norm_{i}"] = {"mean": zeros, "var": ones}
+            params[f"norm_{i}"], model_state[f"norm_{i}"] = batch_norm_init(out)
         params["dense"] = layers.dense_init(keys[-2], flat_size, hidden_size)
         params["output"] = layers.dense_init(keys[-1], hidden_size, output_size)
         return params, model_state
@@ -142,8 +144,8 @@ def cnn(
     def forward(params, model_state, x, key, train):
         new_state = {}
         for i in range(len(channels)):
-            x = _convolve(params[f"conv_{i}"], x, dtype)
-            x, new_state[f"norm_{i}"] = _batch_norm(
+            x = convolve(params[f"conv_{i}"], x, dtype)
+            x, new_state[f"norm_{i}"] = batch_norm(
                 params[f"norm_{i}"], model_state[f"norm_{i}"], x, norm_momentum, train
             )
             x = _halve(act(x))
@@ -166,11 +168,6 @@ def cnn(
 
 
 def _check_shapes(image, channels):
-    if len(image) != 3:
-        raise ConfigError(
-            "model=cnn needs images of shape (height, width, channels); the examples "
-            f"of this data set have shape {image}"
-        )
     if min(image[:2]) < 2 ** len(channels):
         raise ConfigError(
             f"model.channels={list(channels)}: {len(channels)} blocks, each halving "
@@ -179,35 +176,8 @@ def _check_shapes(image, channels):
         )
 
 
-def _convolve(params, x, dtype):
-    x, kernel = x.astype(dtype), params["kernel"].astype(dtype)
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
 def _halve(x):
     """Means over windows of 2 x 2."""
     window = (1, 2, 2, 1)
     zero = x.dtype.type(0)
     return jax.lax.reduce_window(x, zero, jax.lax.add, window, window, "VALID") / 4
-
-
-def _batch_norm(params, stats, x, momentum, train):
-    """Ioffe and Szegedy, 2015, with flax's biased variance, E[x^2] - E[x]^2.
-
-    Also in flax's order of operations, so that all three frameworks round alike.
-    """
-    dtype, x = x.dtype, x.astype(jnp.float32)
-    mean, var = stats["mean"], stats["var"]
-    if train:
-        mean, square = (v.mean(axis=(0, 1, 2)) for v in (x, jnp.square(x)))
-        var = jnp.maximum(0.0, square - jnp.square(mean))
-        stats = {
-            "mean": momentum * stats["mean"] + (1 - momentum) * mean,
-            "var": momentum * stats["var"] + (1 - momentum) * var,
-        }
-    mean, var = (jnp.expand_dims(v, (0, 1, 2)) for v in (mean, var))
-    scale, bias = (params[name].reshape(1, 1, 1, -1) for name in ("scale", "bias"))
-    normalized = (x - mean) * (jax.lax.rsqrt(var + EPSILON) * scale) + bias
-    return normalized.astype(dtype), stats

@@ -1,0 +1,33 @@
+"""Overrides that make models small, in one word for each value."""
+
+CONVNET = "runner.models.convnet."
+
+
+def conv(features: int, size: int, stride: int = 1, padding: str = "SAME") -> str:
+    return (
+        f"{{_target_:{CONVNET}Conv,features:{features},kernel_size:{size},"
+        f"stride:{stride},padding:{padding}}}"
+    )
+
+
+def pool(kind: str, size: int, stride: int, padding: str = "SAME") -> str:
+    return (
+        f"{{_target_:{CONVNET}Pool,kind:{kind},size:{size},stride:{stride},"
+        f"padding:{padding}}}"
+    )
+
+
+def dense(features: int) -> str:
+    return f"{{_target_:{CONVNET}Dense,features:{features}}}"
+
+
+def convnet(*layers: str) -> str:
+    return f"model.layers=[{','.join(layers)}]"
+
+
+def small_convnet() -> str:
+    """One layer of each kind, and both kinds of padding."""
+    return convnet(
+        conv(4, 3), pool("max", 2, 2), conv(6, 3, 2, "VALID"),
+        pool("mean", 2, 1), dense(16),
+    )  # fmt: skip
