@@ -10,6 +10,7 @@ from runner.core import choose
 from runner.core.choose import Choice
 from runner.core.convolution import has_convolution
 from runner.core.program import step_jaxpr
+from runner.errors import ConfigError
 from runner.job import choosing
 from runner.job.build import build
 from runner.job.session import Session
@@ -34,6 +35,21 @@ def timed(monkeypatch):
         return asked
 
     return timed
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "\x00", "{}", '{"microseconds": []}',
+     '{"microseconds": {}, "convolution": "other", "by": "table", "members": 1}',
+     '{"microseconds": {}, "convolution": "native", "by": "table", "members": "1"}',
+     '{"microseconds": {"native": {"x": 1}}, "convolution": "native", "by": "table",'
+     ' "members": 1}'],
+)  # fmt: skip
+def test_a_damaged_choice_is_named(tmp_path, text):
+    path = tmp_path / "choice.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"choice\.json"):
+        choosing._again(path, choose.FORMS, 1)
 
 
 def by_another_table(monkeypatch, convolution):

@@ -71,6 +71,23 @@ def test_checkpoints_without_checksums_are_used_with_a_note(ran, killed, capsys)
     assert record(killed, "provenance")["restarts"][0]["step"] == 30
 
 
+def test_the_best_state_is_damaged(ran, tmp_path, monkeypatch, capsys):
+    """The test splits are evaluated with the last, and it is said."""
+    original = Checkpoints.best
+
+    def best(self, *given):
+        self._manager.wait_until_finished()
+        folder = self.folder / str(self._best_step)
+        flipped(*flips(files_in(folder), 1, seed=4)[0]).__enter__()
+        return original(self, *given)
+
+    monkeypatch.setattr(Checkpoints, "best", best)
+    ran(tmp_path, "checkpoint.best=true", "train.eval_every_steps=5")
+    told = capsys.readouterr().err
+    assert re.search(r"the best state, of step \d+, can't be used", told)
+    assert record(tmp_path, "summary")["status"] == "finished"
+
+
 def _cut(lines):
     return lines[:24]
 

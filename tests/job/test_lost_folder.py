@@ -58,7 +58,7 @@ def test_a_full_disk(ran, tmp_path, monkeypatch, capfd):
 def test_a_folder_that_is_deleted(ran, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(Recorder, "row", at_step(20, shutil.rmtree))
     with pytest.raises(Unwritable, match=r"metrics\.jsonl can't .* Nothing of the run"):
-        ran(tmp_path / "run", "checkpoint.every_steps=10")
+        ran(tmp_path / "run", "checkpoint.last=false")
     told = capfd.readouterr().err
     assert "error: " in told and "summary.json can't be written: No such" in told
     assert "Traceback" not in told and not (tmp_path / "run").exists()

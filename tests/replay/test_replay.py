@@ -415,6 +415,7 @@ def test_from_the_command_line_with_a_wandb_file(folders, tmp_path, capsys):
     # The mirror has it all, even in a process with more devices.
     assert main([str(tmp_path / "run" / "wandb")]) == 0
     assert "all 8 logged rows equal bit for bit" in capsys.readouterr().out
+    (tmp_path / "run" / checksums.FILE).unlink()
     edit(tmp_path / "run", "config", seed=4)
     assert main([str(tmp_path / "run")]) == 3
     assert "/run: at step 1, train/" in capsys.readouterr().out

@@ -1,6 +1,46 @@
 """Names of jobs: readable, and never one for two."""
 
-from runner.sweep.job import job_name, varying
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from runner.errors import ConfigError
+from runner.record.files import write_json
+from runner.sweep.job import assign_folder, job_name, load_finished, varying
+
+
+def job_in(sweep, folder):
+    settings = {"hydra": {"sweep": {"dir": "", "subdir": ""}}, "objective": "loss",
+                "checkpoint": {"resume": "never"}}  # fmt: skip
+    job = SimpleNamespace(config=OmegaConf.create(settings), folder=Path())
+    assign_folder(job, sweep, folder)  # pyright: ignore
+    return job
+
+
+@pytest.mark.parametrize("folder", ["../foreign", "{}/foreign", "link", ".", "a/.."])
+def test_only_what_is_in_the_sweep_is_deleted(tmp_path, folder):
+    sweep, foreign = tmp_path / "sweep", tmp_path / "foreign"
+    for path in (sweep / "own", foreign):
+        path.mkdir(parents=True)
+        write_json(path / "summary.json", {"status": "failed"})
+    (sweep / "link").symlink_to(foreign)
+    with pytest.raises(ConfigError, match="must lie within that of its sweep"):
+        job_in(sweep, folder.format(tmp_path))
+    assert not load_finished(job_in(sweep, "own"))  # pyright: ignore
+    assert foreign.exists() and not (sweep / "own").exists()
+
+
+@pytest.mark.parametrize(
+    "summary", [[], 3, {"status": "finished"}, {"status": "finished", "final": {}},
+                {"status": "finished", "final": {"loss": []}}],
+)  # fmt: skip
+def test_a_damaged_result_is_named(tmp_path, summary):
+    (tmp_path / "a").mkdir()
+    write_json(tmp_path / "a" / "summary.json", summary)
+    with pytest.raises(ConfigError, match=r"a/summary\.json"):
+        load_finished(job_in(tmp_path, "a"))  # pyright: ignore
 
 
 def test_a_job_is_called_after_what_tells_it_from_the_others():

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from absl import logging as absl_logging
 
+from helpers.full import small_disk
 from runner import cli
 from runner.job import session
 from runner.record import checksums
@@ -305,6 +306,20 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(start, run, tmp_path):
     assert "the same command continues sweep" in said
     assert summary(metrics.parent)["status"] == "preempted"
     assert states(tmp_path / "sweep") == {"pending": 3}
+
+
+@pytest.mark.nightly
+def test_a_full_disk(here, tmp_path):
+    """Each job says what can't be written and what is safe, and so does the sweep."""
+    with small_disk(tmp_path / "disk", kib=300) as disk:
+        sizes = ("train.epochs=null", "train.steps=2000", "train.log_every_steps=1")
+        saved = ("checkpoint.every_steps=50", "checkpoint.keep=9")
+        asked = (*sizes, *saved, "seed=0,1", "hydra.launcher.strategy=vmap")
+        status, said = here(*asked, folder="disk/sweep")
+        assert status and "No space left on device. Its rows up to step" in said, said
+        assert "None" not in said and "Traceback" not in said
+        failed = [summary(path.parent) for path in disk.glob("*/*/summary.json")]
+        assert [found["status"] for found in failed] == ["failed", "failed"]
 
 
 def test_the_same_command_without_a_folder_continues_the_unfinished_sweep(

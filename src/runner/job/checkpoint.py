@@ -204,7 +204,13 @@ class Checkpoints:
                   "folder of the run that this one resumes, so the test splits are "
                   "evaluated with the last", file=sys.stderr)  # fmt: skip
             return None
-        return newest(self.folder, self._best_step, target, program).snapshot.carry
+        try:
+            return newest(self.folder, self._best_step, target, program).snapshot.carry
+        except ConfigError:  # `newest` has told why
+            print(f"warning: the best state, of step {self._best_step}, can't be used, "
+                  "so the test splits are evaluated with the last",
+                  file=sys.stderr)  # fmt: skip
+            return None
 
     def _open(self, ocp: Any) -> Any:
         from runner.job.checked_folder import CheckedFolder

@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -87,21 +87,10 @@ class Prepared(NamedTuple):
             with writing(self.recorder.folder):
                 save_state(self.recorder.folder, state)
 
-    @contextlib.contextmanager
-    def telling_what_is_safe(self, folder: Path | None = None) -> Iterator[None]:
-        """Add to an Unwritable from the block what the run has left.
-
-        Args:
-          folder: that of the checkpoints of its population, if it is in one.
-        """
-        try:
-            yield
-        except Unwritable as error:
-            rows, step = self.recorder.folder / "metrics.jsonl", self.recorder.final
-            error.safe = checkpoint.safe(
-                rows, step.get("step", 0), folder or self.checkpoints.folder
-            )
-            raise
+    def tell_what_is_safe(self, error: Unwritable, folder: Path) -> None:
+        """Add to `error` what the run has left, its checkpoints in `folder` too."""
+        rows, step = self.recorder.folder / "metrics.jsonl", self.recorder.final
+        error.safe = checkpoint.safe(rows, step.get("step", 0), folder)
 
     @property
     def result(self) -> float:
@@ -176,17 +165,23 @@ def train_recorded(
       Unwritable: its folder can't be written any more.
       Preempted: a signal ended it.
     """
+    try:
+        _train_recorded(job, session, write)
+    except Unwritable as error:
+        job.tell_what_is_safe(error, job.checkpoints.folder)
+        raise
+
+
+def _train_recorded(
+    job: Prepared, session: Session, write: Callable[[dict], None]
+) -> None:
     spec, values = job.run.spec, job.run.values
     program = session.program(spec, values, job.run.timetable)
     start = job.checkpoints.start
     witness = witness_of([job.run], program, start.step if start else 0, session)
     job.recall()
     checkpoints, processes = job.checkpoints, session.processes
-    with (
-        job.telling_what_is_safe(),
-        Interruption(processes) as interruption,
-        checkpoints,
-    ):
+    with Interruption(processes) as interruption, checkpoints:
         host = host_of(
             lambda index, row: write(row),
             lambda index, row: job.stops(row),

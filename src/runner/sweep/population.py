@@ -151,8 +151,14 @@ def _train(
         if wanted == "always":
             saver.save(step, snapshot._replace(best=kept.best), wanted)
 
+    is_lost = False
+
     def end(index: int, error: BaseException | None) -> None:
+        nonlocal is_lost
         member = active.pop(index)
+        if isinstance(error, Unwritable):
+            member.prepared.tell_what_is_safe(error, saver.folder)
+            is_lost = True
         facts = program_facts(compiled) | witness_facts(witness)
         member.prepared.recorder.finish(facts)
         _end(index, member, error, kept, closing)
@@ -160,9 +166,7 @@ def _train(
     error: BaseException | None = None
     rest: Start | None = None
     try:
-        first = next(iter(active.values())).prepared
-        safe = first.telling_what_is_safe(saver.folder)
-        with safe, Interruption() as interruption, saver:
+        with Interruption() as interruption, saver:
             host = host_of(
                 lambda index, row: active[index].row(row),
                 lambda index, row: active[index].prepared.stops(row),
@@ -187,7 +191,7 @@ def _train(
         for index in list(active):
             end(index, error)
     _reraise(error)
-    if not isinstance(error, Unwritable):  # else the same command continues from it
+    if not is_lost:  # else the same command continues from them
         closing.remove(saver.folder)
     return rest
 
