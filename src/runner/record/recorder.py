@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from runner import signals
 from runner.errors import ConfigError, Preempted, Refused, TrainingStopped
 from runner.record.directions import better
 from runner.record.files import MetricsFile, read_metrics, write_json
@@ -90,6 +91,8 @@ class Recorder:
             or another process writes there.
         """
         kept: list[dict[str, Any]] = []
+        resumed = self.kept is not None
+        self._wandb = WandbMirror(self.wandb_settings._replace(resumed=resumed))
         self._started = time.monotonic()
         path = self.folder / "metrics.jsonl"
         try:
@@ -111,9 +114,11 @@ class Recorder:
                 if not is_own:
                     self._metrics.write(row)
             (self.folder / "error.txt").unlink(missing_ok=True)
-            write_json(self.folder / "config.json", self._config)
-            write_json(self.folder / "provenance.json", self.provenance)
-            self._write_summary("running")
+            with signals.undisturbed():
+                write_json(self.folder / "config.json", self._config)
+                write_json(self.folder / "provenance.json", self.provenance)
+                self._write_summary("running")
+                signals.last_word(self, self._leave)
         except BlockingIOError:
             raise ConfigError(
                 f"run folder {self.folder}: another process is writing there. Wait for "
@@ -126,8 +131,6 @@ class Recorder:
             ) from error
         if not self._quiet:
             self._progress = Progress(self._total_steps)
-        resumed = self.kept is not None
-        self._wandb = WandbMirror(self.wandb_settings._replace(resumed=resumed))
         self._wandb.start({**self._config, "provenance": self.provenance})
         for row in kept:  # those that W&B has are skipped there
             self._wandb.log(row)
@@ -180,9 +183,12 @@ class Recorder:
         status, exit_code = _ending(error)
         summary: dict[str, Any] = {}
         try:
-            if error and status in ("failed", "refused"):
-                self._write_error(error)
-            summary = self._write_summary(status)
+            with signals.undisturbed():
+                if error and status in ("failed", "refused"):
+                    self._write_error(error)
+                summary = self._write_summary(status)
+                is_last = status == "finished" and not self._quiet
+                signals.last_word(self, _finished if is_last else None)
         except BaseException:
             exit_code = exit_code or 1
             raise
@@ -192,6 +198,12 @@ class Recorder:
             print_summary(summary, self._locations())
         if closing and error is closing:
             raise closing
+
+    def _leave(self, error: BaseException) -> None:
+        """Record that the process ends at once, which is why nothing is closed."""
+        status, exit_code = _ending(error)
+        summary = self._write_summary(status)
+        self._wandb.leave(exit_code, _mirrored(summary) | self._tested)
 
     def _close_metrics(self) -> OSError | None:
         try:
@@ -286,6 +298,12 @@ def _ending(error: BaseException | None) -> tuple[str, int]:
         code = error.code if isinstance(error.code, int) else 1
         return "interrupted", code or 1  # 0 in mid-training isn't a finished run
     return "refused" if isinstance(error, Refused) else "failed", 1
+
+
+def _finished(error: BaseException) -> int | None:
+    """The exit status of a run that has finished before a scheduler ends it."""
+    is_asked = isinstance(error, Preempted) and error.code != 130
+    return 0 if is_asked else None
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """sweep.json: the jobs of a sweep and their states."""
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
+from runner import signals
 from runner.errors import ConfigError
 from runner.record.files import lock, to_json, write_json
 from runner.record.secrets import scrub, scrub_command
@@ -71,6 +73,7 @@ class Ledger:
         except BaseException:
             self._lock.close()
             raise
+        signals.last_word(self, self._leave)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,6 +81,7 @@ class Ledger:
 
     def close(self) -> None:
         """Record that nothing runs any more, and release the lock."""
+        signals.last_word(self, None)
         if self._lock.closed:
             return
         for entry in self.jobs.values():
@@ -85,6 +89,10 @@ class Ledger:
                 entry["state"] = "pending"
         self.write()
         self._lock.close()
+
+    def _leave(self, error: BaseException) -> None:
+        os.write(2, f"the same command continues {self.folder}\n".encode())
+        self.close()
 
     def add(self, fingerprint: str, entry: LedgerRow) -> LedgerRow:
         """Add a job's row unless an earlier process did; return its row."""
