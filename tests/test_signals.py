@@ -135,7 +135,8 @@ def test_at_twelve_moments_it_is_finished_or_goes_on(
         else:
             assert found <= {"preempted", "finished"}, (moment, said)
         again = Started(folder, folders, *arguments)
-        assert again.process.wait(timeout=120) == 0
+        said = again.process.communicate(timeout=120)[1]
+        assert again.process.returncode == 0, said
         for run in folder.rglob("summary.json"):
             assert status(run.parent) == "finished"
 
