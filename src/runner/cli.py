@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import traceback
+from pathlib import Path
 from types import TracebackType
 
 import hydra
@@ -15,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from runner import signals
 from runner.cluster.plan import IN_TASK
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain, failure, was_reported
@@ -24,6 +26,7 @@ from runner.config.ignored_files import refuse_ignored
 from runner.config.quick_start import quick_start
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import Preempted
+from runner.record.files import write_json
 from runner.record.secrets import scrub_command, scrub_message
 
 
@@ -41,6 +44,7 @@ def main() -> None:
     # Several threads trace at once, which costs a twentieth of a start if they take
     # turns of 5 ms. In seconds.
     sys.setswitchinterval(0.05)
+    signals.last_word(job, _last_word)
     scrub_command(sys.argv)  # to know them in messages, however these show them
     sys.excepthook = _show
     hydra_files()
@@ -58,7 +62,9 @@ def main() -> None:
     try:
         start()
     except KeyboardInterrupt:
-        sys.exit(130)
+        signals.leave(130)
+    except Preempted as stopped:
+        signals.leave(stopped.code)
     except (Exception, SystemExit) as error:
         mistake = error.__cause__ if isinstance(error, SystemExit) else error
         if wants_traceback and mistake:
@@ -75,6 +81,19 @@ def _show(
     """Print a traceback without secrets."""
     text = "".join(traceback.format_exception(kind, error, trace))
     print(scrub_message(text), end="", file=sys.stderr)
+
+
+def _last_word(error: BaseException) -> None:
+    """Mark the folder of a run that ends before it has begun to record."""
+    composed = HydraConfig.get()
+    folder = Path(composed.runtime.output_dir)
+    if composed.mode == RunMode.MULTIRUN or not folder.is_dir():
+        return
+    rows = folder / "metrics.jsonl"
+    if not rows.exists() or not rows.stat().st_size:
+        write_json(folder / "summary.json", {"status": "preempted"})
+    text = f"the same command with hydra.run.dir={folder} resumes it\n"
+    os.write(2, text.encode())
 
 
 def _message(error: BaseException) -> str | None:
@@ -106,6 +125,7 @@ def job(cfg: DictConfig) -> float:
         if cfg.cluster.engine and IN_TASK not in os.environ:
             from runner.cluster.submit import submit
 
+            signals.stand_back(signals.raised)
             return submit(cfg, composed)
         from runner.job.run import run_job
 

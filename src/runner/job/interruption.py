@@ -6,15 +6,16 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
+from runner import signals
 from runner.errors import Preempted
 from runner.job.processes import Processes
-
-# Slurm and others send these before a time limit or preemption; submitit uses USR2.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interruption:
     """Records signals instead of dying from them. A context manager around training.
+
+    Until `stopping` is asked first, nothing is lost if the process ends at once, which
+    it does where `runner.signals` watches.
 
     Outside the main thread, where Python can't set handlers, it records none. With
     several processes, JAX records a SIGTERM to any of them for all of them.
@@ -29,7 +30,7 @@ class Interruption:
     def __enter__(self) -> Self:
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and not self._processes.has_peers:
-            self._before = {s: signal.signal(s, self._note) for s in _SIGNALS}
+            self._before = {s: signal.signal(s, self._note) for s in signals.SIGNALS}
         return self
 
     def __exit__(
@@ -38,6 +39,7 @@ class Interruption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        signals.over(self, error)
         for number, handler in self._before.items():
             # None: it wasn't set from Python and can't be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -47,17 +49,22 @@ class Interruption:
 
         Several processes agree on it.
         """
+        self._asked += 1
         if self._processes.has_peers:
             from jax.experimental import multihost_utils
 
-            self._asked += 1  # the processes agree on such a number
+            # The processes agree on such a number.
             if multihost_utils.reached_preemption_sync_point(self._asked):
                 self._received = signal.SIGTERM
+        elif self._asked == 1:
+            signals.begun(self)
         if self._received is None:
             return None
         return Preempted(self._received, self._before.get(self._received))
 
     def _note(self, number: int, frame: Any) -> None:
+        if signals.is_watching() and not self._asked:
+            return  # it ends the process
         if number == signal.SIGINT and self._received is not None:
             raise KeyboardInterrupt
         if self._received is None:

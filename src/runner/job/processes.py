@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from runner import signals
 from runner.config.explain import explain
 from runner.config.ranges import check_ranges
 from runner.config.rank import ALONE, Rank, rank
@@ -198,6 +199,7 @@ def connected(
     if here.size == 1:
         yield Processes()
         return
+    signals.stand_back()  # one process doesn't end without the others
     _initialize(here, config.timeout_seconds)
     processes = Processes(here, last_words)
     processes.watch()

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from runner import signals
 from runner.errors import (
     ConfigError,
     Preempted,
@@ -109,6 +110,8 @@ class Recorder:
             or another process writes there.
         """
         kept: list[dict[str, Any]] = []
+        resumed = self.kept is not None
+        self._wandb = WandbMirror(self.wandb_settings._replace(resumed=resumed))
         self._started = time.monotonic()
         path = self.folder / "metrics.jsonl"
         try:
@@ -131,11 +134,13 @@ class Recorder:
                     self._metrics.write(row)
             for name in ("error.txt", checksums.FILE):
                 (self.folder / name).unlink(missing_ok=True)
-            write_json(self.folder / "config.json", self._config)
-            write_json(self.folder / "provenance.json", self.provenance)
-            self._write_summary("running")
-            # These stay as they are; a killed run's other files are of any length.
-            self._write_checksums(checksums.RECORDS[:2])
+            with signals.undisturbed():
+                write_json(self.folder / "config.json", self._config)
+                write_json(self.folder / "provenance.json", self.provenance)
+                self._write_summary("running")
+                # These stay as they are; a killed run's other files are of any length.
+                self._write_checksums(checksums.RECORDS[:2])
+                signals.last_word(self, self._leave)
         except BlockingIOError:
             raise ConfigError(
                 f"run folder {self.folder}: another process is writing there. Wait for "
@@ -148,8 +153,6 @@ class Recorder:
             ) from error
         if not self._quiet:
             self._progress = Progress(self._total_steps)
-        resumed = self.kept is not None
-        self._wandb = WandbMirror(self.wandb_settings._replace(resumed=resumed))
         self._wandb.start({**self._config, "provenance": self.provenance})
         for row in kept:  # those that W&B has are skipped there
             self._wandb.log(row)
@@ -209,10 +212,13 @@ class Recorder:
         summary: dict[str, Any] = {}
         unwritable: OSError | None = None
         try:
-            self._close_metrics()
-            if error and status in ("failed", "refused"):
-                self._write_error(error)
-            summary = self._write_summary(status)
+            with signals.undisturbed():
+                self._close_metrics()
+                if error and status in ("failed", "refused"):
+                    self._write_error(error)
+                summary = self._write_summary(status)
+                is_last = status == "finished" and not self._quiet
+                signals.last_word(self, _finished if is_last else None)
         except OSError as raised:
             unwritable = raised
             exit_code = exit_code or 1
@@ -229,6 +235,12 @@ class Recorder:
             print(f"error: {told}", file=sys.stderr)
         elif not self._quiet:
             print_summary(summary, self._locations())
+
+    def _leave(self, error: BaseException) -> None:
+        """Record that the process ends at once, which is why nothing is closed."""
+        status, exit_code = _ending(error)
+        summary = self._write_summary(status)
+        self._wandb.leave(exit_code, _mirrored(summary) | self._tested)
 
     def _close_metrics(self) -> None:
         assert self._metrics is not None
@@ -336,6 +348,12 @@ def _ending(error: BaseException | None) -> tuple[str, int]:
         code = error.code if isinstance(error.code, int) else 1
         return "interrupted", code or 1  # 0 in mid-training isn't a finished run
     return "refused" if isinstance(error, Refused) else "failed", 1
+
+
+def _finished(error: BaseException) -> int | None:
+    """The exit status of a run that has finished before a scheduler ends it."""
+    is_asked = isinstance(error, Preempted) and error.code != 130
+    return 0 if is_asked else None
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from omegaconf import DictConfig
 
+from runner import signals
 from runner.cluster.plan import Plan
 from runner.errors import ConfigError, Preempted, did_you_mean
 from runner.job.identity import base_of
@@ -102,6 +103,7 @@ def _run(
     if cluster:
         from runner.sweep import on_cluster
 
+        signals.stand_back(signals.raised)
         on_cluster.run(launcher, cluster, ledger, plan, jobs, total, keys)
     elif plan.active:
         raise ConfigError(

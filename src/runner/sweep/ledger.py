@@ -1,6 +1,7 @@
 """sweep.json: the jobs of a sweep and their states."""
 
 import contextlib
+import os
 import shlex
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
+from runner import signals
 from runner.errors import ConfigError, Unwritable
 from runner.record.files import lock, read_object, to_json, write_json, writing
 from runner.record.secrets import scrub, scrub_command
@@ -73,6 +75,7 @@ class Ledger:
         except BaseException:
             self._lock.close()
             raise
+        signals.last_word(self, self._leave)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -85,6 +88,7 @@ class Ledger:
 
     def close(self) -> None:
         """Record that nothing runs any more, and release the lock."""
+        signals.last_word(self, None)
         if self._lock.closed:
             return
         for entry in self.jobs.values():
@@ -94,6 +98,10 @@ class Ledger:
             self.write()
         finally:
             self._lock.close()
+
+    def _leave(self, error: BaseException) -> None:
+        os.write(2, f"the same command continues {self.folder}\n".encode())
+        self.close()
 
     def add(self, fingerprint: str, entry: LedgerRow) -> LedgerRow:
         """Add a job's row unless an earlier process did; return its row."""

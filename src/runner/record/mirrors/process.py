@@ -15,11 +15,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
+from runner import signals
 from runner.record.mirrors.wandb import (
     WandbFields,
     WandbRun,
@@ -27,6 +29,7 @@ from runner.record.mirrors.wandb import (
     wanted_mode,
 )
 
+LEAVING_SECONDS = 1.0
 KILLED = 137  # as a shell reports it
 _names = itertools.count()
 
@@ -80,6 +83,12 @@ class WandbMirror:
             print(f"W&B: no answer after {limit:.0f} s; continuing", file=sys.stderr)
         self._client.forget(self)
 
+    def leave(self, exit_code: int, summary: Mapping[str, Any]) -> None:
+        """End the run without waiting: this process is about to end."""
+        client, self._client = self._client, None  # nothing comes after it
+        if client:
+            client.send(self, "finish", exit_code, dict(summary))
+
     def _update(
         self, mode: str, folder: Path | None, url: str | None, over: bool
     ) -> None:
@@ -114,6 +123,7 @@ class _Client:
         for work in (self._listen, self._deliver):
             threading.Thread(target=work, name="runner-mirror", daemon=True).start()
         atexit.register(self._close)
+        signals.last_word(self, self._leave)
 
     def send(self, mirror: WandbMirror, *message: Any) -> None:
         with self._lock:
@@ -152,6 +162,14 @@ class _Client:
             )
         for mirror in unfinished:
             mirror._finished.set()
+
+    def _leave(self, error: BaseException) -> None:
+        """Let what was sent arrive; the process then ends by itself."""
+        deadline = time.monotonic() + LEAVING_SECONDS
+        for mirror in list(self._mirrors.values()):
+            mirror._finished.wait(max(deadline - time.monotonic(), 0))
+        if not self._mirrors:
+            self.process.kill()
 
     def _close(self) -> None:
         with contextlib.suppress(OSError):
