@@ -1,13 +1,12 @@
 """Read the record of a run, from its folder or from W&B's offline file."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.errors import ConfigError
-from runner.record.files import read_metrics
 from runner.record.format import check_format
+from runner.record.untrusted import read_object, read_rows
 
 # To the config, when recorded.
 _ADDED = ("hydra", "optimizer_probe", "provenance", "format")
@@ -40,11 +39,11 @@ def read(path: Path) -> Recorded:
     Raises:
       ConfigError: it is not a run, is damaged or has no rows.
     """
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         return _from_wandb(path)
     if not path.is_dir():
         raise ConfigError(f"{path} doesn't exist")
-    if any((path / name).is_file() for name in _FILES):
+    if any((path / name).is_symlink() or (path / name).exists() for name in _FILES):
         return _from_folder(path)
     runs = sorted(str(file.parent) for file in path.glob("*/config.json"))
     if not runs:
@@ -63,10 +62,10 @@ def read(path: Path) -> Recorded:
 
 
 def _from_folder(folder: Path) -> Recorded:
-    config, provenance = (_needed(folder / _FILES[i], _json) for i in (0, 2))
-    rows = _needed(folder / "metrics.jsonl", read_metrics)
+    config, provenance = (_needed(folder / _FILES[i], read_object) for i in (0, 2))
+    rows = _needed(folder / "metrics.jsonl", read_rows)
     summary = folder / "summary.json"
-    status = _needed(summary, _json).get("status") if summary.is_file() else None
+    status = _needed(summary, read_object).get("status") if summary.is_file() else None
     return _recorded(folder, config, provenance, rows, status == "finished")
 
 
@@ -83,6 +82,14 @@ def _from_wandb(file: Path) -> Recorded:
 def _recorded(
     source: Path, config: dict, provenance: dict, rows: Sequence[dict], finished: bool
 ) -> Recorded:
+    hydra = config.get("hydra") or {}
+    overrides = hydra.get("overrides", []) if isinstance(hydra, dict) else None
+    if not isinstance(overrides, list) or not all(
+        isinstance(o, str) for o in overrides
+    ):
+        raise ConfigError(f"{source}: hydra.overrides in its config is no list of text")
+    if not isinstance(provenance, dict):
+        raise ConfigError(f"{source}: its provenance is not a mapping")
     if not rows:
         raise ConfigError(f"{source} has no metrics to compare a replay with")
     kept = [
@@ -94,7 +101,7 @@ def _recorded(
     return Recorded(
         source,
         {k: v for k, v in config.items() if k not in _ADDED},
-        config.get("hydra") or {},
+        hydra,
         provenance,
         kept,
         finished,
@@ -114,14 +121,5 @@ def _needed(path: Path, read: Callable[[Path], Any]) -> Any:
             f"{path} can't be read: {error.strerror}. A replay needs it"
         ) from error
     except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return value
+        where = "" if str(path) in str(error) else f"{path.parent}: "
+        raise ConfigError(f"{where}{error}") from error
