@@ -25,7 +25,9 @@ from runner.record import checksums
 from runner.record.conditions import changed
 from runner.record.files import read_metrics
 from runner.replay.__main__ import main
+from runner.replay.record import read
 from runner.replay.rows import Differs, RecordEnds, Rows, relative
+from runner.replay.trusted import check_targets
 
 SHORT = [
     "data=linear_ae",
@@ -134,7 +136,7 @@ def test_a_learning_rate_that_trains_nothing_is_no_success(run, capsys):
         ({"trian": 1}, "has no key 'trian'"),
         ({"train__stepz": 1}, "train has no key 'stepz'"),
         ({"seed": "none"}, "seed must be a whole number"),
-        ({"model___target_": "gone.model"}, "gone.model can't be loaded"),
+        ({"model___target_": "gone.model"}, "conf/ doesn't: gone.model. --config-dir"),
         ({"optimizer__beta": 1}, "optimizer.beta is not an argument of optax.adam"),
         ({"data__api_key": "<redacted>"}, "data.api_key is a secret"),
         ({"train__epochs": 2}, "train.steps is 6, but train.epochs=2 of"),
@@ -365,6 +367,60 @@ def test_a_user_s_own_conf_is_found_again(run, tmp_path, capsys):
     shutil.rmtree(tmp_path / "own")
     assert main([str(run)]) == 0
     assert "not compared with conf/: experiment=mine is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("edits", "named"),
+    [
+        ({"model___target_": "os.system"}, "os.system"),
+        ({"metrics": {"a": {"_target_": "helpers.evil.f"}}}, "helpers.evil.f"),
+        ({"data__transforms": [{"_target_": "${seed}"}]}, "${seed}"),
+        ({"data__name": "helpers.evil:Builder"}, "helpers.evil:Builder"),
+    ],
+)
+def test_what_only_the_folder_names_is_not_imported(
+    run, tmp_path, capsys, edits, named
+):
+    edit(run, "config", **edits)
+    assert main([str(run)]) == 1
+    assert f"names functions that conf/ doesn't: {named}" in capsys.readouterr().err
+    own = tmp_path / "own"
+    own.mkdir()
+    key = "name" if ":" in named else "_target_"
+    (own / "x.yaml").write_text(f'{key}: "{named}"\n')
+    if "$" not in named:
+        check_targets(read(run), [own], "")
+
+
+def test_a_trusted_folder_is_imported(run, capsys):
+    edit(run, "config", model___target_="gone.model")
+    assert main([str(run), "--trust"]) == 1
+    assert "gone.model can't be loaded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda run: _replaced(run / "config.json", os.mkfifo), "not a regular file"),
+        (lambda run: _replaced(run / "metrics.jsonl", os.mkfifo), "not a regular file"),
+        (lambda run: (run / "config.json").write_text("[" * 10**4), "64 levels"),
+        (lambda run: os.truncate(run / "metrics.jsonl", 300 << 20), "at most 256 MiB"),
+        (lambda run: (run / "metrics.jsonl").write_text("\x1b[2J\n"), "not a JSON obj"),
+        (lambda run: edit(run, "config", hydra__overrides=[3]), "no list of text"),
+        (lambda run: edit(run, "config", trian="\x1b[2J"), "has no key"),
+    ],
+)
+def test_a_hostile_folder_is_named(run, capsys, spoil, told):
+    spoil(run)
+    assert main([str(run)]) == 1
+    shown = capsys.readouterr()
+    assert told in shown.err and str(run) in shown.err
+    assert "\x1b" not in shown.out + shown.err
+
+
+def _replaced(path: Path, make) -> None:
+    path.unlink()
+    make(path)
 
 
 def test_rows():

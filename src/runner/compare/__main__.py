@@ -1,9 +1,12 @@
 """`python -m runner.compare`."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import polars as pl
 
 from runner.compare import load, load_wandb
 from runner.compare.analysis import Analysis, analyse
@@ -11,7 +14,9 @@ from runner.compare.load import Runs
 from runner.compare.text import show
 from runner.errors import ConfigError
 from runner.record.console import console
+from runner.record.untrusted import printable
 
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _EXAMPLE = """
 example:
   python -m runner -m optimizer=sgd,adam optimizer.learning_rate=0.001,0.01 seed=0,1,2
@@ -42,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in _write(runs, analysis, options.out, options.report):
             out.print(line, soft_wrap=True)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1
     return 3 if options.strict and not analysis.control.controlled else 0
 
@@ -107,13 +112,27 @@ def _positive(text: str) -> int:
     return number
 
 
+def defused(table: pl.DataFrame) -> pl.DataFrame:
+    """`table` without text that a spreadsheet would run as a formula."""
+
+    def safe(text: str | None) -> str | None:
+        starts = text is not None and text.lstrip()[:1] in tuple("=+-@")
+        return f"'{text}" if text and starts and not _NUMBER.fullmatch(text) else text
+
+    columns = [
+        column.map_elements(safe, pl.String) if column.dtype == pl.String else column
+        for column in table
+    ]
+    return pl.DataFrame([c.alias(safe(c.name) or "") for c in columns])
+
+
 def _write(runs: Runs, analysis: Analysis, out: Path, report: bool) -> list[str]:
     """Write the tables and, if asked, the page; returns lines that say so."""
     lines = [f"wrote {out / name}" for name in ("runs.parquet", "runs.csv")]
     try:
         out.mkdir(parents=True, exist_ok=True)
         runs.table.write_parquet(out / "runs.parquet")
-        runs.table.write_csv(out / "runs.csv")
+        defused(runs.table).write_csv(out / "runs.csv")
         if report:
             from runner.compare.report import write_report
 

@@ -11,9 +11,10 @@ import polars as pl
 
 from runner.errors import ConfigError
 from runner.record.checksums import check_records
-from runner.record.files import NON_FINITE, read_metrics
+from runner.record.files import NON_FINITE
 from runner.record.moved import with_todays_targets
 from runner.record.provenance import FACTS
+from runner.record.untrusted import clean, one_line, read_object, read_rows
 from runner.settings import FACT, GROUPS
 from runner.trees import flatten
 
@@ -60,44 +61,82 @@ def load(paths: Sequence[Path]) -> Runs:
       paths: run folders and folders that hold them, in any order; a run is a folder
         with a config.json or summary.json. A run that is found twice counts once.
 
+    What can't be read, or isn't a folder, is left out and told in `problems`.
+
     Raises:
-      ConfigError: a path that isn't a folder, or no run that can be read.
+      ConfigError: no run that can be read.
     """
     none = (
         f"no run in {', '.join(map(str, paths))}: a run is a folder with a config.json "
         "or summary.json"
     )
-    return read_all(sorted({f for path in paths for f in _runs_in(path)}), _read, none)
+    return read_all(*found_in(paths, _runs_in), _read, none)
+
+
+def found_in(
+    paths: Iterable[Path], below: Callable[[Path], Iterable[Path]]
+) -> tuple[list[Path], list[str]]:
+    """What `below` finds in each of `paths`, sorted, and why it can't search others."""
+    found: set[Path] = set()
+    problems = []
+    for path in paths:
+        try:
+            if path.is_dir():
+                found.update(below(path))
+            else:
+                problems.append(one_line(f"{path} is not a folder"))
+        except (OSError, ValueError, RuntimeError) as error:
+            problems.append(_problem(path, error))
+    return sorted(found), problems
 
 
 def read_all(
-    sources: Iterable[Path], read: Callable[[Path], Record], none: str
+    sources: Iterable[Path],
+    problems: list[str],
+    read: Callable[[Path], Record],
+    none: str,
 ) -> Runs:
     """The tables of what `read` makes of each source; what it can't is a problem.
 
     Raises:
       ConfigError: nothing could be read; the message is `none` and the problems.
     """
-    records, problems = [], []
+    records = []
     for source in sources:
         try:
-            records.append(read(source))
-        except (OSError, ValueError) as error:
-            problems.append(" ".join(f"{source}: {error}".split()))
+            record = read(source)
+            record = Record(record.folder, *map(clean, record[1:]))
+            _check_directions(record.provenance)
+            _row(record)
+            records.append(record)
+        # Whatever another program may have left there: the other runs are fine.
+        except Exception as error:
+            problems.append(_problem(source, error))
     if not records:
         raise ConfigError("\n".join([none, *problems]))
     return tables(records, problems)
 
 
-def existing_folder(path: Path) -> Path:
-    """`path`; raises ConfigError if it isn't a folder."""
-    if not path.is_dir():
-        raise ConfigError(f"{path} is not a folder")
-    return path
+def _problem(source: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = Path(str(error.filename)).name
+        return one_line(f"{source}: {place} can't be read: {error.strerror}")
+    kind = (
+        "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+    )
+    return one_line(f"{source}: {kind}{error}")
+
+
+def _check_directions(provenance: Mapping[str, Any]) -> None:
+    for name, value in _mapping(provenance.get("directions")).items():
+        if value not in ("min", "max", None):
+            raise ValueError(
+                f"provenance.json: directions.{name}={value} must be min, max or null"
+            )
 
 
 def _runs_in(path: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(existing_folder(path).resolve()):
+    for folder, subfolders, files in os.walk(path.resolve()):
         if "config.json" in files or "summary.json" in files:
             yield Path(folder)
             subfolders[:] = [s for s in subfolders if s not in _NOT_RUNS]
@@ -105,35 +144,29 @@ def _runs_in(path: Path) -> Iterator[Path]:
 
 def _read(folder: Path) -> Record:
     config, provenance, summary = (
-        _read_json(folder / f"{name}.json")
+        _read_if_there(folder / f"{name}.json", read_object) or {}
         for name in ("config", "provenance", "summary")
     )
+    rows = _read_if_there(folder / "metrics.jsonl", read_rows) or []
     try:
         check_records(folder)
     except ConfigError as error:
         raise ValueError(str(error)) from None
-    metrics = folder / "metrics.jsonl"
-    rows = read_metrics(metrics) if metrics.is_file() else []
     return Record(folder, with_todays_targets(config), provenance, summary, rows)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_if_there(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read(path)
     except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path.name} is not a JSON object")
-    return value
+        return None
 
 
 def tables(records: Sequence[Record], problems: Iterable[str] = ()) -> Runs:
     """The tables of `records`, whatever their order."""
     parents = [str(record.folder.parent) for record in records]
     root = os.path.commonpath(parents)
-    named = {str(record.folder.relative_to(root)): record for record in records}
+    named = {one_line(record.folder.relative_to(root)): record for record in records}
     named = dict(sorted(named.items(), key=lambda item: natural(item[0])))
     rows = [_row(record) | {"run": name} for name, record in named.items()]
     _add_absent(rows, list(named.values()))
@@ -190,7 +223,7 @@ def _row(record: Record) -> dict[str, Any]:
         **{f"final.{k}": _number(v) for k, v in final.items()},
         **{f"best.{k}": _number(v.get("value")) for k, v in best.items()},
         **{f"best_step.{k}": v.get("step") for k, v in best.items()},
-        "folder": str(record.folder),
+        "folder": one_line(record.folder),
         "seed": config.get("seed"),
         "status": summary.get("status", "unknown"),
         "error": summary.get("error"),
@@ -213,9 +246,15 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, int | float) or value in NON_FINITE:
-        return float(value)
-    return None
+    if isinstance(value, str):
+        return NON_FINITE.get(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else None
+
+
+def _whole(value: Any) -> int | None:
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole or type(value) is int else None
 
 
 _FIRST = ("run", "folder", "status", "error", "seed", *CHOICES)
@@ -247,11 +286,22 @@ def _column(name: str, values: list[Any]) -> pl.Series:
     """A column of one type; values without a common type become text."""
     kinds = frozenset(type(value) for value in values if value is not None)
     dtype = _TYPES.get(name.split(".")[0]) or _COMMON_TYPES.get(kinds, pl.String)
+    if dtype is pl.Float64:
+        values = [_number(value) for value in values]
+    if dtype is pl.Int64:
+        values = [_whole(value) for value in values]
     if dtype is pl.String:
         values = [
             v if v is None or isinstance(v, str) else json.dumps(v) for v in values
         ]
     return pl.Series(name, values, dtype, strict=False)
+
+
+def _series(name: str, values: list[Any], dtype: Any) -> pl.Series:
+    try:
+        return pl.Series(name, values, dtype, strict=False)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        return pl.Series(name, [_number(value) for value in values], dtype)
 
 
 def _curves(named: Mapping[str, Record]) -> pl.DataFrame:
@@ -265,7 +315,7 @@ def _curves(named: Mapping[str, Record]) -> pl.DataFrame:
     types = {"run": pl.String, "step": pl.Int64} | dict.fromkeys(metrics, pl.Float64)
     table = pl.DataFrame(
         [
-            pl.Series(name, [row.get(name) for row in rows], dtype, strict=False)
+            _series(name, [row.get(name) for row in rows], dtype)
             for name, dtype in types.items()
         ]
     )

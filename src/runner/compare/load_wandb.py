@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.compare.load import Record, Runs, existing_folder, read_all
+from runner.compare.load import Record, Runs, found_in, read_all
 from runner.record.directions import FIRST_EDITION, better
 from runner.record.mirrors.wandb_reader import read_run, wandb_files
 
@@ -17,10 +17,10 @@ def load(paths: Sequence[Path]) -> Runs:
     leaves it, is a run with the status "running".
 
     Raises:
-      ConfigError: a path that isn't a folder, or no file that can be read.
+      ConfigError: no file that can be read.
     """
-    found = {file for path in paths for file in wandb_files(existing_folder(path))}
-    folders = {file: _run_folder(file) for file in sorted(found)}
+    found, problems = found_in(paths, wandb_files)
+    folders = {file: _run_folder(file) for file in found}
     files_in = Counter(folders.values())  # a resumed run has several
 
     def read(file: Path) -> Record:
@@ -31,7 +31,7 @@ def load(paths: Sequence[Path]) -> Runs:
         f"no offline W&B run in {', '.join(map(str, paths))}: none of their files is a "
         "readable run-*.wandb"
     )
-    return read_all(folders, read, none)
+    return read_all(folders, problems, read, none)
 
 
 def _run_folder(file: Path) -> Path:
@@ -41,6 +41,8 @@ def _run_folder(file: Path) -> Path:
 
 def _record(folder: Path, run: dict[str, Any]) -> Record:
     config = run["config"]
+    if not isinstance(config.get("provenance", {}), dict):
+        raise ValueError("its provenance is not a mapping")
     provenance = config.pop("provenance", {})
     directions = provenance.get("directions", FIRST_EDITION)
     final: dict[str, Any] = {}

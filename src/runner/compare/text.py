@@ -10,6 +10,7 @@ from runner.compare.analysis import Analysis
 from runner.compare.headline import headline
 from runner.compare.statistics import Comparison
 from runner.record.console import print_table
+from runner.record.untrusted import printable
 
 _Columns = list[tuple[str, list[str]]]  # each with its header
 
@@ -47,7 +48,7 @@ def show(analysis: Analysis, console: Console) -> None:
 
 def _line(console: Console, label: str, text: str, style: str) -> None:
     start = Text(f"{label}: " if label else "", style)
-    line = start + Text(text, "" if label else style)
+    line = start + Text(printable(text), "" if label else style)
     console.print(line, soft_wrap=not console.is_terminal)
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from runner.record.untrusted import one_line
+
 if TYPE_CHECKING:  # elsewhere in functions: recording should not have to load rich
     from rich.console import Console
 
@@ -52,7 +54,7 @@ def print_table(
     for column in table.columns[right]:
         column.justify = "right"
     for row in rows[:most]:
-        table.add_row(*row)
+        table.add_row(*map(one_line, row))
     out.print(table)
     if most is not None and len(rows) > most:
         out.print(f"... and {len(rows) - most} more")

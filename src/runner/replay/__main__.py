@@ -8,13 +8,15 @@ from pathlib import Path
 
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain
+from runner.record.untrusted import printable
 from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
 
 _EPILOG = """
 RUN is trained again with its recorded configuration; it takes no Hydra overrides. The
 recorded overrides are also composed with today's conf/, and each difference is named.
-The functions in RUN's `_target_`s are imported and called.
+The functions in RUN's `_target_`s are imported and called, if conf/ or --config-dir
+names them too, or with --trust.
 
 Every value of every logged row is compared, except `time/*`: bit for bit if jax,
 jaxlib, flax, optax, numpy, JAX's environment, the backend, the kind and number of
@@ -44,15 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     conf.register()
     limits = Limits(
-        options.tolerance, options.allow_rounding, options.allow_contradiction
+        options.tolerance,
+        options.allow_rounding,
+        options.allow_contradiction,
+        options.trust,
+        options.config_dir,
     )
     try:
         print(replay(options.run, limits, options.out), flush=True)
     except Differs as difference:
-        print(f"Not reproduced: {options.run}: {difference}.", flush=True)
+        print(printable(f"Not reproduced: {options.run}: {difference}."), flush=True)
         return 3
     except MISTAKES as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(printable(f"error: {explain(error)}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -93,6 +99,18 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replay a config.json that contradicts itself, for example with different "
         "learning rates in the schedule and the optimizer",
+    )
+    add(
+        "--config-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="your own YAML files, as for python -m runner: by default those that the "
+        "run had, but only a folder given here says what may be imported",
+    )
+    add(
+        "--trust",
+        action="store_true",
+        help="import and call whatever function RUN names: only for a RUN of your own",
     )
     add("--out", type=Path, metavar="FOLDER", help="record the replay here, as a run")
     return parser

@@ -29,9 +29,11 @@ from runner.record.console import console, print_table
 from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Recorder
 from runner.record.terminal import Progress
+from runner.record.untrusted import printable
 from runner.replay import configuration
 from runner.replay.record import Recorded, read
 from runner.replay.rows import Differs, RecordEnds, Rows
+from runner.replay.trusted import check_targets
 from runner.settings import GROUPS
 from runner.tasks.task import directions
 from runner.trees import differences
@@ -44,11 +46,15 @@ class Limits(NamedTuple):
       tolerance: the largest relative difference if bits can't be compared.
       rounding: use `tolerance` even if bits can be compared.
       contradiction: replay even a configuration that contradicts itself.
+      trust: import whatever it names.
+      config_dir: a folder of the user's own YAML files, besides conf/.
     """
 
     tolerance: float
     rounding: bool = False
     contradiction: bool = False
+    trust: bool = False
+    config_dir: Path | None = None
 
 
 def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
@@ -68,6 +74,10 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
     if out is not None and (out / "config.json").exists():
         raise ConfigError(f"--out {out} already has a run; name another folder")
     recorded = read(path)
+    if not limits.trust:
+        how = "--config-dir adds your own YAML files; --trust imports whatever it names"
+        folders = [limits.config_dir] if limits.config_dir else []
+        check_targets(recorded, folders, how)
     cfg = _configuration(recorded, limits)
     session = Session()
     _set_up(recorded, cfg)
@@ -79,7 +89,8 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
     _show_rule(facts, limits)
     differing = _differing(recorded.provenance, here)
     if differing:
-        print(f"Different even before training: {', '.join(differing)}.")
+        names = printable(", ".join(differing))
+        print(f"Different even before training: {names}.")
     rows = Rows(recorded.rows, recorded.finished, None if exact else limits.tolerance)
     step = _train(run, session, rows, _recorder(recorded, run, here, out))
     # The same files may be somewhere else; their examples gave the same rows.
@@ -106,17 +117,20 @@ def _differing(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[str
 
 def _configuration(recorded: Recorded, limits: Limits) -> DictConfig:
     state = "finished" if recorded.finished else "cut short"
-    print(f"Replaying {recorded.source} ({state}, {len(recorded.rows)} logged rows)")
+    about = f"{recorded.source} ({state}, {len(recorded.rows)} logged rows)"
+    print(printable(f"Replaying {about}"))
     try:
-        today = configuration.recompose(recorded)
+        today = configuration.recompose(recorded, limits.config_dir)
     except ConfigError as error:
         today = None
-        print(f"warning: not compared with conf/: {error}")
+        print(printable(f"warning: not compared with conf/: {error}"))
     cfg = configuration.typed(recorded, today)
     names = [f"{g}={OmegaConf.select(cfg, f'{g}._target_')}" for g in GROUPS]
-    print(f"  {' '.join(names)} seed={cfg.seed} train.steps={cfg.train.steps}")
+    line = f"  {' '.join(names)} seed={cfg.seed} train.steps={cfg.train.steps}"
+    print(printable(line))
     edits = "" if today is None else configuration.differences(recorded, today)
     if edits:
+        edits = printable(edits)
         print(
             "warning: config.json was edited, or conf/ has changed since: "
             f"{edits}. Replaying config.json"
@@ -142,7 +156,7 @@ def _set_up(recorded: Recorded, cfg: DictConfig) -> None:
     try:
         compiled.set_up(cfg.compilation_cache)
     except ConfigError as error:  # another machine's folder
-        print(f"warning: no compilation cache is used: {error}")
+        print(printable(f"warning: no compilation cache is used: {error}"))
         compiled.set_up(None)
     jax.config.update("jax_debug_nans", cfg.train.debug_nans)
 

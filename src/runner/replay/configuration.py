@@ -53,8 +53,10 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
     return cfg
 
 
-def recompose(recorded: Recorded) -> DictConfig:
+def recompose(recorded: Recorded, config_dir: Path | None = None) -> DictConfig:
     """What the recorded overrides give with today's conf/.
+
+    Those of Hydra itself are left out: its search path may name packages to import.
 
     Raises:
       ConfigError: it can't be composed.
@@ -64,10 +66,14 @@ def recompose(recorded: Recorded) -> DictConfig:
     overrides = [
         _REDACTED_VALUE.sub(f"'{REDACTED}'", override)
         for override in recorded.hydra["overrides"]
+        if not override.lstrip("+~").startswith("hydra")
     ]
+    own = _search_path(recorded.provenance)
+    if config_dir is not None:
+        own = conf.search_path(config_dir)
     try:
         with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-            cfg = compose("config", [*overrides, *_search_path(recorded.provenance)])
+            cfg = compose("config", [*overrides, *own])
         one_length(cfg, overrides)
         # `build` fills these in.
         train = cfg.train
@@ -86,7 +92,9 @@ def recompose(recorded: Recorded) -> DictConfig:
 
 def _search_path(provenance: Mapping[str, Any]) -> list[str]:
     """The user's own --config-dir, if it is still there."""
-    command = provenance.get("command") or []
+    command = provenance.get("command")
+    if not isinstance(command, list) or not all(isinstance(a, str) for a in command):
+        return []
     for argument, following in zip(command, [*command[1:], ""], strict=True):
         flag, _, value = argument.partition("=")
         folder = Path(provenance.get("folder") or ".", value or following)

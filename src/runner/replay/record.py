@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from runner.errors import ConfigError
 from runner.record.checksums import check_records
-from runner.record.files import read_metrics, read_object
 from runner.record.format import check_format
+from runner.record.untrusted import read_object, read_rows
 
 # To the config, when recorded.
 _ADDED = ("hydra", "optimizer_probe", "provenance", "format")
@@ -40,11 +40,11 @@ def read(path: Path) -> Recorded:
     Raises:
       ConfigError: it is not a run, is damaged or has no rows.
     """
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         return _from_wandb(path)
     if not path.is_dir():
         raise ConfigError(f"{path} doesn't exist")
-    if any((path / name).is_file() for name in _FILES):
+    if any((path / name).is_symlink() or (path / name).exists() for name in _FILES):
         return _from_folder(path)
     runs = sorted(str(file.parent) for file in path.glob("*/config.json"))
     if not runs:
@@ -64,9 +64,9 @@ def read(path: Path) -> Recorded:
 
 def _from_folder(folder: Path) -> Recorded:
     config, provenance = (_needed(folder / _FILES[i], read_object) for i in (0, 2))
-    rows = _needed(folder / "metrics.jsonl", read_metrics)
+    rows = _needed(folder / "metrics.jsonl", read_rows)
     summary = folder / "summary.json"
-    status = _needed(summary, read_object).get("status") if summary.exists() else None
+    status = _needed(summary, read_object).get("status") if summary.is_file() else None
     check_records(folder)
     return _recorded(folder, config, provenance, rows, status == "finished")
 
@@ -84,6 +84,14 @@ def _from_wandb(file: Path) -> Recorded:
 def _recorded(
     source: Path, config: dict, provenance: dict, rows: Sequence[dict], finished: bool
 ) -> Recorded:
+    hydra = config.get("hydra") or {}
+    overrides = hydra.get("overrides", []) if isinstance(hydra, dict) else None
+    if not isinstance(overrides, list) or not all(
+        isinstance(o, str) for o in overrides
+    ):
+        raise ConfigError(f"{source}: hydra.overrides in its config is no list of text")
+    if not isinstance(provenance, dict):
+        raise ConfigError(f"{source}: its provenance is not a mapping")
     if not rows:
         raise ConfigError(f"{source} has no metrics to compare a replay with")
     kept = [
@@ -95,7 +103,7 @@ def _recorded(
     return Recorded(
         source,
         {k: v for k, v in config.items() if k not in _ADDED},
-        config.get("hydra") or {},
+        hydra,
         provenance,
         kept,
         finished,
@@ -115,4 +123,5 @@ def _needed(path: Path, read: Callable[[Path], Any]) -> Any:
             f"{path} can't be read: {error.strerror}. A replay needs it"
         ) from error
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        where = "" if str(path) in str(error) else f"{path.parent}: "
+        raise ConfigError(f"{where}{error}") from error

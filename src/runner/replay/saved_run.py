@@ -1,15 +1,12 @@
 """A run folder as a value: what it recorded, its parameters and its predictions."""
 
 import functools
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runner.config.conf import conf_dir
-from runner.config.instantiate import target_names
 from runner.core.pipeline import TrainState
 from runner.core.program import carry_shapes
 from runner.core.run import Run
@@ -17,10 +14,11 @@ from runner.data.transforms import transformed
 from runner.errors import ConfigError
 from runner.job.build import build
 from runner.job.session import Session
-from runner.record.files import read_object
 from runner.record.state import load_state, restored
+from runner.record.untrusted import read_object
 from runner.replay import configuration
 from runner.replay.record import Recorded, read
+from runner.replay.trusted import check_targets
 
 
 class SavedRun:
@@ -78,7 +76,8 @@ class SavedRun:
     @functools.cached_property
     def _model(self) -> tuple[Run, TrainState]:
         if not self._trust:
-            _check_targets(self._recorded)
+            how = "load_run(..., trust=True) imports them"
+            check_targets(self._recorded, (), how)
         cfg = configuration.typed(self._recorded, None)
         cfg.verify = False
         run = build(cfg, Session()).run
@@ -105,17 +104,6 @@ def load_run(folder: str | Path, *, trust: bool = False) -> SavedRun:
     recorded = read(path)
     try:
         summary = read_object(path / "summary.json")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"run folder {path}: {error}") from error
     return SavedRun(recorded, summary, trust)
-
-
-def _check_targets(recorded: Recorded) -> None:
-    text = "\n".join(path.read_text() for path in conf_dir().rglob("*.yaml"))
-    known = set(re.findall(r"_target_: *([\w.]+)", text))
-    unknown = sorted(set(target_names(recorded.config)) - known)
-    if unknown:
-        raise ConfigError(
-            f"{recorded.source} names functions that conf/ doesn't: "
-            f"{', '.join(unknown)}. load_run(..., trust=True) imports them"
-        )

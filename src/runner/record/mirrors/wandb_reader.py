@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runner.record.untrusted import ROWS_BYTES, read_bytes
+
 _BLOCK = 32768
 
 
@@ -64,7 +66,7 @@ def records(path: Path) -> Iterator[Any]:
     """
     from wandb.proto import wandb_internal_pb2
 
-    data = path.read_bytes()
+    data = read_bytes(path, ROWS_BYTES)
     if data[:7] != struct.pack("<4sHB", b":W&B", 0xBEE1, 0):
         raise ValueError(f"{path}: not a .wandb file of version 0")
     position, record = 7, b""
