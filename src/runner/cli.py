@@ -24,6 +24,7 @@ from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import hydra_job
 from runner.config.ignored_files import refuse_ignored
 from runner.config.quick_start import quick_start
+from runner.config.users_code import raised
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import Preempted
 from runner.record.files import write_json
@@ -139,7 +140,8 @@ def job(cfg: DictConfig) -> float:
     except Exception as error:
         if in_sweep:  # Hydra reports only the first error, after the last job
             print(failure(HydraConfig.get().job.num, error), file=sys.stderr)
-        elif isinstance(error, MISTAKES):
+        elif isinstance(error, MISTAKES) or raised(error):
             # For an Exception, Hydra would print lines of its own.
-            raise SystemExit(f"error: {explain(error)}") from error
+            told = raised(error) or explain(error)
+            raise SystemExit(f"error: {told}") from error
         raise

@@ -136,3 +136,21 @@ def test_two_names_never_share_a_folder(names):
     for folder in folders:
         assert "/" not in folder and "\0" not in folder and folder not in (".", "..")
         assert 0 < len(folder) <= LONGEST_NAME + 9
+
+
+@pytest.mark.parametrize("character", ["é", "漢", "𠀀"])
+def test_folder_names_are_cut_by_bytes(character):
+    name = folder_name("+wandb.notes=" + character * 300)
+    assert len(name.encode()) <= 255
+    assert set(name[:-9]) <= set("+wandb.notes=" + character)
+    assert name != folder_name("+wandb.notes=" + character * 301)
+
+
+@pytest.mark.parametrize("name", ["XDG_CACHE_HOME", "TFDS_DATA_DIR"])
+@pytest.mark.parametrize("value", [None, "", "/there"])
+def test_an_empty_variable_is_as_if_not_set(name, value, monkeypatch, composer):
+    monkeypatch.setenv(name, value or "")
+    conf.register()
+    cfg = composer.compose([])
+    found = cfg.compilation_cache if name == "XDG_CACHE_HOME" else cfg.data.data_dir
+    assert found.startswith(value or "~/")

@@ -1,6 +1,8 @@
 import pytest
+from hydra.errors import MissingConfigException
 
 from runner.cli import main
+from runner.config.explain import explain
 
 MISTAKEN = [
     ("optimizer=adamm", "optimizer=adamm is not one of", "\nDid you mean 'adam'?"),
@@ -31,6 +33,9 @@ MISTAKEN = [
     ("optimizer=[1", "optimizer=[1 is not of the form key=value"),
     ("optimizer=sgd,adam", "optimizer=sgd,adam is several values: add -m"),
     ("optimizer/foo=3", "Did you mean 'optimizer'?"),
+    ("wandb.notes=a=b", "any of =,", "'wandb.notes=\"a=b\"'"),
+    ("seed=1 -m seed=2,x optimizer=adamm", "optimizer=adamm is not one of"),
+    ("seed=1 --config-dir /nowhere optimizer=sgd", "/nowhere"),
     ("--config-dir /nowhere", "/nowhere"),
     ("--config-name foo", "'foo'"),
     ("--cfg job --resolve", "train.eval_every_steps depends on", "data is loaded"),
@@ -54,3 +59,8 @@ def test_what_hydra_refuses_is_one_message(
     assert told.count("\n") <= 1 and "search path:" not in told
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_a_missing_extra_is_named():
+    error = MissingConfigException("", "hydra/sweeper/optuna", ["basic", "grid"])
+    assert "pip install 'jax-experiment-runner[optuna]'" in explain(error)

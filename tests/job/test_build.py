@@ -27,6 +27,7 @@ MISTAKEN = [
     ("optimizer._target_=null", "optimizer._target_"),
     ("~optimizer._target_", "optimizer._target_"),
     ("model._target_=nowhere.thing", "No module named 'nowhere'"),
+    ("optimizer._target_=optax.chain", "takes no learning rate", "my_module.mine"),
     ("model._target_=optax", "model._target_=optax can't be loaded"),
     ("optimizer._target_=optax.constant_schedule", "learning_rate is not an argument"),
     # shapes

@@ -306,3 +306,16 @@ def test_the_next_sweep_compiles_nothing(tmp_path, folders):
         assert done.returncode == 0, done.stderr
         kept.append({path.name for path in (tmp_path / "cache").iterdir()})
     assert kept[0] == kept[1]
+
+
+def test_without_a_home_nothing_is_kept_and_that_is_said(monkeypatch, capsys):
+    def unknown(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr("pathlib.Path.expanduser", unknown)
+    compiled.set_up("~/.cache/xla")
+    assert "no home folder: set HOME or XDG_CACHE_HOME" in capsys.readouterr().err
+    assert jax.config.jax_compilation_cache_dir is None
+    monkeypatch.undo()
+    compiled.set_up(before)

@@ -21,7 +21,8 @@ from runner.errors import ConfigError, did_you_mean
 from runner.record.secrets import named, remember_environment
 from runner.settings import Settings
 
-LONGEST_NAME = 120  # a file name has at most 255 bytes, and people read it
+LONGEST_NAME = 120  # people read it
+_MOST_BYTES = 255 - 9  # in UTF-8, of what a file system takes, beside a hash
 
 
 def conf_dir() -> Path:
@@ -50,6 +51,9 @@ def search_path(folder: Path) -> list[str]:
 
 def register() -> None:
     """Register the schema with Hydra and the resolvers of conf/ with OmegaConf."""
+    for name in ("XDG_CACHE_HOME", "TFDS_DATA_DIR"):
+        if os.environ.get(name) == "":  # as if it weren't set, as XDG's rules say
+            del os.environ[name]
     explain_files()
     strict_booleans()
     ConfigStore.instance().store(name="schema", node=Settings)
@@ -70,9 +74,9 @@ def environment(*arguments: Any) -> Any:
 
 def folder_name(name: str) -> str:
     """`name` as a folder name. A hash stands for what is replaced or cut off."""
-    safe = (
-        re.sub(r"[^\w.=,+-]", "_", named(name)).strip(".")[:LONGEST_NAME] or "default"
-    )
+    safe = re.sub(r"[^\w.=,+-]", "_", named(name)).strip(".")
+    safe = safe[:LONGEST_NAME] or "default"
+    safe = safe.encode()[:_MOST_BYTES].decode(errors="ignore")  # not within a character
     if safe == name or not name:
         return safe
     return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

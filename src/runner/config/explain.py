@@ -25,6 +25,7 @@ from omegaconf.errors import (
 
 from runner.config.argument_types import described
 from runner.config.conf import conf_dir
+from runner.config.users_code import raised
 from runner.errors import (
     RENAMED,
     ConfigError,
@@ -58,6 +59,8 @@ def reason(error: BaseException) -> str:
         error._runner_reported = True  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(error, MISTAKES):
         return f" {explain(error)}"
+    if theirs := raised(error):
+        return f" {scrub_message(theirs)}"
     return "\n" + scrub_message("".join(traceback.format_exception(error)))
 
 
@@ -83,9 +86,11 @@ def _explained(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         why = str(error).split("\n")
         why = why[1] if why[0].startswith("Error parsing") else why[0]
+        key, _, value = str(error.override).partition("=")
+        quoted = f'{key}="{value}"' if "=" in value else 'key="a, b"'
         return (
             f"{error.override} is not of the form key=value ({why}). Quote a value "
-            "that has spaces or any of ,[]{}() in it: 'key=\"a, b\"'"
+            f"that has spaces or any of =,[]{{}}() in it: '{quoted}'"
         )
     if isinstance(refused, OmegaConfBaseException):
         return _refused(refused, error)
@@ -94,6 +99,10 @@ def _explained(error: BaseException) -> str:
     if "Config group override must be" in str(error):
         return _not_a_name(error)
     return str(error)
+
+
+# Choices that come with an optional dependency.
+_EXTRAS = {"hydra/sweeper/optuna": "optuna"}
 
 
 def _groups() -> list[str]:
@@ -107,6 +116,11 @@ def _no_such_option(error: MissingConfigException) -> str:
         return first
     where = re.match(r"In '(?!config'|hydra/config')([^']*)'", first)
     message = f"{where[1]}: " if where else ""
+    if error.missing_cfg_file in _EXTRAS:
+        return (
+            f"{group}={name} needs an extra: pip install "
+            f"'jax-experiment-runner[{_EXTRAS[error.missing_cfg_file]}]'"
+        )
     options = ", ".join(error.options) or "none yet"
     message += f"{group}={name} is not one of the options of {group}: {options}."
     return message + _on_its_own_line(did_you_mean(name, error.options))

@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config.conf import one_length
 
+_PATHS = ("checkpoint.resume", "compilation_cache", "data.data_dir", "data.manual_dir")
+
 
 class HydraJob(NamedTuple):
     """A composed job, apart from its configuration.
@@ -37,6 +39,8 @@ def hydra_job(cfg: DictConfig) -> HydraJob:
     overrides = OmegaConf.to_container(composed.overrides.task, resolve=False)
     assert isinstance(overrides, list)
     one_length(cfg, overrides)
+    if composed.job.chdir:
+        _from(Path(composed.runtime.cwd), cfg)
     in_sweep = composed.mode == RunMode.MULTIRUN
     return HydraJob(
         folder=Path(composed.runtime.output_dir),
@@ -49,3 +53,15 @@ def hydra_job(cfg: DictConfig) -> HydraJob:
         overrides=overrides,
         sweep=Path(composed.sweep.dir).name if in_sweep else None,
     )
+
+
+def _from(folder: Path, cfg: DictConfig) -> None:
+    """Let relative paths in `cfg` begin where the command was given."""
+    for key in _PATHS:
+        path = OmegaConf.select(cfg, key)
+        if path in (None, "auto", "never") or path.startswith(("~", "/")):
+            continue
+        OmegaConf.update(cfg, key, str(folder / path))
+    name = OmegaConf.select(cfg, "data.name")
+    if name is not None and name.startswith(("./", "../")):
+        cfg.data.name = str(folder / name)

@@ -96,10 +96,17 @@ def _check(node: Any, key: str) -> None:
     try:
         function = pkgutil.resolve_name(name)
         parameters = inspect.signature(function).parameters
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (ImportError, SyntaxError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{key}._target_={name} can't be loaded: {error}.{_nearest(name)}"
         ) from error
+    if key == "optimizer" and name == "optax.chain":
+        raise ConfigError(
+            "optimizer._target_=optax.chain takes no learning rate, which schedules "
+            "need. Write a function of your own that does, `def mine(learning_rate): "
+            "return optax.chain(..., optax.scale_by_learning_rate(learning_rate))`, "
+            "and name it: optimizer._target_=my_module.mine"
+        )
     annotations = hints(function)
     for argument, value in node.items():
         if argument in _HYDRA_KEYS:

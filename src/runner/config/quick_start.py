@@ -1,10 +1,13 @@
 """What Hydra's own start spends time on without need."""
 
+import argparse
 import re
+import sys
 from typing import Any
 
 import yaml
 from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
 
 from runner.config.conf import conf_dir
 
@@ -20,8 +23,16 @@ def quick_start() -> None:
     a tenth of a second.
     """
     Hydra.get_mode = _mode
+    sys.modules["hydra.main"].get_args_parser = _parser
     # PyYAML's wheels have it; a build without libyaml does not.
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Hydra's own, which takes overrides before flags, or after, but not both."""
+    parser = get_args_parser()
+    parser.parse_args = parser.parse_intermixed_args
+    return parser
 
 
 def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:

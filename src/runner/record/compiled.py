@@ -31,7 +31,12 @@ def set_up(path: str | None) -> None:
     Raises:
       ConfigError: the folder can't be made or written.
     """
-    folder = Path(path).expanduser() if path else None
+    folder, why = Path(path) if path else None, None
+    if folder is not None:
+        try:
+            folder = folder.expanduser()
+        except RuntimeError:  # no HOME, and a user whom the system doesn't know
+            folder, why = None, "there is no home folder: set HOME or XDG_CACHE_HOME"
     if folder is not None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -45,13 +50,13 @@ def set_up(path: str | None) -> None:
             raise ConfigError(
                 f"compilation_cache={path} can't be written; null turns it off"
             )
-        if why:
-            print(
-                f"warning: compilation_cache={path} isn't used, since {why}: programs "
-                "are compiled again",
-                file=sys.stderr,
-            )
-            folder = None
+    if why:
+        print(
+            f"warning: compilation_cache={path} isn't used, since {why}: programs "
+            "are compiled again",
+            file=sys.stderr,
+        )
+        folder = None
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", str(folder) if folder else None)
     # By default JAX doesn't store programs that compile in under a second.

@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from runner.errors import ConfigError
+
 Better = Literal["min", "max"]
 
 
@@ -49,9 +51,19 @@ def average(
 
 
 def matched(counted: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both in the number of dimensions that they have in common."""
+    """Both in the number of dimensions that they have in common.
+
+    Raises:
+      ConfigError: their shapes differ in these.
+    """
+    shapes = values.shape, counted.shape
     if values.ndim < counted.ndim:
         counted = counted.any(axis=tuple(range(values.ndim, counted.ndim)))
     elif values.ndim > counted.ndim:
         values = values.mean(axis=tuple(range(counted.ndim, values.ndim)))
+    if counted.shape != values.shape:
+        raise ConfigError(
+            f"its values have shape {shapes[0]}, and the loss has those of shape "
+            f"{shapes[1]}: they need one for each example"
+        )
     return counted, values

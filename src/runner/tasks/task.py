@@ -58,15 +58,46 @@ def sums(
         count. None: all count.
     """
     values, weights = task.loss(outputs, batch)
-    values = values.astype(jnp.float32)
+    values = jnp.asarray(values, jnp.float32)
+    _check_loss(values, weights, batch)
     weights = jnp.broadcast_to(jnp.asarray(weights, jnp.float32), values.shape)
     if is_example is not None:
         padding = (...,) + (None,) * (values.ndim - 1)
         weights = jnp.where(is_example[padding], weights, 0)
     counted = weights > 0
     loss = jnp.sum(jnp.where(counted, weights * values, 0))
-    metrics = {k: m.update(outputs, batch, counted) for k, m in task.metrics.items()}
+    metrics = {
+        name: _metric_sums(name, metric, outputs, batch, counted)
+        for name, metric in task.metrics.items()
+    }
     return Sums(loss, jnp.sum(weights), metrics)
+
+
+def _check_loss(values: jax.Array, weights: Any, batch: Batch) -> None:
+    sizes = {len(column) for column in batch.values()}
+    if values.shape[:1] not in {(size,) for size in sizes}:
+        raise ConfigError(
+            f"task: the loss has values of shape {values.shape}, and needs one for "
+            f"each example of a batch, in shape ({min(sizes)},) or ({min(sizes)}, ...)"
+        )
+    try:
+        shape = jnp.broadcast_shapes(values.shape, jnp.shape(weights))
+    except ValueError:
+        shape = None
+    if shape != values.shape:
+        raise ConfigError(
+            f"task: the loss has weights of shape {jnp.shape(weights)}, which must "
+            f"broadcast to its values of shape {values.shape}"
+        )
+
+
+def _metric_sums(
+    name: str, metric: Metric, outputs: Any, batch: Batch, counted: jax.Array
+) -> Any:
+    try:
+        return metric.update(outputs, batch, counted)
+    except ConfigError as error:
+        raise ConfigError(f"metrics.{name}: {error}") from error
 
 
 def mean(loss: jax.Array, weight: jax.Array) -> jax.Array:
@@ -82,10 +113,14 @@ def numbers(task: Task, total: Sums) -> dict[str, jax.Array]:
     found = {"loss": mean(total.loss, total.weight)}
     for name, metric in task.metrics.items():
         value = metric.finish(total.metrics[name])
-        if isinstance(value, dict):
-            found |= {f"{name}/{part}": v for part, v in value.items()}
-        else:
-            found[name] = value
+        parts = value if isinstance(value, dict) else {"": value}
+        for part, number in parts.items():
+            if jnp.shape(number) != ():
+                raise ConfigError(
+                    f"metrics.{name}: finish returns shape {jnp.shape(number)}, and "
+                    "must return a number, shape (), or a dict of numbers"
+                )
+            found[f"{name}/{part}" if part else name] = number
     return {k: jnp.asarray(v, jnp.float32) for k, v in found.items()}
 
 

@@ -28,7 +28,9 @@ def find_builder(name: str, data_dir: Path) -> "Callable[[], tfds.core.DatasetBu
         from runner.data.digits import Digits
 
         return functools.partial(Digits, data_dir=data_dir)
-    folder = Path(name).expanduser()
+    folder = Path(name)
+    if name.startswith("~"):
+        folder = folder.expanduser()
     if name.startswith(("/", "./", "../", "~")) or (folder / _INFO_FILE).is_file():
         _check_folder(name, folder)
         return functools.partial(_builder_from_directory, folder)

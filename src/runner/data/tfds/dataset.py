@@ -72,8 +72,8 @@ def tfds_data(
     check_mode(mode, ("auto", *MODES))
     wanted = {name: split for name, split in splits.items() if split is not None}
     check_splits(wanted)
-    root = Path(data_dir).expanduser()
-    files = None if manual_dir is None else Path(manual_dir).expanduser()
+    root = _folder("data_dir", data_dir)
+    files = None if manual_dir is None else _folder("manual_dir", manual_dir)
     if files is not None and not files.is_dir():
         raise ConfigError(f"data.manual_dir={manual_dir} is not a folder.")
     read = {k: feature for k, feature in columns.items() if feature is not None}
@@ -133,6 +133,16 @@ def tfds_data(
         read_now = decoded.Decoded(in_memory, classes, size_mb)
         decoded.save(kept, read_now, str(builder.data_dir))
     return dataset
+
+
+def _folder(key: str, path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no HOME, and a user whom the system doesn't know
+        raise ConfigError(
+            f"data.{key}={path} needs a home folder, and there is none: set HOME, "
+            f"TFDS_DATA_DIR or data.{key}"
+        ) from error
 
 
 def _choose_mode(

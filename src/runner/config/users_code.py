@@ -1,0 +1,38 @@
+"""Errors of a user's own functions, told with the frames of their code alone."""
+
+import sysconfig
+import traceback
+from pathlib import Path
+
+_RUNNER = str(Path(__file__).resolve().parents[1])
+_OTHERS = tuple(
+    str(Path(sysconfig.get_path(name)).resolve())
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+
+
+def raised(error: BaseException) -> str | None:
+    """What a user's function raised, and where; None if it wasn't one that did.
+
+    It is theirs if the last frame that is no library's is of their code, wherever it
+    was called from.
+    """
+    summary = traceback.extract_tb(error.__traceback__)
+    ours = [frame.filename.startswith(_RUNNER) for frame in summary]
+    if True not in ours:
+        return None
+    called = list(summary)[ours.index(True) :]
+    known = [frame for frame in called if not _is_of_library(frame.filename)]
+    theirs = [f for f in known if not f.filename.startswith(_RUNNER)]
+    if not theirs or known[-1] is not theirs[-1]:
+        return None
+    last = theirs[-1]
+    lines = "".join(traceback.format_list(theirs)).rstrip()
+    return (
+        f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})\n"
+        f"raised by your code (HYDRA_FULL_ERROR=1 shows all frames):\n{lines}"
+    )
+
+
+def _is_of_library(filename: str) -> bool:
+    return filename.startswith(("<", *_OTHERS)) and not filename.startswith(_RUNNER)
