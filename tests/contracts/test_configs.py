@@ -37,8 +37,8 @@ def test_every_choice_builds(group, built):
         "tensor": ["mesh.rules=[[kernel,[null,model]]]"],
         "3c3d": ["model.layers.0.padding=SAME"],  # digits are smaller than its images
         "quadratic": ["data=quadratic"],
-        "resnet": ["model.depth=8"],
-        "resnet20": ["model.depth=8"],
+        "resnet": ["model.depth=8", "model.width=4"],
+        "resnet20": ["model.depth=8", "model.width=4"],
     }
     needed |= dict.fromkeys(("transformer", "nanogpt", "gpt2"), TOKENS)
     for option in options(group):

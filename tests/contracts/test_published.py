@@ -1,17 +1,58 @@
 """Published numbers come out again."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from helpers.packed import together
 from helpers.published import deepobs, needs_deepobs
 
+ROOT = Path(__file__).parents[2]
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+needs_fashion_mnist = pytest.mark.skipif(
+    not FASHION_MNIST.is_dir(),
+    reason="no Fashion-MNIST: apt-get install dataset-fashion-mnist",
+)
 SEEDS = 10
 OPTIMIZERS = {  # of DeepOBS, with the tuned rates and our words for them
     "GradientDescentOptimizer": (0.015849, ("optimizer=sgd",)),
     "MomentumOptimizer": (0.0025119, ("optimizer=sgd", "optimizer.momentum=0.99")),
     "AdamOptimizer": (0.039811, ("optimizer=adam",)),
 }
+
+
+@pytest.fixture(scope="module")
+def fashion_mnist(tmp_path_factory) -> Path:
+    """The original files, made from those of Debian."""
+    folder = tmp_path_factory.mktemp("fashion_mnist")
+    script = ROOT / "scripts" / "fashion_mnist.py"
+    asked = ["--source", str(FASHION_MNIST), "--out", str(folder)]
+    subprocess.run([sys.executable, str(script), *asked], check=True)
+    return folder
+
+
+@needs_deepobs
+@needs_fashion_mnist
+@pytest.mark.nightly
+def test_the_first_epoch_of_fmnist_2c2d(fashion_mnist, trained):
+    """SGD, about two minutes on two cores, of the 100 epochs that are published."""
+    name, rate = "GradientDescentOptimizer", 0.15849
+    rows = trained(
+        "model=2c2d", "data=fashion_mnist", f"data.manual_dir={fashion_mnist}",
+        "data.download=false", "data.splits={train:train,validation:test,test:null}",
+        "framework=jax", "optimizer=sgd", f"optimizer.learning_rate={rate}",
+        "train.epochs=1",
+    )  # fmt: skip
+    for key, metric in (("loss", "test_loss"), ("accuracy", "test_accuracy")):
+        published = deepobs("fmnist_2c2d", name, rate, metric)[1]
+        # One seed against about ten: further away by chance is one of some 60 numbers,
+        # by Student's t, and these seeds never change.
+        allowed = 3 * published.std(ddof=1) * (1 + 1 / len(published)) ** 0.5
+        ours = rows[-1][f"validation/{key}"]
+        assert ours == pytest.approx(published.mean(), abs=allowed), key
 
 
 @needs_deepobs

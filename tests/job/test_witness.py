@@ -7,6 +7,7 @@ import pytest
 from helpers.resuming import arrays_of
 from helpers.sabotaged_late import CASES
 from helpers.shipped import NAMES
+from helpers.small_models import small_convnet
 from helpers.user_targets import NOISY
 from helpers.witnessed import witnessed
 from runner.core import witness as core_witness
@@ -76,6 +77,9 @@ AUTOENCODER = (
     "train.epochs=null", "train.steps=30", "data=linear_ae", "model=linear_autoencoder",
     "task=reconstruction",
 )  # fmt: skip
+CONVNET = (*CNN[:3], "model=convnet", small_convnet(), "data.batch_size=16")
+RESNET = (*CNN[:3], "model=resnet", "model.depth=8", "model.width=2")
+QUADRATIC = ("train.epochs=null", "train.steps=30", "model=quadratic", "data=quadratic")
 NAN = (*SMALL, "optimizer=sgd", "optimizer.learning_rate=1e6", "train.on_nan=continue")
 TENSOR = (*SMALL, "mesh=tensor", "mesh.rules=[[kernel,[null,model]]]")
 HONEST = [  # overrides, how many train side by side, and whether always
@@ -99,6 +103,10 @@ HONEST = [  # overrides, how many train side by side, and whether always
           (SMALL, ("mesh=data",), True),
           (CNN, (), False),
           (CNN, ("train.convolution=patches",), True),
+          (CONVNET, ("precision=bfloat16",), False),
+          (CONVNET, ("train.convolution=patches",), True),
+          (RESNET, ("train.gradient_accumulation=2",), True),
+          (QUADRATIC, ("mesh=data",), True),
           (AUTOENCODER, ("optimizer=sgd",), False),
       )),
     ((*NOISY, *SMALL[:3]), 1, False),
