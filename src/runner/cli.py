@@ -143,5 +143,5 @@ def job(cfg: DictConfig) -> float:
         elif isinstance(error, MISTAKES) or raised(error):
             # For an Exception, Hydra would print lines of its own.
             told = raised(error) or explain(error)
-            raise SystemExit(f"error: {told}") from error
+            raise SystemExit(f"error: {scrub_message(told)}") from error
         raise

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import re
@@ -148,7 +149,7 @@ def test_a_failed_write_keeps_the_old_page_and_leaves_nothing(tmp_path, monkeypa
     (tmp_path / PAGE).write_text("old")
 
     def full(source, target):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr("runner.record.files.os.replace", full)
     with pytest.raises(OSError, match="disk full"):

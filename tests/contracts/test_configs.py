@@ -40,7 +40,8 @@ def test_every_choice_builds(group, built):
         "resnet": ["model.depth=8", "model.width=4"],
         "resnet20": ["model.depth=8", "model.width=4"],
     }
-    needed |= dict.fromkeys(("transformer", "nanogpt", "gpt2"), TOKENS)
+    small = (*TOKENS, "model.width=48", "model.layers=1")
+    needed |= dict.fromkeys(("transformer", "nanogpt", "gpt2"), small)
     for option in options(group):
         built(f"{group}={option}", "train.epochs=1", *needed.get(option, []))
 

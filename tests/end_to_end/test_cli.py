@@ -138,7 +138,7 @@ def test_a_users_own_error_has_its_traceback(run, tmp_path):
     )
     assert done.returncode == 1
     assert 'raise ValueError("mine to see")' in done.stderr
-    assert done.stderr.endswith("ValueError: mine to see\n")
+    assert "error: ValueError: mine to see (" in done.stderr
     assert summary(tmp_path / "out")["status"] == "failed"
     assert "mine to see" in (tmp_path / "out" / "error.txt").read_text()
 

@@ -160,7 +160,7 @@ def test_parity_finds_the_parts_and_compares_the_forms_there_are(capsys, monkeyp
 
     status, said = compared("two inputs")
     assert status == 0 and "linen and jax" in said and "nnx and jax" in said
-    status, _ = compared("text")
+    status, _ = compared("vae")
     assert "has one form, nnx" in str(status)
 
 

@@ -215,8 +215,7 @@ def test_a_finished_run_is_extended(ran, tmp_path):
     longer = ran(tmp_path / "longer", "train.steps=50")
     one = tmp_path / "one"
     short = ran(one, "train.steps=45")
-    with pytest.raises(ConfigError, match="rows of an earlier run"):
-        ran(one, "train.steps=45")
+    assert ran(one, "train.steps=45") == short
     two = tmp_path / "two"
     ran(two, "train.steps=50", f"checkpoint.resume={one}", stop=48)
     assert ran(two, "train.steps=50", f"checkpoint.resume={one}") == longer

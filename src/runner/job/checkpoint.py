@@ -68,6 +68,7 @@ class Checkpoints:
         self._manager: Any = None
         self._handed = True  # no save is due between `wants` and `save`
         self._has_saved = start is not None
+        self._has_failed = False
         self._last = 0.0
         self._best_step = self._best(start.record) if start else None
 
@@ -93,6 +94,11 @@ class Checkpoints:
                     raise
                 if not issubclass(kind, Unwritable):
                     print(f"warning: {failed}", file=sys.stderr)
+            finally:
+                # Again: what a failed save has begun goes on for a moment.
+                for _attempt in range(10 if self._has_failed else 0):
+                    time.sleep(0.05)
+                    self._remove_half_written()
         self._manager = None
 
     @contextlib.contextmanager
@@ -101,10 +107,14 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # the latter from TensorStore
-            if self._processes.is_first:
-                for half in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(half, ignore_errors=True)
+            self._has_failed = True
+            self._remove_half_written()
             raise Unwritable(self.folder, _reason(error)) from error
+
+    def _remove_half_written(self) -> None:
+        if self._processes.is_first:
+            for half in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half, ignore_errors=True)
 
     @property
     def can_save(self) -> bool:

@@ -277,7 +277,8 @@ def test_a_yaml_writes_out_every_argument(name):
     target = getattr(importlib.import_module(module), function)
     assert set(arguments) == set(inspect.signature(target).parameters)
     assert arguments.get("name", name) == ("???" if name == "tfds" else name)
-    task = "reconstruction" if name == "linear_ae" else "classification"
+    others = {"linear_ae": "reconstruction", "quadratic": "quadratic"}
+    task = others[name] if name in others else "classification"
     assert config.task._target_ == f"runner.tasks.{task}.{task}"
 
 
