@@ -269,8 +269,10 @@ def _values(override: Override) -> list[str]:
         )
     value = override.value()
     if isinstance(value, RangeSweep) and value.step:
+        first, end = value.start, value.stop
+        assert first is not None and end is not None
         # Listed only if they aren't too many.
-        _refuse_too_many(math.ceil((value.stop - value.start) / value.step))
+        _refuse_too_many(math.ceil((end - first) / value.step))
     values = list(override.sweep_string_iterator())
     if not values:
         raise ConfigError(f"{override.input_line} has no values")
