@@ -15,7 +15,7 @@ from helpers.packed import alone, assert_close, together
 from helpers.resuming import arrays_of, rows_of
 from runner import load_run
 from runner.config import conf
-from runner.job import checkpoint
+from runner.job import restore
 from runner.parity.__main__ import main as parity
 from runner.replay.again import Limits, replay
 from runner.sweep.compose import Composer
@@ -139,7 +139,7 @@ def test_resumed_and_replayed_bit_for_bit_with_its_best_kept(name, ran, tmp_path
     objective = load_run(whole).config["objective"]
     best = max if objective == "validation/within" else min
     found = {row["step"]: row[objective] for row in rows if objective in row}
-    assert best(found, key=found.__getitem__) in checkpoint.steps(whole / "checkpoints")
+    assert best(found, key=found.__getitem__) in restore.steps(whole / "checkpoints")
 
 
 def test_a_metric_of_several_parts_and_one_without_a_direction(rows):
@@ -205,7 +205,7 @@ def test_killed_and_resumed_by_the_same_command(tmp_path, common):
     )  # fmt: skip
     said(command(*asked, f"hydra.run.dir={whole}"))
     process = command(*asked, f"hydra.run.dir={killed}")
-    while not checkpoint.steps(killed / "checkpoints"):
+    while not restore.steps(killed / "checkpoints"):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

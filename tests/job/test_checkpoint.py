@@ -16,7 +16,7 @@ from helpers.resuming import SMALL, arrays_of, record, rows_of
 from runner.core.program import start_shapes
 from runner.core.snapshot import Snapshot
 from runner.errors import ConfigError
-from runner.job import checkpoint
+from runner.job import restore
 from runner.job.checkpoint import Checkpoints
 from runner.record import checksums
 from runner.replay.again import Limits, replay
@@ -51,7 +51,7 @@ def test_resumed_bit_for_bit(ran, tmp_path, name):
     folder = tmp_path / "killed"
     every = "checkpoint.every_steps=15"
     ran(folder, *overrides, every, stop=18)
-    assert checkpoint.steps(folder / "checkpoints") == [15]
+    assert restore.steps(folder / "checkpoints") == [15]
     ran(folder, *overrides, "checkpoint.every_steps=4", stop=27)
     assert ran(folder, *overrides, every) == whole
     assert arrays_of(folder, 40) == arrays_of(tmp_path / "whole", 40)
@@ -96,7 +96,7 @@ def test_every_kind_of_state_comes_back(built, tmp_path):
     saver = Checkpoints(tmp_path, settings, "", lambda step: {"program": program})
     with saver:
         saver.save(7, saved, "always")
-    start = checkpoint.newest(tmp_path, None, target, program)
+    start = restore.newest(tmp_path, None, target, program)
     assert start.step == 7
     assert jax.tree.structure(start.snapshot) == jax.tree.structure(saved)
     for a, b in zip(*map(jax.tree.leaves, (start.snapshot, saved)), strict=True):
@@ -151,7 +151,7 @@ def test_a_damaged_one_falls_back_to_the_one_before(ran, tmp_path, capfd):
         # Not skipped, however long the one before takes.
         patch.setattr(Checkpoints, "_is_free", lambda self: True)
         ran(folder, *keep, stop=33)
-    assert checkpoint.steps(folder / "checkpoints") == [20, 30]
+    assert restore.steps(folder / "checkpoints") == [20, 30]
     largest(folder / "checkpoints" / "30" / "state").write_bytes(b"")
     capfd.readouterr()
     assert ran(folder, *keep) == whole
@@ -282,7 +282,7 @@ def test_the_newest_and_the_best_are_kept(ran, tmp_path):
     losses = {r["step"]: r["validation/loss"] for r in rows if "validation/loss" in r}
     best = min(losses, key=lambda step: losses[step])
     assert best < 40
-    assert checkpoint.steps(tmp_path / "checkpoints") == [best, 40]
+    assert restore.steps(tmp_path / "checkpoints") == [best, 40]
 
 
 @pytest.mark.parametrize(

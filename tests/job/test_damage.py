@@ -12,7 +12,7 @@ from helpers.resuming import arrays_of, record, rows_of
 from runner import load_run
 from runner.compare.load import load
 from runner.errors import ConfigError
-from runner.job import checkpoint, resume
+from runner.job import restore, resume
 from runner.job.checkpoint import Checkpoints
 from runner.record import checksums
 from runner.replay.record import read
@@ -33,33 +33,33 @@ def killed(ran, trained_once, tmp_path):
             # None is skipped, however long the one before takes.
             patch.setattr(Checkpoints, "_is_free", lambda self: True)
             ran(trained_once, *KEPT, stop=33)
-        assert checkpoint.steps(trained_once / "checkpoints") == [20, 30]
+        assert restore.steps(trained_once / "checkpoints") == [20, 30]
         (trained_once / checksums.FILE).unlink()  # as if by SIGKILL: no rows in it
     return Path(shutil.copytree(trained_once, tmp_path / "killed"))
 
 
 def test_a_bit_of_a_checkpoint(killed, monkeypatch, capsys):
     """Whatever the bit, the one before is used, with a warning that names the other."""
-    monkeypatch.setattr(checkpoint, "_restored", lambda folder, step, *_: step)
+    monkeypatch.setattr(restore, "_restored", lambda folder, step, *_: step)
     folder = killed / "checkpoints"
-    assert checkpoint.newest(folder, None, None, {}) == 30  # pyright: ignore
+    assert restore.newest(folder, None, None, {}) == 30  # pyright: ignore
     assert not capsys.readouterr().err
     for path, bit in flips(files_in(folder / "30"), count=60, seed=1):
         with flipped(path, bit):
-            used = checkpoint.newest(folder, None, None, {})  # pyright: ignore
+            used = restore.newest(folder, None, None, {})  # pyright: ignore
         told = capsys.readouterr().err
         assert used == 20 and f"{folder / '30'} is damaged" in told, (path, bit)
     (older,), (newer,) = (flips(files_in(folder / n), 1, 2) for n in ("20", "30"))
     with flipped(*older), flipped(*newer):
         with pytest.raises(ConfigError, match=f"none of the checkpoints in {folder}"):
-            checkpoint.newest(folder, None, None, {})  # pyright: ignore
+            restore.newest(folder, None, None, {})  # pyright: ignore
 
 
 @pytest.mark.parametrize("lost", ["state/manifest.ocdbt", "record/metadata"])
 def test_a_file_of_a_checkpoint_that_is_lost(killed, monkeypatch, capsys, lost):
-    monkeypatch.setattr(checkpoint, "_restored", lambda folder, step, *_: step)
+    monkeypatch.setattr(restore, "_restored", lambda folder, step, *_: step)
     (killed / "checkpoints" / "30" / lost).unlink()
-    assert checkpoint.newest(killed / "checkpoints", None, None, {}) == 20  # pyright: ignore
+    assert restore.newest(killed / "checkpoints", None, None, {}) == 20  # pyright: ignore
     assert f"{lost} doesn't have the checksum" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from helpers.resuming import arrays_of, record, rows_of
-from runner.job import checkpoint
+from runner.job import restore
 from runner.job.interruption import Interruption, Preempted
 from runner.record.recorder import Recorder
 
@@ -42,7 +42,7 @@ def test_saved_marked_and_taken_up(ran, tmp_path, number):
     assert str(stopped.value) == number.name
     assert record(folder, "summary")["status"] == "preempted"
     last = rows_of(folder)[-1]["step"]
-    assert checkpoint.steps(folder / "checkpoints") == [last]
+    assert restore.steps(folder / "checkpoints") == [last]
     assert 17 <= last < 30  # calls are of 4 steps, and one is under way
     assert ran(folder) == whole
     assert arrays_of(folder, 40) == arrays_of(tmp_path / "whole", 40)

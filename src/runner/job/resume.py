@@ -12,7 +12,7 @@ from runner.core.program import start_shapes
 from runner.core.run import Run
 from runner.core.snapshot import Start
 from runner.errors import ConfigError, Finished
-from runner.job import checkpoint
+from runner.job import checkpoint, restore
 from runner.record.checksums import check_records
 from runner.record.conditions import changed
 from runner.record.files import check_rows, from_json, read_object, to_json
@@ -93,7 +93,7 @@ def resume(
         # A sweep that was killed while the job's population ended: the population has
         # the state that continues it bit for bit.
         was_member = in_sweep and (own.provenance.get("members") or 1) > 1
-        if checkpoint.steps(folder / checkpoint.FOLDER) and not was_member:
+        if restore.steps(folder / restore.FOLDER) and not was_member:
             return _from(own, None, run, folder, provenance)
         if own.status == "finished":
             raise ConfigError(
@@ -141,7 +141,7 @@ def _has_begun(folder: Path) -> bool:
     """Whether `folder` has rows or checkpoints, which another run would spoil."""
     metrics = folder / "metrics.jsonl"
     has_rows = metrics.exists() and metrics.stat().st_size > 0
-    return has_rows or bool(checkpoint.steps(folder / checkpoint.FOLDER))
+    return has_rows or bool(restore.steps(folder / restore.FOLDER))
 
 
 def _from_other(
@@ -160,7 +160,7 @@ def _from_other(
 
 def _named(resume: str) -> tuple[_Earlier, int | None]:
     """The run that `checkpoint.resume` names, and the step if it names one."""
-    source, step = checkpoint.locate(Path(resume))
+    source, step = restore.locate(Path(resume))
     other = _earlier(source)
     if other is None:
         raise ConfigError(f"checkpoint.resume={resume}: {source} is not a run folder")
@@ -207,14 +207,14 @@ def _from(
 ) -> Resumed:
     """Resume from the newest checkpoint of `earlier`, or from that of `step`."""
     target = start_shapes(run.spec, run.values)
-    checkpoints = earlier.folder / checkpoint.FOLDER
+    checkpoints = earlier.folder / restore.FOLDER
     metrics = earlier.folder / "metrics.jsonl"
 
     def check(record: dict[str, Any]) -> None:
         if "rows" in record:  # earlier versions of runner didn't save it
             check_rows(metrics, record["rows"])
 
-    start = checkpoint.newest(checkpoints, step, target, run.spec.description, check)
+    start = restore.newest(checkpoints, step, target, run.spec.description, check)
     if start.step > len(run.learning_rates):
         raise ConfigError(
             f"train.steps={len(run.learning_rates)} is less than the {start.step} "

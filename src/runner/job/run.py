@@ -23,7 +23,7 @@ from runner.core.mesh import devices
 from runner.core.program import Program, start_shapes
 from runner.core.run import Host, Run
 from runner.errors import ConfigError, Finished, Unwritable
-from runner.job import checkpoint, determinism
+from runner.job import checkpoint, determinism, restore
 from runner.job.build import Built, build
 from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
@@ -296,7 +296,7 @@ def prepare(
     settings = OmegaConf.to_object(cfg.checkpoint)
     assert isinstance(settings, CheckpointSettings)
     checkpoints = Checkpoints(
-        recorder.folder / checkpoint.FOLDER,
+        recorder.folder / restore.FOLDER,
         settings,
         cfg.objective,
         lambda step: to_json(checkpoint_record(run, step) | recorder.state()),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from runner.core.program import start_shapes
 from runner.core.snapshot import Start
 from runner.errors import ConfigError, TrainingStopped
-from runner.job import checkpoint
+from runner.job import restore
 from runner.job.checkpoint import Checkpoints
 from runner.job.identity import fingerprint
 from runner.job.resume import continued
@@ -64,7 +64,7 @@ def checkpoints_of(
             "wall_seconds": first.prepared.recorder.state()["wall_seconds"],
         }
 
-    folder = sweep / checkpoint.FOLDER / fingerprint({"members": list(names)})
+    folder = sweep / restore.FOLDER / fingerprint({"members": list(names)})
     settings = first.prepared.checkpoints.settings
     return Checkpoints(folder, settings, "", describe, start)
 
@@ -79,12 +79,12 @@ def left_over(
     Returns:
       those populations, and the members that start over.
     """
-    folder = sweep / checkpoint.FOLDER
+    folder = sweep / restore.FOLDER
     begun = {m.job.fingerprint: m for m in members if m.prepared.recorder.kept}
     found = []
     paths = folder.iterdir() if begun and folder.is_dir() else []
     # Of a population and the smaller one that it became, the latter has the newest.
-    for path in sorted(paths, key=lambda p: (-max(checkpoint.steps(p), default=0), p)):
+    for path in sorted(paths, key=lambda p: (-max(restore.steps(p), default=0), p)):
         saved = _read(path, begun)
         if saved:
             found.append(saved)
@@ -111,7 +111,7 @@ def _read(path: Path, begun: dict[str, Member]) -> Saved | None:
                 check_rows(member.prepared.recorder.folder / "metrics.jsonl", size)
 
     try:
-        start = checkpoint.newest(path, None, target, run.spec.description, check)
+        start = restore.newest(path, None, target, run.spec.description, check)
     except ConfigError as error:
         print(f"warning: {error}; {len(indexed)} jobs start over", file=sys.stderr)
         shutil.rmtree(path, ignore_errors=True)
@@ -134,10 +134,10 @@ def _read(path: Path, begun: dict[str, Member]) -> Saved | None:
 
 def _record(path: Path) -> dict[str, Any] | None:
     """The record of the newest whole checkpoint in `path`, if there is one."""
-    steps, why = checkpoint.steps(path), None
+    steps, why = restore.steps(path), None
     for step in reversed(steps):
         try:
-            record = checkpoint.whole_record(path / str(step))
+            record = restore.whole_record(path / str(step))
             if record.keys() >= {"members", "size", "going", "best_records"}:
                 return record
             raise ValueError("its record isn't that of a population")
