@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     options = parser.parse_args()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of what it lacks
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports what it lacks
     chance = random.Random(options.seed)
     cases = [(name, CASES[name]) for name in options.cases]
     shares = [options.kills // len(cases)] * len(cases)

@@ -12,7 +12,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-# As a module: Hydra's own tests make it run it anew.
+# As a module: Hydra's own tests make it run again.
 from hydra_plugins import grid_sweeper
 from runner.config import conf, whole_sweep
 from runner.errors import ConfigError

@@ -1,4 +1,8 @@
-"""Overrides that make models small, in one word for each value."""
+"""Overrides that make models small, in one word for each value, and a test of them."""
+
+import numpy as np
+
+from runner.core.program import step_jaxpr
 
 CONVNET = "runner.models.convnet."
 
@@ -31,3 +35,15 @@ def small_convnet() -> str:
         conv(4, 3), pool("max", 2, 2), conv(6, 3, 2, "VALID"),
         pool("mean", 2, 1), dense(16),
     )  # fmt: skip
+
+
+def check_patches(asked: tuple[str, ...], trained, built) -> None:
+    """A model of convolutions learns the same with patches, and really has them."""
+    losses = {}
+    for form in ("native", "patches"):
+        own = *asked, f"train.convolution={form}", "train.log_every_steps=1"
+        losses[form] = [row["train/loss"] for row in trained(*own)]
+        run = built(*own)
+        found = "conv_general_dilated" in str(step_jaxpr(run.spec, run.values))
+        assert found == (form == "native")
+    np.testing.assert_allclose(losses["native"], losses["patches"], rtol=1e-4)

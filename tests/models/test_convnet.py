@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from helpers.small_models import conv, convnet, dense, pool, small_convnet
+from helpers.small_models import (
+    check_patches,
+    conv,
+    convnet,
+    dense,
+    pool,
+    small_convnet,
+)
 from helpers.training import SESSION
-from runner.core.program import step_jaxpr
 from runner.data.dataset import Feature
 from runner.errors import ConfigError
 from runner.models.model import Model
@@ -98,15 +104,8 @@ def test_three_forms_give_the_same_outputs(dtype, made):
 
 
 def test_its_convolutions_may_be_patches(trained, built):
-    asked = "model=convnet", small_convnet(), "train.steps=5", "train.epochs=null"
-    losses = {}
-    for form in ("native", "patches"):
-        rows = trained(*asked, f"train.convolution={form}", "train.log_every_steps=1")
-        losses[form] = [row["train/loss"] for row in rows]
-        run = built(*asked, f"train.convolution={form}")
-        found = "conv_general_dilated" in str(step_jaxpr(run.spec, run.values))
-        assert found == (form == "native")
-    np.testing.assert_allclose(losses["native"], losses["patches"], rtol=1e-4)
+    asked = ("model=convnet", small_convnet(), "train.steps=5", "train.epochs=null")
+    check_patches(asked, trained, built)
 
 
 @pytest.mark.parametrize(

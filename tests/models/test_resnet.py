@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from runner.core.program import step_jaxpr
+from helpers.small_models import check_patches
 from runner.data.dataset import Feature
 from runner.errors import ConfigError
 from runner.models.resnet import resnet
@@ -77,16 +77,9 @@ def test_a_block_that_adds_nothing_keeps_pixels_and_channels():
 def test_its_convolutions_may_be_patches(trained, built):
     asked = (
         "model=resnet", "model.depth=8", "model.width=2", "train.steps=3",
-        "train.epochs=null", "train.log_every_steps=1", "framework=jax",
+        "train.epochs=null", "framework=jax",
     )  # fmt: skip
-    losses = {}
-    for form in ("native", "patches"):
-        rows = trained(*asked, f"train.convolution={form}")
-        losses[form] = [row["train/loss"] for row in rows]
-        run = built(*asked, f"train.convolution={form}")
-        found = "conv_general_dilated" in str(step_jaxpr(run.spec, run.values))
-        assert found == (form == "native")
-    np.testing.assert_allclose(losses["native"], losses["patches"], rtol=1e-4)
+    check_patches(asked, trained, built)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def recorded(folders, tmp_path_factory):
 
 @pytest.fixture
 def run(recorded, tmp_path):
-    """A copy, without the checksums that would tell of what a test does to it."""
+    """A copy, without the checksums that would show what a test does to it."""
     ignored = shutil.ignore_patterns(checksums.FILE)
     return Path(shutil.copytree(recorded, tmp_path / "run", ignore=ignored))
 

@@ -55,7 +55,7 @@ def write_yaml(path: Path, values: Any) -> None:
 
 
 def _save(config: Any, f: Any, resolve: bool = False) -> None:
-    # Hydra loads its sweepers anew, so they can't be told apart from other callers.
+    # Hydra loads its sweepers again, so they can't be told apart from other callers.
     if isinstance(f, Path) and f.name == "multirun.yaml":
         write_yaml(f, plain(config))
     else:

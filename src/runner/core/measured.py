@@ -30,9 +30,10 @@ class Measured(NamedTuple):
 
 
 # 2 cores of an AMD EPYC, jax 0.10.2, with a load of 5 to 11 from others: only ratios
-# within a row count. Digits are 8x8 images, the transformer has biases;
-# batches of 64, and an evaluation an epoch. So a step of a small model alone takes
-# longer than in a long run without evaluations, which cost the host a call.
+# within a row count. Digits are 8x8 images; the transformer was that of an earlier
+# example, with two layers and an output layer of its own. Batches of 64, and an
+# evaluation an epoch. So a step of a small model alone takes longer than in a long run
+# without evaluations, which cost the host a call.
 MEASURED = (
     Measured(
         "cpu", "cpu", "mlp [16]", 3.28e5,

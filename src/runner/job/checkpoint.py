@@ -1,7 +1,7 @@
 """Checkpoints: what the next step of a run depends on, saved while it trains.
 
 Orbax writes them, in the background, and renames each into place when it is complete,
-with a checksum of each file in it. Orbax is imported by the first save or restore, never
+with a checksum of each file in it. It is imported by the first save or restore, never
 by a run that needs neither.
 """
 
@@ -96,7 +96,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Tell in one way of all the ways in which a save can fail."""
+        """Report all the ways in which a save can fail in one way."""
         try:
             yield
         except (OSError, ValueError) as error:  # the latter from TensorStore

@@ -41,7 +41,7 @@ def newest(
       only: load the checkpoint of this step instead of the newest.
       target: shapes, dtypes and shardings, which need not be those that were saved.
       program: the description of the program; see `runner.core.program.ProgramSpec`.
-      check: raises ValueError or OSError if what the checkpoint's record tells of the
+      check: raises ValueError or OSError if what the checkpoint's record says of the
         run isn't so any more, such as its rows.
 
     Raises:
@@ -71,7 +71,7 @@ def newest(
 
 
 def _is_of_run(path: Path, record: dict, check: Callable[[dict], None]) -> bool:
-    """Whether what `record` tells of the run is still so; if not, warn."""
+    """Whether what `record` says of the run is still so; if not, warn."""
     try:
         check(record)
     except (OSError, ValueError) as error:

@@ -87,7 +87,7 @@ def _text(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def writing(path: object) -> Iterator[None]:
-    """Tell of an OSError in the block as what it means: that `path` can't be written.
+    """Report an OSError in the block as what it means: that `path` can't be written.
 
     Raises:
       Unwritable: which names the file, if the system does.
@@ -242,16 +242,20 @@ def read_metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:
     Raises:
       ValueError: any other line isn't a JSON object; names file and line.
     """
-    *lines, _torn = path.read_bytes()[:size].split(b"\n")
-    rows = []
+    return list(rows_of(path.read_bytes()[:size], path))
+
+
+def rows_of(data: bytes, name: object) -> Iterator[dict[str, Any]]:
+    """The rows in the contents of a metrics file called `name`: see `read_metrics`."""
+    *lines, _torn = data.split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
-            items = json.loads(line).items()
+            row = dict(json.loads(line).items())
         except (ValueError, AttributeError, RecursionError):
             text = line.decode(errors="replace")
-            raise ValueError(f"{path}:{number}: not a JSON object: {text!r}") from None
-        rows.append(from_json(dict(items)))
-    return rows
+            shown = f"{text[:80]!r}" + "..." * (len(text) > 80)
+            raise ValueError(f"{name}:{number}: not a JSON object: {shown}") from None
+        yield from_json(row)
 
 
 def from_json(value: Any) -> Any:

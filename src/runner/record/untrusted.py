@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.record.files import from_json
+from runner.record.files import rows_of
 
 # More than any run writes: what is beyond these could fill the memory.
 JSON_BYTES = 16 << 20
@@ -64,20 +64,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
       OSError, ValueError: it can't be read, has a line that isn't a JSON object, or is
         too large; names file and line.
     """
-    *lines, _torn = _read_text(path, ROWS_BYTES).split("\n")
     rows: list[dict[str, Any]] = []
     columns: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError
-            row = from_json(row)
-        except (ValueError, RecursionError):
-            shown = f"{line[:80]!r}" + "..." * (len(line) > 80)
-            raise ValueError(
-                f"{path.name}:{number}: not a JSON object: {shown}"
-            ) from None
+    for row in rows_of(read_bytes(path, ROWS_BYTES), path.name):
         columns |= row.keys()
         if len(columns) > _COLUMNS:
             raise ValueError(f"{path.name} has more than {_COLUMNS:,} columns")

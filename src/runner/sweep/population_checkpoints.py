@@ -141,7 +141,7 @@ def _record(path: Path) -> dict[str, Any] | None:
             if record.keys() >= {"members", "size", "going", "best_records"}:
                 return record
             raise ValueError("its record isn't that of a population")
-        except (OSError, ValueError) as error:  # `newest` tells of each
+        except (OSError, ValueError) as error:  # `newest` reports each
             why = error
     if why:
         print(f"warning: none of the checkpoints in {path} is whole, so its jobs start "
