@@ -33,7 +33,7 @@ from omegaconf import DictConfig, open_dict
 from xdist.scheduler import LoadGroupScheduling
 
 from helpers.resuming import SMALL, run
-from helpers.training import build_job, train_run
+from helpers.training import SESSION, build_job, train_run
 from runner.config import conf
 from runner.core.run import Run
 from runner.record import compiled
@@ -171,7 +171,17 @@ def trained(built):
 
 
 @pytest.fixture
-def ran(composed, folders):
+def shared_session(monkeypatch):
+    """Whole runs in this process trace and compile once what they have in common.
+
+    Commands, each a process of its own, are in tests/end_to_end, job and sweep.
+    """
+    for module in ("job.run", "replay.again"):
+        monkeypatch.setattr(f"runner.{module}.Session", lambda *_: SESSION)
+
+
+@pytest.fixture
+def ran(composed, folders, shared_session):
     """Run a job in a folder of its own; `stop` is a step whose row kills it."""
 
     def ran(folder: Path, *overrides: str, stop: int | None = None) -> list[dict]:

@@ -21,6 +21,11 @@ NOT_MLP = ("~model.hidden_sizes", "data=digits")
 
 
 @pytest.fixture
+def shared_session():
+    """None: a choice that is kept isn't made again."""
+
+
+@pytest.fixture
 def timed(monkeypatch):
     """Pretend that ways take these microseconds; returns the ways that were timed."""
 

@@ -29,6 +29,7 @@ from runner.replay.record import read
 from runner.replay.rows import Differs, RecordEnds, Rows, relative
 from runner.replay.trusted import check_targets
 
+pytestmark = pytest.mark.usefixtures("shared_session")
 SHORT = [
     "data=linear_ae",
     "model=linear_autoencoder",
