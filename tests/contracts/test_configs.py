@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from helpers.at_night import one_in
 from helpers.training import build_job, train_run
 from helpers.user_targets import TOKENS
 from runner.config import conf
@@ -64,8 +65,12 @@ def test_every_debug_preset_trains(debug, composed):
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_experiment_trains_each_choice_of_its_sweep(experiment, folders):
-    """Two steps of each value that the preset sweeps over, one factor at a time."""
+@pytest.mark.parametrize("every", one_in(2, [4, 1]))
+def test_every_experiment_builds_choices_of_its_sweep(experiment, every, folders):
+    """All at night, else some, of the values that it sweeps over, one at a time.
+
+    tests/core/test_optimizers.py and test_schedules.py train all of their groups.
+    """
     conf.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -78,7 +83,7 @@ def test_every_experiment_trains_each_choice_of_its_sweep(experiment, folders):
         for key, values in sweep.items():
             override = parser.parse_override(f"{key}={values}")
             assert override.is_sweep_override()
-            for value in override.sweep_string_iterator():
+            for value in list(override.sweep_string_iterator())[::every]:
                 short = ["train.epochs=null", "train.steps=22", "mesh=single"]
                 short.append("verify=false")  # tests/checks/test_verify.py does
                 cfg = compose("config", [*chosen, f"{key}={value}", *short])

@@ -19,13 +19,15 @@ SMALL = {
 }
 
 
-# Each optimizer and each model but the deepest; the other pairs at night.
+DEEP = ("convnet", "resnet")
+# Each optimizer, and each model but the deep ones; the other pairs at night.
 PAIRS = [
     pytest.param(
         model,
         optimizer,
         marks=[]
-        if model == "mlp" or (optimizer == "adamw" and model != "resnet")
+        if model == "mlp"
+        or (optimizer == "adamw" and model not in ("convnet", "resnet"))
         else pytest.mark.nightly,
     )
     for model in MODELS

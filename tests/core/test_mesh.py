@@ -81,7 +81,11 @@ def test_every_optimizer_on_two_axes(name, composed, built):
             ("data", "fsdp", "data_fsdp"),
             ("model=cnn", "model.channels=[8,16]", "model.hidden_size=32"),
         ),
-        (("data", "fsdp"), ("optimizer=adamw", "train.ema_decay=0.9")),
+        pytest.param(
+            ("data", "fsdp"),
+            ("optimizer=adamw", "train.ema_decay=0.9"),
+            marks=pytest.mark.nightly,
+        ),
         (
             ("tensor",),
             ("framework=jax", "optimizer=adamw", "train.ema_decay=0.9",

@@ -6,6 +6,7 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from helpers.at_night import one_in
 from helpers.training import SESSION
 from runner.core.placement import Axes, Placement
 from runner.core.program import start_shapes
@@ -34,7 +35,7 @@ def specs(run):
     return tuple(found)
 
 
-@pytest.mark.parametrize("framework", ["linen", "nnx"])
+@pytest.mark.parametrize("framework", one_in(2, ["nnx", "linen"]))
 def test_a_model_is_placed_by_its_own_names_and_trains_alike(
     framework, composed, built, trained
 ):
@@ -146,7 +147,7 @@ def test_what_is_printed_names_what_no_mesh_has(built):
     assert "also names embed: no mesh has" in stream.getvalue()
 
 
-@pytest.mark.parametrize("framework", ["linen", "nnx"])
+@pytest.mark.parametrize("framework", one_in(2, ["linen", "nnx"]))
 def test_a_killed_run_goes_on_as_it_was_placed(framework, ran, tmp_path):
     asked = (f"framework={framework}", MODEL, "optimizer=adam", "mesh=tensor")
     whole = ran(tmp_path / "whole", *asked)

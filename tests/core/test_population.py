@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers.at_night import one_in
 from helpers.packed import alone, assert_close, together
 from helpers.shipped import BY_KIND, SMALL
 from helpers.training import SESSION
@@ -158,7 +159,7 @@ def test_population_size(devices, members):
         assert size % mesh.shape["members"] == 0
 
 
-@pytest.mark.parametrize("framework", ["linen", "nnx"])
+@pytest.mark.parametrize("framework", one_in(2, ["nnx", "linen"]))
 def test_a_users_convolutions_give_the_same_curves_in_every_form(built, framework):
     """XLA's or patches, alone or side by side, within TOLERANCE."""
     own = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.at_night import one_in
 from runner.compare.load_wandb import read_run, wandb_files
 from runner.config.conf import conf_dir
 from runner.config.hydra_job import HydraJob
@@ -89,7 +90,7 @@ def test_what_hydra_refuses_is_one_message(run, tmp_path, arguments, said):
     assert not list(tmp_path.rglob("summary.json"))
 
 
-@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]])
+@pytest.mark.parametrize("sweep", one_in(2, [["-m", "seed=0,1"], []]))
 def test_a_file_of_a_shipped_name_is_refused_and_of_another_used(run, tmp_path, sweep):
     group = tmp_path / "own" / "optimizer"
     group.mkdir(parents=True)

@@ -45,8 +45,6 @@ FORMS = {
     "two inputs": ["nnx", "linen", "jax"],
 }
 
-each_part = pytest.mark.parametrize("name", PARTS)
-
 
 def others_at_night(name):
     """The part `name` in the plain suite, the others at night."""
@@ -82,7 +80,7 @@ def rows(trained):
     return lambda name, *more: trained(*PARTS[name], *LENGTH, *EVERY_ROW, *more)
 
 
-@each_part
+@others_at_night("text")
 def test_each_form_is_verified_and_learns_the_same(name, rows):
     first, *others = (
         rows(name, f"framework={form}", "verify=true") for form in FORMS[name]
@@ -112,7 +110,7 @@ def test_microbatches_weigh_as_in_one_batch(name, mesh, rows):
     assert_close(parts, whole, 1e-5)
 
 
-@each_part
+@others_at_night("vae")
 def test_packed_equals_plain(name, built):
     asked = *PARTS[name], *LENGTH, *EVERY_ROW
     runs = [built(*asked, f"seed={seed}") for seed in (0, 1)]
@@ -148,6 +146,7 @@ def test_a_metric_of_several_parts_and_one_without_a_direction(rows):
     assert {"validation/squared_error", "validation/divergence"} <= set(rows("vae")[-1])
 
 
+@pytest.mark.nightly  # tests/parity compares the forms of a user's own model
 def test_parity_finds_the_parts_and_compares_the_forms_there_are(capsys, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
 
@@ -184,6 +183,7 @@ def common(folders):
     return "--config-dir", "my_lab/conf", *PARTS["text"], "wandb=disabled", cache
 
 
+@pytest.mark.nightly  # test_replay.py finds a user's own conf again
 def test_packed_replayed_and_loaded(tmp_path, common):
     sweep = tmp_path / "sweep"
     process = command("-m", *common, *LENGTH, "seed=0,1", f"hydra.sweep.dir={sweep}")

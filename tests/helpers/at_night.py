@@ -6,6 +6,14 @@ from typing import Any
 import pytest
 
 
+def one_in(number: int, cases: Sequence[Any]) -> list[Any]:
+    """Cases for pytest, of which one in `number` is tested always."""
+    return [
+        pytest.param(case, marks=pytest.mark.nightly) if i % number else case
+        for i, case in enumerate(cases)
+    ]
+
+
 def each_in_one(cases: Sequence[Any], ways: Sequence[str]) -> list[Any]:
     """Pairs for pytest, of which each case in one of the ways is tested always."""
     return [

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from helpers.at_night import one_in
 from helpers.resuming import arrays_of, record, rows_of
 from runner.job import restore
 from runner.job.interruption import Interruption, Preempted
@@ -30,7 +31,7 @@ def sent_at(patch, step, *numbers):
     patch.setattr(Recorder, "row", row)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", one_in(2, SIGNALS))
 def test_saved_marked_and_taken_up(ran, tmp_path, number):
     before = [signal.getsignal(s) for s in SIGNALS]
     whole = ran(tmp_path / "whole")

@@ -78,7 +78,12 @@ def test_two_processes_train_as_one_device_does(tmp_path, trained):
     ("overrides", "each", "said"),
     [
         ([], ["seed=0", "seed=1"], "seed is 0 on process 0 and 1 on process 1"),
-        (["data.batch_size=18"], None, "divisible by the 4 devices"),
+        pytest.param(
+            ["data.batch_size=18"],
+            None,
+            "divisible by the 4 devices",
+            marks=pytest.mark.nightly,
+        ),
         (["optimizer=sgd", "optimizer.learning_rate=1e30"], None, "loss is nan"),
     ],
 )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers.at_night import one_in
 from helpers.command_line import run, sweep
 from runner.core.run import Host
 from runner.core.train import train
@@ -85,7 +86,7 @@ def test_a_folder_without_write_permission_is_refused(tmp_path, monkeypatch, cac
             compiled.set_up(str(tmp_path))
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+@pytest.mark.parametrize("mode", one_in(3, [0o770, 0o707, 0o777]))
 def test_a_folder_that_others_can_write_to_isnt_used(cache, mode, capsys):
     entry(cache)
     cache.chmod(mode)
@@ -205,7 +206,7 @@ ROADS = {
 }
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("road", one_in(3, list(ROADS)))
 def test_an_old_program_doesnt_come_back(
     road, cache, composed, tmp_path, monkeypatch, found
 ):
@@ -295,6 +296,7 @@ def test_the_next_process_compiles_nothing_and_verifies_all(tmp_path, folders):
     assert "verify: the pipeline doesn't do what the config says" in done.stderr
 
 
+@pytest.mark.nightly  # nor does the next process, below which sweeps stand
 def test_the_next_sweep_compiles_nothing(tmp_path, folders):
     common = (
         "debug=tiny", f"compilation_cache={tmp_path / 'cache'}",

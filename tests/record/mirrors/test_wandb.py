@@ -335,7 +335,13 @@ kept = Kept(Path("metrics.jsonl"), 8, 0.0)
 KILLED = "time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)"
 
 
-@pytest.mark.parametrize("ending, code", [(KILLED, -9), ("raise Preempted(15)", 75)])
+@pytest.mark.parametrize(
+    "ending, code",
+    [
+        pytest.param(KILLED, -9, marks=pytest.mark.nightly),
+        ("raise Preempted(15)", 75),
+    ],
+)
 def test_resumed_offline_each_row_is_there_once(tmp_path, ending, code):
     run(tmp_path, RESUMED + f"part(1, 12, rest={ending!r})", expect=code)
     run(tmp_path, RESUMED + "part(9, 20, kept)")
@@ -349,7 +355,13 @@ def test_resumed_offline_each_row_is_there_once(tmp_path, ending, code):
     assert summary(tmp_path)["status"] == "finished"
 
 
-@pytest.mark.parametrize("ending, code", [(KILLED, -9), ("raise Preempted(15)", 75)])
+@pytest.mark.parametrize(
+    "ending, code",
+    [
+        (KILLED, -9),
+        pytest.param("raise Preempted(15)", 75, marks=pytest.mark.nightly),
+    ],
+)
 def test_resumed_online_it_is_one_run_with_each_row_once(tmp_path, ending, code):
     begun = RESUMED + f"part(1, 12, rest={ending!r}, mode='online')"
     with FakeWandb() as server:
