@@ -75,6 +75,7 @@ class Dataset:
         transforms: What a compiled step does to a batch before the model gets it.
         files: Those that the examples are read from, if known. They identify data that
             are too large to be read for that: see `data_digest`.
+        reshuffle: Whether each epoch has an order of its own; see `Order`.
 
     Raises:
         ConfigError: a value is out of range, or the batch is larger than the data.
@@ -87,6 +88,7 @@ class Dataset:
     mode: Mode
     transforms: Sequence[Transform] = ()
     files: Sequence[Path] = ()
+    reshuffle: bool = True
 
     def __post_init__(self):
         check_batch_size(self.batch_size)

@@ -94,6 +94,7 @@ def build(
         dataset.batch_size,
         seeds["order"],
         cfg.train.limit_batches,
+        dataset.reshuffle,
     )
     cfg = _with_lengths(cfg, order)
     settings = OmegaConf.to_object(cfg.train)

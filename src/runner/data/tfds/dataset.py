@@ -38,6 +38,7 @@ def tfds_data(
     data_dir: str,
     manual_dir: str | None,
     download: bool,
+    reshuffle: bool = True,  # as where it isn't recorded
 ) -> Dataset:
     """A data set of TFDS, prepared as array_record files on first use.
 
@@ -53,6 +54,7 @@ def tfds_data(
             that TFDS uses for unknown ones: refuse them or drop them.
         transforms: Applied in turn, in the compiled step.
         batch_size: Examples of one step over all devices.
+        reshuffle: Whether each epoch has an order of its own, or all have the first.
         mode: See `Dataset`. "auto" chooses by the size of all splits.
         memory_limit_mb: Largest size for "auto" to hold in host memory, in MiB.
         device_limit_mb: Largest size for "auto" to copy to each device, in MiB.
@@ -93,6 +95,7 @@ def tfds_data(
             batch_size=batch_size,
             mode=mode_of(found.size_mb),
             transforms=transforms,
+            reshuffle=reshuffle,
         )
     with quiet_tfds():
         make_builder = find_builder(name, root)
@@ -122,6 +125,7 @@ def tfds_data(
             batch_size=batch_size,
             mode=mode_of(size_mb),
             transforms=transforms,
+            reshuffle=reshuffle,
             files=sorted({Path(file) for of in ranges.values() for file, *_ in of}),
         )
     if kept and dataset.mode == "device":
