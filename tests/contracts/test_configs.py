@@ -14,6 +14,14 @@ from runner.config.conf import conf_dir
 
 # Prepared from files that aren't there; that they name them is held by test_tfds.py.
 ABSENT = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "tfds"}
+# What those of a user's own data need.
+NEEDED = {
+    "tfds": ["data.name=mnist"],
+    "text": [
+        f"data.path={conf_dir() / 'config.yaml'}", "data.block_size=16",
+        "model=transformer", "model.width=16", "model.heads=2", "model.layers=1",
+    ],
+}  # fmt: skip
 
 
 def options(group):
@@ -48,8 +56,7 @@ def test_every_choice_builds(group, built):
 
 @pytest.mark.parametrize("data", options("data"))
 def test_every_data_set_is_composed_and_the_small_ones_built(data, composed):
-    name = ["data.name=mnist"] if data == "tfds" else []
-    cfg = composed(f"data={data}", "train.epochs=1", *name)
+    cfg = composed(f"data={data}", "train.epochs=1", *NEEDED.get(data, []))
     assert cfg.data._target_.startswith("runner.data.")
     if data not in ABSENT:
         assert build_job(cfg).run.settings.steps > 0

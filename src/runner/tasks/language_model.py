@@ -22,7 +22,8 @@ def language_model(
       features: the columns of the data.
       inputs: a column of tokens [T], which the model gets.
       labels: the column with the token that follows each of them.
-      mask: a column [T] with the weight of each token in the loss; None: 1 for all.
+      mask: a column [T] with the weight of each token in the loss; None: 1 for all;
+        "auto": the column `mask` if the data have one.
       label_smoothing: how much of the uniform distribution is mixed into the labels.
 
     Raises:
@@ -36,6 +37,8 @@ def language_model(
             f"task.labels={labels} has the shape {found.shape} and "
             f"{found.classes or 'no'} classes"
         )
+    if mask == "auto":
+        mask = "mask" if "mask" in features else None
     if mask is not None:
         feature("mask", mask, features)
 
