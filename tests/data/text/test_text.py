@@ -10,34 +10,15 @@ import pytest
 
 from helpers.packed import alone, assert_close, together
 from helpers.published import SHAKESPEARE, needs_shakespeare
+from helpers.text import POEM
 from runner.data import digest
 from runner.data.dataset import train_batches
 from runner.data.digest import data_digest
 from runner.data.text import encoded, pieces
-from runner.data.text.dataset import text
 from runner.data.transforms import transformed
 from runner.errors import ConfigError
 
-POEM = "The owl and the pussy-cat\nwent to sea\n\nIn a beautiful\npea-green boat\n" * 9
 MODES = ("device", "memory", "stream")
-
-
-@pytest.fixture
-def made(tmp_path):
-    """Makes a data set of the text POEM, or of what else is in the file it is from."""
-    file = tmp_path / "poem.txt"
-    file.write_text(POEM)
-
-    def made(**changes):
-        given = dict(
-            path=str(file), vocabulary="characters", block_size=8, windows="random",
-            validation=0.2, test=None, documents=None, transforms=[], batch_size=4,
-            reshuffle=True, mode="memory", device_limit_mb=256, memory_limit_mb=1024,
-            data_dir=str(tmp_path / "cache"),
-        )  # fmt: skip
-        return text(**given | changes)
-
-    return made
 
 
 def every_row(data, name):

@@ -51,7 +51,8 @@ def text(
     Args:
         path: Of a file, a folder or a glob; several files follow each other in the
             order of their paths.
-        vocabulary: "bytes", or "characters": those that occur in any split, sorted.
+        vocabulary: "bytes"; or "characters": those that occur in any split, sorted; or
+            the path of a tokenizer.json, which needs the extra `text`.
         block_size: Tokens of a window.
         windows: How training draws them. "random": as nanoGPT, from anywhere, with
             replacement (see `Draws`). "epoch": windows that don't overlap, in a new

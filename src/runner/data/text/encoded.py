@@ -121,7 +121,7 @@ def _write(
         return pieces(texts[part], documents, as_bytes=named == "bytes")
 
     everything = (piece for part in texts for piece in read(part))
-    known = vocabulary.vocabulary(named, everything, has_end=documents is not None)
+    known = vocabulary.vocabulary(named, everything, documents)
     dtype = np.min_scalar_type(max(0, known.size - 1))
     parts, digest = {}, hashlib.sha256()
     with path.open("wb") as file:

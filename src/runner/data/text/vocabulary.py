@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from runner.data.text import tokenizer
 from runner.data.text.pieces import END
-from runner.errors import ConfigError, did_you_mean
 
 NAMES = ("bytes", "characters")
 _CODES = 0x110000  # of Unicode
@@ -81,20 +81,20 @@ def _codes(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
-def source(named: str) -> str:
+def source(named: str) -> str | list[str]:
     """What identifies the vocabulary `named` beside the text.
 
     Raises:
-        ConfigError: it is neither of NAMES.
+        ConfigError: see `tokenizer.source`.
     """
-    if named not in NAMES:
-        raise ConfigError(
-            f"data.vocabulary={named} must be one of {', '.join(NAMES)}."
-            + did_you_mean(named, NAMES)
-        )
-    return named
+    return named if named in NAMES else tokenizer.source(named, NAMES)
 
 
-def vocabulary(named: str, pieces: Iterable[str], has_end: bool) -> Vocabulary:
-    """The vocabulary `named`, for a text of `pieces`."""
-    return of_bytes(has_end) if named == "bytes" else of_text(pieces, has_end)
+def vocabulary(named: str, pieces: Iterable[str], documents: str | None) -> Vocabulary:
+    """The vocabulary `named`, for a text of `pieces`, with END if it has documents."""
+    has_end = documents is not None
+    if named == "bytes":
+        return of_bytes(has_end)
+    if named == "characters":
+        return of_text(pieces, has_end)
+    return tokenizer.Tokenizer(named, documents)
