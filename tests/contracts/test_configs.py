@@ -1,5 +1,7 @@
 """Every YAML in conf/ is composed and built."""
 
+from importlib import resources
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -14,9 +16,12 @@ from runner.config.conf import conf_dir
 
 # Prepared from files that aren't there; that they name them is held by test_tfds.py.
 ABSENT = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "tfds"}
+DIGITS = resources.files("runner.data") / "digits.csv.gz"
 # What those of a user's own data need.
 NEEDED = {
     "tfds": ["data.name=mnist"],
+    "table": [f"data.path={DIGITS}", "data.header=false",
+              "data.target=column_64", "data.inputs=[column_2,column_3]"],
     "text": [
         f"data.path={conf_dir() / 'config.yaml'}", "data.block_size=16",
         "model=transformer", "model.width=16", "model.heads=2", "model.layers=1",

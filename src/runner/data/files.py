@@ -36,7 +36,8 @@ def find_files(key: str, path: str, endings: Collection[str] = ()) -> list[Path]
             )
     files = [f for f in found if f.is_file()]
     if not place.is_file():
-        files = [f for f in files if not endings or f.suffix.lower() in endings]
+        ends = tuple(endings) or ("",)
+        files = [f for f in files if f.name.lower().endswith(ends)]
     if not files:
         wanted = f" that ends with {', '.join(endings)}" if endings else ""
         raise ConfigError(f"{key}={path} holds no file{wanted}")

@@ -52,7 +52,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        import tokenizers
+        import tokenizers  # pyright: ignore[reportMissingImports]
 
         # Else it warns of any process that is started after it has used threads.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
