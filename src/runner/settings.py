@@ -326,11 +326,11 @@ class Settings:
 # The groups whose choices name a function by `_target_`.
 GROUPS = ("model", "framework", "optimizer", "schedule", "data", "task")
 
-# Arguments of targets that say where files are.
+# Arguments of targets that say where files are, or which rows a step uses.
 _ARGUMENTS = {
     f"data.{name}": Setting(MACHINE, None, "", False, (), "", "")
     for name in ("data_dir", "manual_dir", "download")
-}
+} | {"data.reshuffle": Setting(NUMBERS, None, "", False, (_ORDER,), "", "")}
 # Keys of config.json beside the configuration.
 RECORDED = ("hydra", "optimizer_probe", "format")
 

@@ -20,6 +20,7 @@ def linear_ae(
     data_seed: int,
     batch_size: int,
     mode: Literal["device", "memory"],
+    reshuffle: bool = True,  # as where it isn't recorded
 ) -> Dataset:
     """Examples of a linear model of `rank` factors plus white noise, without labels.
 
@@ -38,6 +39,7 @@ def linear_ae(
         noise: Standard deviation of the noise.
         data_seed: Fixes the examples; independent of the seed of a run.
         batch_size: Examples of one step over all devices.
+        reshuffle: Whether each epoch has an order of its own, or all have the first.
         mode: "device" or "memory"; there is nothing on disk to stream.
 
     Returns:
@@ -91,4 +93,5 @@ def linear_ae(
         classes={},
         batch_size=batch_size,
         mode=mode,
+        reshuffle=reshuffle,
     )

@@ -105,7 +105,8 @@ def compose_job(
 
 def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
     """`base` without the usual arguments of a program: see `runner.settings`."""
-    sections = {name: dict(base[name]) for name in SECTIONS if name in base}
+    names = [name for name in (*SECTIONS, "data") if name in base]
+    sections = {name: dict(base[name]) for name in names}
     for key in filter(only_numbers, SETTINGS):
         section, _, name = key.rpartition(".")
         if name in sections.get(section, ()):
