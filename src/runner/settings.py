@@ -294,6 +294,11 @@ class Settings:
 
     seed: int = setting(NUMBERS, *_SEED, decides=(_INITIAL, _ORDER, _BATCH))
     seeds: SeedSettings = setting(NUMBERS)
+    validation: str = setting(
+        PROGRAM | NUMBERS,
+        *_one_of("validation", "test"),
+        decides=(f"{FACT}data_digest.*", _ORDER),
+    )
     objective: str = setting(RECORD)
     # What JAX started with is recorded too.
     deterministic: bool = setting(PROGRAM | ROUNDING, decides=(f"{FACT}xla_flags",))

@@ -176,6 +176,14 @@ def test_git_that_could_not_be_asked_is_no_error(tmp_path):
     assert analyse(load([tmp_path])).warnings == ()
 
 
+def test_a_choice_by_the_test_split_is_shown(tmp_path):
+    for seed, split in enumerate(("validation", "test")):
+        config = {"validation": split}
+        write_run(tmp_path / split, seed=seed, config=config)
+    warnings = "\n".join(analyse(load([tmp_path]), "validation").warnings)
+    assert "validation/* of 1 of 2 runs is measured on their test split" in warnings
+
+
 def test_nothing_finished_is_a_mistake(tmp_path):
     write_run(tmp_path / "a", status="failed")
     with pytest.raises(

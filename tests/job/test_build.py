@@ -100,6 +100,9 @@ MISTAKEN = [
         "schedule.base.warmup_steps=5000",
     ),
     ("schedule=reduce_on_plateau schedule.base._target_=optax.foo", "schedule.base"),
+    # what is evaluated
+    ("validation=tset", "validation=tset must be validation or test"),
+    ("validation=test data.splits.test=null", "needs a test split, and data=digits"),
     # the objective
     ("objective=validation/acuracy", "=validation/acuracy", "'validation/accuracy'?"),
     ("task=reconstruction objective=validation/accuracy", "validation/loss"),

@@ -228,6 +228,12 @@ def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> list[str]:
     of_optimizers = analysis.by == "optimizer" and len(analysis.groups) > 1
     if of_optimizers and not analysis.tuning.keys:
         found.append("nothing was tuned: each optimizer has a single setting")
+    on_test = table.filter(validation="test").height if "validation" in table else 0
+    if on_test:
+        found.append(
+            f"validation/* of {on_test} of {table.height} runs is measured on their "
+            "test split (validation=test): what it chose was chosen by test data"
+        )
     if "objective" in table and table["objective"].n_unique() > 1:
         found.append("the runs have different objectives")
     dirty = [c for c in table.columns if c.endswith("git.dirty")]

@@ -139,6 +139,20 @@ class Dataset:
             return Order(len(self.train), *given)
         return Draws(len(self.train), *given, drawn=self.drawn)
 
+    def validated_on_test(self) -> "Dataset":
+        """The same with its test splits in the place of those for validation.
+
+        Raises:
+            ConfigError: there is no test split.
+        """
+        if not self.tests:
+            raise ConfigError(
+                f"validation=test needs a test split, and data={self.name} has none"
+            )
+        moved = {f"validation{n.removeprefix('test')}": n for n in self.tests}
+        kept = {new: self.splits[old] for new, old in moved.items()}
+        return dataclasses.replace(self, splits={"train": self.train, **kept})
+
     @functools.cached_property
     def features(self) -> dict[str, Feature]:
         """The arrays of one example after the transforms, by name.

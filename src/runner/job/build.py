@@ -87,7 +87,7 @@ def build(
     # Before the data, which may take an hour to download and prepare.
     check(cfg)
     with session.processes.first_alone("data"):
-        dataset = session.made(cfg, "data")
+        dataset = _dataset(cfg, session)
     seeds = {k: cfg.seed if v is None else v for k, v in cfg.seeds.items()}
     order = dataset.order(seeds["order"], cfg.train.limit_batches)
     cfg = _with_lengths(cfg, order)
@@ -141,6 +141,14 @@ def build(
     begin(run, init)
     found = _verified(run, trajectories, cfg.verify, session)
     return Built(run, cfg, found)
+
+
+def _dataset(cfg: DictConfig, session: Session) -> Dataset:
+    dataset = session.made(cfg, "data")
+    if cfg.validation == "test":
+        key = "validated on test", described(cfg, "data")
+        return session.keep(key, dataset.validated_on_test)
+    return dataset
 
 
 def _refuse_too_large(spec: ProgramSpec, values: Values, session: Session) -> None:

@@ -321,7 +321,7 @@ def built_and_identified(
 
     def begun(run: Run, init: Compiling) -> None:
         examples = session.keep(
-            ("examples", described(cfg, "data")),
+            ("examples", described(cfg, "data"), cfg.validation),
             lambda: Examples(run.spec.dataset, run.values.key),
         )
         begin(run)
