@@ -6,10 +6,12 @@ what compare may ignore, and what a replay must find unchanged.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Flag, auto
 from typing import Any, NamedTuple, get_type_hints
+
+from runner.trees import is_pattern
 
 MISSING: Any = "???"  # as OmegaConf writes a value that must be given
 
@@ -169,7 +171,14 @@ class TrainSettings:
         NUMBERS, lambda x: 0 < x < float("inf"), "greater than 0, or null", switch=True
     )
     gradient_accumulation: int = setting(PROGRAM, *_at_least(1))
-    mask_weight_decay: bool = setting(PROGRAM)
+    mask_weight_decay: Any = setting(
+        PROGRAM,
+        lambda x: (
+            isinstance(x, bool)
+            or (isinstance(x, Sequence) and len(x) > 0 and all(map(is_pattern, x)))
+        ),
+        "true, false or a list of regular expressions",
+    )
     convolution: str = setting(
         PROGRAM | ROUNDING, *_one_of("auto", "native", "patches")
     )

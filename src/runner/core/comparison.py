@@ -149,7 +149,8 @@ class Comparison:
                 found = {
                     name: Numbers(*(x[:1] for x in numbers))
                     for name, numbers in found.items()
-                    if name not in _AFTER and numbers.steps[0] == seen.start + 1
+                    if not name.startswith(_AFTER)
+                    and numbers.steps[0] == seen.start + 1
                 }
             apart = self._distances(carry, other, before) if reaches_end else None
             return Evidence(seen.start, seen.start + count, found, apart)

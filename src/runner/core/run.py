@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from runner.core.choose import Choice
-from runner.core.optimizers import OptimizerSpec
+from runner.core.optimizer_spec import OptimizerSpec
 from runner.core.program import ProgramSpec
 from runner.core.snapshot import Snapshot
 from runner.core.step import Values

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from runner.core import feed
+from runner.core import feed, groups
 from runner.core.optimizers import evaluation_params
 from runner.core.pipeline import Pipeline, TrainState, same_dtypes
 from runner.core.schedules import plateau_scale
@@ -94,9 +94,12 @@ def train_step(
         if average is not None:
             evaluated = evaluation_params(new.opt_state, new.params)
             average = optax.incremental_update(evaluated, average, 1 - values.ema_decay)
+        rates = groups.rates(learning_rate, values.hyperparameters)
+        scale = plateau_scale(new.opt_state)
         row = {
             **numbers(task, total),
-            "learning_rate": learning_rate * plateau_scale(new.opt_state),
+            "learning_rate": learning_rate * scale,
+            **{f"learning_rate/{k}": rate * scale for k, rate in rates.items()},
             "grad_norm": norm(grads),
             "update_norm": norm(optax.tree.sub(new.params, state.params)),
         }

@@ -12,18 +12,27 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.reference import Watched, reference
 from runner.checks.side_by_side import Toy
-from runner.checks.toy import toy_example, toy_model, toy_task
+from runner.checks.toy import on_toy, toy_example, toy_model, toy_task
 from runner.checks.trajectory import Trajectories
 from runner.checks.verify import Found, Numbers, verify
 from runner.config.conf import recorded
-from runner.config.instantiate import call, check_targets, target
+from runner.config.instantiate import (
+    call,
+    check_targets,
+    target,
+    target_names,
+    targets,
+)
+from runner.config.optimizer_groups import groups
 from runner.config.ranges import check_keys, check_ranges
 from runner.core import feed, program, schedules, step
+from runner.core import groups as grouping
 from runner.core.choose import given
 from runner.core.compiling import Compiling
 from runner.core.convolution import as_patches
 from runner.core.mesh import device_mesh
-from runner.core.optimizers import Optimizer, OptimizerSpec, optimizer
+from runner.core.optimizer_spec import OptimizerSpec
+from runner.core.optimizers import Optimizer, optimizer
 from runner.core.pipeline import Pipeline
 from runner.core.program import ProgramSpec, check_traces, key_of
 from runner.core.run import Run
@@ -135,6 +144,7 @@ def build(
     cfg.train.convolution = settings.convolution = choice.convolution
     run = made(choice.convolution)._replace(choice=choice)
     spec = run.spec
+    session.keep(("groups", spec.key), lambda: _check_groups(spec, values, asked))
     init = session.keep(("init", spec.key), lambda: program.init(spec, values))
     metrics = session.keep(("metrics", spec.key), lambda: check_traces(spec, values))
     _check_metrics(cfg, settings, metrics, spec.task)
@@ -157,6 +167,11 @@ def _refuse_too_large(spec: ProgramSpec, values: Values, session: Session) -> No
         refuse_too_large(shapes, shapes.carry.state.params)
 
     session.keep(("size", spec.key), refuse)
+
+
+def _check_groups(spec: ProgramSpec, values: Values, asked: OptimizerSpec) -> None:
+    params = program.carry_shapes(spec, values).state.params
+    grouping.check(asked.groups, asked.exempt, params)
 
 
 def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
@@ -186,7 +201,8 @@ def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
 
 
 def _optimizer_spec(cfg: DictConfig, session: Session) -> OptimizerSpec:
-    factory = target(cfg, "optimizer")  # first, since schedules read its learning rate
+    made = targets(cfg, "optimizer")  # first, since schedules read its learning rate
+    section: Any = OmegaConf.to_container(cfg.optimizer, resolve=True)
     steps = cfg.train.steps
     for key in ("schedule", "schedule.base"):
         node = OmegaConf.select(cfg, key)
@@ -200,12 +216,15 @@ def _optimizer_spec(cfg: DictConfig, session: Session) -> OptimizerSpec:
                 f"{key}.warmup_steps={warmup} is longer than the run, which has "
                 f"train.steps={steps}"
             )
+    mask = cfg.train.mask_weight_decay
     return OptimizerSpec(
-        factory,
+        made["optimizer"],
         session.made(cfg, "schedule"),
         steps,
         cfg.train.clip_global_norm,
-        cfg.train.mask_weight_decay,
+        mask is not False,
+        () if isinstance(mask, bool) else tuple(mask),
+        groups(section, made),
     )
 
 
@@ -217,8 +236,9 @@ def _learning_rates(
         ("learning rates", described(cfg, "schedule"), asked.steps),
         lambda: schedules.table(asked.base_schedule, asked.steps),
     )
-    name = cfg.optimizer._target_
-    if rates[0] == 0 and name in _NEED_A_RATE:
+    names = target_names(OmegaConf.to_container(cfg.optimizer))
+    name = next((name for name in names if name in _NEED_A_RATE), None)
+    if rates[0] == 0 and name:
         raise ConfigError(
             f"the schedule's first learning rate is 0, with which {name} estimates "
             "NaN: choose a schedule without a warm-up, or schedule.init_value above 0"
@@ -328,8 +348,10 @@ def _toy(
     cfg: DictConfig, dataset: Dataset, task: Task, asked: OptimizerSpec, tx: Optimizer
 ) -> Toy:
     """The run's framework, task and optimizer on a toy model."""
-    task = toy_task(task)
-    model = Watched(toy_model(task.output, cfg.precision.compute))
+    task, asked = toy_task(task), on_toy(asked)
+    tx = optimizer(asked) if asked.groups or asked.exempt else tx
+    names = [group.name for group in asked.groups]
+    model = Watched(toy_model(task.output, cfg.precision.compute, names))
     example = toy_example(dataset)
     pipeline = call(
         cfg, "framework", model=model, task=task, optimizer=tx, example=example

@@ -26,6 +26,7 @@ from runner.record.files import read_object, writing
 from runner.record.secrets import named
 from runner.settings import SECTIONS, SETTINGS, only_numbers
 from runner.sweep.compose import Composer
+from runner.trees import flatten
 
 
 @dataclass
@@ -114,7 +115,8 @@ def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
             sections[section][name] = SETTINGS[key].switch and is_on
     optimizer, schedule = base["optimizer"], base["schedule"]
     if isinstance(optimizer, dict):
-        optimizer = {k: v for k, v in optimizer.items() if not isinstance(v, float)}
+        flat = flatten(optimizer).items()
+        optimizer = {k: v for k, v in flat if not isinstance(v, float)}
     if "plateau" not in str(schedule):  # a plateau is part of the program
         schedule = None
     numbers = {"seed": None, "optimizer": optimizer, "schedule": schedule}
