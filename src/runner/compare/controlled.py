@@ -14,6 +14,7 @@ import polars as pl
 
 from runner.compare.columns import (
     BATCH,
+    CODE,
     DATA,
     DEVICES,
     INITIAL,
@@ -26,6 +27,7 @@ from runner.compare.columns import (
     ignored,
     is_fact,
     own_keys,
+    recorded,
     texts,
     varying,
 )
@@ -126,7 +128,7 @@ def control(
         apart=apart,
         mislabeled=mislabeled,
         keys=tuple(_key(table, by, name, roles[name]) for name in names),
-        unknown=_unknown(table),
+        unknown=_unknown(table, by),
         unmatched=unmatched,
     )
 
@@ -237,18 +239,19 @@ def _mislabeled(table: pl.DataFrame) -> tuple[str, ...]:
     )
 
 
-def _unknown(table: pl.DataFrame) -> tuple[str, ...]:
-    runs = table.height
-    missing = {}
-    for name, fact in _FACTS.items():
-        columns = [c for c in table.columns if fnmatchcase(c, name)]
-        known = [pl.col(c).is_not_null() for c in columns]
-        missing[fact] = runs - table.filter(pl.any_horizontal(known or False)).height
-    return tuple(
-        f"{fact} (not recorded in {count} of {runs} runs)"
-        for fact, count in missing.items()
-        if count
-    )
+def _unknown(table: pl.DataFrame, by: str) -> tuple[str, ...]:
+    runs, found = table.height, []
+    for pattern, fact in _FACTS.items():
+        if count := runs - int(recorded(table, pattern).sum()):
+            found.append(f"{fact} (not recorded in {count} of {runs} runs)")
+    # In one process, what is loaded depends on the runs before, so this says little.
+    for name in [c for c in table.columns if fnmatchcase(c, CODE)]:
+        known = table.select(by, known=pl.col(name).is_not_null()).unique()
+        if known.height == known[by].n_unique() > 1 and known["known"].n_unique() > 1:
+            module = name.removeprefix(CODE.removesuffix("*"))
+            groups = few(texts(known.filter("known")[by]))
+            found.append(f"{module} (code that only {groups} has loaded)")
+    return tuple(found)
 
 
 def _key(table: pl.DataFrame, by: str, name: str, role: str) -> Key:
