@@ -31,8 +31,12 @@ def test_intervals_cover_normal_and_symmetric_heavy_tailed_data(simulated, seeds
 
 @pytest.mark.parametrize("count,seeds", [(2, 3), (3, 5), (10, 5)])
 def test_equal_groups_are_rarely_told_apart(simulated, count, seeds):
-    share = simulated.false_labels("normal", count, seeds, 100)
-    assert likely(share[1], 0.05, 100) and share[0] <= share[1]
+    winner, different = simulated.false_labels("normal", count, seeds, 100)
+    assert different == simulated.any_difference("normal", count, seeds, 100)
+    assert winner <= different
+    assert likely(
+        simulated.any_difference("normal", count, seeds, 10_000), 0.05, 10_000
+    )
 
 
 def test_more_tries_do_not_win(simulated):

@@ -17,6 +17,7 @@ from runner.checks.trajectory import Trajectories
 from runner.checks.verify import Found, Numbers, verify
 from runner.config.conf import recorded
 from runner.config.instantiate import call, check_targets, target
+from runner.config.lengths import check_lengths
 from runner.config.ranges import check_keys, check_ranges
 from runner.core import feed, program, schedules, step
 from runner.core.choose import given
@@ -184,23 +185,12 @@ def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
 
 def _optimizer_spec(cfg: DictConfig, session: Session) -> OptimizerSpec:
     factory = target(cfg, "optimizer")  # first, since schedules read its learning rate
-    steps = cfg.train.steps
     for key in ("schedule", "schedule.base"):
-        node = OmegaConf.select(cfg, key)
-        warmup = OmegaConf.select(node, "warmup_steps") if node is not None else None
-        if type(warmup) is not int:  # `call` reports what is wrong
-            continue
-        if warmup < 0:
-            raise ConfigError(f"{key}.warmup_steps={warmup} must not be negative")
-        if warmup > steps:
-            raise ConfigError(
-                f"{key}.warmup_steps={warmup} is longer than the run, which has "
-                f"train.steps={steps}"
-            )
+        check_lengths(cfg, key)
     return OptimizerSpec(
         factory,
         session.made(cfg, "schedule"),
-        steps,
+        cfg.train.steps,
         cfg.train.clip_global_norm,
         cfg.train.mask_weight_decay,
     )
@@ -218,7 +208,8 @@ def _learning_rates(
     if rates[0] == 0 and name in _NEED_A_RATE:
         raise ConfigError(
             f"the schedule's first learning rate is 0, with which {name} estimates "
-            "NaN: choose a schedule without a warm-up, or schedule.init_value above 0"
+            "NaN: choose a schedule without a warm-up, or let it start above 0 "
+            "(schedule.init_value; schedule.end_value of sgdr)"
         )
     return rates
 
