@@ -34,6 +34,11 @@ DATA = f"{FACT}data_digest.*"
 ORDER = f"{FACT}data_order"
 BATCH = f"{FACT}first_batch"
 DEVICES = f"{FACT}devices"
+CODE = f"{FACT}module_digests.*"
+# Where another run's state comes from; these two values mean none.
+_RESUME, _OWN_STATE = "checkpoint.resume", ("auto", "never")
+# Where the data are: that matters if nobody knows what they are.
+_FOLDERS = ("data.data_dir", "data.manual_dir")
 
 # Other keys of the shipped YAML refer to these; an equal value counts as a reference.
 _SOURCES = ("optimizer.learning_rate", "train.steps", "train.steps_per_epoch")
@@ -71,14 +76,26 @@ def varying(table: pl.DataFrame) -> list[str]:
     """The columns that differ between runs and may change their results."""
     names = []
     same_devices = DEVICES not in table or table[DEVICES].drop_nulls().n_unique() <= 1
+    kept = [*_FOLDERS] if not recorded(table, DATA).all() else []
+    if _RESUME in table and not table[_RESUME].is_in(_OWN_STATE).all():
+        kept.append(_RESUME)
     for name in table.columns:
         # `seed` stands for those of SEEDS that vary.
-        if (same_devices and _is_machine(name)) or ignored(name) or name in SEEDS:
+        if (same_devices and _is_machine(name)) or name in SEEDS:
+            continue
+        if ignored(name) and name not in kept:
             continue
         values = table[name].drop_nulls() if is_fact(name) else table[name]
         if values.n_unique() > 1:
             names.append(name)
     return names
+
+
+def recorded(table: pl.DataFrame, pattern: str) -> pl.Series:
+    """Which runs have recorded a fact, or any of those that are `pattern`."""
+    columns = [c for c in table.columns if fnmatchcase(c, pattern)]
+    known = [pl.col(c).is_not_null() for c in columns]
+    return table.select(found=pl.any_horizontal(known or [pl.lit(False)])).to_series()
 
 
 def copies(table: pl.DataFrame) -> dict[str, str]:

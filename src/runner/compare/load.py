@@ -184,7 +184,7 @@ def _add_absent(rows: Sequence[dict[str, Any]], records: Sequence[Record]) -> No
         start = f"{FACT}{name}."
         keys = {key for row in rows for key in row if key.startswith(start)}
         for row, record in zip(rows, records, strict=True):
-            if name in record.provenance:
+            if isinstance(record.provenance.get(name), Mapping):
                 row.update(dict.fromkeys(keys - row.keys(), fact.absent))
 
 

@@ -49,11 +49,10 @@ def ratios(table: pl.DataFrame, higher_is_better: bool) -> pl.DataFrame:
     Empty with fewer than two problems or a cost that isn't positive.
     """
     cost = 1 - pl.col("value") if higher_is_better else pl.col("value")
-    failed = cost.is_null() | ~cost.is_finite()
     costs = table.select(
         "group",
         problem=pl.concat_str("cell", pl.col("seed").cast(pl.String), separator=" "),
-        cost=pl.when(failed).then(float("inf")).otherwise(cost),
+        cost=pl.when("failed").then(float("inf")).otherwise(cost),
     )
     best = pl.col("cost").min().over("problem")
     shared = pl.col("group").n_unique().over("problem") > 1

@@ -30,9 +30,9 @@ class Measured(NamedTuple):
 
 
 # 2 cores of an AMD EPYC, jax 0.10.2, by --rounds 3. Only the MLPs had the cores to
-# themselves, so only ratios within a row count. Digits are 8x8 images. Batches of 64, and an
-# evaluation an epoch. So a step of a small model alone takes longer than in a long run
-# without evaluations, which cost the host a call.
+# themselves, so only ratios within a row count. Digits are 8x8 images. Batches of 64,
+# and an evaluation an epoch. So a step of a small model alone takes longer than in a
+# long run without evaluations, which cost the host a call.
 MEASURED = (
     Measured(
         "cpu", "cpu", "mlp [16]", 3.28e5,

@@ -23,6 +23,7 @@ from runner.config.instantiate import (
     target_names,
     targets,
 )
+from runner.config.lengths import check_lengths
 from runner.config.optimizer_groups import groups
 from runner.config.ranges import check_keys, check_ranges
 from runner.core import feed, program, schedules, step
@@ -203,24 +204,13 @@ def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
 def _optimizer_spec(cfg: DictConfig, session: Session) -> OptimizerSpec:
     made = targets(cfg, "optimizer")  # first, since schedules read its learning rate
     section: Any = OmegaConf.to_container(cfg.optimizer, resolve=True)
-    steps = cfg.train.steps
     for key in ("schedule", "schedule.base"):
-        node = OmegaConf.select(cfg, key)
-        warmup = OmegaConf.select(node, "warmup_steps") if node is not None else None
-        if type(warmup) is not int:  # `call` reports what is wrong
-            continue
-        if warmup < 0:
-            raise ConfigError(f"{key}.warmup_steps={warmup} must not be negative")
-        if warmup > steps:
-            raise ConfigError(
-                f"{key}.warmup_steps={warmup} is longer than the run, which has "
-                f"train.steps={steps}"
-            )
+        check_lengths(cfg, key)
     mask = cfg.train.mask_weight_decay
     return OptimizerSpec(
         made["optimizer"],
         session.made(cfg, "schedule"),
-        steps,
+        cfg.train.steps,
         cfg.train.clip_global_norm,
         mask is not False,
         () if isinstance(mask, bool) else tuple(mask),
@@ -241,7 +231,8 @@ def _learning_rates(
     if rates[0] == 0 and name:
         raise ConfigError(
             f"the schedule's first learning rate is 0, with which {name} estimates "
-            "NaN: choose a schedule without a warm-up, or schedule.init_value above 0"
+            "NaN: choose a schedule without a warm-up, or let it start above 0 "
+            "(schedule.init_value; schedule.end_value of sgdr)"
         )
     return rates
 
