@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -30,29 +30,38 @@ class HydraJob(NamedTuple):
 
 
 def hydra_job(cfg: DictConfig) -> HydraJob:
-    """The job that Hydra has just composed as `cfg`.
-
-    Of two lengths in `cfg`, the one that isn't on the command line is removed.
-    """
+    """The job that Hydra has just composed as `cfg`; see `facts`."""
     composed = HydraConfig.get()
-    # As they were typed: an interpolation in one may name a secret.
-    overrides = OmegaConf.to_container(composed.overrides.task, resolve=False)
-    assert isinstance(overrides, list)
-    one_length(cfg, overrides)
+    in_sweep = composed.mode == RunMode.MULTIRUN
+    sweep = Path(composed.sweep.dir).name if in_sweep else None
+    made = facts(cfg, composed, Path(composed.runtime.output_dir), sweep)
     if composed.job.chdir:
         _from(Path(composed.runtime.cwd), cfg)
-    in_sweep = composed.mode == RunMode.MULTIRUN
-    return HydraJob(
-        folder=Path(composed.runtime.output_dir),
-        choices={
-            group: choice
-            for group, choice in composed.runtime.choices.items()
-            # Without Hydra's own groups, and those of presets for Hydra's section.
-            if not group.startswith("hydra/") and "@hydra." not in group
-        },
-        overrides=overrides,
-        sweep=Path(composed.sweep.dir).name if in_sweep else None,
-    )
+    return made
+
+
+def facts(cfg: DictConfig, hydra: Any, folder: Path, sweep: str | None) -> HydraJob:
+    """What Hydra knows about `cfg` beside it.
+
+    Of two lengths in `cfg`, the one that isn't on the command line is removed.
+
+    Args:
+      cfg: as Hydra has composed it.
+      hydra: its own section.
+      folder: that of the run.
+      sweep: the name of its sweep, if any.
+    """
+    # As they were typed: an interpolation in one may name a secret.
+    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    one_length(cfg, overrides)
+    choices = {
+        group: choice
+        for group, choice in hydra.runtime.choices.items()
+        # Without Hydra's own groups, and those of presets for Hydra's section.
+        if not group.startswith("hydra/") and "@hydra." not in group
+    }
+    return HydraJob(folder, choices, overrides, sweep)
 
 
 def _from(folder: Path, cfg: DictConfig) -> None:
