@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -194,13 +195,26 @@ def chosen_mode(
         mode: As configured.
         sizes_mb: Of all splits, in MiB, in the modes "device" and "memory".
         limits_mb: The most of each; a stream has none.
+
+    Raises:
+        ConfigError: the data are larger than this machine's memory.
     """
-    if mode != "auto":
-        return mode
-    for each in MODES[:2]:
+    chosen: Mode = "stream" if mode == "auto" else mode
+    for each in reversed(MODES[:2]) if mode == "auto" else ():
         if sizes_mb[each] <= limits_mb[each]:
-            return each
-    return "stream"
+            chosen = each
+    needed, there = sizes_mb.get(chosen, 0) * 2**20, host_memory()
+    if needed > there:
+        raise ConfigError(
+            f"data.mode={chosen} takes {needed / 1e9:,.0f} GB, and there are "
+            f"{there / 1e9:,.0f} GB of memory; data.mode=stream reads from disk"
+        )
+    return chosen
+
+
+def host_memory() -> int:
+    """The bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_splits(names: Collection[str]) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from runner.data.dataset import (
     chosen_mode,
     read_ahead,
 )
+from runner.data.digest import LARGEST
 from runner.data.files import find_files
 from runner.data.labels import labelled
 from runner.data.transforms import Transform
@@ -107,7 +107,8 @@ def source(
         batch_size=batch_size,
         mode=chosen,
         transforms=transforms,
-        files=read_from or _cached_files(opened),
+        # Smaller ones are known by their examples, of which a source may read a part.
+        files=read_from if size_mb * 2**20 > LARGEST else (),
         reshuffle=reshuffle,
         threads=threads,
     )
@@ -275,13 +276,3 @@ def _in_memory(split: Examples, threads: int) -> MemorySplit:
 
     parts = list(read_ahead(part, 0, -(-len(split) // _CHUNK), threads))
     return MemorySplit({k: np.concatenate([p[k] for p in parts]) for k in parts[0]})
-
-
-def _cached_files(opened: Mapping[str, Examples]) -> list[Path]:
-    """The files that Hugging Face's data sets are mapped from."""
-    return [
-        Path(file["filename"])
-        for split in opened.values()
-        for file in getattr(split.source, "cache_files", None) or ()
-        if isinstance(file, Mapping) and "filename" in file
-    ]
