@@ -21,6 +21,10 @@ DIGITS = resources.files("runner.data") / "digits.csv.gz"
 # What those of a user's own data need.
 NEEDED = {
     "tfds": ["data.name=mnist"],
+    "source": [
+        "data.train={_target_: helpers.user_sources.Points}", "data.classes={label: 2}",
+        "data.validation={_target_: helpers.user_sources.points}",
+    ],
     "table": [f"data.path={DIGITS}", "data.header=false",
               "data.target=column_64", "data.inputs=[column_2,column_3]"],
     "text": [

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import itertools
+import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -78,6 +79,7 @@ class Dataset:
             are too large to be read for that: see `data_digest`.
         reshuffle: Whether each epoch has an order of its own; see `Order`.
         contents: A digest of all examples, if whoever made the data set has one.
+        threads: As many batches of a stream are read at the same time.
         drawn: None: an epoch is a permutation of the examples (see `Order`). A number:
             examples are drawn with replacement, and an epoch is as many (see `Draws`).
 
@@ -94,6 +96,9 @@ class Dataset:
     files: Sequence[Path] = ()
     reshuffle: bool = True
     contents: str | None = None
+    # Reading a whole batch at once is about three times faster than grain's usual read
+    # of single examples; two threads, because decoding holds the GIL.
+    threads: int = 2
     drawn: int | None = None
 
     def __post_init__(self):
@@ -204,13 +209,26 @@ def chosen_mode(
         mode: As configured.
         sizes_mb: Of all splits, in MiB, in the modes "device" and "memory".
         limits_mb: The most of each; a stream has none.
+
+    Raises:
+        ConfigError: the data are larger than this machine's memory.
     """
-    if mode != "auto":
-        return mode
-    for each in MODES[:2]:
+    chosen: Mode = "stream" if mode == "auto" else mode
+    for each in reversed(MODES[:2]) if mode == "auto" else ():
         if sizes_mb[each] <= limits_mb[each]:
-            return each
-    return "stream"
+            chosen = each
+    needed, there = sizes_mb.get(chosen, 0) * 2**20, host_memory()
+    if needed > there:
+        raise ConfigError(
+            f"data.mode={chosen} takes {needed / 1e9:,.0f} GB, and there are "
+            f"{there / 1e9:,.0f} GB of memory; data.mode=stream reads from disk"
+        )
+    return chosen
+
+
+def host_memory() -> int:
+    """The bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_splits(names: Collection[str]) -> None:
@@ -240,13 +258,33 @@ def train_batches(
 
     if dataset.mode != "stream":
         return map(batch_at, itertools.count(start))
+    return read_ahead(batch_at, start, sys.maxsize, dataset.threads)
+
+
+def eval_batches(
+    dataset: Dataset, name: str, rows: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches `rows` `[batches, examples]` of the split `name`, in turn."""
+
+    def batch_at(number: int) -> dict[str, np.ndarray]:
+        return dataset.splits[name].rows(rows[number])
+
+    if dataset.mode != "stream":
+        return map(batch_at, range(len(rows)))
+    return read_ahead(batch_at, 0, len(rows), dataset.threads)
+
+
+def read_ahead(
+    read: Callable[[int], dict[str, np.ndarray]], start: int, stop: int, threads: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """`read(start)`, `read(start + 1)`, ... in order, by threads that are ahead."""
     import grain
 
-    # Reading a whole batch at once is about three times faster than grain's usual
-    # read of single examples; two threads, because decoding holds the GIL.
-    steps = grain.MapDataset.range(start, sys.maxsize).map(batch_at)
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    return iter(steps.to_iter_dataset(options))
+    numbers = grain.MapDataset.range(start, stop).map(read)
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=max(4, threads)
+    )
+    return iter(numbers.to_iter_dataset(options))
 
 
 def eval_indices(dataset: Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:

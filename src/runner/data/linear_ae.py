@@ -1,11 +1,10 @@
 """Synthetic inputs for the linear autoencoder, where the best loss is known."""
 
-import os
 from typing import Literal
 
 import numpy as np
 
-from runner.data.dataset import Dataset, MemorySplit, check_mode
+from runner.data.dataset import Dataset, MemorySplit, check_mode, host_memory
 from runner.errors import ConfigError
 
 
@@ -65,7 +64,7 @@ def linear_ae(
         raise ConfigError(f"data.noise={noise} must not be negative.")
 
     size = 8 * input_size * sum(numbers.values())
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = host_memory()
     if size > memory:
         raise ConfigError(
             f"data.num_train={num_train} with data.num_validation={num_validation}, "

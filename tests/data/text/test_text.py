@@ -206,15 +206,21 @@ MISTAKES = [
     ({"path": ""}, "data.path is empty"),
     ({"path": "latin.txt"}, "latin.txt is not text in UTF-8.*data.vocabulary=bytes"),
     ({"data_dir": "poem.txt"}, "data.data_dir=.*poem.txt can't be written"),
+    ({"mode": "device", "memory": 100}, "data.mode=device takes .*mode=stream reads"),
     ({"documents": ""}, "data.documents is empty"),
     ({"batch_size": 500}, "data.batch_size=500 is larger than the"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), MISTAKES)
-def test_a_mistake_is_told_and_nothing_is_left(made, tmp_path, changes, message):
+def test_a_mistake_is_told_and_nothing_is_left(
+    made, tmp_path, monkeypatch, changes, message
+):
+    changes = dict(changes)
     (tmp_path / "empty").mkdir()
     (tmp_path / "latin.txt").write_bytes("für".encode("latin-1"))
+    if memory := changes.pop("memory", None):
+        monkeypatch.setattr("runner.data.dataset.host_memory", lambda: memory)
     paths = ("path", "data_dir", "validation")
     changes = {
         k: str(tmp_path / v) if k in paths and isinstance(v, str) and v else v
