@@ -303,6 +303,15 @@ class Settings:
 
     seed: int = setting(NUMBERS, *_SEED, decides=(_INITIAL, _ORDER, _BATCH))
     seeds: SeedSettings = setting(NUMBERS)
+    init_from: str | None = setting(
+        NUMBERS, switch=True, decides=(_INITIAL, f"{FACT}init_from.*")
+    )
+    init_exclude: list[str] = setting(
+        NUMBERS,
+        lambda x: all(map(is_pattern, x)),
+        "a list of regular expressions",
+        decides=(_INITIAL, f"{FACT}init_from.*"),
+    )
     objective: str = setting(RECORD)
     # What JAX started with is recorded too.
     deterministic: bool = setting(PROGRAM | ROUNDING, decides=(f"{FACT}xla_flags",))

@@ -76,7 +76,7 @@ def optimizer(wanted: OptimizerSpec, keep: Keep = make_anew) -> Optimizer:
             for g in groups
         }
         rest = families[REST].made(learning_rate, hyperparameters, lambda name: name)
-        every: dict[Hashable, Any] = each | {REST: rest}
+        every: dict[Hashable, Any] = {**each, REST: rest}
         parts.append(optax.partition(every, grouping.labels(groups)) if each else rest)
         if isinstance(schedule, ReduceOnPlateau):
             parts.append(schedule.transformation)

@@ -41,6 +41,7 @@ from runner.record.provenance import JAX_OPTIONS, PACKAGES, provenance
 from runner.record.recorder import Recorder, kept_rows
 from runner.record.secrets import scrub, scrub_message
 from runner.record.state import save_state
+from runner.record.untrusted import one_line
 from runner.settings import CheckpointSettings
 from runner.tasks.task import directions
 
@@ -273,6 +274,8 @@ def prepare(
             _write_failure(folder, error)
         raise
     run = built.run
+    if built.taken is not None and processes.is_first and not quiet and not resumed:
+        print(one_line(built.taken.text))
     wandb_id = os.environ.get("WANDB_RUN_ID") or (resumed and resumed.wandb_id)
     wandb = wandb._replace(id=wandb_id or secrets.token_hex(4))
     recorder = Recorder(
@@ -336,6 +339,8 @@ def fingerprints_and_provenance(
     """The facts that identify a run: what it computes, and where it comes from."""
     run, found = built.run, built.found
     digests = {**digests, "optimizer_probe": found.probe, "optax": found.optax}
+    if built.taken is not None:
+        digests["init_from"] = built.taken.facts
     return digests | provenance(
         _code(session).facts(),
         backend=jax.default_backend(),
