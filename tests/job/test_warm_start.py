@@ -170,9 +170,8 @@ def test_a_replay_needs_the_same_file(ran, tmp_path, finished):
     save_file(arrays, file)
     assert ran(tmp_path / "run", f"init_from={file}", "~model.hidden_sizes",
                "model.hidden_sizes=[8]")  # fmt: skip
-    assert "equal bit for bit" in replay(
-        tmp_path / "run", Limits(1e-6, contradiction=True)
-    )
+    limits = Limits(1e-6, contradiction=True)
+    assert "equal bit for bit" in replay(tmp_path / "run", limits)
     save_file({k: v + 1 for k, v in arrays.items()}, file)
     with pytest.raises(ConfigError, match="isn't the file that the run started from"):
         replay(tmp_path / "run", limits)

@@ -127,12 +127,7 @@ def run_job(
         composed = composed._replace(folder=folder)
         session = Session(processes)
         if cfg.print is not None:
-            from runner.job.sharding import print_sharding
-
-            _set_up(cfg, session)
-            run = build(cfg, session).run
-            program = session.program(run.spec, run.values, run.timetable)
-            print_sharding(run, program, None if processes.is_first else StringIO())
+            _print(cfg, session)
             return math.nan
 
         def begin(run: Run) -> None:
@@ -154,6 +149,18 @@ def run_job(
         with job.recorder, trace:
             train_recorded(job, session, job.recorder.row)
         return job.result
+
+
+def _print(cfg: DictConfig, session: Session) -> None:
+    """Show what `cfg.print` asks for, of a run that isn't trained."""
+    from runner.job.model_table import print_model
+    from runner.job.sharding import print_sharding
+
+    shown = {"sharding": print_sharding, "model": print_model}
+    _set_up(cfg, session)
+    run = build(cfg, session).run
+    program = session.program(run.spec, run.values, run.timetable)
+    shown[cfg.print](run, program, None if session.processes.is_first else StringIO())
 
 
 def train_recorded(
