@@ -308,11 +308,20 @@ class Settings:
         *_one_of("validation", "test"),
         decides=(f"{FACT}data_digest.*", _ORDER),
     )
+    init_from: str | None = setting(
+        NUMBERS, switch=True, decides=(_INITIAL, f"{FACT}init_from.*")
+    )
+    init_exclude: list[str] = setting(
+        NUMBERS,
+        lambda x: all(map(is_pattern, x)),
+        "a list of regular expressions",
+        decides=(_INITIAL, f"{FACT}init_from.*"),
+    )
     objective: str = setting(RECORD)
     # What JAX started with is recorded too.
     deterministic: bool = setting(PROGRAM | ROUNDING, decides=(f"{FACT}xla_flags",))
     verify: bool = setting(CHECKS)
-    print: str | None = setting(RECORD, *_or_null(_one_of("sharding")))
+    print: str | None = setting(RECORD, *_or_null(_one_of("sharding", "model")))
     compilation_cache: str | None = setting(MACHINE)
     train: TrainSettings = setting(PROGRAM, decides=(_PROBE,))
     checkpoint: CheckpointSettings = setting(RECORD)

@@ -87,7 +87,7 @@ def identify(run: Run, init: Callable, examples: Examples) -> dict[str, Any]:
 
 def initial_parameters(run: Run, init: Callable) -> str:
     """A digest of the initial parameters: equal for equal names, shapes and bits."""
-    carry = init(run.init_key, run.learning_rates[0], run.values.hyperparameters)
+    carry = init(*run.init_arguments)
     digests = _digests((carry.state.params, carry.state.model_state))
     leaves = jax.tree.leaves_with_path(digests)
     leaves = [(jax.tree_util.keystr(path), int(leaf)) for path, leaf in leaves]

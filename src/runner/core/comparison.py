@@ -54,9 +54,8 @@ class Comparison:
         self._whole = program.mesh.own if alone else program.mesh.replicated
         self._spec = spec = runs[0].spec
         self._parts = spec.reference(), spec.task, spec.dataset.transforms
-        self._init = step.init(self._parts[0], spec.averaging)
-        arguments = runs[0].init_key, np.float32(0), runs[0].values.hyperparameters
-        self._shapes = jax.eval_shape(self._init, *arguments)
+        self._init = step.init(self._parts[0], spec.averaging, spec.optimizer)
+        self._shapes = jax.eval_shape(self._init, *runs[0].init_arguments)
         self._made: dict[str, Compiling] = {}
         sharding = self._mesh.batches if alone else self._mesh.replicated
         distances = keep(
@@ -231,8 +230,7 @@ class Comparison:
 
     def _seeded(self, seen: Seen) -> tuple:
         """The arguments of a run's `init`."""
-        run = self._runs[seen.member]
-        return run.init_key, run.learning_rates[0], run.values.hyperparameters
+        return self._runs[seen.member].init_arguments
 
     def _evaluated(self, split: str) -> tuple:
         """The columns, and the batches of the first evaluation call."""

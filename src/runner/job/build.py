@@ -47,6 +47,7 @@ from runner.job.choosing import chosen
 from runner.job.description import description
 from runner.job.memory import refuse_too_large
 from runner.job.session import Session, described
+from runner.job.warm_start import Taken, take
 from runner.record.directions import better
 from runner.settings import GROUPS, TrainSettings
 from runner.tasks.task import Task, directions
@@ -59,11 +60,13 @@ class Built(NamedTuple):
       run: what is trained.
       cfg: its configuration, with its length filled in.
       found: by verification.
+      taken: what it starts from, if that is a file: see `Taken`.
     """
 
     run: Run
     cfg: DictConfig
     found: Found
+    taken: Taken | None
 
 
 class _Shared(NamedTuple):
@@ -126,6 +129,12 @@ def build(
     if cfg.print is None:  # which allocates nothing
         _refuse_too_large(parts(first)[0].spec, values, session)
 
+    taken = None
+    if cfg.init_from is not None:
+        shapes = program.start_of(parts(first)[0].spec, values)
+        assert shapes is not None
+        taken = take(cfg.init_from, tuple(cfg.init_exclude), shapes.values, session)
+
     def made(convolution: str) -> Run:
         shared, own = parts(convolution)
         return Run(
@@ -133,6 +142,7 @@ def build(
             values=values,
             learning_rates=_learning_rates(cfg, session, asked),
             init_key=init_key,
+            start=taken and taken.start,
             order=order,
             settings=settings,
             config=own,
@@ -151,7 +161,7 @@ def build(
     _check_metrics(cfg, settings, metrics, spec.task)
     begin(run, init)
     found = _verified(run, trajectories, cfg.verify, session)
-    return Built(run, cfg, found)
+    return Built(run, cfg, found, taken)
 
 
 def _dataset(cfg: DictConfig, session: Session) -> Dataset:
@@ -290,7 +300,7 @@ def _shared(
         spec = ProgramSpec(
             description=plain,
             pipeline=pipeline,
-            init=jax.jit(step.init(on_mesh, averaging)),
+            init=jax.jit(step.init(on_mesh, averaging, tx)),
             train_step=jax.jit(
                 step.train_step(
                     on_mesh, task, dataset.transforms, microbatches, placed.devices
@@ -307,6 +317,8 @@ def _shared(
                 reference(model, watched.its_form, task, tx, example)
             ),
             canonical=model.init is not None,
+            optimizer=tx,
+            warm=config["init_from"] is not None,
         )
         return _Shared(spec, Trajectories(_toy(cfg, dataset, task, asked, tx)))
 

@@ -23,7 +23,8 @@ def description(
     plateau = isinstance(asked.schedule, ReduceOnPlateau) and config["schedule"]
     rows = dataset.train.rows(np.zeros(1, int))
     train = {f"train.{name}": value for name, value in config["train"].items()}
-    return {
+    warm = {} if config["init_from"] is None else {"init_from": True}
+    return warm | {
         "framework": config["framework"],
         "model": config["model"],
         "task": config["task"],

@@ -41,6 +41,7 @@ from runner.record.provenance import JAX_OPTIONS, PACKAGES, provenance
 from runner.record.recorder import Recorder, kept_rows
 from runner.record.secrets import scrub, scrub_message
 from runner.record.state import save_state
+from runner.record.untrusted import one_line
 from runner.settings import CheckpointSettings
 from runner.tasks.task import directions
 
@@ -126,12 +127,7 @@ def run_job(
         composed = composed._replace(folder=folder)
         session = Session(processes)
         if cfg.print is not None:
-            from runner.job.sharding import print_sharding
-
-            _set_up(cfg, session)
-            run = build(cfg, session).run
-            program = session.program(run.spec, run.values, run.timetable)
-            print_sharding(run, program, None if processes.is_first else StringIO())
+            _print(cfg, session)
             return math.nan
 
         def begin(run: Run) -> None:
@@ -153,6 +149,18 @@ def run_job(
         with job.recorder, trace:
             train_recorded(job, session, job.recorder.row)
         return job.result
+
+
+def _print(cfg: DictConfig, session: Session) -> None:
+    """Show what `cfg.print` asks for, of a run that isn't trained."""
+    from runner.job.model_table import print_model
+    from runner.job.sharding import print_sharding
+
+    shown = {"sharding": print_sharding, "model": print_model}
+    _set_up(cfg, session)
+    run = build(cfg, session).run
+    program = session.program(run.spec, run.values, run.timetable)
+    shown[cfg.print](run, program, None if session.processes.is_first else StringIO())
 
 
 def train_recorded(
@@ -273,6 +281,8 @@ def prepare(
             _write_failure(folder, error)
         raise
     run = built.run
+    if built.taken is not None and processes.is_first and not quiet and not resumed:
+        print(one_line(built.taken.text))
     wandb_id = os.environ.get("WANDB_RUN_ID") or (resumed and resumed.wandb_id)
     wandb = wandb._replace(id=wandb_id or secrets.token_hex(4))
     recorder = Recorder(
@@ -336,6 +346,8 @@ def fingerprints_and_provenance(
     """The facts that identify a run: what it computes, and where it comes from."""
     run, found = built.run, built.found
     digests = {**digests, "optimizer_probe": found.probe, "optax": found.optax}
+    if built.taken is not None:
+        digests["init_from"] = built.taken.facts
     return digests | provenance(
         _code(session).facts(),
         backend=jax.default_backend(),

@@ -120,6 +120,7 @@ def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
     if "plateau" not in str(schedule):  # a plateau is part of the program
         schedule = None
     numbers = {"seed": None, "optimizer": optimizer, "schedule": schedule}
+    numbers |= {"init_from": base["init_from"] is not None, "init_exclude": None}
     return base | sections | numbers
 
 
