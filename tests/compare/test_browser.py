@@ -103,9 +103,7 @@ def control(browser, label, name="validation_loss"):
 
 def test_a_series_is_toggled_in_the_legend(browser):
     page = browser()
-    before = {
-        name: pixels(page, name) for name in ("validation_loss", "final", "profile")
-    }
+    before = {name: pixels(page, name) for name in ("validation_loss", "final")}
     box = page.find_element("css selector", "#series input[value=sgd]")
     box.find_element("xpath", "..").click()
     assert not box.is_selected()

@@ -3,12 +3,10 @@ import io
 import json
 import math
 
-import numpy as np
-import polars as pl
 import pytest
 
 from helpers.made_up_runs import run, sweep
-from runner.compare import chart_parts, curves, performance_profile
+from runner.compare import chart_parts, curves
 from runner.compare.analysis import analyse
 from runner.compare.figures import figures
 from runner.compare.load import Runs, tables
@@ -37,13 +35,13 @@ CURVES = {"validation_loss", "train_loss", "learning_rate"}
 @pytest.mark.parametrize(
     "options, expected",
     [
-        ({}, {"final", "profile"}),
+        ({}, {"final"}),
         ({"seeds": 1}, {"final"}),
         ({"optimizers": ("adam",)}, {"final"}),
-        ({"schedules": ("constant", "cosine")}, {"final", "heat_map", "profile"}),
+        ({"schedules": ("constant", "cosine")}, {"final", "heat_map"}),
         (
             {"rates": (0.001, 0.01, 0.1)},
-            {"final", "sensitivity", "heat_map", "profile"},
+            {"final", "sensitivity", "heat_map"},
         ),
     ],
 )
@@ -155,32 +153,3 @@ def test_cells_have_a_menu_unless_they_are_too_many():
     two = sweep(schedules=("constant", "cosine"))
     assert menus(two) == [["all", "schedule=constant", "schedule=cosine"]]
     assert menus(sweep(schedules=[f"s{i}" for i in range(9)], seeds=1)) == []
-
-
-def test_a_profile_counts_the_problems_within_a_factor_of_the_best():
-    table = pl.DataFrame(
-        {
-            "group": ["a", "a", "b", "b", "c", "c"],
-            "cell": [""] * 6,
-            "seed": [0, 1] * 3,
-            "value": [1.0, 4.0, 2.0, 1.0, 9.0, 3.0],
-            "failed": [False] * 4 + [True, False],
-        }
-    )
-    ratios = performance_profile.ratios(table, higher_is_better=False)
-    assert ratios["ratio"].to_list() == [1, 4, 2, 1, math.inf, 3]
-    rows = performance_profile.profiles(ratios, 10.0).rows()
-    shares = {(group, ratio): share for group, ratio, share in rows}
-    assert shares["a", 1] == shares["b", 1] == 0.5 and shares["c", 1] == 0
-    assert shares["a", 4] == shares["b", 10] == 1 and shares["c", 10] == 0.5
-
-
-@pytest.mark.parametrize(
-    "higher, expected", [(False, []), (True, pytest.approx([1.0, 2.0, 1.0, 4.0]))]
-)
-def test_a_profile_of_errors_and_none_of_what_is_no_cost(higher, expected):
-    value = np.array([0.9, 0.8, 0.9, 0.6]) if higher else np.array([-1.0, 1, 1, 1])
-    seeds = {"group": ["a", "b"] * 2, "cell": [""] * 4, "seed": [0, 0, 1, 1]}
-    table = pl.DataFrame({**seeds, "value": value, "failed": [False] * 4})
-    ratios = performance_profile.ratios(table, higher)["ratio"].to_list()
-    assert ratios == expected

@@ -18,6 +18,7 @@ from runner.settings import (
     Affects,
     makes_no_difference,
 )
+from runner.settings import affects as setting_affects
 
 # Names, results and repetitions. Other columns are settings and facts, which declare
 # what they affect.
@@ -201,6 +202,37 @@ def default_by(table: pl.DataFrame) -> str:
     likely = ("optimizer", "schedule", "framework", "model", *CHOICES)
     others = [k for k in keys if k != "seed" and k not in copies(table)]
     return next((k for k in (*likely, *others) if k in keys), "optimizer")
+
+
+def differing(table: pl.DataFrame) -> list[str]:
+    """All that differs between two runs, and that a reader would want to know.
+
+    Of two optimizers, say, not the arguments that only one of them has. The updates
+    come first, then settings, other fingerprints, versions and code.
+    """
+    chosen = {c for c in CHOICES if c in table and table[c].n_unique() > 1}
+    names = []
+    for name in table.columns:
+        section, _, rest = name.partition(".")
+        told = (
+            section in chosen
+            and rest
+            and (rest == "_target_" or table[name].null_count())
+        )
+        own = name in (*SEEDS, *copies(table)) or is_result(name) or told
+        silent = RECORD | MACHINE if not is_fact(name) else RECORD
+        affected = _fact_affects(name) if is_fact(name) else setting_affects(name)
+        if not own and affected & ~silent and table[name].n_unique() > 1:
+            names.append(name)
+    order = (PROBE, "", INITIAL, DATA, ORDER, BATCH, f"{FACT}*")
+    return sorted(
+        names,
+        key=lambda n: next(
+            i
+            for i, p in enumerate(order)
+            if fnmatchcase(n, p) or (not p and not is_fact(n))
+        ),
+    )
 
 
 def texts(values: pl.Series) -> list[str]:

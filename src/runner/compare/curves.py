@@ -65,8 +65,8 @@ def aggregate(
 def identical(table: pl.DataFrame) -> list[list[str]]:
     """The groups whose curves are the same in all digits that a figure has."""
     same: dict[tuple, list[str]] = {}
-    numbers = pl.col("mean", "low", "high").round_sig_figs(6)
-    columns = ["cell", "step", "mean", "low", "high"]
+    numbers = pl.col("at", "mean", "low", "high").round_sig_figs(6)
+    columns = ["cell", "at", "mean", "low", "high"]
     for (group,), part in table.with_columns(numbers).group_by(
         "group", maintain_order=True
     ):
@@ -124,7 +124,7 @@ def curves(
         del titles["at"]
     numbers = chart_parts.tooltips(titles)
     dots = chart_parts.dots(base, near, shown.names(), *numbers)
-    named = base.transform_filter("datum.label !== ''")
+    named = base.transform_filter("datum.label")
     label = alt.Text("label:N")
     names = named.mark_text(align="right", dx=-4, dy=-8, fontSize=11).encode(text=label)
     rule = alt.Chart(

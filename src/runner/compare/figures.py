@@ -11,7 +11,6 @@ from runner.compare.costs import AXES
 from runner.compare.curves import aggregate, curves, identical
 from runner.compare.final_charts import heat_map, sensitivity, strip
 from runner.compare.load import Runs
-from runner.compare.performance_profile import profile
 
 
 class Figure(NamedTuple):
@@ -42,13 +41,6 @@ def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
     if chart := heat_map(shown, analysis):
         text = f"Mean final {metric} over all runs. Stronger blue is better."
         yield Figure("heat_map", "Two factors", text, chart)
-    if chart := profile(shown, analysis.higher_is_better):
-        text = (
-            "The share of problems on which a group came within a factor of the best. "
-            "A problem is one seed in one cell. At 1: how often it was the best. "
-            "Higher is better."
-        )
-        yield Figure("profile", "Performance profile", text, chart)
     for name in dict.fromkeys((metric, "validation/loss", "train/loss")):
         for axis, unit in AXES.items():
             # The same at another cost says something new only of what is compared.

@@ -1,5 +1,7 @@
 """Figures of the final metric."""
 
+from collections.abc import Sequence
+
 import altair as alt
 import polars as pl
 
@@ -7,6 +9,7 @@ from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
 from runner.compare.chart_parts import Shown
 from runner.compare.columns import distinct, texts
+from runner.compare.statistics import Group
 
 # A heat map with more columns can't be read on a phone.
 _MAX_COLUMNS = 24
@@ -24,10 +27,16 @@ def strip(shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
     dots = dots.with_columns(spread=spread, failed=ended)
     if dots.is_empty():
         return None
-    means = _means(analysis).filter(pl.col("group").is_in(shown.groups))
+    by_cell = 1 < len(shown.cells) <= chart_parts.MAX_CELLS
+    values = pl.col("cell").str.replace_all(r"[^ ,=]*=", "")  # without their keys
+    row = pl.concat_str("group", values, separator=", ") if by_cell else pl.col("group")
+    dots = dots.with_columns(row=row)
+    ranked = analysis.final.in_cells if by_cell else analysis.final.groups
+    means = _means(ranked).filter(pl.col("group").is_in(shown.groups))
+    means = means.with_columns(row=row)
     title = f"final {analysis.metric}"
     switch = chart_parts.log_switch([*dots["value"], *means["low"], *means["high"]])
-    y = alt.Y("group:N", title=None, sort=means["group"].to_list())
+    y = alt.Y("row:N", title=None, sort=means["row"].to_list()).axis(labelLimit=180)
     hue = shown.colour().legend(None)
 
     def layer(data: pl.DataFrame, *fields: str) -> alt.Chart:
@@ -51,14 +60,14 @@ def strip(shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
     bars = layer(means.drop_nulls("mean"), "mean").mark_tick(thickness=3, size=28)
     bars = bars.encode(tooltip=[names[0], *interval])
     return chart_parts.figure(
-        [circles, lines, bars], [switch.parameter], height=40 + 40 * len(shown.groups)
+        [circles, lines, bars], [switch.parameter], height=40 + 40 * means.height
     )
 
 
-def _means(analysis: Analysis) -> pl.DataFrame:
-    """`group`, `mean`, `low`, `high` of the statistics; null for NaN."""
-    rows = [(g.name, g.mean, g.low, g.high) for g in analysis.final.groups]
-    names = ["group", "mean", "low", "high"]
+def _means(ranked: Sequence[Group]) -> pl.DataFrame:
+    """`group`, `cell`, `mean`, `low`, `high` of the statistics; null for NaN."""
+    rows = [(g.name, g.cell, g.mean, g.low, g.high) for g in ranked]
+    names = ["group", "cell", "mean", "low", "high"]
     return pl.DataFrame(rows, names, orient="row").fill_nan(None)
 
 

@@ -6,12 +6,15 @@ from itertools import compress
 from typing import Any, NamedTuple
 
 from runner.compare.analysis import Analysis
-from runner.compare.columns import texts
+from runner.compare.columns import differing, texts
 from runner.compare.headline import advice
 from runner.compare.load import Runs
 from runner.compare.statistics import Comparison, Group
 from runner.compare.tuning import edge_of
+from runner.settings import FACT
 
+DIFFERS = "What differs"
+_WIDEST = 32
 _FEW_SEEDS = 5  # with fewer, the values say more than an interval
 
 
@@ -72,6 +75,14 @@ def tables(runs: Runs, analysis: Analysis) -> Iterator[Table]:
 
 def _tables(runs: Runs, analysis: Analysis) -> Iterator[Table]:
     found, by = analysis.final, analysis.by
+    if runs.table.height == 2:
+        keys = differing(runs.table)
+        values = [
+            [name.removeprefix(FACT), *map(_short, texts(runs.table[name]))]
+            for name in keys
+        ]
+        note = "Of what was configured and recorded; null is what one hasn't."
+        yield Table(DIFFERS, note, ["key", *runs.table["run"]], values)
     direction = "higher" if analysis.higher_is_better else "lower"
     note = (
         f"Final {analysis.metric}; {direction} is better. Mean over seeds, with a 95 % "
@@ -112,6 +123,10 @@ def _tables(runs: Runs, analysis: Analysis) -> Iterator[Table]:
     ]
     yield Table("What varies", "", ["key", "role", "values"], rows, True)
     yield _runs(runs, analysis)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 4]} ..."
 
 
 def _group(analysis: Analysis, group: Group) -> list[Any]:

@@ -6,17 +6,20 @@ from rich.text import Text
 from runner.compare.analysis import Analysis
 from runner.compare.headline import at_equal_cost, headline
 from runner.compare.load import Runs
-from runner.compare.tables import tables
+from runner.compare.tables import DIFFERS, Table, tables
 from runner.errors import few
 from runner.record.console import print_table
 from runner.record.untrusted import printable
 
-_MOST_ROWS = 40  # the rest is in the page
+_MOST_ROWS = 20  # the rest is in the page
 _MOST_KEYS = 3
 
 
 def show(runs: Runs, analysis: Analysis, console: Console, all_keys: bool) -> None:
     """Print the finding, whether the comparison is controlled, and all numbers."""
+    found = [table for table in tables(runs, analysis) if not table.folded]
+    if found[0].section == DIFFERS:  # of two runs, that is the first question
+        _table(found.pop(0), console)
     for label, sentences in analysis.control.apart.items():
         for sentence in sentences:
             _line(console, label, sentence, "bold red")
@@ -28,11 +31,14 @@ def show(runs: Runs, analysis: Analysis, console: Console, all_keys: bool) -> No
     _control(analysis, console, all_keys)
     for warning in analysis.warnings:
         _line(console, "warning", warning, "yellow")
-    for table in tables(runs, analysis):
-        if not table.folded:
-            title = f"{table.section}. {table.note}"
-            rows = table.texts()
-            print_table(table.head, rows, console, title=title, most=_MOST_ROWS)
+    for table in found:
+        _table(table, console)
+
+
+def _table(table: Table, console: Console) -> None:
+    title = f"{table.section}. {table.note}"
+    rows = table.texts()
+    print_table(table.head, rows, console, title=title, most=_MOST_ROWS)
 
 
 def _line(console: Console, label: str, text: str, style: str) -> None:
