@@ -10,6 +10,7 @@ from runner import signals
 # What else there is than to train, by the first argument: `python -m runner compare X`
 # is `python -m runner.compare X`.
 COMMANDS = {
+    "audit": "runner.audit.__main__",
     "compare": "runner.compare.__main__",
     "list": "runner.browse.list",
     "parity": "runner.parity.__main__",
