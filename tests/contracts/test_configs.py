@@ -1,5 +1,7 @@
 """Every YAML in conf/ is composed and built."""
 
+from importlib import resources
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -14,6 +16,21 @@ from runner.config.conf import conf_dir
 
 # Prepared from files that aren't there; that they name them is held by test_tfds.py.
 ABSENT = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "tfds"}
+DIGITS = resources.files("runner.data") / "digits.csv.gz"
+# What those of a user's own data need.
+NEEDED = {
+    "tfds": ["data.name=mnist"],
+    "source": [
+        "data.train={_target_: helpers.user_sources.Points}", "data.classes={label: 2}",
+        "data.validation={_target_: helpers.user_sources.points}",
+    ],
+    "table": [f"data.path={DIGITS}", "data.header=false",
+              "data.target=column_64", "data.inputs=[column_2,column_3]"],
+    "text": [
+        f"data.path={conf_dir() / 'config.yaml'}", "data.block_size=16",
+        "model=transformer", "model.width=16", "model.heads=2", "model.layers=1",
+    ],
+}  # fmt: skip
 
 
 def options(group):
@@ -55,8 +72,7 @@ def test_every_choice_builds(group, built):
 
 @pytest.mark.parametrize("data", options("data"))
 def test_every_data_set_is_composed_and_the_small_ones_built(data, composed):
-    name = ["data.name=mnist"] if data == "tfds" else []
-    cfg = composed(f"data={data}", "train.epochs=1", *name)
+    cfg = composed(f"data={data}", "train.epochs=1", *NEEDED.get(data, []))
     assert cfg.data._target_.startswith("runner.data.")
     if data not in ABSENT:
         assert build_job(cfg).run.settings.steps > 0

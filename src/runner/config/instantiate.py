@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config.argument_ranges import check_argument
 from runner.config.argument_types import described, fits, hints
 from runner.config.explain import explain
+from runner.config.users_code import raised
 from runner.errors import ConfigError, did_you_mean
 
 _HYDRA_KEYS = {"_target_", "_convert_", "_partial_", "_recursive_", "_args_"}
@@ -81,7 +82,7 @@ def call(cfg: DictConfig, group: str, **given) -> Any:
     try:
         return function(**taken)
     except (TypeError, ValueError) as error:
-        if _is_known(name):
+        if _is_known(name) and not raised(error):
             raise ConfigError(f"{group}: {error}") from error
         raise
 

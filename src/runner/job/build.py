@@ -89,13 +89,7 @@ def build(
     with session.processes.first_alone("data"):
         dataset = _dataset(cfg, session)
     seeds = {k: cfg.seed if v is None else v for k, v in cfg.seeds.items()}
-    order = Order(
-        len(dataset.train),
-        dataset.batch_size,
-        seeds["order"],
-        cfg.train.limit_batches,
-        dataset.reshuffle,
-    )
+    order = dataset.order(seeds["order"], cfg.train.limit_batches)
     cfg = _with_lengths(cfg, order)
     settings = OmegaConf.to_object(cfg.train)
     assert isinstance(settings, TrainSettings)

@@ -8,6 +8,7 @@ import optax
 
 from runner.data.dataset import Feature
 from runner.errors import ConfigError
+from runner.tasks import task as common
 from runner.tasks.task import Task, columns, feature
 
 
@@ -18,6 +19,7 @@ def classification(
     labels: str,
     label_smoothing: float,
     class_weights: list[float] | None,
+    weights: str | None = None,  # as where it isn't recorded
 ) -> Task:
     """Softmax cross-entropy in nats between logits [B, classes] and labels [B].
 
@@ -28,6 +30,8 @@ def classification(
       label_smoothing: how much of the uniform distribution is mixed into the labels
         (Szegedy et al., 2015), in evaluation too.
       class_weights: the weight of the examples of each class; None: 1 for all.
+      weights: a column with the weight of each example, too; None: 1 for all; "auto":
+        the column `weight` if the data have one.
 
     Raises:
       ConfigError: a value is out of range, or the data have no such labels.
@@ -50,11 +54,13 @@ def classification(
             f"each of the {classes} classes"
         )
 
+    weight = common.weights("weights", weights, "weight", features)
+
     def loss(logits, batch):
         values = cross_entropy(logits, batch[labels], label_smoothing)
         if class_weights is None:
-            return values, 1.0
-        return values, jnp.float32(class_weights)[batch[labels]]
+            return values, weight(batch)
+        return values, weight(batch) * jnp.float32(class_weights)[batch[labels]]
 
     return Task(take, (classes,), loss)
 

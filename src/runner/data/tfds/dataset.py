@@ -14,8 +14,9 @@ from runner.data.dataset import (
     check_batch_size,
     check_mode,
     check_splits,
-    labelled,
+    chosen_mode,
 )
+from runner.data.labels import labelled
 from runner.data.tfds import decoded
 from runner.data.tfds.builder import find_builder
 from runner.data.tfds.prepare import prepare, quiet_tfds
@@ -81,8 +82,9 @@ def tfds_data(
     read = {k: feature for k, feature in columns.items() if feature is not None}
 
     def mode_of(size_mb: float) -> Mode:
-        auto = _choose_mode(size_mb, memory_limit_mb, device_limit_mb)
-        return auto if mode == "auto" else mode
+        sizes = {"device": size_mb, "memory": size_mb}
+        limits = {"device": device_limit_mb, "memory": memory_limit_mb}
+        return chosen_mode(mode, sizes, **limits)
 
     request = {"name": name, "splits": wanted, "columns": read, "labels": unlabelled}
     kept = None if mode == "stream" else decoded.path_of(root, request)
@@ -147,14 +149,6 @@ def _folder(key: str, path: str) -> Path:
             f"data.{key}={path} needs a home folder, and there is none: set HOME, "
             f"TFDS_DATA_DIR or data.{key}"
         ) from error
-
-
-def _choose_mode(
-    size_mb: float, memory_limit_mb: float, device_limit_mb: float
-) -> Mode:
-    if size_mb <= device_limit_mb:
-        return "device"
-    return "memory" if size_mb <= memory_limit_mb else "stream"
 
 
 def _feature(features: Any, key: str, feature: str, name: str) -> Any:
