@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from helpers.text import POEM
 from helpers.training import build_job, train_run
 from helpers.user_targets import TOKENS
 from runner.config import conf
@@ -87,8 +88,12 @@ def test_every_debug_preset_trains(debug, composed):
 
 
 @pytest.mark.parametrize("experiment", presets())
-def test_every_experiment_trains_each_choice_of_its_sweep(experiment, folders):
-    """Two steps of each value that the preset sweeps over, one factor at a time."""
+def test_every_experiment_trains_each_choice_of_its_sweep(
+    experiment, folders, tmp_path
+):
+    """Each value that the preset sweeps over can be built, one factor at a time."""
+    text = tmp_path / "poem.txt"
+    text.write_text(POEM * 100)
     conf.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -102,10 +107,12 @@ def test_every_experiment_trains_each_choice_of_its_sweep(experiment, folders):
             override = parser.parse_override(f"{key}={values}")
             assert override.is_sweep_override()
             for value in override.sweep_string_iterator():
-                short = ["train.epochs=null", "train.steps=22", "mesh=single"]
+                short = ["train.epochs=null", "train.steps=122", "mesh=single"]
                 short.append("verify=false")  # tests/checks/test_verify.py does
                 cfg = compose("config", [*chosen, f"{key}={value}", *short])
                 if "data_dir" in cfg.data:
                     cfg.data.data_dir = str(folders["data"])
+                if cfg.data._target_ == "runner.data.text.dataset.text":
+                    cfg.data.path, cfg.model.layers = str(text), 1
                 if cfg.data.get("name") not in ABSENT:
                     build_job(cfg)

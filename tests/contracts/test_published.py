@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers.published import deepobs, needs_deepobs
+from helpers.published import (
+    SHAKESPEARE,
+    deepobs,
+    needs_deepobs,
+    needs_shakespeare,
+)
 from runner.audit.audit import audit
 from runner.audit.table import SHIPPED, find, read
 
@@ -82,3 +87,25 @@ def test_the_first_epochs_of_fmnist_2c2d(fashion_mnist, tmp_path):
         assert verdict.outcome == "reproduced", verdict
         assert verdict.cell.std is not None
         assert abs(verdict.difference) <= 2 * verdict.cell.std, verdict
+
+
+@needs_shakespeare
+@pytest.mark.nightly
+def test_shakespeare_cpu(tmp_path):
+    """Three seeds over the whole validation split; nanoGPT's 1.88 is of a part."""
+    table = {
+        "source": "https://github.com/karpathy/nanoGPT, README.md",
+        "settings": [
+            "experiment=nanogpt/shakespeare_cpu", f"data.path={SHAKESPEARE}",
+            f"data.data_dir={tmp_path / 'text'}", "mesh=single", "wandb=disabled",
+        ],
+        "seeds": [0, 1, 2],
+        "cells": [
+            {"name": "end", "metric": "validation/loss", "mean": 1.88, "n": 1},
+        ],
+    }  # fmt: skip
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump(table))
+    (end,) = audit(read(path), tmp_path / "out").verdicts
+    assert len(end.values) == 3 and end.step == 2000
+    assert end.mean <= 1.91, end.values
