@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from helpers.at_night import one_in
+from helpers.text import POEM
 from helpers.training import build_job, train_run
 from helpers.user_targets import TOKENS
 from runner.config import conf
@@ -89,11 +90,15 @@ def test_every_debug_preset_trains(debug, composed):
 
 @pytest.mark.parametrize("experiment", presets())
 @pytest.mark.parametrize("every", one_in(2, [4, 1]))
-def test_every_experiment_builds_choices_of_its_sweep(experiment, every, folders):
+def test_every_experiment_builds_choices_of_its_sweep(
+    experiment, every, folders, tmp_path
+):
     """All at night, else some, of the values that it sweeps over, one at a time.
 
     tests/core/test_optimizers.py and test_schedules.py train all of their groups.
     """
+    text = tmp_path / "poem.txt"
+    text.write_text(POEM * 100)
     conf.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -107,10 +112,12 @@ def test_every_experiment_builds_choices_of_its_sweep(experiment, every, folders
             override = parser.parse_override(f"{key}={values}")
             assert override.is_sweep_override()
             for value in list(override.sweep_string_iterator())[::every]:
-                short = ["train.epochs=null", "train.steps=22", "mesh=single"]
+                short = ["train.epochs=null", "train.steps=122", "mesh=single"]
                 short.append("verify=false")  # tests/checks/test_verify.py does
                 cfg = compose("config", [*chosen, f"{key}={value}", *short])
                 if "data_dir" in cfg.data:
                     cfg.data.data_dir = str(folders["data"])
+                if cfg.data._target_ == "runner.data.text.dataset.text":
+                    cfg.data.path, cfg.model.layers = str(text), 1
                 if cfg.data.get("name") not in ABSENT:
                     build_job(cfg)

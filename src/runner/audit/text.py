@@ -12,10 +12,11 @@ from runner.record.untrusted import printable
 
 METHOD = (
     "Differences are ours minus the published mean, with Welch's interval, which has "
-    "the standard errors of both. All intervals of a table hold together at 95 % "
-    "(Bonferroni): what is reproduced may differ by as much as its interval says. "
-    "A value of an open factor explains the share of the squared differences, in units "
-    "of these intervals, that goes when it alone is changed."
+    "the standard errors of both; with fewer than five runs Student's, as if both "
+    "spread alike. All intervals of a table hold together at 95 % (Bonferroni): what "
+    "is reproduced may differ by as much as its interval says. A value of an open "
+    "factor explains the share of the squared differences, in units of these "
+    "intervals, that goes when it alone is changed."
 )
 
 

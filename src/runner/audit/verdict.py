@@ -12,6 +12,8 @@ from runner.compare.inference import LEVEL
 from runner.compare.statistics import AGREEMENT
 
 Outcome = Literal["reproduced", "differs", "undecided", "not run"]
+FEW = 5  # runs
+WIDE = 5  # half an interval, in published standard deviations
 
 
 class Verdict(NamedTuple):
@@ -22,7 +24,8 @@ class Verdict(NamedTuple):
       step: the step of our runs that it is about.
       values: ours, one for each seed.
       outcome: "reproduced" if the interval contains 0, or the means are equal but for
-        rounding; "undecided" without an interval.
+        rounding; "undecided" if there is no interval, or one so wide that it would
+        contain anything.
       difference: our mean minus the published one.
       low, high: its interval; those of all cells together hold at 95 %.
       why: a cell wasn't run or can't be decided.
@@ -85,44 +88,48 @@ def judge(cell: Cell, step: int, found: Sequence[float | str], cells: int) -> Ve
     ran = ran._replace(
         difference=difference, low=difference - half, high=difference + half
     )
-    scale = max(abs(ran.mean), abs(cell.mean))
-    if abs(difference) <= max(AGREEMENT * scale, 0 if math.isnan(half) else half):
+    if abs(difference) <= AGREEMENT * max(abs(ran.mean), abs(cell.mean)):
         return ran._replace(outcome="reproduced")
     if math.isnan(half):
         why = "neither side says how much its runs differ: give more seeds"
         return ran._replace(outcome="undecided", why=why)
-    return ran._replace(outcome="differs")
+    if abs(difference) > half:
+        return ran._replace(outcome="differs")
+    if cell.std and half > WIDE * cell.std:
+        wide = f"{half / cell.std:.0f} published standard deviations"
+        why = f"half its interval is {wide}, which would contain anything"
+        return ran._replace(outcome="undecided", why=why)
+    return ran._replace(outcome="reproduced")
 
 
 def half_width(
     std: float, n: int, their_std: float | None, their_n: int, cells: int
 ) -> float:
-    """Half the interval of a difference of two means, by Welch (1947).
+    """Half the interval of a difference of two means.
 
-    A single run says nothing of how runs differ; it is taken to be as one of the
-    others. NaN if both sides have none but single runs.
+    Welch's (1947), which has both standard errors. The deviation between fewer than
+    `FEW` runs says little: then runs of both sides are taken to spread alike
+    (Student's). NaN if neither side says how much.
 
     Args:
       std, n: the standard deviation between our runs, and their number.
       their_std, their_n: the published ones.
       cells: how many such intervals are to hold together (Bonferroni).
     """
-    their_std = math.nan if their_std is None else their_std
-    squares = np.array([std**2 / n, their_std**2 / their_n])
-    degrees = np.array([n - 1, their_n - 1], float)
-    is_known = ~np.isnan(squares)
-    if not is_known.any():
+    sizes, stds = np.array([n, their_n]), np.array([std, their_std], float)
+    known = np.isfinite(stds)
+    if not known.any():
         return math.nan
-    if not is_known.all():
-        one = np.nanmax([std, their_std])
-        error, freedom = one * math.sqrt(1 / n + 1 / their_n), degrees[is_known][0]
+    variances, degrees = np.square(stds), sizes - 1.0
+    if known.all() and sizes.min() >= FEW and variances.any():
+        squares = variances / sizes
+        freedom = squares.sum() ** 2 / (squares**2 / degrees).sum()
     else:
-        error = math.sqrt(squares.sum())
-        if error == 0:
-            return 0.0
-        freedom = error**4 / np.sum(np.square(squares) / degrees)
+        freedom = degrees[known].sum()
+        pooled = (degrees * variances)[known].sum() / freedom
+        squares = pooled / sizes
     level = 1 - (1 - LEVEL) / cells / 2
-    return float(scipy.stats.t.ppf(level, freedom) * error)
+    return float(scipy.stats.t.ppf(level, freedom) * math.sqrt(squares.sum()))
 
 
 def explain(
@@ -136,11 +143,10 @@ def explain(
       candidates: the same with each value.
     """
     # The unit of each cell stays, or noisier runs would look nearer.
+    halves = [(v.high - v.low) / 2 for v in verdicts]
     units = [
-        max((v.high - v.low) / 2, AGREEMENT * abs(v.cell.mean))
-        if v.outcome in ("reproduced", "differs")
-        else math.inf
-        for v in verdicts
+        math.inf if math.isnan(half) else max(half, AGREEMENT * abs(v.cell.mean))
+        for half, v in zip(halves, verdicts, strict=True)
     ]
 
     def misfit(found: Sequence[Verdict]) -> float:
