@@ -28,7 +28,10 @@ def check_targets(cfg: DictConfig, groups: Iterable[str]) -> None:
       ConfigError: see `target`.
     """
     for group in groups:
-        _check(OmegaConf.to_container(section(cfg, group), resolve=False), group)
+        node = section(cfg, group)
+        if isinstance(node, DictConfig):
+            node = OmegaConf.to_container(node, resolve=False)
+        _check(node, group)
 
 
 def section(cfg: DictConfig, key: str) -> Any:
@@ -54,8 +57,10 @@ def target(cfg: DictConfig, group: str) -> functools.partial:
         return functools.partial(made.func, *made.args, **made.keywords)
     except InstantiationException as error:  # from a nested node
         cause = error.__cause__
-        if isinstance(cause, ConfigError) or cause is None:
-            raise cause or error from None
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        if cause is None:
+            raise ConfigError(f"{group}: {' '.join(str(error).split())}") from None
         if isinstance(cause, ValueError | TypeError) and all(
             _is_known(name) for name in target_names(node)
         ):
