@@ -1,14 +1,11 @@
 """Several processes of one run, on loopback: two with two virtual devices each."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 
 from helpers.command_line import run
+from helpers.peers import FAST, started
 from runner.config.rank import ALONE, Rank, rank
 from runner.errors import ConfigError
 from runner.settings import DistributedSettings
@@ -21,7 +18,6 @@ SECTION = {
     "timeout_seconds": 60,
 }
 EXPLICIT = {"coordinator_address": "h:1", "num_processes": 2, "process_id": 1}
-FAST = ("debug=tiny", "framework=jax", "model.hidden_sizes=[8]", "verify=false")
 SLURM = {
     "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2",
     "SLURM_PROCID": "1", "SLURM_LOCALID": "0",
@@ -29,28 +25,8 @@ SLURM = {
 
 
 def start(folder, count, *overrides, each=None):
-    """Start `count` processes of two; each one's `overrides`, `each` on top."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = []
-    for i in range(count):
-        own = [each[i]] if each else []
-        command = [
-            sys.executable, "-m", "runner", *FAST, *overrides, *own,
-            "hydra.run.dir=run", f"distributed.coordinator_address={address}",
-            "distributed.num_processes=2", f"distributed.process_id={i}",
-        ]  # fmt: skip
-        processes.append(
-            subprocess.Popen(
-                command,
-                cwd=folder,
-                env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+    """Run such processes to their ends: their exit statuses and what they said."""
+    processes = started(folder, count, *overrides, each=each)
     try:
         told = [process.communicate(timeout=200)[0] for process in processes]
     finally:

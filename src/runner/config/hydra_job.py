@@ -9,6 +9,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.conf import one_length
+from runner.errors import ConfigError
+from runner.settings import GROUPS
 
 _PATHS = ("checkpoint.resume", "compilation_cache", "data.data_dir", "data.manual_dir")
 
@@ -54,6 +56,7 @@ def facts(cfg: DictConfig, hydra: Any, folder: Path, sweep: str | None) -> Hydra
     # As they were typed: an interpolation in one may name a secret.
     overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(overrides, list)
+    _refuse_lists(overrides)
     one_length(cfg, overrides)
     choices = {
         group: choice
@@ -62,6 +65,21 @@ def facts(cfg: DictConfig, hydra: Any, folder: Path, sweep: str | None) -> Hydra
         if not group.startswith("hydra/") and "@hydra." not in group
     }
     return HydraJob(folder, choices, overrides, sweep)
+
+
+def _refuse_lists(overrides: Sequence[str]) -> None:
+    """Refuse several choices where only one can be, as Hydra would merge them.
+
+    Raises:
+      ConfigError: names the group.
+    """
+    for override in overrides:
+        group, _, value = override.lstrip("+").partition("=")
+        if group in GROUPS and value.startswith("["):
+            raise ConfigError(
+                f"{override} must be one name, as the arguments of several would be "
+                f"mixed; -m with {group}=NAME,NAME runs each"
+            )
 
 
 def _from(folder: Path, cfg: DictConfig) -> None:

@@ -30,7 +30,9 @@ def check_targets(cfg: DictConfig, groups: Iterable[str]) -> None:
       ConfigError: see `target`.
     """
     for group in groups:
-        node = OmegaConf.to_container(section(cfg, group), resolve=False)
+        node = section(cfg, group)
+        if isinstance(node, DictConfig):
+            node = OmegaConf.to_container(node, resolve=False)
         for key, each in sections(node, group).items():
             _check(each, key)
 
@@ -72,8 +74,10 @@ def _made(node: Any, group: str) -> functools.partial:
         return functools.partial(made.func, *made.args, **made.keywords)
     except InstantiationException as error:  # from a nested node
         cause = error.__cause__
-        if isinstance(cause, ConfigError) or cause is None:
-            raise cause or error from None
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        if cause is None:
+            raise ConfigError(f"{group}: {' '.join(str(error).split())}") from None
         if isinstance(cause, ValueError | TypeError) and all(
             _is_known(name) for name in target_names(node)
         ):

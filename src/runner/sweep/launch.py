@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from runner import signals
 from runner.cluster.plan import Plan
+from runner.config.hydra_files import plain
 from runner.errors import ConfigError, Preempted, did_you_mean
 from runner.job.identity import base_of
 from runner.settings import ClusterSettings
@@ -80,6 +81,10 @@ def run_jobs(
     if launcher.resume and not _is_given(master, "hydra.sweep.dir"):
         folder = _unfinished(folder, base, jobs) or folder
     cluster = _cluster(launcher, jobs, keys)
+    if cluster:
+        from runner.cluster.handed_over import refuse_secrets
+
+        refuse_secrets([plain(master)], overrides)
     if cluster and cluster.dry_run:
         from runner.sweep import on_cluster
 
