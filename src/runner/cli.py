@@ -118,8 +118,9 @@ def _message(error: BaseException) -> str | None:
 def job(cfg: DictConfig) -> float:
     """Run one composed job in its folder; returns the final value of `objective`."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    composed = hydra_job(cfg)
+    folder = HydraConfig.get().runtime.output_dir
     try:
+        composed = hydra_job(cfg)
         refuse_ignored(HydraConfig.get().runtime.config_sources)
         if cfg.cluster.engine and IN_TASK not in os.environ:
             from runner.cluster.submit import submit
@@ -132,7 +133,7 @@ def job(cfg: DictConfig) -> float:
     except Preempted as stopped:
         if not in_sweep:
             print(f"{stopped}; the same command with hydra.run.dir="
-                  f"{composed.folder} resumes it", file=sys.stderr)  # fmt: skip
+                  f"{folder} resumes it", file=sys.stderr)  # fmt: skip
         stopped.forward()
         raise
     except Exception as error:

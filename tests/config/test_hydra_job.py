@@ -13,7 +13,8 @@ def test_relative_paths_begin_where_the_command_was_given(composer, chdir, monke
         [
             f"hydra.job.chdir={chdir}", "checkpoint.resume=outputs/first",
             "data.data_dir=data", "data.name=./points", "compilation_cache='~/xla'",
-            "data.manual_dir=/there",
+            "data.manual_dir=/there", "+data.path=own/points.csv", "+data.paths=null",
+            "+model.vocabulary_file=words", "+model.name=words",
         ]
     )  # fmt: skip
     with open_dict(cfg.hydra):
@@ -26,4 +27,6 @@ def test_relative_paths_begin_where_the_command_was_given(composer, chdir, monke
     assert cfg.checkpoint.resume == f"{given}outputs/first"
     assert cfg.data.data_dir == f"{given}data"
     assert cfg.data.name == (f"{given}points" if chdir else "./points")
+    assert cfg.data.path == f"{given}own/points.csv" and cfg.data.paths is None
+    assert cfg.model.vocabulary_file == f"{given}words" and cfg.model.name == "words"
     assert cfg.compilation_cache == "~/xla" and cfg.data.manual_dir == "/there"

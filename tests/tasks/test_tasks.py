@@ -176,8 +176,16 @@ def test_a_batch_without_anything_that_counts_has_loss_0():
     "changes,said",
     [
         ({"label_smoothing": 1.5}, r"task\.label_smoothing=1\.5"),
-        ({"labels": "input"}, "input has no classes"),
-        ({"labels": "lable"}, "task.labels=lable.*it has none"),
+        ({"labels": "input"}, "input has no classes.*Try task.labels=label"),
+        ({"labels": "lable"}, "lable is no column.*Try task.labels=label"),
+        *(
+            ({"labels": labels, "features": {k: FEATURES[k] for k in names}}, said)
+            for labels, names, said in (
+                ("y", "input y".split(), "y has no.*task=regression task.target=y"),
+                ("label", "input y".split(), "no column.*task.target=y"),
+                ("label", ["input"], "no column.*Try task=reconstruction"),
+            )
+        ),
         ({"inputs": "imput"}, "task.inputs=imput.*Did you mean 'input'"),
         ({"inputs": ["input", "mask2"]}, "task.inputs=mask2"),
         ({"class_weights": [1.0]}, "each of the 4 classes"),

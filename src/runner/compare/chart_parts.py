@@ -71,7 +71,9 @@ class Shown(NamedTuple):
 def shown(runs: Runs, analysis: Analysis) -> Shown:
     """The used runs of the best MAX_GROUPS groups."""
     groups = [group.name for group in analysis.final.groups[:MAX_GROUPS]]
-    used = analysis.final.used.filter(pl.col("group").is_in(groups)).drop("seed")
+    # No other column: a key of the configuration needn't be the name of a field.
+    used = analysis.final.used.select("run", "group", "cell", "value", "failed")
+    used = used.filter(pl.col("group").is_in(groups))
     # The statistics number missing seeds.
     table = used.join(runs.table.select("run", "seed"), on="run", maintain_order="left")
     cells = sorted(table["cell"].unique(), key=natural)

@@ -14,7 +14,7 @@ from runner.record.checksums import check_records
 from runner.record.files import NON_FINITE
 from runner.record.moved import with_todays_targets
 from runner.record.provenance import FACTS
-from runner.record.untrusted import clean, one_line, read_object, read_rows
+from runner.record.untrusted import clean, one_line, read_foreign, read_rows
 from runner.settings import FACT, GROUPS
 from runner.trees import flatten
 
@@ -144,7 +144,7 @@ def _runs_in(path: Path) -> Iterator[Path]:
 
 def _read(folder: Path) -> Record:
     config, provenance, summary = (
-        _read_if_there(folder / f"{name}.json", read_object) or {}
+        _read_if_there(folder / f"{name}.json", read_foreign) or {}
         for name in ("config", "provenance", "summary")
     )
     rows = _read_if_there(folder / "metrics.jsonl", read_rows) or []

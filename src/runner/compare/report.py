@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import vl_convert
@@ -57,7 +58,7 @@ def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> 
     for config in configs.values():
         config["legend"] = {"disable": True}  # the page has one for all figures
     # Not against its schema, which takes longer than drawing it; tests do.
-    specs = {f.name: f.chart.to_dict(validate=False) for f in drawn}
+    specs = {f.name: _titled(f.chart.to_dict(validate=False)) for f in drawn}
     groups = chart_parts.shown(runs, analysis).groups
     sections: dict[str, list[Table]] = {}
     for table in tables(runs, analysis):
@@ -86,7 +87,7 @@ def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> 
 
 def png(figure: Figure) -> bytes:
     """`figure` on white, with its title, as PNG."""
-    spec = figure.chart.properties(width=_PNG_WIDTH).to_dict(validate=False)
+    spec = _titled(figure.chart.properties(width=_PNG_WIDTH).to_dict(validate=False))
     # An image has no mouse, and thousands of invisible dots to hover over are slow.
     spec["layer"] = [v for v in spec["layer"] if v.get("name", "")[:5] != "hover"]
     spec["params"] = [p for p in spec["params"] if "select" not in p]
@@ -94,6 +95,23 @@ def png(figure: Figure) -> bytes:
     spec["padding"] = 12
     spec["config"] = theme.config("light") | {"background": theme.PAPER["light"]}
     return vl_convert.vegalite_to_png(spec, vl_version=_VEGA_LITE, scale=2)
+
+
+def _titled(spec: Any) -> Any:
+    """`spec` without backslashes in titles, such as that of a control character.
+
+    Vega-Lite also puts titles into expressions, where a backslash begins an escape.
+    """
+    if isinstance(spec, list):
+        return [_titled(part) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {
+        key: part.replace("\\", "\N{SET MINUS}")
+        if key == "title" and isinstance(part, str)
+        else _titled(part)
+        for key, part in spec.items()
+    }
 
 
 def _vega() -> str:

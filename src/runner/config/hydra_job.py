@@ -1,5 +1,6 @@
 """Hydra's facts about the job that it has just composed."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,9 @@ from runner.config.conf import one_length
 from runner.errors import ConfigError
 from runner.settings import GROUPS
 
-_PATHS = ("checkpoint.resume", "compilation_cache", "data.data_dir", "data.manual_dir")
+_PATHS = ("checkpoint.resume", "compilation_cache")
+# The arguments of functions that name files, ours and a user's.
+_IS_PATH = re.compile(r"(.*_)?(path|dir|file|folder)")
 
 
 class HydraJob(NamedTuple):
@@ -84,11 +87,18 @@ def _refuse_lists(overrides: Sequence[str]) -> None:
 
 def _from(folder: Path, cfg: DictConfig) -> None:
     """Let relative paths in `cfg` begin where the command was given."""
-    for key in _PATHS:
+    arguments = [
+        f"{group}.{name}"
+        for group in GROUPS
+        for name in cfg[group]
+        if _IS_PATH.fullmatch(str(name))
+    ]
+    for key in [*_PATHS, *arguments]:
         path = OmegaConf.select(cfg, key)
-        if path in (None, "auto", "never") or path.startswith(("~", "/")):
+        if not isinstance(path, str) or path in ("auto", "never"):
             continue
-        OmegaConf.update(cfg, key, str(folder / path))
+        if not path.startswith(("~", "/")):
+            OmegaConf.update(cfg, key, str(folder / path))
     name = OmegaConf.select(cfg, "data.name")
     if name is not None and name.startswith(("./", "../")):
         cfg.data.name = str(folder / name)

@@ -35,7 +35,7 @@ def one_line(text: object) -> str:
     return " ".join(printable(str(text)).split())
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_foreign(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:

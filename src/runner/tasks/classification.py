@@ -39,11 +39,7 @@ def classification(
     check_smoothing(label_smoothing)
     take = columns(inputs, features)
     if labels not in features or features[labels].classes is None:
-        found = f"{labels} has no classes" if labels in features else "it has none"
-        raise ConfigError(
-            f"task=classification needs labels, in the column task.labels={labels}: "
-            f"{found}. The data has {', '.join(features)}. Try task=reconstruction"
-        )
+        raise _without_labels(inputs, labels, features)
     classes = feature("labels", labels, features).classes
     assert classes is not None
     if class_weights is not None and (
@@ -83,3 +79,23 @@ def cross_entropy(
     one_hot = jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(one_hot, label_smoothing)
     return optax.softmax_cross_entropy(logits, targets)
+
+
+def _without_labels(
+    inputs: str | list[str], labels: str, features: Mapping[str, Feature]
+) -> ConfigError:
+    """The refusal of a column that has no labels, with what would do."""
+    given = [inputs] if isinstance(inputs, str) else inputs
+    others = [name for name in features if name not in given]
+    classes = [name for name in others if features[name].classes is not None]
+    instead = "task=reconstruction"
+    if classes:
+        instead = f"task.labels={classes[0]}"
+    elif others:
+        target = labels if labels in others else others[0]
+        instead = f"task=regression task.target={target}"
+    why = "has no classes" if labels in features else "is no column"
+    return ConfigError(
+        f"task=classification needs labels, but task.labels={labels} {why}. The data "
+        f"has {', '.join(features)}. Try {instead}"
+    )

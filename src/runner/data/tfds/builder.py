@@ -30,7 +30,10 @@ def find_builder(name: str, data_dir: Path) -> "Callable[[], tfds.core.DatasetBu
         return functools.partial(Digits, data_dir=data_dir)
     folder = Path(name)
     if name.startswith("~"):
-        folder = folder.expanduser()
+        try:
+            folder = folder.expanduser()
+        except RuntimeError as error:  # no such user, or none that has a home
+            raise ConfigError(f"data.name={name}: {error}") from error
     if name.startswith(("/", "./", "../", "~")) or (folder / _INFO_FILE).is_file():
         _check_folder(name, folder)
         return functools.partial(_builder_from_directory, folder)
