@@ -11,6 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config.conf import one_length
 
 _PATHS = ("checkpoint.resume", "compilation_cache", "data.data_dir", "data.manual_dir")
+# Arguments of data=text and data=table that are paths, unless they are these words.
+_OF_OWN_FILES = ("path", "validation", "test", "vocabulary", "splits")
+_WORDS = ("bytes", "characters")
 
 
 class HydraJob(NamedTuple):
@@ -62,6 +65,20 @@ def _from(folder: Path, cfg: DictConfig) -> None:
         if path in (None, "auto", "never") or path.startswith(("~", "/")):
             continue
         OmegaConf.update(cfg, key, str(folder / path))
+    if cfg.data._target_.startswith(("runner.data.text.", "runner.data.table.")):
+        for key in _OF_OWN_FILES:
+            _complete(folder, cfg.data, key)
     name = OmegaConf.select(cfg, "data.name")
     if name is not None and name.startswith(("./", "../")):
         cfg.data.name = str(folder / name)
+
+
+def _complete(folder: Path, node: DictConfig, key: str) -> None:
+    """The path at `key`, or those in the mapping there; a column's name is none."""
+    value = node.get(key)
+    if isinstance(value, DictConfig):
+        for name in value:
+            _complete(folder, value, str(name))
+    elif isinstance(value, str) and key != "splits" and value not in _WORDS:
+        if not value.startswith(("~", "/")):
+            node[key] = str(folder / value)
