@@ -13,9 +13,12 @@ from runner.config.conf import one_length
 from runner.errors import ConfigError
 from runner.settings import GROUPS
 
-_PATHS = ("checkpoint.resume", "compilation_cache")
+_PATHS = ("checkpoint.resume", "compilation_cache", "init_from")
 # The arguments of functions that name files, ours and a user's.
 _IS_PATH = re.compile(r"(.*_)?(path|dir|file|folder)")
+# Others of data=text and data=table that are paths, unless they are these words.
+_OF_OWN_FILES = ("validation", "test", "vocabulary", "splits")
+_WORDS = ("bytes", "characters")
 
 
 class HydraJob(NamedTuple):
@@ -99,6 +102,20 @@ def _from(folder: Path, cfg: DictConfig) -> None:
             continue
         if not path.startswith(("~", "/")):
             OmegaConf.update(cfg, key, str(folder / path))
+    if cfg.data._target_.startswith(("runner.data.text.", "runner.data.table.")):
+        for key in _OF_OWN_FILES:
+            _complete(folder, cfg.data, key)
     name = OmegaConf.select(cfg, "data.name")
     if name is not None and name.startswith(("./", "../")):
         cfg.data.name = str(folder / name)
+
+
+def _complete(folder: Path, node: DictConfig, key: str) -> None:
+    """The path at `key`, or those in the mapping there; a column's name is none."""
+    value = node.get(key)
+    if isinstance(value, DictConfig):
+        for name in value:
+            _complete(folder, value, str(name))
+    elif isinstance(value, str) and key != "splits" and value not in _WORDS:
+        if not value.startswith(("~", "/")):
+            node[key] = str(folder / value)

@@ -242,6 +242,7 @@ MISTAKES = [
     ({"splits": {"validation": "question.csv"}}, "age is String, and Int64 in data.pa"),
     ({"encode": "one_hot"}, "data.encode=one_hot must be .* Did you mean 'onehot'"),
     ({"missing": "drop"}, "data.missing=drop must be one of refuse, impute"),
+    ({"null_values": [None]}, "data.null_values=None must be text, as it is written"),
     ({"separator": ";;"}, "data.separator=';;' must be one character"),
     ({"separator": ";"}, "data.target=kind is not a column .* which has age,height"),
     ({"mode": "stream"}, "data.mode='stream' must be one of auto, device, memory"),

@@ -23,10 +23,11 @@ def file(tmp_path_factory):
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=280, special_tokens=["<|end|>"], initial_alphabet=alphabet,
+        vocab_size=279, special_tokens=["<|end|>"], initial_alphabet=alphabet,
         show_progress=False,
     )  # fmt: skip
     made.train_from_iterator([POEM], trainer)
+    made.add_tokens(["lines"])
     made.enable_truncation(4)
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     made.save(str(path))
@@ -58,11 +59,14 @@ def test_pieces_have_the_tokens_of_the_whole(
     assert data.classes["tokens"] == 280
 
 
-@pytest.mark.parametrize(("documents", "size"), [("<|end|>", 280), ("\n\n", 281)])
+@pytest.mark.parametrize(
+    ("documents", "size"), [("<|end|>", 280), ("\n\n", 281), ("lines", 281)]
+)
 def test_the_end_of_a_document_is_a_token_of_its_own_if_it_has_one(
     file, whole, made, tmp_path, documents, size
 ):
-    (tmp_path / "poem.txt").write_text(documents.join(["the owl", "a boat"]))
+    between = pieces.NAMED.get(documents, documents)
+    (tmp_path / "poem.txt").write_text(between.join(["the owl", "a boat"]))
     data = made(vocabulary=str(file), validation=None, windows="epoch", block_size=2,
                 documents=documents, batch_size=1)  # fmt: skip
     end = 0 if size == 280 else 280

@@ -90,6 +90,11 @@ def table(
     _check_choice("encode", encode, ("onehot", "integers"))
     _check_choice("missing", missing, ("refuse", "impute"))
     form = {"separator": separator, "header": header, "null_values": null_values}
+    if strange := [value for value in null_values if not isinstance(value, str)]:
+        raise ConfigError(
+            f"data.null_values={strange[0]} must be text, as it is written in the "
+            "file: put it into quotes"
+        )
     if len(separator.encode()) != 1:
         raise ConfigError(f"data.separator={separator!r} must be one character")
     asked = {} if isinstance(splits, str) else splits

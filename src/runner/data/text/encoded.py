@@ -10,6 +10,7 @@ import hashlib
 import json
 import mmap
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,7 +90,7 @@ def encoded(
         found, made_from = _read(path)
         if made_from == source:
             return found
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(temporary, texts, named, documents, source)

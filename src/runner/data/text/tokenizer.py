@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from runner.data.files import expanded
-from runner.data.text.pieces import END
+from runner.data.text.pieces import END, NAMED
 from runner.errors import ConfigError, did_you_mean
 
 _MOST = 2**24  # characters of text without a safe place to cut it
@@ -75,6 +75,8 @@ class Tokenizer:
     def end(self) -> int | None:
         if self.documents is None:
             return None
+        if self.documents in NAMED:  # a word, which may be a token too
+            return self._known
         own = self._tokenizer.token_to_id(self.documents)
         return self._known if own is None else own
 
