@@ -135,8 +135,7 @@ def build(
 
     taken = None
     if cfg.init_from is not None:
-        shapes = program.start_of(parts(first)[0].spec, values)
-        assert shapes is not None
+        (shapes,) = program.start_of(parts(first)[0].spec, values)
         taken = take(cfg.init_from, tuple(cfg.init_exclude), shapes.values, session)
 
     def made(convolution: str) -> Run:
