@@ -5,6 +5,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from helpers.packed import alone, assert_close, together
+from helpers.resuming import record
+from runner.errors import ConfigError
 from runner.parity.compare import compare
 
 GIVEN = (
@@ -15,12 +17,11 @@ GIVEN = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
+@pytest.fixture
+def files(tmp_path):
     """Two states of a part of the model."""
-    folder = tmp_path_factory.mktemp("states")
     rng = np.random.default_rng(0)
-    paths = folder / "one.safetensors", folder / "other.safetensors"
+    paths = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
     for path in paths:
         kernel = rng.normal(size=(64, 8)).astype(np.float32) / 8
         save_file({"params/dense_0/kernel": kernel}, path)
@@ -61,7 +62,15 @@ def test_a_killed_run_goes_on_from_its_own_checkpoint(ran, tmp_path, files):
     ]
     whole = ran(tmp_path / "whole", *given)
     ran(tmp_path / "killed", *given, stop=6)
+    files[0].rename(tmp_path / "gone")
+    with pytest.raises(ConfigError, match=r"init_from=.* can't be read"):
+        ran(tmp_path / "new", *given)
     assert ran(tmp_path / "killed", *given) == whole
+    facts = [record(tmp_path / name, "provenance") for name in ("killed", "whole")]
+    for name in ("init_from", "initial_parameters"):
+        assert facts[0][name] == facts[1][name]
+    with pytest.raises(ConfigError, match=r"init_from=.* can't be read"):
+        ran(tmp_path / "killed", *given, "checkpoint.resume=never")
 
 
 @pytest.mark.nightly
