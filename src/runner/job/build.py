@@ -138,7 +138,7 @@ def build(
     taken = None
     if cfg.init_from is not None:
         (shapes,) = program.start_of(parts(first)[0].spec, values)
-        asks = cfg.init_from, tuple(cfg.init_exclude), shapes.values
+        asks = cfg.init_from, tuple(cfg.init_exclude or ()), shapes.values
         taken = take(*asks, session, earlier)
 
     def made(convolution: str) -> Run:
