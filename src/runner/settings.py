@@ -311,10 +311,10 @@ class Settings:
     init_from: str | None = setting(
         NUMBERS, switch=True, decides=(_INITIAL, f"{FACT}init_from.*")
     )
-    init_exclude: list[str] = setting(
+    init_exclude: list[str] | None = setting(
         NUMBERS,
         lambda x: all(map(is_pattern, x)),
-        "a list of regular expressions",
+        "a list of regular expressions, or null",
         decides=(_INITIAL, f"{FACT}init_from.*"),
     )
     objective: str = setting(RECORD)

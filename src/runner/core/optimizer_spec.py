@@ -77,12 +77,6 @@ class OptimizerSpec(NamedTuple):
                 "mask (it takes neither `mask` nor `weight_decay_mask`); try "
                 "optimizer=adamw"
             )
-        if arguments.get("adam_weight_decay"):
-            raise ConfigError(
-                "train.mask_weight_decay has no effect on "
-                f"optimizer.adam_weight_decay={arguments['adam_weight_decay']}, which "
-                "optax doesn't mask; set it to 0"
-            )
         name = mask_argument(function)
         return arguments | ({name: grouping.decayed(self.exempt)} if name else {})
 

@@ -100,6 +100,12 @@ class _Family(NamedTuple):
 
 def _family(wanted: OptimizerSpec, factory: functools.partial, keep: Keep) -> _Family:
     arguments = {k: v for k, v in factory.keywords.items() if k != "learning_rate"}
+    if wanted.mask_weight_decay and arguments.get("adam_weight_decay"):
+        raise ConfigError(
+            "train.mask_weight_decay has no effect on "
+            f"optimizer.adam_weight_decay={arguments['adam_weight_decay']}, which "
+            "optax doesn't mask; set it to 0"
+        )
     arguments = wanted.masked(factory.func, arguments)
     floats = {k: v for k, v in arguments.items() if isinstance(v, float)}
     static = {k: v for k, v in arguments.items() if k not in floats}

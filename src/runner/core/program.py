@@ -186,7 +186,7 @@ def compile_program(
         initial = kept("init", make=lambda: Compiling(
             jax.jit(jax.vmap(initialize), out_shardings=state),
             own(numbers.key), own(number), own(numbers.hyperparameters),
-            own(start_of(spec, values)),
+            *own(start_of(spec, values)),
         ))  # fmt: skip
     else:
         initial = keep(("init", spec.key), lambda: init(spec, values))
@@ -319,21 +319,20 @@ def carry_shapes(spec: ProgramSpec, values: Values) -> Any:
 def init_arguments(spec: ProgramSpec, values: Values) -> tuple:
     """Shapes of the arguments of `ProgramSpec.init`."""
     arguments = values.key, np.float32(0), values.hyperparameters
-    start = start_of(spec, values)
-    if start is not None:  # split as the state will be
-        start = with_sharding(start, spec.mesh.state(start))
-    return *_on_mesh(spec, jax.eval_shape(lambda: arguments)), start
+    start = start_of(spec, values)  # split as the state will be
+    start = with_sharding(start, spec.mesh.state(start))
+    return *_on_mesh(spec, jax.eval_shape(lambda: arguments)), *start
 
 
-def start_of(spec: ProgramSpec, values: Values) -> WarmStart | None:
-    """Shapes of a run's `start`; None if its program takes none."""
+def start_of(spec: ProgramSpec, values: Values) -> tuple[WarmStart, ...]:
+    """Shapes of a run's `start`; none if its program takes none."""
     if not spec.warm:
-        return None
+        return ()
     rate, numbers = np.float32(0), values.hyperparameters
     state = jax.eval_shape(spec.pipeline.init, values.key, rate, numbers)
     state = state._replace(opt_state=())
     flag = jax.ShapeDtypeStruct((), jnp.bool_)
-    return WarmStart(state, jax.tree.map(lambda x: flag, state))
+    return (WarmStart(state, jax.tree.map(lambda x: flag, state)),)
 
 
 def _step_arguments(spec: ProgramSpec, values: Values) -> tuple:

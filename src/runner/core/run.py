@@ -51,7 +51,8 @@ class Run(NamedTuple):
     def init_arguments(self) -> tuple:
         """The arguments of `runner.core.step.init`'s function."""
         rates, numbers = self.learning_rates[..., 0], self.values.hyperparameters
-        return self.init_key, rates, numbers, self.start
+        own = () if self.start is None else (self.start,)
+        return self.init_key, rates, numbers, *own
 
     @property
     def timetable(self) -> Timetable:

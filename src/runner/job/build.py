@@ -81,6 +81,7 @@ def build(
     session: Session,
     begin: Callable[[Run, Compiling], None] = lambda run, init: None,
     most: int = 1,
+    earlier: dict[str, Any] | None = None,
 ) -> Built:
     """Build everything that `cfg` names, without compiling it.
 
@@ -93,6 +94,7 @@ def build(
       begin: called with the run once its step has been traced but before it is
         verified, to compile it meanwhile; and with `Program.init` of it alone.
       most: how many runs of its program may train side by side.
+      earlier: see `take`.
 
     Raises:
       ConfigError: something in `cfg` can't run.
@@ -131,9 +133,9 @@ def build(
 
     taken = None
     if cfg.init_from is not None:
-        shapes = program.start_of(parts(first)[0].spec, values)
-        assert shapes is not None
-        taken = take(cfg.init_from, tuple(cfg.init_exclude), shapes.values, session)
+        (shapes,) = program.start_of(parts(first)[0].spec, values)
+        asks = cfg.init_from, tuple(cfg.init_exclude or ()), shapes.values
+        taken = take(*asks, session, earlier)
 
     def made(convolution: str) -> Run:
         shared, own = parts(convolution)

@@ -28,7 +28,7 @@ from runner.job.build import Built, build
 from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
 from runner.job.processes import Processes, connected
-from runner.job.resume import resume, with_choice
+from runner.job.resume import checkpoint_facts, resume, with_choice
 from runner.job.session import Session, described
 from runner.job.stop import Stop
 from runner.job.witness import witness_facts, witness_of
@@ -270,9 +270,16 @@ def prepare(
             process.prepare(wandb)
         cfg = with_choice(cfg, folder)
         _set_up(cfg, session)
-        built, digests = built_and_identified(cfg, session, begin, most)
+        before = checkpoint_facts(folder) if cfg.init_from is not None else {}
+        started = before.get("init_from")
+        built, digests = built_and_identified(cfg, session, begin, most, started)
+        missing = built.taken.missing if built.taken else ""
+        if missing:
+            digests |= {"initial_parameters": before.get("initial_parameters")}
         record = fingerprints_and_provenance(built, digests, session)
         resumed = resume(built.cfg, built.run, folder, record, sweep is not None)
+        if missing and not (resumed and resumed.start):
+            raise ConfigError(missing)
         processes.barrier("resumed")  # from here on process 0 writes there
     except Finished:
         raise
@@ -322,6 +329,7 @@ def built_and_identified(
     session: Session,
     begin: Callable[[Run], None] = lambda run: None,
     most: int = 1,
+    earlier: dict[str, Any] | None = None,
 ) -> tuple[Built, dict[str, Any]]:
     """A run, and its digests, which are found while it is verified: see `identify`.
 
@@ -337,7 +345,7 @@ def built_and_identified(
         begin(run)
         digests.update(identify(run, init.result(), examples))
 
-    return build(cfg, session, begun, most), digests
+    return build(cfg, session, begun, most, earlier), digests
 
 
 def fingerprints_and_provenance(

@@ -27,11 +27,13 @@ class Taken(NamedTuple):
       facts: for its provenance: the file, its checksum, and by the reason the arrays
         that weren't taken.
       text: a line or two about it.
+      missing: why the file can't be read any more, in a run that may resume without it.
     """
 
     start: WarmStart
     facts: dict[str, Any]
     text: str
+    missing: str = ""
 
 
 class _File(NamedTuple):
@@ -43,7 +45,11 @@ class _File(NamedTuple):
 
 
 def take(
-    name: str, exclude: Sequence[str], shapes: TrainState, session: Session
+    name: str,
+    exclude: Sequence[str],
+    shapes: TrainState,
+    session: Session,
+    earlier: dict[str, Any] | None,
 ) -> Taken:
     """The arrays of a file that a model has by the same names and shapes.
 
@@ -52,6 +58,8 @@ def take(
       exclude: patterns of parameters that keep their own initial values.
       shapes: of the model's arrays.
       session: keeps what is read, for the other jobs of a sweep.
+      earlier: the facts that an earlier process of the run recorded, if it has saved a
+        checkpoint: it may resume without the file.
 
     Raises:
       ConfigError: there is no such file, it is damaged, or nothing of it is taken.
@@ -66,9 +74,12 @@ def take(
         hint = ""
         if path.name == FILE:
             hint = ": a run folder gets that file when the run has finished"
-        raise ConfigError(
-            f"init_from={name} can't be read: {one_line(path)}: {error.strerror}{hint}"
-        ) from None
+        text = f"init_from={name} can't be read: {path}: {error.strerror}{hint}"
+        if earlier is None:
+            raise ConfigError(one_line(text)) from None
+        flags = jax.tree.map(lambda x: np.bool_(False), shapes)
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        return Taken(WarmStart(zeros, flags), earlier, "", one_line(text))
     except ValueError as error:
         raise ConfigError(f"init_from={name}: {one_line(error)}") from None
     return _taken(name, exclude, shapes, file)
