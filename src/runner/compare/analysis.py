@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from functools import partial
 from typing import NamedTuple
 
 import polars as pl
@@ -123,15 +124,15 @@ def analyse(
         "DIFFERENT FROM STEP 1": [*first_steps(table, runs.curves, by)],
     }
     curves = with_costs(runs)
-    final, warnings = _judged(
-        rows, curves, metric, tuned, budget, higher, bool(crossed)
-    )
-    at_cost = {}
-    for axis, unit in AXES.items():
-        if found := at_equal(curves, rows, metric, axis):
-            cost, at = found
-            verdicts = _judged(at, curves, metric, tuned, budget, higher, bool(crossed))
-            at_cost[unit] = cost, verdicts[0]
+    start = curves.select("run", first=metric if metric in curves else pl.lit(None))
+    start = start.drop_nulls().unique("run", keep="first", maintain_order=True)
+    judge = partial(_judged, start, tuned, budget, higher, bool(crossed))
+    final, warnings = judge(rows)
+    at_cost = {
+        unit: (found[0], judge(found[1])[0])
+        for axis, unit in AXES.items()
+        if (found := at_equal(curves, rows, table, metric, axis))
+    }
     varied = dict.fromkeys([by, *crossed, "seed"])
     used = final.used
     analysis = Analysis(
@@ -154,21 +155,22 @@ def analyse(
 
 
 def _judged(
-    rows: pl.DataFrame,
-    curves: pl.DataFrame,
-    metric: str,
+    start: pl.DataFrame,
     tuned: list[str],
     budget: int | None,
     higher: bool,
     crossed: bool,
+    rows: pl.DataFrame,
 ) -> tuple[Verdicts, tuple[str, ...]]:
-    """What `value` of `rows` says, and the warnings of the tuning."""
+    """What `value` of `rows` says, and the warnings of the tuning.
+
+    Args:
+      start: the first logged value of each run.
+    """
     tuning, warnings = tune(rows, tuned, budget, higher)
     chosen = tuning.sensitivity.filter("chosen").select("group", "cell", "setting")
     used = rows.join(chosen, on=["group", "cell", "setting"], maintain_order="left")
-    logged = curves.select("run", first=metric if metric in curves else pl.lit(None))
-    logged = logged.drop_nulls().unique("run", keep="first", maintain_order=True)
-    worst = worst_of(used, logged, higher)
+    worst = worst_of(used, start, higher)
     failed = pl.col("value").is_finite().not_()
     value = pl.when(failed).then(worst).otherwise("value")
     rows, used = (t.with_columns(value=value, failed=failed) for t in (rows, used))
