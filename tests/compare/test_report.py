@@ -136,7 +136,7 @@ def test_what_can_not_be_told_apart_is_called_so():
         for seed, final in enumerate(values)
     ]
     page = html(tables(records))
-    assert '<td class="note">not separable</td>' in page
+    assert '<td class="note" data-label="verdict">not separable</td>' in page
     assert "adam is better" not in page and "sgd is better" not in page
     assert "31 more seeds would show a difference of half a standard" in page
 
@@ -166,9 +166,10 @@ def test_a_failed_write_keeps_the_old_page_and_leaves_nothing(tmp_path, monkeypa
 def test_a_table_aligns_numbers_and_drops_what_nothing_says():
     page = html(sweep())
     assert (
-        '<td class="n">1.01</td>' in page and '<th scope="col" class="n">mean' in page
+        '<td class="n" data-label="mean">1.01</td>' in page
+        and '<th scope="col" class="n">mean' in page
     )
     assert ">failed<" not in page  # none did
     dead = run("dead", 1, final=math.nan, status="refused", optimizer="sgd")
     page = html(tables([run("a"), run("b", optimizer="sgd"), run("c", 1), dead]))
-    assert ">failed<" in page and '<td class="worse">1</td>' in page
+    assert ">failed<" in page and '<td class="worse" data-label="failed">1</td>' in page

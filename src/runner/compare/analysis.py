@@ -1,19 +1,17 @@
 """All findings about a set of runs, so that the terminal and the page agree."""
 
 import math
-import statistics
+from functools import partial
 from typing import NamedTuple
 
 import polars as pl
 
+from runner.compare.asked import factor_of, is_higher_better, metric_of
 from runner.compare.attribution import Attribution, attribute
 from runner.compare.columns import (
     cell_keys,
-    default_by,
-    is_result,
     texts,
     tuned_keys,
-    varying,
 )
 from runner.compare.controlled import Control, control
 from runner.compare.costs import AXES, Target, at_equal, reach, with_costs
@@ -21,8 +19,7 @@ from runner.compare.load import CHOICES, SEEDS, Runs
 from runner.compare.reproduced import first_steps, once
 from runner.compare.statistics import Comparison, Group, compare, groups, worst_of
 from runner.compare.tuning import Tuning, at_budget, tune
-from runner.errors import ConfigError, did_you_mean, few
-from runner.record.directions import FIRST_EDITION, better
+from runner.errors import ConfigError, few
 
 # How a run ends that counts as the worst. Others, such as "running", say nothing yet.
 FAILED = ("failed", "refused")
@@ -111,7 +108,7 @@ def analyse(
     known = pl.any_horizontal(pl.col(*CHOICES, "seed").is_not_null())
     ended = pl.col("status") == "finished"
     table = runs.table.filter(ended | (pl.col("status").is_in(FAILED) & known))
-    metric, by = _metric(table, metric), _factor(table, by)
+    metric, by = metric_of(table, metric), factor_of(table, by)
     higher = is_higher_better(table, metric)
     tuned = tuned_keys(table, by)
     crossed = cell_keys(table, by, tuned)
@@ -123,15 +120,15 @@ def analyse(
         "DIFFERENT FROM STEP 1": [*first_steps(table, runs.curves, by)],
     }
     curves = with_costs(runs)
-    final, warnings = _judged(
-        rows, curves, metric, tuned, budget, higher, bool(crossed)
-    )
-    at_cost = {}
-    for axis, unit in AXES.items():
-        if found := at_equal(curves, rows, metric, axis):
-            cost, at = found
-            verdicts = _judged(at, curves, metric, tuned, budget, higher, bool(crossed))
-            at_cost[unit] = cost, verdicts[0]
+    start = curves.select("run", first=metric if metric in curves else pl.lit(None))
+    start = start.drop_nulls().unique("run", keep="first", maintain_order=True)
+    judge = partial(_judged, start, tuned, budget, higher, bool(crossed))
+    final, warnings = judge(rows)
+    at_cost = {
+        unit: (found[0], judge(found[1])[0])
+        for axis, unit in AXES.items()
+        if (found := at_equal(curves, rows, table, metric, axis))
+    }
     varied = dict.fromkeys([by, *crossed, "seed"])
     used = final.used
     analysis = Analysis(
@@ -154,21 +151,22 @@ def analyse(
 
 
 def _judged(
-    rows: pl.DataFrame,
-    curves: pl.DataFrame,
-    metric: str,
+    start: pl.DataFrame,
     tuned: list[str],
     budget: int | None,
     higher: bool,
     crossed: bool,
+    rows: pl.DataFrame,
 ) -> tuple[Verdicts, tuple[str, ...]]:
-    """What `value` of `rows` says, and the warnings of the tuning."""
+    """What `value` of `rows` says, and the warnings of the tuning.
+
+    Args:
+      start: the first logged value of each run.
+    """
     tuning, warnings = tune(rows, tuned, budget, higher)
     chosen = tuning.sensitivity.filter("chosen").select("group", "cell", "setting")
     used = rows.join(chosen, on=["group", "cell", "setting"], maintain_order="left")
-    logged = curves.select("run", first=metric if metric in curves else pl.lit(None))
-    logged = logged.drop_nulls().unique("run", keep="first", maintain_order=True)
-    worst = worst_of(used, logged, higher)
+    worst = worst_of(used, start, higher)
     failed = pl.col("value").is_finite().not_()
     value = pl.when(failed).then(worst).otherwise("value")
     rows, used = (t.with_columns(value=value, failed=failed) for t in (rows, used))
@@ -184,57 +182,6 @@ def _judged(
         used=used.sort(pl.col("group").cast(best_first), maintain_order=True),
         rows=rows,
     ), warnings
-
-
-def is_higher_better(table: pl.DataFrame, metric: str) -> bool:
-    """Whether higher values of `metric` are better, as the runs have recorded it.
-
-    Raises:
-      ConfigError: they haven't, or they contradict each other.
-    """
-    prefix, recorded = "provenance.directions.", {}
-    for column in table.columns:
-        if column.startswith(prefix):
-            values = table[column].drop_nulls().unique().to_list()
-            if len(values) > 1:
-                raise ConfigError(
-                    f"{column}: of the runs, some want it to be lower, some higher"
-                )
-            recorded[column.removeprefix(prefix)] = values[0] if values else None
-    direction = better(metric, recorded or FIRST_EDITION)
-    if not direction:
-        raise ConfigError(
-            f"--metric {metric}: the runs don't say whether lower or higher values are "
-            "better, so nothing can be ranked by it. Metric.better of the function "
-            "that metrics.<name>._target_ names would"
-        )
-    return direction > 0
-
-
-def _metric(table: pl.DataFrame, metric: str | None) -> str:
-    names = [c.removeprefix("final.") for c in table.columns if c.startswith("final.")]
-    if metric is None:
-        objectives = table["objective"].drop_nulls() if "objective" in table else []
-        metric = statistics.mode([*objectives] or ["validation/loss"])
-    if metric not in names:
-        raise ConfigError(
-            f"--metric {metric} is not a metric of these runs, which have "
-            f"{', '.join(names) or 'none'}.{did_you_mean(metric, names)}"
-        )
-    return metric
-
-
-def _factor(table: pl.DataFrame, by: str | None) -> str:
-    if by is None:
-        return default_by(table)
-    names = list(dict.fromkeys([*CHOICES, *varying(table)]))
-    keys = [c for c in table.columns if not is_result(c)]
-    if by not in keys:
-        raise ConfigError(
-            f"--by {by} is not a key of these runs. It may be "
-            f"{', '.join(names)}.{did_you_mean(by, [*names, *keys])}"
-        )
-    return by
 
 
 def _rows(

@@ -10,6 +10,7 @@ from runner.settings import FACT
 
 _SPEED = "time/steps_per_second"
 _FLOPS = f"{FACT}flops_per_step"
+_MEMBERS = f"{FACT}members"
 
 # {column of `with_costs`: its unit}
 AXES = {"step": "steps", "cost/seconds": "seconds", "cost/flops": "FLOPs"}
@@ -53,7 +54,11 @@ def with_costs(runs: Runs) -> pl.DataFrame:
 
 
 def at_equal(
-    curves: pl.DataFrame, rows: pl.DataFrame, metric: str, axis: str
+    curves: pl.DataFrame,
+    rows: pl.DataFrame,
+    table: pl.DataFrame,
+    metric: str,
+    axis: str,
 ) -> tuple[float, pl.DataFrame] | None:
     """What each run of `rows` had reached when the cheapest of them ended.
 
@@ -61,6 +66,8 @@ def at_equal(
 
     Args:
       rows: `run`, `value` (not finite if it failed), and more.
+      table: see `Runs`. Members of a population share their time, which therefore says
+        nothing of how it varies.
 
     Returns:
       that cost, and `rows` with these values. None if the cost of a run isn't known, or
@@ -68,6 +75,9 @@ def at_equal(
     """
     ended = rows.filter(pl.col("value").is_finite()).select("run")
     if metric not in curves or ended.is_empty():
+        return None
+    together = pl.col(_MEMBERS) > 1 if _MEMBERS in table else pl.lit(False)
+    if axis == "cost/seconds" and table.filter(together).height:
         return None
     curves = curves.select("run", axis, metric).join(ended, on="run")
     totals = curves.group_by("run").agg(pl.max(axis))

@@ -11,9 +11,6 @@ from runner.compare import chart_parts
 # More rows than this are thinned, at equal distances in steps, to keep the page small.
 MAX_ROWS = 6_000
 
-# Each notch of the smoothing slider averages so many points on either side.
-_REACHES = (1, 2, 4, 8, 16)
-
 
 def aggregate(
     curves: pl.DataFrame, shown: chart_parts.Shown, metric: str, axis: str
@@ -74,46 +71,25 @@ def identical(table: pl.DataFrame) -> list[list[str]]:
     return [groups for groups in same.values() if len(groups) > 1]
 
 
-def _smoothed(chart: alt.Chart) -> alt.Chart:
-    """Adds `mean_s`, `low_s` and `high_s`, smoothed as the slider says."""
-    fields = ("mean", "low", "high")
-    for reach in _REACHES:
-        windows: list[Any] = [
-            {"op": "mean", "field": field, "as": f"{field}{reach}"} for field in fields
-        ]
-        chart = chart.transform_window(
-            windows,
-            frame=[-reach, reach],
-            groupby=["group", "cell"],
-            sort=[alt.SortField("at")],
-        )
-    for field in fields:
-        notches = ", ".join(f"datum.{field}{r}" for r in ("", *_REACHES))
-        chart = chart.transform_calculate(**{f"{field}_s": f"[{notches}][smoothing]"})
-    return chart
-
-
 def curves(
     table: pl.DataFrame, shown: chart_parts.Shown, metric: str, unit: str
 ) -> alt.LayerChart:
     """Lines of `table` (see `aggregate`), with a band from lowest to highest."""
     switch = chart_parts.log_switch([*table["low"], *table["high"]])
-    slider = alt.binding_range(min=0, max=len(_REACHES), step=1, name="smoothing")
-    smoothing = alt.param(name="smoothing", value=0, bind=slider)
     menu, in_cell = shown.menu()
     ends: list[Any] = [table["at"].min(), table["at"].max()]
     x = alt.X("at:Q", title=unit).axis(tickCount=6, format="~s", labelOverlap=True)
     x = x.scale(domain=ends, nice=False)
-    base = _smoothed(alt.Chart(chart_parts.csv(_labelled(table))))
+    base = alt.Chart(chart_parts.csv(_labelled(table)))
     base = base.transform_filter(f"{chart_parts.SHOWN} && ({in_cell})")
-    base = switch.transform(base, "mean_s", "low_s", "high_s").encode(
+    base = switch.transform(base, "mean", "low", "high").encode(
         x=x,
-        y=switch.encoding(alt.Y, "mean_s", metric),
+        y=switch.encoding(alt.Y, "mean", metric),
         color=shown.colour(),
         detail="cell:N",
     )
     band = base.mark_area(opacity=0.16).encode(
-        y=switch.encoding(alt.Y, "low_s", metric), y2="high_s_at:Q"
+        y=switch.encoding(alt.Y, "low", metric), y2="high_at:Q"
     )
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round")
     line = line.encode(strokeDash=shown.dash())
@@ -133,7 +109,7 @@ def curves(
     ).mark_rule()
     rule = rule.encode(x=x).transform_filter(near)
     return chart_parts.figure(
-        [band, rule, line, dots, names], [switch.parameter, smoothing, *menu]
+        [band, rule, line, dots, names], [switch.parameter, *menu]
     )
 
 
