@@ -15,7 +15,7 @@ from runner.audit.table import find, read
 ROOT = Path(__file__).parents[2]
 # A few steps of a small problem, for tables whose truth is known.
 SMALL = [
-    "experiment=deepobs/quadratic_deep", "optimizer=adam", "train.epochs=2",
+    "experiment=deepobs/quadratic_deep", "optimizer=adam", "train.epochs=3",
     "optimizer.learning_rate=0.04", "wandb=disabled", "verify=false", "mesh=single",
 ]  # fmt: skip
 OTHERS = {"order": ["data.reshuffle=true"], "memory": ["optimizer.b2=0.9"]}
@@ -40,7 +40,7 @@ def audited(tmp_path, folders):
 def cells_of(*epochs, **values):
     metric = "validation/loss"
     return [
-        {"name": f"epoch {e}", "metric": metric, "epoch": e, "mean": 0.0, "n": 3}
+        {"name": f"epoch {e}", "metric": metric, "epoch": e, "mean": 0.0, "n": 4}
         | {k: v[i] for k, v in values.items()}
         for i, e in enumerate(epochs)
     ]
@@ -69,15 +69,15 @@ def test_a_planted_factor_is_named(audited, base, factor, truth, other, tmp_path
     settings = [*SMALL, *base]
     key = truth.partition("=")[0]
     planted = [s for s in settings if not s.startswith(key)] + [truth]
-    status, found = audited(planted, cells_of(1, 2), [4, 5, 6])
+    status, found = audited(planted, cells_of(1, 3), [5, 6, 7, 8])
     assert status == 3
     published = {
         "mean": [c["our_mean"] for c in found["cells"]],
         "std": [c["our_std"] for c in found["cells"]],
     }
-    cells = cells_of(1, 2, **published)
+    cells = cells_of(1, 3, **published)
     factors = {factor: [other, truth]} | OTHERS
-    status, found = audited(settings, cells, [1, 2, 3], open=factors)
+    status, found = audited(settings, cells, [1, 2, 3, 4], open=factors)
     assert status == 3 and "differs" in {c["outcome"] for c in found["cells"]}
     assert found["explains_most"] == factor
     assert found["open"][0]["value"] == [truth]
