@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,9 +12,10 @@ from runner.audit.__main__ import main
 from runner.audit.audit import audit
 from runner.audit.table import find, read
 
+ROOT = Path(__file__).parents[2]
 # A few steps of a small problem, for tables whose truth is known.
 SMALL = [
-    "experiment=deepobs/quadratic_deep", "optimizer=adam", "train.epochs=2",
+    "experiment=deepobs/quadratic_deep", "optimizer=adam", "train.epochs=3",
     "optimizer.learning_rate=0.04", "wandb=disabled", "verify=false", "mesh=single",
 ]  # fmt: skip
 OTHERS = {"order": ["data.reshuffle=true"], "memory": ["optimizer.b2=0.9"]}
@@ -22,10 +25,10 @@ OTHERS = {"order": ["data.reshuffle=true"], "memory": ["optimizer.b2=0.9"]}
 def audited(tmp_path, folders):
     """Audit a table; returns the status and the JSON."""
 
-    def audited(settings, cells, seeds, **others):
+    def audited(settings, cells, seeds, source="made up", **others):
         name = f"table{len(list(tmp_path.iterdir()))}"
         cache = f"compilation_cache={folders['xla']}"
-        table = {"source": "made up", "settings": [*settings, cache], "seeds": seeds}
+        table = {"source": source, "settings": [*settings, cache], "seeds": seeds}
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(table | {"cells": cells} | others))
         status = main([str(path), "--out", str(tmp_path / "out")])
@@ -37,7 +40,7 @@ def audited(tmp_path, folders):
 def cells_of(*epochs, **values):
     metric = "validation/loss"
     return [
-        {"name": f"epoch {e}", "metric": metric, "epoch": e, "mean": 0.0, "n": 3}
+        {"name": f"epoch {e}", "metric": metric, "epoch": e, "mean": 0.0, "n": 4}
         | {k: v[i] for k, v in values.items()}
         for i, e in enumerate(epochs)
     ]
@@ -66,15 +69,15 @@ def test_a_planted_factor_is_named(audited, base, factor, truth, other, tmp_path
     settings = [*SMALL, *base]
     key = truth.partition("=")[0]
     planted = [s for s in settings if not s.startswith(key)] + [truth]
-    status, found = audited(planted, cells_of(1, 2), [4, 5, 6])
+    status, found = audited(planted, cells_of(1, 3), [5, 6, 7, 8])
     assert status == 3
     published = {
         "mean": [c["our_mean"] for c in found["cells"]],
         "std": [c["our_std"] for c in found["cells"]],
     }
-    cells = cells_of(1, 2, **published)
+    cells = cells_of(1, 3, **published)
     factors = {factor: [other, truth]} | OTHERS
-    status, found = audited(settings, cells, [1, 2, 3], open=factors)
+    status, found = audited(settings, cells, [1, 2, 3, 4], open=factors)
     assert status == 3 and "differs" in {c["outcome"] for c in found["cells"]}
     assert found["explains_most"] == factor
     assert found["open"][0]["value"] == [truth]
@@ -133,6 +136,21 @@ def test_quadratic_deep_and_that_its_order_matters(tmp_path):
     assert found.best.reproduced == 9
 
 
+def test_the_example_of_the_docs(audited):
+    page = (ROOT / "docs" / "audit.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    table = yaml.safe_load(text)
+    table["settings"] += ["wandb=disabled", "verify=false", "mesh=single"]
+    status, found = audited(**table)
+    assert status == 3
+    finding, _, named = found["findings"]
+    assert finding == "1 of 3 cells are reproduced"
+    assert "1 of 3 cells reproduced, and that with `optimizer.eps=1e-2` all" in page
+    assert named.startswith("epsilon of Adam alone explains most: with optimizer.eps")
+    assert ", 3 of 3 cells are reproduced" in named
+
+
+@pytest.mark.nightly
 def test_a_cell_whose_runs_fail_is_not_run_and_says_why(audited, capsys):
     diverging = ["optimizer.learning_rate=1e30", "optimizer=sgd"]
     cells = cells_of(1) + [

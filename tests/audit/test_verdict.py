@@ -42,6 +42,12 @@ def test_a_single_run_is_taken_for_one_of_the_others():
         (cell(2.0), OURS, "differs", ""),
         (cell(0.85, 0.006, 10), [0.25, 0.47], "differs", ""),  # two say little
         (cell(0.85, 0.006, 10), [0.86, 0.85], "reproduced", ""),
+        (
+            cell(1.0, 0.05, 3),
+            OURS,
+            "reproduced",
+            "",
+        ),  # of three
         (cell(1.0, 0.02), OURS, "undecided", "is 12 published standard deviations"),
         (cell(1.0, 0.0), [1.00005] * 3, "reproduced", ""),  # but for rounding
         (cell(1.0, 0.0), [1.001] * 3, "differs", ""),

@@ -13,7 +13,7 @@ from runner.compare.statistics import AGREEMENT
 
 Outcome = Literal["reproduced", "differs", "undecided", "not run"]
 FEW = 5  # runs
-WIDE = 5  # half an interval, in published standard deviations
+WIDE = 3  # half an interval, in published standard deviations as large as they may be
 
 
 class Verdict(NamedTuple):
@@ -95,11 +95,16 @@ def judge(cell: Cell, step: int, found: Sequence[float | str], cells: int) -> Ve
         return ran._replace(outcome="undecided", why=why)
     if abs(difference) > half:
         return ran._replace(outcome="differs")
-    if cell.std and half > WIDE * cell.std:
+    if cell.std and half > WIDE * largest(cell.std, cell.n):
         wide = f"{half / cell.std:.0f} published standard deviations"
         why = f"half its interval is {wide}, which would contain anything"
         return ran._replace(outcome="undecided", why=why)
     return ran._replace(outcome="reproduced")
+
+
+def largest(std: float, n: int) -> float:
+    """The upper limit of a standard deviation that was estimated from `n` values."""
+    return std * math.sqrt((n - 1) / scipy.stats.chi2.ppf(1 - LEVEL, n - 1))
 
 
 def half_width(
