@@ -97,7 +97,10 @@ class Runner:
         jobs = [_given(*each) for each in wanted]
         # By all of its overrides: its name and identity are the same in each audit.
         keys = dict.fromkeys(o.partition("=")[0] for job in jobs for o in job)
-        done, _ = run_jobs(self._launcher, jobs, 0, list(keys))
+        try:
+            done, _ = run_jobs(self._launcher, jobs, 0, list(keys))
+        except ConfigError as error:  # the folder is another sweep's, or in use
+            raise ConfigError(str(error).replace("hydra.sweep.dir", "--out")) from error
         return {
             each: Done(job.folder, explain(job.error) if job.error else "")
             for each, job in zip(wanted, done, strict=True)
