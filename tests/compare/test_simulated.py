@@ -1,4 +1,4 @@
-"""A small version of benchmarks/statistics.py, whose numbers docs/compare.md has."""
+"""A small version of benchmarks/verdicts.py, whose numbers docs/compare.md has."""
 
 import importlib.util
 import math
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "statistics.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "verdicts.py"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from runner.record.state import FILE, load_state
 
 FRAMEWORKS = ("jax", "linen", "nnx")
 SMALL = ("train.steps=4", "train.epochs=null", "model.hidden_sizes=[8]",
-         "optimizer.learning_rate=0.0")  # fmt: skip
+         "optimizer.learning_rate=1e-30")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

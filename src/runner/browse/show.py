@@ -13,7 +13,7 @@ from runner.compare.load import load
 from runner.errors import ConfigError
 from runner.record.console import console, print_table
 from runner.record.terminal import number
-from runner.record.untrusted import one_line, printable, read_object
+from runner.record.untrusted import one_line, printable, read_foreign
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -56,7 +56,7 @@ def show(folder: Path) -> None:
     if row["error"]:
         out.print(one_line(row["error"]), soft_wrap=True)
     try:
-        config = read_object(folder / "config.json")
+        config = read_foreign(folder / "config.json")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder / 'config.json'}: {error}") from error
     hydra = config.pop("hydra", None)
