@@ -74,9 +74,11 @@ class FakeWandb:
         answers = {
             "UpsertBucket": self._upsert,
             "CreateRunFiles": self._create_files,
+            "Run": self._public_run,
             "RunResumeStatus": self._resume_status,
             "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
             "OrganizationCoreWeaveOrganizationID": lambda _: {"entity": None},
+            "GetDefaultEntity": lambda _: {"viewer": {"id": "u", "entity": "me"}},
             "Viewer": lambda _: {
                 "viewer": {
                     "id": "u",
@@ -130,6 +132,28 @@ class FakeWandb:
         }
         return {"model": {"bucket": bucket}}
 
+    def _public_run(self, variables: dict) -> dict:
+        run = self.runs.get(variables["name"])
+        if run is None:
+            return {"project": {"run": None}}
+        rows = map(json.loads, run.files.get("wandb-history.jsonl", []))
+        last = max((row.get("_step", -1) for row in rows), default=-1)
+        names = ("projectId", "sweepName", "commit", "readOnly", "createdAt", "notes")
+        more = ("heartbeatAt", "description", "systemMetrics", "group", "jobType")
+        found = dict.fromkeys(names + more) | {
+            "id": run.name,
+            "name": run.name,
+            "displayName": run.last("displayName"),
+            "tags": [],
+            "state": "running" if run.exit_code is None else "finished",
+            "config": run.last("config"),
+            "summaryMetrics": run.files.get("wandb-summary.json", ["{}"])[-1],
+            "historyLineCount": len(run.files.get("wandb-history.jsonl", [])),
+            "user": {"name": "me", "username": "me"},
+            "historyKeys": {"lastStep": last, "keys": {}},
+        }
+        return {"project": {"run": found}}
+
     def _create_files(self, variables: dict) -> dict:
         files = [
             {"name": name, "uploadUrl": f"{self.url}/put/{name}"}
@@ -158,6 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         time.sleep(self.fake.delay)
         message = json.loads(body) if self.command == "POST" else {}
+        self.body = body
         stream = re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
         if stream:
             operation = "file_stream"
