@@ -3,7 +3,8 @@
 It answers the operations that wandb 0.31 sends for a run and keeps what they say in
 `runs`. `unknown` collects everything else: it must stay empty, and tells when a new
 wandb says something new. Faults: `down` drops every connection, `status` answers all
-with an HTTP error, `delay` waits (seconds), `fail(operation)` gives an error or None.
+with an HTTP error, `delay` waits (seconds), `fail(operation)` gives an error or None,
+`body` is sent whatever was asked.
 """
 
 import json
@@ -46,6 +47,7 @@ class FakeWandb:
         self.down = False
         self.status: int | None = None
         self.delay = 0.0
+        self.body: bytes | None = None
         self.fail = lambda operation: None
         handler = type("Handler", (_Handler,), {"fake": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -182,7 +184,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         time.sleep(self.fake.delay)
         message = json.loads(body) if self.command == "POST" else {}
-        self.body = body
         stream = re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
         if stream:
             operation = "file_stream"
@@ -212,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_PUT = do_GET = do_POST
 
     def _answer(self, value: Any, status: int = 200) -> None:
-        body = json.dumps(value).encode()
+        body = self.fake.body or json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -373,3 +373,46 @@ def test_resumed_online_it_is_one_run_with_each_row_once(tmp_path, ending, code)
     (only,) = server.runs.values()
     assert [row["step"] for row in only.history] == [*range(1, 21)]
     assert only.exit_code == 0
+
+
+def brought(folder: Path, *arguments: str, expect: int = 0, **env) -> str:
+    """What `python -m runner.mirror` says."""
+    code = "from runner import mirror; sys.exit(mirror.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import sys; {code}", *arguments],
+        cwd=folder,
+        env=clean_env(env) | {"WANDB_MODE": "", "WANDB_INIT_TIMEOUT": "20"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == expect, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "fault, said",
+    [
+        pytest.param({"status": 403}, "offline", marks=pytest.mark.nightly),
+        ({"fail": lambda op: 404 if op == "file_stream" else None}, "incomplete"),
+    ],
+)
+def test_what_a_faulty_server_lacks_is_brought_later_and_once(tmp_path, fault, said):
+    code = """
+with recorder_of("a", mode="online", id="abc") as recorder:
+    for step in range(1, 21):
+        recorder.row({"step": step, "train/loss": 1 / step})
+recorder.mirror.wait()
+print(recorder.mirror.locations())
+"""
+    with FakeWandb() as server:
+        vars(server).update(fault)
+        assert said in run(tmp_path, code, **server.env())
+        server.status, server.fail = None, lambda operation: None
+        for _ in range(2):
+            brought(tmp_path, "a", "wandb=online", **server.env())
+    assert not server.unknown
+    (only,) = server.runs.values()
+    rows = read_metrics(tmp_path / "a" / "metrics.jsonl")
+    assert [{k: row[k] for k in rows[0]} for row in only.history] == rows
+    assert only.exit_code == 0

@@ -1,5 +1,6 @@
 """Copies a run folder to a tracker, while the run writes there or at any later time."""
 
+import contextlib
 import fcntl
 import importlib
 import os
@@ -70,7 +71,8 @@ def copy(
                 say(f"{label} {tracker.problem}")
         finally:
             if tracker:
-                tracker.close()
+                with contextlib.suppress(Exception):  # after an error, which is told
+                    tracker.close()
     assert tracker is not None
     return tracker
 

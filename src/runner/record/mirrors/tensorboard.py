@@ -60,5 +60,6 @@ class TensorBoardTracker(Tracker):
         self.close()
 
     def close(self) -> None:
-        if self._writer:
-            self._writer.close()
+        writer, self._writer = self._writer, None
+        if writer:
+            writer.close()

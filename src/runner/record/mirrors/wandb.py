@@ -94,6 +94,8 @@ class WandbTracker(Tracker):
                         message = f"W&B {mode} start failed: {one_line(error)}"
                         print(f"{message} (continuing offline)", file=sys.stderr)
                         _server_failed.set()
+                        if not self.source.trainer:  # which asked for nothing else
+                            self.problem = "the server can't be reached"
                     # Frees the run's id, which the failed start still holds, and the
                     # process of W&B if that broke.
                     _teardown(_core)
@@ -205,12 +207,13 @@ class WandbTracker(Tracker):
             time.sleep(seconds)
             try:
                 path = f"{run.entity}/{run.project}/{run.id}"
-                has = wandb.Api(timeout=5).run(path).lastHistoryStep
+                has = wandb.Api(timeout=10).run(path).lastHistoryStep
             except Exception:
-                break
+                self.problem = "the server doesn't say which rows it has"
+                return
             if has >= steps:
                 return
-        self.problem = f"W&B has the rows up to step {max(has, 0)} of {steps}"
+        self.problem = f"the server has the rows up to step {max(has, 0)} of {steps}"
 
     def close(self) -> None:
         if self._lock:
