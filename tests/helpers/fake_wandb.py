@@ -26,7 +26,8 @@ class FakeRun:
     exit_code: int | None = None
 
     def last(self, key: str) -> Any:
-        return [u[key] for u in self.upserts if u.get(key) is not None][-1]
+        """The newest value of an upsert's variable; None if there was none."""
+        return [None, *(u[key] for u in self.upserts if u.get(key) is not None)][-1]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -77,6 +78,7 @@ class FakeWandb:
             "UpsertBucket": self._upsert,
             "CreateRunFiles": self._create_files,
             "Run": self._public_run,
+            "RunHistoryKeys": self._public_run,
             "RunResumeStatus": self._resume_status,
             "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
             "OrganizationCoreWeaveOrganizationID": lambda _: {"entity": None},
@@ -140,11 +142,12 @@ class FakeWandb:
             return {"project": {"run": None}}
         rows = map(json.loads, run.files.get("wandb-history.jsonl", []))
         last = max((row.get("_step", -1) for row in rows), default=-1)
-        names = ("projectId", "sweepName", "commit", "readOnly", "createdAt", "notes")
+        names = ("sweepName", "commit", "readOnly", "createdAt", "notes")
         more = ("heartbeatAt", "description", "systemMetrics", "group", "jobType")
         found = dict.fromkeys(names + more) | {
             "id": run.name,
             "name": run.name,
+            "projectId": "1",
             "displayName": run.last("displayName"),
             "tags": [],
             "state": "running" if run.exit_code is None else "finished",

@@ -378,10 +378,12 @@ def test_resumed_online_it_is_one_run_with_each_row_once(tmp_path, ending, code)
 def brought(folder: Path, *arguments: str, expect: int = 0, **env) -> str:
     """What `python -m runner.mirror` says."""
     code = "from runner import mirror; sys.exit(mirror.main(sys.argv[1:]))"
+    env = clean_env(env | {"WANDB_INIT_TIMEOUT": "20"})
+    del env["WANDB_MODE"]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"import sys; {code}", *arguments],
         cwd=folder,
-        env=clean_env(env) | {"WANDB_MODE": "", "WANDB_INIT_TIMEOUT": "20"},
+        env=env,
         capture_output=True,
         text=True,
         timeout=60,

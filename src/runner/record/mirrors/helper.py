@@ -80,8 +80,9 @@ class Mirror:
         return [(n, p) for n, p in self._places.items() if not is_over(p)]
 
     def _command(self) -> str:
-        names = [name for name, place in self._missing()] or [*self._places]
-        return f"python -m runner.mirror {self._folder} tracker=[{','.join(names)}]"
+        names = ",".join([name for name, _ in self._missing()] or self._places)
+        trackers = f"'tracker=[{names}]'" if "," in names else f"tracker={names}"
+        return f"python -m runner.mirror {self._folder} {trackers}"
 
 
 def prepare(trackers: Mapping[str, Spec], config: Mapping[str, Any]) -> None:

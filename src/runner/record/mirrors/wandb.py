@@ -208,8 +208,8 @@ class WandbTracker(Tracker):
             try:
                 path = f"{run.entity}/{run.project}/{run.id}"
                 has = wandb.Api(timeout=10).run(path).lastHistoryStep
-            except Exception:
-                self.problem = "the server doesn't say which rows it has"
+            except Exception as error:
+                self.problem = f"the server doesn't say what it has: {one_line(error)}"
                 return
             if has >= steps:
                 return
