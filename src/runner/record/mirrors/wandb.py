@@ -15,21 +15,8 @@ from typing import IO, Any
 from runner.record.files import lock
 from runner.record.mirrors.follow import one_line
 from runner.record.mirrors.tracker import Source, Tracker
-from runner.record.secrets import scrub, scrub_message
-
-# The groups that distinguish the runs of a sweep at a glance.
-_TAGGED = ("model", "framework", "optimizer", "schedule", "data")
-_VARIABLES = {
-    "project": "WANDB_PROJECT",
-    "entity": "WANDB_ENTITY",
-    "group": "WANDB_RUN_GROUP",
-    "job_type": "WANDB_JOB_TYPE",
-    "name": "WANDB_NAME",
-    "tags": "WANDB_TAGS",
-    "notes": "WANDB_NOTES",
-    "dir": "WANDB_DIR",
-    "id": "WANDB_RUN_ID",
-}
+from runner.record.mirrors.wandb_fields import fields, wanted_mode, without_variables
+from runner.record.secrets import scrub_message
 
 # WANDB_<NAME IN CAPITALS> overrides each.
 _CLIENT = {
@@ -118,14 +105,6 @@ class WandbTracker(Tracker):
     def _init(self, mode: str) -> None:
         import wandb
 
-        taken = dict(self._fields)
-        for field, variable in _VARIABLES.items():
-            given = os.environ.get(variable)
-            # An argument would override the variable, so it isn't given.
-            if given or not taken[field]:
-                taken[field] = None
-            if given and field != "dir":
-                os.environ[variable] = scrub({"wandb": {field: given}})["wandb"][field]
         client = {k: v for k, v in _CLIENT.items() if _variable(k) not in os.environ}
         if self.source.trainer:
             client["x_stats_pid"] = self.source.trainer
@@ -137,7 +116,7 @@ class WandbTracker(Tracker):
             reinit="create_new",
             resume=None if "WANDB_RESUME" in os.environ else "allow",
             settings=wandb.Settings(**client),
-            **taken,
+            **without_variables(self._fields),
         )
         run.define_metric("*", step_metric="step")
         self._run = run
@@ -221,36 +200,6 @@ class WandbTracker(Tracker):
         run, self._run = self._run, None
         if run is not None and not run._is_finished:  # after an error
             _teardown(self._core)
-
-
-def fields(source: Source) -> dict[str, Any]:
-    """W&B's fields of a run, with nulls filled in, so that a sweep is readable."""
-    config = source.config
-    wandb, hydra = config.get("wandb", {}), config.get("hydra", {})
-    choices = hydra.get("choices", {})
-    name = wandb.get("name") or ",".join(hydra.get("overrides", ()))
-    tags = wandb.get("tags") or [f"{k}={choices[k]}" for k in _TAGGED if k in choices]
-    parent = source.folder.absolute().parent
-    in_sweep = parent.name if (parent / "sweep.json").exists() else None
-    found = {
-        "project": wandb.get("project"),
-        "entity": wandb.get("entity"),
-        "group": wandb.get("group") or hydra.get("sweep") or in_sweep,
-        "job_type": wandb.get("job_type") or "train",
-        # W&B's own limit is 128 characters.
-        "name": scrub_message(name)[:128] or None,
-        "tags": [scrub_message(tag) for tag in tags],
-        "notes": wandb.get("notes") and scrub_message(wandb["notes"]),
-    }
-    identity = os.environ.get("WANDB_RUN_ID") or source.identity
-    here = {"dir": str(source.folder.absolute()), "id": identity}
-    return scrub({"wandb": found})["wandb"] | here
-
-
-def wanted_mode(config: Mapping[str, Any]) -> str:
-    """offline, online or disabled; the user's own variable wins."""
-    wandb = config.get("wandb", {})
-    return os.environ.get("WANDB_MODE") or wandb.get("mode", "disabled")
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
