@@ -36,6 +36,8 @@ from runner.job.session import Session
 
 SIZES = (1, 4, 8, 32)
 MEMBERS = (1, 8, 32)  # for which the default choice is judged
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.append(str(EXAMPLES))
 TEXT = ["data=counting", "model=transformer", "task.mask=counts"]
 MODELS = {
     "mlp [16]": ["model.hidden_sizes=[16]"],
@@ -50,10 +52,9 @@ MODELS = {
 
 
 def make_run(overrides: list[str], form: str, session: Session) -> Run:
-    examples = Path(__file__).parents[1] / "examples" / "my_lab" / "conf"
     fixed = [
         *overrides, f"train.convolution={form}", "verify=false", "mesh=single",
-        "data.batch_size=64", *conf.search_path(examples),
+        "data.batch_size=64", *conf.search_path(EXAMPLES / "my_lab" / "conf"),
     ]  # fmt: skip
     cfg: Any = hydra.compose("config", fixed)
     if "model=cnn" in overrides and "data=digits" not in overrides:

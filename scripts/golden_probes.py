@@ -18,12 +18,14 @@ from omegaconf import OmegaConf
 import runner.checks
 from runner.checks.reference import Watched
 from runner.checks.side_by_side import Toy
-from runner.checks.toy import toy_model
+from runner.checks.toy import on_toy, toy_model
 from runner.checks.trajectory import Trajectories
 from runner.checks.verify import Numbers, textbook_probe
 from runner.config.conf import conf_dir, register
-from runner.config.instantiate import target
-from runner.core.optimizers import OptimizerSpec, optimizer
+from runner.config.instantiate import targets
+from runner.config.optimizer_groups import groups
+from runner.core.optimizer_spec import OptimizerSpec
+from runner.core.optimizers import optimizer
 from runner.frameworks.jax import pipeline
 from runner.tasks.task import Task
 
@@ -32,12 +34,14 @@ DIGITS = 9
 
 def probe(section: dict) -> list[float]:
     """What `runner.checks.golden` compares, of an optimizer with these arguments."""
-    factory = target(OmegaConf.create({"optimizer": section}), "optimizer")
+    made = targets(OmegaConf.create({"optimizer": section}), "optimizer")
     rate = section["learning_rate"]
-    wanted = OptimizerSpec(factory, lambda step: rate, 1, None, False)
+    wanted = OptimizerSpec(made["optimizer"], lambda step: rate, 1, None, False)
+    wanted = on_toy(wanted._replace(groups=groups(section, made)))
     family = optimizer(wanted)
     task = Task(lambda batch: batch["x"], (2,), lambda outputs, _: (outputs[:, 0], 1.0))
-    model = Watched(toy_model((2,), "float32"))
+    names = [group.name for group in wanted.groups]
+    model = Watched(toy_model((2,), "float32", names))
     toy = Toy(
         pipeline(model, task, family), model, task, family, wanted, "default", None
     )

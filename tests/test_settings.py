@@ -58,7 +58,7 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
             "train.mask_weight_decay train.convolution train.debug_nans mesh.data "
             "mesh.fsdp mesh.model mesh.min_shard_elements mesh.rules model framework "
             "optimizer schedule data task metrics precision.* "
-            "deterministic",
+            "deterministic validation",
         ),
         (
             may_change_on_resume,
@@ -87,7 +87,8 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
         (
             only_numbers,
             "seed seeds.* train.steps_per_epoch train.on_nan train.clip_global_norm "
-            "train.ema_decay train.limit_batches checkpoint.best",
+            "train.ema_decay train.limit_batches checkpoint.best data.reshuffle "
+            "init_from init_exclude",
         ),
     ],
     ids=["program", "resume", "job", "compare", "numbers"],

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.signalled import ENDINGS, status, wait_until_handled
+
 # A table of all processes, with what each handles and inherits.
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="/proc")
 
@@ -18,7 +20,6 @@ TINY = (
     "framework=jax", "model.hidden_sizes=[8]", "train.epochs=3", "mesh=single",
     "wandb=offline",
 )  # fmt: skip
-ENDINGS = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 
 class Started:
@@ -35,14 +36,8 @@ class Started:
             stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
-        while not self._handles(signal.SIGTERM):
-            time.sleep(0.005)
+        wait_until_handled(self.process)
         self.begun = time.monotonic()
-
-    def _handles(self, number: int) -> bool:
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        handled = int(text.partition("SigCgt:")[2].split()[0], 16)
-        return bool(handled >> (number - 1) & 1)
 
     def wait_for(self, pattern: str) -> None:
         while not list(self.folder.glob(pattern)):
@@ -71,11 +66,6 @@ class Started:
             return self._id.encode() in (process / "environ").read_bytes()
         except OSError:  # another's, or over
             return False
-
-
-def status(folder: Path) -> str | None:
-    path = folder / "summary.json"
-    return json.loads(path.read_text())["status"] if path.exists() else None
 
 
 @pytest.mark.parametrize(

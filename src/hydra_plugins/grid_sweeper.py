@@ -273,7 +273,10 @@ def _values(override: Override) -> list[str]:
         assert first is not None and end is not None
         # Listed only if they aren't too many.
         _refuse_too_many(math.ceil((end - first) / value.step))
-    values = list(override.sweep_string_iterator())
+    try:
+        values = list(override.sweep_string_iterator())
+    except ValueError as error:  # such as a step of 0
+        raise ConfigError(f"{override.input_line}: {error}") from error
     if not values:
         raise ConfigError(f"{override.input_line} has no values")
     return values

@@ -1,9 +1,48 @@
-"""`python -m runner`."""
+"""`python -m runner`, and the console script `runner`."""
+
+import importlib
+import os
+import re
+import sys
 
 from runner import signals
 
-if __name__ == "__main__":
+# What else there is than to train, by the first argument: `python -m runner compare X`
+# is `python -m runner.compare X`.
+COMMANDS = {
+    "audit": "runner.audit.__main__",
+    "compare": "runner.compare.__main__",
+    "list": "runner.browse.list",
+    "parity": "runner.parity.__main__",
+    "replay": "runner.replay.__main__",
+    "show": "runner.browse.show",
+}
+
+
+def main() -> None:
+    """Train, or do what the first argument names."""
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    if first in COMMANDS:
+        del sys.argv[1]
+        sys.exit(importlib.import_module(COMMANDS[first]).main())
+    if re.fullmatch(r"[a-z]+", first):  # which no override of Hydra's is
+        from runner.errors import did_you_mean
+
+        sys.exit(
+            f"error: {first} is neither a command ({', '.join(COMMANDS)}) nor an "
+            f"override, such as optimizer=adam.{did_you_mean(first, COMMANDS)}"
+        )
     signals.watch()  # before the imports, which take a second
     from runner.cli import main
 
+    main()
+
+
+def script() -> None:
+    """The console script: it finds a user's modules as `python -m runner` does."""
+    sys.path[0] = os.getcwd()
+    main()
+
+
+if __name__ == "__main__":
     main()

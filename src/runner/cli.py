@@ -27,7 +27,7 @@ from runner.config.quick_start import quick_start
 from runner.config.users_code import raised
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import Preempted
-from runner.record.files import write_json
+from runner.record.files import mark_preempted
 from runner.record.secrets import scrub_command, scrub_message
 
 
@@ -85,14 +85,12 @@ def _show(
 
 
 def _last_word(error: BaseException) -> None:
-    """Mark the folder of a run that ends before it has begun to record."""
+    """Mark the folder of a run, and say how it continues."""
     composed = HydraConfig.get()
     folder = Path(composed.runtime.output_dir)
     if composed.mode == RunMode.MULTIRUN or not folder.is_dir():
         return
-    rows = folder / "metrics.jsonl"
-    if not rows.exists() or not rows.stat().st_size:
-        write_json(folder / "summary.json", {"status": "preempted"})
+    mark_preempted(folder)
     text = f"the same command with hydra.run.dir={folder} resumes it\n"
     os.write(2, text.encode())
 
@@ -120,8 +118,9 @@ def _message(error: BaseException) -> str | None:
 def job(cfg: DictConfig) -> float:
     """Run one composed job in its folder; returns the final value of `objective`."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    composed = hydra_job(cfg)
+    folder = HydraConfig.get().runtime.output_dir
     try:
+        composed = hydra_job(cfg)
         refuse_ignored(HydraConfig.get().runtime.config_sources)
         if cfg.cluster.engine and IN_TASK not in os.environ:
             from runner.cluster.submit import submit
@@ -134,7 +133,7 @@ def job(cfg: DictConfig) -> float:
     except Preempted as stopped:
         if not in_sweep:
             print(f"{stopped}; the same command with hydra.run.dir="
-                  f"{composed.folder} resumes it", file=sys.stderr)  # fmt: skip
+                  f"{folder} resumes it", file=sys.stderr)  # fmt: skip
         stopped.forward()
         raise
     except Exception as error:

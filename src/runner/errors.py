@@ -86,7 +86,7 @@ def no_such_key(section: str, name: object, names: Iterable[str]) -> str:
     if not section and name in RENAMED:
         return f"{name}= is called {RENAMED[str(name)]}= now"
     where = section or "the configuration"
-    return f"{where} has no key {str(name)!r}; it has {', '.join(names)}."
+    return f"{where} has no key {str(name)!r}; it has {', '.join(names) or 'none'}."
 
 
 def few(names: Iterable[str], most: int = 8) -> str:

@@ -6,10 +6,12 @@ what compare may ignore, and what a replay must find unchanged.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Flag, auto
 from typing import Any, NamedTuple, get_type_hints
+
+from runner.trees import is_pattern
 
 MISSING: Any = "???"  # as OmegaConf writes a value that must be given
 
@@ -169,7 +171,14 @@ class TrainSettings:
         NUMBERS, lambda x: 0 < x < float("inf"), "greater than 0, or null", switch=True
     )
     gradient_accumulation: int = setting(PROGRAM, *_at_least(1))
-    mask_weight_decay: bool = setting(PROGRAM)
+    mask_weight_decay: Any = setting(
+        PROGRAM,
+        lambda x: (
+            isinstance(x, bool)
+            or (isinstance(x, Sequence) and len(x) > 0 and all(map(is_pattern, x)))
+        ),
+        "true, false or a list of regular expressions",
+    )
     convolution: str = setting(
         PROGRAM | ROUNDING, *_one_of("auto", "native", "patches")
     )
@@ -295,11 +304,25 @@ class Settings:
 
     seed: int = setting(NUMBERS, *_SEED, decides=(_INITIAL, _ORDER, _BATCH))
     seeds: SeedSettings = setting(NUMBERS)
+    validation: str = setting(
+        PROGRAM | NUMBERS,
+        *_one_of("validation", "test"),
+        decides=(f"{FACT}data_digest.*", _ORDER),
+    )
+    init_from: str | None = setting(
+        NUMBERS, switch=True, decides=(_INITIAL, f"{FACT}init_from.*")
+    )
+    init_exclude: list[str] | None = setting(
+        NUMBERS,
+        lambda x: all(map(is_pattern, x)),
+        "a list of regular expressions, or null",
+        decides=(_INITIAL, f"{FACT}init_from.*"),
+    )
     objective: str = setting(RECORD)
     # What JAX started with is recorded too.
     deterministic: bool = setting(PROGRAM | ROUNDING, decides=(f"{FACT}xla_flags",))
     verify: bool = setting(CHECKS)
-    print: str | None = setting(RECORD, *_or_null(_one_of("sharding")))
+    print: str | None = setting(RECORD, *_or_null(_one_of("sharding", "model")))
     compilation_cache: str | None = setting(MACHINE)
     train: TrainSettings = setting(PROGRAM, decides=(_PROBE,))
     checkpoint: CheckpointSettings = setting(RECORD)
@@ -328,11 +351,11 @@ class Settings:
 # The groups whose choices name a function by `_target_`.
 GROUPS = ("model", "framework", "optimizer", "schedule", "data", "task")
 
-# Arguments of targets that say where files are.
+# Arguments of targets that say where files are, or which rows a step uses.
 _ARGUMENTS = {
     f"data.{name}": Setting(MACHINE, None, "", False, (), "", "")
     for name in ("data_dir", "manual_dir", "download")
-}
+} | {"data.reshuffle": Setting(NUMBERS, None, "", False, (_ORDER,), "", "")}
 # Keys of config.json beside the configuration.
 RECORDED = ("hydra", "optimizer_probe", "format")
 

@@ -28,6 +28,7 @@ LastWord = Callable[[BaseException], int | None]
 
 _words: dict[int, LastWord] = {}
 _undisturbed = threading.RLock()
+_ending = threading.Lock()  # never released
 _is_watching = False
 _trainings: list[object] = []  # that have begun, and end themselves
 
@@ -37,14 +38,20 @@ def watch() -> None:
     global _is_watching
     coming, came = os.pipe()
     os.set_blocking(came, False)
-    for number in SIGNALS:
-        signal.signal(number, _noted)
     signal.set_wakeup_fd(came, warn_on_full_buffer=False)
     _is_watching = True
+    take_back()
     threading.Thread(
         target=_follow, args=[coming], name="runner-signals", daemon=True
     ).start()
     atexit.register(_ignore)  # what comes first ends last
+
+
+def take_back() -> None:
+    """Set the handlers again, after a library has put its own in their place."""
+    if _is_watching:
+        for number in SIGNALS:
+            signal.signal(number, _noted)
 
 
 def is_watching() -> bool:
@@ -106,6 +113,26 @@ def leave(status: Any) -> NoReturn:
     sys.exit(status)
 
 
+def end(error: BaseException, whose: str = "") -> NoReturn:
+    """End the process now because of a signal, with a last word from each owner.
+
+    Args:
+      error: says which.
+      whose: of another process, that one.
+    """
+    if not _ending.acquire(blocking=False):  # another thread is doing it
+        threading.Event().wait()
+    _undisturbed.acquire(timeout=QUIET_SECONDS)
+    status = error.code if isinstance(error, Preempted) else 130
+    name = str(error) or "SIGINT"  # not `print`, whose lock the main thread may hold
+    os.write(2, f"\n{name}{whose}: ending at once\n".encode())
+    for word in reversed(list(_words.values())):
+        with contextlib.suppress(Exception):
+            said = word(error)
+            status = status if said is None else said
+    _exit(status)
+
+
 def _noted(number: int, frame: object) -> None:
     """A handler in Python, without which no signal would reach `_follow`."""
 
@@ -118,7 +145,7 @@ def _follow(coming: int) -> None:
             continue
         again = KeyboardInterrupt() if number == signal.SIGINT else Preempted(number)
         if not _trainings:
-            _end(Preempted(number) if is_first else again)
+            end(Preempted(number) if is_first else again)
         elif number == signal.SIGINT and not is_first:
             training = _trainings[-1]
             _later(REACTION_SECONDS, again, lambda t=training: t in _trainings)
@@ -126,25 +153,13 @@ def _follow(coming: int) -> None:
 
 
 def _later(seconds: float, error: BaseException, condition: Callable[[], bool]) -> None:
-    def end() -> None:
+    def then() -> None:
         if condition():
-            _end(error)
+            end(error)
 
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(seconds, then)
     timer.daemon = True
     timer.start()
-
-
-def _end(error: BaseException) -> NoReturn:
-    _undisturbed.acquire(timeout=QUIET_SECONDS)
-    status = error.code if isinstance(error, Preempted) else 130
-    name = str(error) or "SIGINT"  # not `print`, whose lock the main thread may hold
-    os.write(2, f"\n{name}: ending at once\n".encode())
-    for word in reversed(list(_words.values())):
-        with contextlib.suppress(Exception):
-            said = word(error)
-            status = status if said is None else said
-    _exit(status)
 
 
 def _exit(status: Any) -> NoReturn:

@@ -1,5 +1,6 @@
 """Trees by the names of their leaves: configurations, and those of arrays."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,19 @@ def path_text(path: Any) -> str:
     import jax
 
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def is_found(pattern: str, path: str) -> bool:
+    """Whether a regular expression is found in a path: `^` is where the path begins."""
+    return re.search(pattern, path) is not None
+
+
+def is_pattern(pattern: Any) -> bool:
+    """Whether it is a regular expression."""
+    try:
+        return isinstance(pattern, str) and re.compile(pattern) is not None
+    except re.error:
+        return False
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

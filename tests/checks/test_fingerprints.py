@@ -42,6 +42,7 @@ def differing(identified):
         ((), "mesh=data", set()),
         ((), "seeds.init=1", {"initial_parameters"}),
         ((), "seeds.order=1", {"data_order", "first_batch"}),
+        ((), "data.reshuffle=false", {"data_order"}),
         ((), "seeds.step=1", set()),
         ((FLIP,), "seeds.step=1", {"first_batch"}),
         ((), FLIP, {"first_batch"}),

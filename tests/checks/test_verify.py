@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from helpers.at_night import each_in_one, one_in
-from helpers.sabotaged import gradients, states, steps, updates
+from helpers.sabotaged import gradients, groups, states, steps, updates
 from helpers.shipped import KINDS, NAMES
 from helpers.verified import toy_of, verify_alone
 from runner.checks.verify import verify
@@ -32,7 +32,7 @@ def verified(composed):
 
 ALL = [
     (f"{module.__name__}.{pipeline}", overrides, message)
-    for module in (updates, steps, gradients, states)
+    for module in (updates, steps, gradients, states, groups)
     for pipeline, overrides, message in module.CASES
 ]
 

@@ -103,9 +103,7 @@ def control(browser, label, name="validation_loss"):
 
 def test_a_series_is_toggled_in_the_legend(browser):
     page = browser()
-    before = {
-        name: pixels(page, name) for name in ("validation_loss", "final", "profile")
-    }
+    before = {name: pixels(page, name) for name in ("validation_loss", "final")}
     box = page.find_element("css selector", "#series input[value=sgd]")
     box.find_element("xpath", "..").click()
     assert not box.is_selected()
@@ -138,18 +136,16 @@ def test_a_tooltip_tells_the_value_under_the_mouse(browser):
     assert float(row["mean validation/loss"]) == pytest.approx(mean)
 
 
-def test_logarithm_smoothing_and_choice_change_the_plot(browser):
+def test_logarithm_and_choice_change_the_plot(browser):
     page = browser()
     plot(page)
     seen = [pixels(page)]
     control(page, "logarithmic").click()
     seen.append(pixels(page))
-    control(page, "smoothing").send_keys(webdriver.Keys.ARROW_RIGHT)
-    seen.append(pixels(page))
     menu = page.find_element("css selector", "#plot-validation_loss select")
     ui.Select(menu).select_by_visible_text("schedule=cosine")
     seen.append(pixels(page))
-    assert len(set(seen)) == 4
+    assert len(set(seen)) == 3
     # A change of theme keeps what was chosen.
     page.find_element("id", "theme").click()
     drawn(page, "dark")

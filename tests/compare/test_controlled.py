@@ -345,4 +345,5 @@ def test_records_without_the_newer_facts_are_read(table):
     assert found.unknown == (
         "data (not recorded in 1 of 2 runs)",
         "first batch (not recorded in 1 of 2 runs)",
+        "mine (code that only nnx has loaded)",
     )

@@ -3,12 +3,10 @@ import io
 import json
 import math
 
-import numpy as np
-import polars as pl
 import pytest
 
 from helpers.made_up_runs import run, sweep
-from runner.compare import chart_parts, curves, performance_profile
+from runner.compare import chart_parts, curves
 from runner.compare.analysis import analyse
 from runner.compare.figures import figures
 from runner.compare.load import Runs, tables
@@ -37,13 +35,13 @@ CURVES = {"validation_loss", "train_loss", "learning_rate"}
 @pytest.mark.parametrize(
     "options, expected",
     [
-        ({}, {"final", "profile"}),
+        ({}, {"final"}),
         ({"seeds": 1}, {"final"}),
         ({"optimizers": ("adam",)}, {"final"}),
-        ({"schedules": ("constant", "cosine")}, {"final", "heat_map", "profile"}),
+        ({"schedules": ("constant", "cosine")}, {"final", "heat_map"}),
         (
             {"rates": (0.001, 0.01, 0.1)},
-            {"final", "sensitivity", "heat_map", "profile"},
+            {"final", "sensitivity", "heat_map"},
         ),
     ],
 )
@@ -79,20 +77,51 @@ def test_long_curves_are_thinned_to_steps_that_were_logged_last_one_included():
     steps = 4000
     runs = tables([run(o, optimizer=o, steps=steps) for o in ("adam", "sgd", "lion")])
     shown = chart_parts.shown(runs, analyse(runs, "optimizer", "validation/loss"))
-    table = curves.aggregate(runs, shown, "validation/loss")
+    table = curves.aggregate(runs.curves, shown, "validation/loss", "step")
     assert curves.MAX_ROWS / 2 < table.height < curves.MAX_ROWS + 10
     assert set(table["step"]) <= set(runs.curves["step"])
     assert table["step"].max() == 10 * steps
 
 
-def test_a_run_that_diverged_is_left_out_where_it_is_not_finite():
+def test_a_run_that_failed_is_shown_as_the_worst():
     broken = run("b", seed=1, final=math.nan, optimizer="sgd")
-    runs = tables([run("a"), run("c", optimizer="sgd"), broken])
+    stopped = run("d", seed=2, status="failed", steps=2, final=0.5, optimizer="sgd")
+    runs = tables([run("a"), run("c", optimizer="sgd"), broken, stopped])
     found = drawn(runs)
-    assert {r["runs"] for r in values(found["validation_loss"].chart)} == {"1"}
-    assert {r["run"] for r in values(found["final"].chart)} == {"a", "c"}
+    ends = {r["run"]: (r["value"], r["failed"]) for r in values(found["final"].chart)}
+    assert ends["b"] == ends["d"] == ("4.0", "failed") and ends["c"] == (
+        "1.0",
+        "finished",
+    )
+    rows = [r for r in values(found["validation_loss"].chart) if r["group"] == "sgd"]
+    assert [r["runs"] for r in rows] == ["3"] * 4
+    assert [float(r["high"]) for r in rows] == [4.0] * 4  # 4, 3, 2, 1 without them
     for figure in found.values():
         assert "NaN" not in json.dumps(figure.chart.to_dict())
+
+
+def test_curves_carry_names_and_identical_ones_are_called_so():
+    runs = tables(
+        [run(o, optimizer=o, final=f) for o, f in (("a", 1), ("b", 1), ("c", 2))]
+    )
+    figure = drawn(runs)["validation_loss"]
+    assert "a and b are identical" in figure.caption
+    labels = [r["label"] for r in values(figure.chart) if r["label"]]
+    assert labels == ["a = b", "c"]
+
+
+def test_curves_by_each_cost_that_is_known():
+    speed = {"time/steps_per_second": 2.0}
+    records = [run(o, optimizer=o) for o in ("adam", "sgd")]
+    records = [r._replace(rows=[row | speed for row in r.rows]) for r in records]
+    flops = {"flops_per_step": 1000}
+    records = [r._replace(provenance=flops) for r in records]
+    found = drawn(tables(records))
+    by = {n: values(f.chart)[-1]["at"] for n, f in found.items() if "_by_" in n}
+    assert by == {
+        "validation_loss_by_seconds": "20.0",
+        "validation_loss_by_flops": "40000.0",
+    }
 
 
 def test_of_many_groups_the_best_ten_are_drawn_in_ten_colours():
@@ -106,6 +135,8 @@ def test_a_switch_spans_its_values_and_stays_positive():
     assert 0 < switch.low < 0.001 and switch.high > 10
     assert switch.parameter.param.value is True
     assert chart_parts.log_switch([1.0, 2.0]).parameter.param.value is False
+    constant = chart_parts.log_switch([0.001, 0.001])  # no zoom into nothing
+    assert constant.low < 0.0006 and constant.high > 0.0014
     for not_positive in ([0.0, 1.0], [-1.0, 1.0], []):
         spec = chart_parts.log_switch(not_positive).parameter.param.to_dict()
         assert spec == {"name": "log_scale", "value": False}
@@ -122,31 +153,3 @@ def test_cells_have_a_menu_unless_they_are_too_many():
     two = sweep(schedules=("constant", "cosine"))
     assert menus(two) == [["all", "schedule=constant", "schedule=cosine"]]
     assert menus(sweep(schedules=[f"s{i}" for i in range(9)], seeds=1)) == []
-
-
-def test_a_profile_counts_the_problems_within_a_factor_of_the_best():
-    table = pl.DataFrame(
-        {
-            "group": ["a", "a", "b", "b", "c", "c"],
-            "cell": [""] * 6,
-            "seed": [0, 1] * 3,
-            "value": [1.0, 4.0, 2.0, 1.0, math.nan, 3.0],
-        }
-    )
-    ratios = performance_profile.ratios(table, higher_is_better=False)
-    assert ratios["ratio"].to_list() == [1, 4, 2, 1, math.inf, 3]
-    rows = performance_profile.profiles(ratios, 10.0).rows()
-    shares = {(group, ratio): share for group, ratio, share in rows}
-    assert shares["a", 1] == shares["b", 1] == 0.5 and shares["c", 1] == 0
-    assert shares["a", 4] == shares["b", 10] == 1 and shares["c", 10] == 0.5
-
-
-@pytest.mark.parametrize(
-    "higher, expected", [(False, []), (True, pytest.approx([1.0, 2.0, 1.0, 4.0]))]
-)
-def test_a_profile_of_errors_and_none_of_what_is_no_cost(higher, expected):
-    value = np.array([0.9, 0.8, 0.9, 0.6]) if higher else np.array([-1.0, 1, 1, 1])
-    seeds = {"group": ["a", "b"] * 2, "cell": [""] * 4, "seed": [0, 0, 1, 1]}
-    table = pl.DataFrame({**seeds, "value": value})
-    ratios = performance_profile.ratios(table, higher)["ratio"].to_list()
-    assert ratios == expected

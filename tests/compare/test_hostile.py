@@ -140,6 +140,26 @@ def test_no_control_character_reaches_a_terminal_or_a_table(
     assert code not in capsys.readouterr().err
 
 
+CODE = "<img src=x onerror=alert(1)>\x1b]0;x\x07\u202e</script>"
+
+
+@pytest.mark.nightly  # seven figures; NASTY in test_report is in the page always
+def test_a_page_shows_names_as_text(good, tmp_path, capsys):
+    """Of runs, keys, groups and metrics, whichever part of the page shows them."""
+    for optimizer, rate in ((CODE, 0.1), (CODE, 0.2), ("adam", 0.1), ("adam", 0.2)):
+        for seed in range(3):
+            folder = good / f"{CODE.replace('/', '')} {optimizer[:1]} {rate} {seed}"
+            odd = {f"model.{CODE}": f"{CODE}{rate}", "optimizer.learning_rate": rate}
+            write_run(folder, seed=seed, config=odd, optimizer=optimizer)
+    (write_run(good / f"bad {CODE.replace('/', '')}") / "config.json").write_text("[]")
+    out = tmp_path / "out"
+    assert main([str(good), "--by", "optimizer", "--out", str(out)]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "onerror=alert(1)" in page  # shown,
+    assert "<img src=x" not in page  # but as text
+    assert not set("\x1b\x07\u202e") & set(page)
+
+
 @pytest.mark.parametrize(
     ("value", "cell"),
     [

@@ -1,10 +1,13 @@
+import itertools
 import math
 
 import polars as pl
 import pytest
 
 from runner.compare.attribution import attribute
-from runner.compare.tuning import reach, tune
+from runner.compare.costs import at_equal, reach, with_costs
+from runner.compare.load import Runs
+from runner.compare.tuning import at_budget, tune
 
 RATE = "optimizer.learning_rate"
 
@@ -52,22 +55,43 @@ def test_neither_a_diverged_nor_a_less_tried_setting_is_chosen():
     )
     tuning, warnings = tune(rows, [RATE], None, False)
     assert chosen(tuning) == {"a": 4.0} and not warnings
-    assert tuning.sensitivity["diverged"].to_list() == [0, 1, 0, 0, 0]
+    assert tuning.sensitivity["failed"].to_list() == [0, 1, 0, 0, 0]
     tuning, _ = tune(
         grid({"a": {1.0: [math.inf], 2.0: [math.nan]}}), [RATE], None, True
     )
     assert chosen(tuning) == {"a": 1.0}
 
 
-def test_unequal_budgets_warn_and_a_declared_one_makes_them_equal():
-    many = {float(i): [10.0 - i] for i in range(1, 10)}
-    rows = grid({"a": many, "b": {1.0: [5], 5.0: [4], 9.0: [6]}})
-    _, warnings = tune(rows, [RATE], None, False)
+def matched(rows, tuning):
+    values = at_budget(rows, tuning).group_by("group").agg(pl.mean("value"))
+    return dict(values.rows())
+
+
+def test_unequal_budgets_are_matched_by_the_expected_best_of_so_many():
+    many = {float(i): [10.0 - i, 12.0 - i] for i in range(1, 10)}
+    rows = grid({"a": many, "b": {1.0: [5, 5], 5.0: [4, 4], 9.0: [6, 6]}})
+    tuning, warnings = tune(rows, [RATE], None, False)
     assert "unequal tuning: settings tried are a 9, b 3" in warnings[0]
-    tuning, warnings = tune(rows, [RATE], 2, False)
-    assert "declared budget is 2" in warnings[0]
-    assert chosen(tuning) == {"a": 9.0, "b": 1.0}  # of the first and the last
-    assert tuning.budget == 2
+    assert tuning.budget == 3 and tuning.matched
+    assert chosen(tuning) == {"a": 9.0, "b": 5.0}
+    means = [11.0 - i for i in range(1, 10)]
+    best = [min(some) for some in itertools.combinations(means, 3)]
+    assert matched(rows, tuning) == pytest.approx({"a": sum(best) / len(best), "b": 4})
+    tuning, _ = tune(rows, [RATE], 1, False)
+    assert tuning.budget == 1
+    assert matched(rows, tuning) == pytest.approx({"a": 6, "b": 5})
+    tuning, warnings = tune(rows, [RATE], None, True)
+    best = [max(some) for some in itertools.combinations(means, 3)]
+    assert matched(rows, tuning)["a"] == pytest.approx(sum(best) / len(best))
+
+
+def test_budgets_that_lack_seeds_can_not_be_matched():
+    many = {1.0: [5, 5], 2.0: [6]}  # the other seeds only of the best
+    tuning, warnings = tune(grid({"a": many, "b": {1.0: [5, 5]}}), [RATE], None, False)
+    assert not tuning.matched and "can't be matched" in warnings[0]
+    # Of equally many settings nothing needs to be.
+    tuning, _ = tune(grid({"a": many, "b": many}), [RATE], None, False)
+    assert tuning.matched and tuning.budget is None and chosen(tuning)["a"] == 1
 
 
 def test_nothing_tuned_is_one_setting():
@@ -77,26 +101,52 @@ def test_nothing_tuned_is_one_setting():
     assert tuning.sensitivity["chosen"].to_list() == [True]
 
 
-def test_steps_and_seconds_to_a_target():
+FLOPS = "provenance.flops_per_step"
+
+
+def costs(runs=("a", "b", "c"), **table):
     curves = pl.DataFrame(
         {
-            "run": ["a"] * 3 + ["b"] * 3 + ["c"] * 3,
-            "step": [10, 20, 30] * 3,
+            "run": [run for run in runs for _ in range(3)],
+            "step": [10, 20, 30] * len(runs),
             "validation/loss": [3.0, 1, 2, 3, None, 0.9, 3, 3, math.nan],
-            "time/steps_per_second": [10.0, 5, 5] * 3,
+            "time/steps_per_second": [10.0, 5, 5] * 2 + [10.0, 10, 10],
         }
     )
+    return with_costs(Runs(pl.DataFrame({"run": runs, **table}), curves))
+
+
+def test_what_it_cost_to_reach_a_target():
     used = pl.DataFrame({"run": ["a", "b", "c"], "group": ["x", "x", "y"]})
+    curves = costs(**{FLOPS: [1, 2, 2]})
     x, y = reach(curves, used, "validation/loss", 1.0, False)
     assert (x.group, x.runs, x.reached, x.steps) == ("x", 2, 2, 25)
-    assert x.seconds == pytest.approx((3 + 5) / 2)
-    assert (y.reached, y.steps, y.seconds) == (0, None, None)
-    x, _ = reach(
-        curves.drop("time/steps_per_second"), used, "validation/loss", 1.0, False
-    )
-    assert (x.steps, x.seconds) == (25, None)
+    assert x.seconds == pytest.approx((3 + 5) / 2) and x.flops == (20 + 60) / 2
+    never = (math.inf, math.inf, math.inf)
+    assert (y.reached, (y.steps, y.seconds, y.flops)) == (0, never)
+    x, _ = reach(costs(**{FLOPS: [1, None, 2]}), used, "validation/loss", 1.0, False)
+    assert (x.steps, x.seconds, x.flops) == (25, pytest.approx(4), None)
     x, y = reach(curves, used, "validation/loss", 3.0, True)
     assert (x.steps, y.reached) == (10, 1)
+
+
+def test_runs_are_compared_when_the_cheapest_of_them_ends():
+    rows = pl.DataFrame({"run": ["a", "b", "c"], "value": [2.0, 0.9, math.inf]})
+    alone = pl.DataFrame({"provenance.members": [1, 1, None]})
+    cost, at = at_equal(
+        costs(**{FLOPS: [1, 2, 2]}), rows, alone, "validation/loss", "cost/flops"
+    )
+    assert cost == 30 and at["value"].to_list() == [2.0, 3.0, math.inf]
+    both = rows[[0, 1]]  # these two took equally many steps and seconds
+    for axis in ("step", "cost/seconds"):
+        assert at_equal(costs(), both, alone, "validation/loss", axis) is None
+    assert at_equal(costs(), rows, alone, "validation/loss", "cost/flops") is None
+    rows = rows.with_columns(value=pl.lit(1.0))
+    cost, at = at_equal(costs(), rows, alone, "validation/loss", "cost/seconds")
+    assert cost == 3 and at["value"].to_list()[:2] == [1.0, 3.0]
+    together = pl.DataFrame({"provenance.members": [1, 2, 2]})
+    axis = "cost/seconds"
+    assert at_equal(costs(), rows, together, "validation/loss", axis) is None
 
 
 def test_the_variance_goes_to_the_factor_that_makes_it():

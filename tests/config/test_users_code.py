@@ -22,12 +22,12 @@ PLACES = {
 NO_ARGUMENTS = {
     "task=mine": [
         "~metrics.accuracy",
-        *(f"~task.{name}" for name in "inputs labels label_smoothing".split()),
+        *(f"~task.{name}" for name in "inputs labels label_smoothing weights".split()),
     ],
     "data={}": [
         f"~data.{name}"
         for name in "num_train num_validation num_test input_size rank noise "
-        "data_seed batch_size mode".split()
+        "data_seed batch_size reshuffle mode".split()
     ],
 }
 

@@ -1,5 +1,7 @@
 """Every YAML in conf/ is composed and built."""
 
+from importlib import resources
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -8,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from helpers.at_night import one_in
+from helpers.text import POEM
 from helpers.training import build_job, train_run
 from helpers.user_targets import TOKENS
 from runner.config import conf
@@ -15,10 +18,32 @@ from runner.config.conf import conf_dir
 
 # Prepared from files that aren't there; that they name them is held by test_tfds.py.
 ABSENT = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "tfds"}
+DIGITS = resources.files("runner.data") / "digits.csv.gz"
+# What those of a user's own data need.
+NEEDED = {
+    "tfds": ["data.name=mnist"],
+    "source": [
+        "data.train={_target_: helpers.user_sources.Points}", "data.classes={label: 2}",
+        "data.validation={_target_: helpers.user_sources.points}",
+    ],
+    "table": [f"data.path={DIGITS}", "data.header=false",
+              "data.target=column_64", "data.inputs=[column_2,column_3]"],
+    "text": [
+        f"data.path={conf_dir() / 'config.yaml'}", "data.block_size=16",
+        "model=transformer", "model.width=16", "model.heads=2", "model.layers=1",
+    ],
+}  # fmt: skip
 
 
 def options(group):
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def presets():
+    """The experiments, those in folders too."""
+    folder = conf_dir() / "experiment"
+    paths = [path.relative_to(folder) for path in folder.rglob("*.yaml")]
+    return sorted(str(path.with_suffix("")) for path in paths)
 
 
 def test_every_group_is_tested():
@@ -49,8 +74,7 @@ def test_every_choice_builds(group, built):
 
 @pytest.mark.parametrize("data", options("data"))
 def test_every_data_set_is_composed_and_the_small_ones_built(data, composed):
-    name = ["data.name=mnist"] if data == "tfds" else []
-    cfg = composed(f"data={data}", "train.epochs=1", *name)
+    cfg = composed(f"data={data}", "train.epochs=1", *NEEDED.get(data, []))
     assert cfg.data._target_.startswith("runner.data.")
     if data not in ABSENT:
         assert build_job(cfg).run.settings.steps > 0
@@ -64,13 +88,17 @@ def test_every_debug_preset_trains(debug, composed):
     assert rows[-1]["step"] == cfg.train.steps
 
 
-@pytest.mark.parametrize("experiment", options("experiment"))
+@pytest.mark.parametrize("experiment", presets())
 @pytest.mark.parametrize("every", one_in(2, [4, 1]))
-def test_every_experiment_builds_choices_of_its_sweep(experiment, every, folders):
+def test_every_experiment_builds_choices_of_its_sweep(
+    experiment, every, folders, tmp_path
+):
     """All at night, else some, of the values that it sweeps over, one at a time.
 
     tests/core/test_optimizers.py and test_schedules.py train all of their groups.
     """
+    text = tmp_path / "poem.txt"
+    text.write_text(POEM * 100)
     conf.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -84,9 +112,12 @@ def test_every_experiment_builds_choices_of_its_sweep(experiment, every, folders
             override = parser.parse_override(f"{key}={values}")
             assert override.is_sweep_override()
             for value in list(override.sweep_string_iterator())[::every]:
-                short = ["train.epochs=null", "train.steps=22", "mesh=single"]
+                short = ["train.epochs=null", "train.steps=122", "mesh=single"]
                 short.append("verify=false")  # tests/checks/test_verify.py does
                 cfg = compose("config", [*chosen, f"{key}={value}", *short])
                 if "data_dir" in cfg.data:
                     cfg.data.data_dir = str(folders["data"])
-                build_job(cfg)
+                if cfg.data._target_ == "runner.data.text.dataset.text":
+                    cfg.data.path, cfg.model.layers = str(text), 1
+                if cfg.data.get("name") not in ABSENT:
+                    build_job(cfg)

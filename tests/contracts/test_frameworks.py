@@ -128,9 +128,11 @@ def test_batch_norm_statistics_follow_training(framework, built):
     assert np.any(np.asarray(before) != np.asarray(after))
 
 
-@pytest.mark.parametrize("optimizer", ["sm3", "muon", "lbfgs", "schedule_free_sgd"])
+@pytest.mark.parametrize(
+    "optimizer", ["sm3", "muon_adamw", "lbfgs", "schedule_free_sgd"]
+)
 def test_odd_optimizer_states_train_alike(optimizer, trained):
-    """sm3 keeps a list for each parameter, muon masks, lbfgs a history."""
+    """sm3 keeps a list for each parameter, muon_adamw groups, lbfgs a history."""
     asked = ("train.steps=10", "train.epochs=null", "train.log_every_steps=1")
     runs = [
         trained(f"framework={f}", f"optimizer={optimizer}", SMALL["mlp"], *asked)

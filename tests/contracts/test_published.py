@@ -1,14 +1,21 @@
-"""Published numbers come out again."""
+"""Published numbers come out again, and they are what was published."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+import yaml
 
-from helpers.packed import together
-from helpers.published import deepobs, needs_deepobs
+from helpers.published import (
+    SHAKESPEARE,
+    deepobs,
+    needs_deepobs,
+    needs_shakespeare,
+)
+from runner.audit.audit import audit
+from runner.audit.table import SHIPPED, find, read
 
 ROOT = Path(__file__).parents[2]
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -16,12 +23,39 @@ needs_fashion_mnist = pytest.mark.skipif(
     not FASHION_MNIST.is_dir(),
     reason="no Fashion-MNIST: apt-get install dataset-fashion-mnist",
 )
-SEEDS = 10
-OPTIMIZERS = {  # of DeepOBS, with the tuned rates and our words for them
-    "GradientDescentOptimizer": (0.015849, ("optimizer=sgd",)),
-    "MomentumOptimizer": (0.0025119, ("optimizer=sgd", "optimizer.momentum=0.99")),
-    "AdamOptimizer": (0.039811, ("optimizer=adam",)),
+OPTIMIZERS = {  # our words for those of DeepOBS, and their tuned rates
+    "quadratic_deep": {
+        "SGD": ("GradientDescentOptimizer", 0.015849),
+        "momentum": ("MomentumOptimizer", 0.0025119),
+        "Adam": ("AdamOptimizer", 0.039811),
+    },
+    "fmnist_2c2d": {
+        "SGD": ("GradientDescentOptimizer", 0.15849),
+        "momentum": ("MomentumOptimizer", 0.0025119),
+        "Adam": ("AdamOptimizer", 2.5119e-4),
+    },
 }
+
+
+@needs_deepobs
+@pytest.mark.parametrize("problem", OPTIMIZERS)
+def test_the_shipped_cells_are_those_of_the_raw_results(problem):
+    for cell in read(find(f"deepobs_{problem}")).cells:
+        words = re.fullmatch(r"(?:(\w+) of )?(\w+) after (\d+) epochs?", cell.name)
+        assert words and cell.epoch == int(words[3])
+        name, rate = OPTIMIZERS[problem][words[2]]
+        metric = f"test_{words[1] or 'loss'}"
+        values = deepobs(problem, name, rate, metric)[cell.epoch]
+        assert cell.metric == metric.replace("test_", "validation/")
+        assert cell.n == len(values) == 10
+        assert cell.mean == pytest.approx(values.mean(), rel=1e-5)
+        assert cell.std == pytest.approx(values.std(ddof=1), rel=1e-3)
+
+
+def test_every_shipped_table_is_held_by_these():
+    assert {path.stem for path in SHIPPED.glob("*.yaml")} == {
+        f"deepobs_{problem}" for problem in OPTIMIZERS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -34,56 +68,44 @@ def fashion_mnist(tmp_path_factory) -> Path:
     return folder
 
 
-@needs_deepobs
 @needs_fashion_mnist
 @pytest.mark.nightly
-def test_the_first_epoch_of_fmnist_2c2d(fashion_mnist, trained):
-    """SGD, about two minutes on two cores, of the 100 epochs that are published."""
-    name, rate = "GradientDescentOptimizer", 0.15849
-    rows = trained(
-        "model=2c2d", "data=fashion_mnist", f"data.manual_dir={fashion_mnist}",
-        "data.download=false", "data.splits={train:train,validation:test,test:null}",
-        "framework=jax", "optimizer=sgd", f"optimizer.learning_rate={rate}",
-        "train.epochs=1",
-    )  # fmt: skip
-    for key, metric in (("loss", "test_loss"), ("accuracy", "test_accuracy")):
-        published = deepobs("fmnist_2c2d", name, rate, metric)[1]
-        # One seed against about ten: further away by chance is one of some 60 numbers,
-        # by Student's t, and these seeds never change.
-        allowed = 3 * published.std(ddof=1) * (1 + 1 / len(published)) ** 0.5
-        ours = rows[-1][f"validation/{key}"]
-        assert ours == pytest.approx(published.mean(), abs=allowed), key
+def test_the_first_epochs_of_fmnist_2c2d(fashion_mnist, tmp_path):
+    """Two seeds of three optimizers, about a minute an epoch on two cores."""
+    table = yaml.safe_load(find("deepobs_fmnist_2c2d").read_text())
+    table["cells"] = [cell for cell in table["cells"] if cell["epoch"] <= 3]
+    table["seeds"] = [42, 43]
+    table["settings"] += [
+        "train.epochs=3", f"data.manual_dir={fashion_mnist}", "data.download=false",
+        f"data.data_dir={tmp_path / 'data'}", "mesh=single",
+    ]  # fmt: skip
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump(table))
+    found = audit(read(path), tmp_path / "out")
+    assert len(found.verdicts) == 18
+    for verdict in found.verdicts:
+        assert verdict.outcome == "reproduced", verdict
+        assert verdict.cell.std is not None
+        assert abs(verdict.difference) <= 2 * verdict.cell.std, verdict
 
 
-@needs_deepobs
+@needs_shakespeare
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_quadratic_deep(name, built):
-    """10 seeds of 100 epochs, evaluated on DeepOBS' test data.
-
-    DeepOBS used one order of the batches in all epochs, so that 104 of the 1,000
-    examples are never seen; with new orders momentum ends 1.5 higher.
-    """
-    rate, optimizer = OPTIMIZERS[name]
-    asked = (
-        "model=quadratic", "data=quadratic", "framework=jax", *optimizer,
-        f"optimizer.learning_rate={rate}", "train.epochs=100", "train.limit_batches=7",
-        "data.splits.validation={seed:43,examples:896}", "train.log_every_steps=700",
-    )  # fmt: skip
-    runs = [built(*asked, f"seed={seed}") for seed in range(SEEDS)]
-    rows, errors = together(runs)
-    assert not errors
-    losses = np.array(
-        [
-            [row["validation/loss"] for row in own if "validation/loss" in row]
-            for own in rows
-        ]
-    )
-    assert losses.shape == (SEEDS, 100)
-    published = deepobs("quadratic_deep", name, rate)
-    for epoch in (1, 10, 100):
-        ours, theirs = losses[:, epoch - 1], published[epoch]
-        # If ours spread like the published ones, one difference of means of some 10,000
-        # is larger than four standard errors. These are nine.
-        error = theirs.std(ddof=1) * (1 / SEEDS + 1 / len(theirs)) ** 0.5
-        assert ours.mean() == pytest.approx(theirs.mean(), abs=4 * error), epoch
+def test_shakespeare_cpu(tmp_path):
+    """Three seeds over the whole validation split; nanoGPT's 1.88 is of a part."""
+    table = {
+        "source": "https://github.com/karpathy/nanoGPT, README.md",
+        "settings": [
+            "experiment=nanogpt/shakespeare_cpu", f"data.path={SHAKESPEARE}",
+            f"data.data_dir={tmp_path / 'text'}", "mesh=single", "wandb=disabled",
+        ],
+        "seeds": [0, 1, 2],
+        "cells": [
+            {"name": "end", "metric": "validation/loss", "mean": 1.88, "n": 1},
+        ],
+    }  # fmt: skip
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump(table))
+    (end,) = audit(read(path), tmp_path / "out").verdicts
+    assert len(end.values) == 3 and end.step == 2000
+    assert end.mean <= 1.91, end.values

@@ -13,12 +13,11 @@ from omegaconf import OmegaConf
 from helpers.shipped import BY_KIND, NAMES
 from helpers.training import SESSION, train_run
 from runner.config.conf import conf_dir
-from runner.core.optimizers import (
-    OptimizerSpec,
-    decayed_parameters,
-    extra_arguments,
-    optimizer,
-)
+from runner.config.instantiate import targets
+from runner.config.optimizer_groups import groups
+from runner.core import groups as grouping
+from runner.core.optimizer_spec import OptimizerSpec, extra_arguments
+from runner.core.optimizers import optimizer
 from runner.errors import ConfigError
 
 # Of optax's functions with a learning rate, those without a YAML. CHANGELOG says why.
@@ -44,9 +43,27 @@ def node(name):
     return OmegaConf.to_container(OmegaConf.load(conf_dir() / f"optimizer/{name}.yaml"))
 
 
-def factory(name):
-    """The optimizer's function with the arguments of its YAML."""
-    return instantiate(node(name), _convert_="all", _partial_=True)
+def asked(name):
+    """What its YAML asks for."""
+    section = node(name)
+    made = targets(OmegaConf.create({"optimizer": section}), "optimizer")
+    parts = made["optimizer"], lambda step: 0.0, 8, None, False
+    return OptimizerSpec(*parts, groups=groups(section, made))
+
+
+def plainly(name, rate):
+    """The same by Hydra and optax alone, with a constant rate."""
+    section = node(name)
+    rates = section["learning_rate"], section.pop("learning_rate")
+    made = instantiate(section | {"groups": None}, _partial_=True, _convert_="all")
+    del made.keywords["groups"]
+    if not (given := section.pop("groups", {})):
+        return optax.chain(made(learning_rate=rate))
+    (group,) = given
+    own = {k: v for k, v in given[group].items() if k not in ("pattern", "ndim")}
+    own["learning_rate"] *= rate / rates[0]
+    every = {group: instantiate(own, _convert_="all"), "": made(learning_rate=rate)}
+    return optax.chain(optax.multi_transform(every, {"kernel": group, "bias": ""}))
 
 
 def with_learning_rate(module):
@@ -103,14 +120,14 @@ def test_is_verified_and_lowers_the_loss_without_recompiling(name, built, caplog
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_optax_used_the_textbook_way(name):
     """Float arguments as arguments of a compiled step change nothing but rounding."""
-    made = factory(name)
-    target, arguments = made.func, dict(made.keywords)
-    rates = np.linspace(arguments["learning_rate"], 0, 8, dtype=np.float32)
-    ours = optimizer(OptimizerSpec(made, lambda step: 0.0, 8, None, False))
-    params = {"w": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.ones(3)}
+    spec = asked(name)
+    first = spec.factory.keywords["learning_rate"]
+    rates = np.linspace(first, 0, 8, dtype=np.float32)
+    ours = optimizer(spec)
+    params = {"kernel": jnp.linspace(-1, 1, 6).reshape(2, 3), "bias": jnp.ones(3)}
 
     def loss_fn(p):
-        return jnp.sum(jnp.tanh(p["w"]) ** 2) + jnp.sum(jnp.cos(p["b"]))
+        return jnp.sum(jnp.tanh(p["kernel"]) ** 2) + jnp.sum(jnp.cos(p["bias"]))
 
     @jax.jit
     def our_step(params, state, rate, hyperparameters):
@@ -124,10 +141,9 @@ def test_equals_optax_used_the_textbook_way(name):
     state = ours.transformation(rates[0], ours.hyperparameters).init(params)
     for rate in rates:
         our_params, state = our_step(our_params, state, rate, ours.hyperparameters)
-    del arguments["learning_rate"]
     their_state = None
     for rate in rates:
-        tx = optax.chain(target(learning_rate=float(rate), **arguments))
+        tx = plainly(name, float(rate))
         their_state = tx.init(textbook) if their_state is None else their_state
         loss, grads = jax.value_and_grad(loss_fn)(textbook)
         extra = extra_arguments(grads, loss, loss_fn, jnp.inf)
@@ -142,7 +158,7 @@ def test_which_float_arguments_are_part_of_the_program():
     static = {}
     for name in NAMES:
         floats = {k for k, v in node(name).items() if isinstance(v, float)}
-        ours = optimizer(OptimizerSpec(factory(name), lambda step: 0.0, 8, None, False))
+        ours = optimizer(asked(name))
         rest = floats - {"learning_rate"} - set(ours.hyperparameters)
         if rest:
             static[name] = rest
@@ -164,7 +180,7 @@ def test_clipping_bounds_the_update(trained):
 def test_masked_weight_decay_spares_biases_and_norm_scales(built):
     decay = "optimizer.weight_decay=1.0"
     cnn = ("model=cnn", "optimizer=adamw", "optimizer.learning_rate=1.0", decay)
-    for masked in (False, True):
+    for masked in (False, "[conv_0,dense]", True):
         run = built(*cnn, f"train.mask_weight_decay={masked}")
         pipeline, values = run.spec.pipeline, run.values
         state = jax.jit(pipeline.init)(run.init_key, 1.0, values.hyperparameters)
@@ -179,8 +195,11 @@ def test_masked_weight_decay_spares_biases_and_norm_scales(built):
 
         after = apply_gradients(ones, zeros, values.hyperparameters)
         decayed = jax.tree.map(lambda p: bool(jnp.all(p == 0)), after.params)
-        expected = decayed_parameters(state.params)
-        if not masked:
+        exempt = ("conv_0", "dense") if isinstance(masked, str) else ()
+        expected = grouping.decayed(exempt)(state.params)
+        if exempt:
+            assert not expected["dense"]["kernel"] and expected["conv_1"]["kernel"]
+        if masked is False:
             expected = jax.tree.map(lambda _: True, expected)
         assert decayed == expected
     assert expected["norm_0"] == {"scale": False, "bias": False}

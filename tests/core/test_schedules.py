@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from helpers.at_night import each_in_one
 from helpers.training import train_run
 from runner.config.conf import conf_dir
+from runner.config.instantiate import call
+from runner.config.lengths import check_lengths
 from runner.core import schedules
 from runner.errors import ConfigError
 
@@ -101,6 +104,78 @@ def test_the_rates_of_the_steps_equal_the_closed_form_and_are_logged(name, built
 def test_without_a_warm_up_the_first_rate_is_the_peak(name, built):
     run = built(f"schedule=warmup_{name}", "schedule.warmup_steps=0")
     assert run.learning_rates[0] == np.float32(0.001)
+
+
+STEP = "train.epochs=null train.steps="
+ZERO = "learning rate is 0 at all of the run's"
+# At the edges of each: the rates over the peak, or what the refusal says.
+EDGES = {
+    f"constant {STEP}1": [1],
+    f"cosine {STEP}1": [1],
+    f"linear {STEP}1": [1],
+    f"polynomial {STEP}1": [1],
+    f"exponential {STEP}1": [1],
+    f"cosine_onecycle {STEP}1": [1],
+    f"linear_onecycle {STEP}1": "must leave a step",
+    f"linear_onecycle {STEP}2": [1, 0.04],
+    f"piecewise_constant {STEP}1": "must be strictly increasing",
+    f"piecewise_constant {STEP}2 schedule.boundaries=[0,1]": [0.1, 0.01],
+    f"piecewise_constant {STEP}2 schedule.boundaries=[1,2]": [1, 0.1],
+    f"piecewise_constant {STEP}2 schedule.boundaries=[-1,2]": "none negative",
+    f"sgdr {STEP}1": "leaves a cycle of 0 steps",
+    f"sgdr {STEP}1 schedule.cycles=1": [1],
+    f"sgdr {STEP}2 schedule.cycles=1 schedule.warmup_steps=1": [0, 1],
+    f"sgdr {STEP}2 schedule.cycles=1 schedule.warmup_steps=2": "must be longer than",
+    f"reduce_on_plateau {STEP}1": [1],
+    f"warmup_constant {STEP}1": ZERO,
+    f"warmup_constant {STEP}1 schedule.warmup_steps=0": [1],
+    f"warmup_constant {STEP}2 schedule.warmup_steps=1": [0, 1],
+    f"warmup_constant {STEP}2 schedule.warmup_steps=2": [0, 0.5],
+    f"warmup_constant {STEP}2 schedule.warmup_steps=3": "is longer than the run",
+    f"warmup_cosine {STEP}1": "must be less than schedule.decay_steps=1",
+    f"warmup_cosine {STEP}1 schedule.warmup_steps=0": [1],
+    f"warmup_cosine {STEP}2 schedule.warmup_steps=1": [0, 1],
+    f"warmup_cosine {STEP}2 schedule.warmup_steps=2": "must be less than schedule.dec",
+    f"warmup_exponential {STEP}1": ZERO,
+    f"warmup_exponential {STEP}1 schedule.warmup_steps=0": [1],
+    f"warmup_exponential {STEP}2 schedule.warmup_steps=2": [0, 0.5],
+    f"inverse_sqrt {STEP}1": ZERO,
+    f"inverse_sqrt {STEP}2 schedule.warmup_steps=0": [1, 1],
+    f"inverse_sqrt {STEP}2 schedule.warmup_steps=2": [0, 0.5],
+    f"warmup_stable_decay {STEP}1": "must not be more than the run's 1 steps",
+    f"warmup_stable_decay {STEP}2": [0, 1],
+    f"warmup_stable_decay {STEP}2 schedule.warmup_steps=0": [1, 1],
+    f"warmup_stable_decay {STEP}2 schedule.warmup_steps=0 schedule.decay_steps=2": [
+        1, 0.5,
+    ],
+    f"warmup_stable_decay {STEP}2 schedule.decay_steps=0": [0, 1],
+    f"cosine_onecycle {STEP}5 schedule.pct_start=0": [*cosine(k[:5], 5, 1, 4e-6)],
+    f"cosine_onecycle {STEP}5 schedule.pct_start=1": "must leave a step",
+    f"linear_onecycle {STEP}5 schedule.pct_final=1": "must leave a step",
+    f"linear_onecycle {STEP}5 schedule.pct_start=0.9": "must leave a step",
+    f"constant {STEP}2 optimizer.learning_rate=0": ZERO,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EDGES)
+def test_at_its_edges_a_schedule_is_what_a_person_expects_or_refused(case, composed):
+    name, *overrides = case.split()
+    cfg = composed(f"schedule={name}", "optimizer.learning_rate=0.01", *overrides)
+    cfg.train.steps_per_epoch = 22
+
+    def rates():
+        check_lengths(cfg, "schedule")
+        made = call(cfg, "schedule")
+        base = made.base if isinstance(made, schedules.ReduceOnPlateau) else made
+        return schedules.table(base, cfg.train.steps)
+
+    expected = EDGES[case]
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            rates()
+    else:
+        peak = np.array(expected) * 0.01
+        np.testing.assert_allclose(rates(), peak, rtol=1e-4, atol=1e-9)
 
 
 def plateau(losses, *, window, patience, cooldown, factor, rtol, atol, min_scale):

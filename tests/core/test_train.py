@@ -101,6 +101,19 @@ def test_an_evaluation_that_is_not_finite_stops_too(built):
     assert math.isfinite(rows[-1]["train/loss"])
 
 
+@pytest.mark.parametrize(
+    "activation,hint",
+    [("relu", "Try a lower optimizer.learning_rate"), ("log1p", "No update was made")],
+)
+def test_the_hint_fits_the_cause(built, activation, hint, monkeypatch):
+    """At step 1, no learning rate has acted yet."""
+    monkeypatch.setattr(jax.nn, "log1p", lambda x: jax.numpy.log(x), raising=False)
+    run = built(*LENGTH, "optimizer=sgd", "optimizer.learning_rate=1e6",
+                f"model.activation={activation}")  # fmt: skip
+    with pytest.raises(TrainingStopped, match=hint):
+        train_run(run, lambda row: None)
+
+
 def test_find_nan_names_the_operation(built):
     """With a model whose activation takes the logarithm of a negative number."""
     asked = ("model.activation=log_sigmoid", "debug=find_nan", "optimizer=sgd")

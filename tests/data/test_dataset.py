@@ -50,6 +50,16 @@ def test_evaluation_counts_every_example_once(num_eval, batch_size):
     assert not is_example.ravel()[num_eval:].any()
 
 
+def test_what_is_validated_on_can_be_the_test_splits():
+    names = ("validation", "validation_old", "test", "test_hard")
+    splits = {"train": numbered(50)} | {n: numbered(4 + i) for i, n in enumerate(names)}
+    data = dataset(splits=splits).validated_on_test()
+    assert data.validations == ["validation", "validation_hard"] and not data.tests
+    assert data.splits["validation"] is splits["test"]
+    assert data.splits["validation_hard"] is splits["test_hard"]
+    assert data.train is splits["train"]
+
+
 def test_evaluation_fills_the_last_batch_with_row_0():
     indices, is_example = eval_indices(dataset(), "validation")
     assert indices.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 0]]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from runner.data.dataset import MemorySplit, labelled
+from runner.data.dataset import MemorySplit
+from runner.data.labels import labelled
 from runner.errors import ConfigError
 
 CLASSES = {"label": 3}

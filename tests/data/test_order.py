@@ -19,6 +19,7 @@ def orders(draw) -> Order:
         batch_size=draw(st.integers(1, num_examples)),
         seed=draw(st.integers(0, 2**32)),
         limit_batches=draw(st.none() | st.integers(1, 20)),
+        reshuffle=draw(st.booleans()),
     )
 
 
@@ -73,6 +74,14 @@ def test_a_limit_repeats_the_first_batches_of_epoch_0(limit):
     first = unlimited.indices(0, limit)
     np.testing.assert_array_equal(limited.indices(0, 4 * limit), np.tile(first, (4, 1)))
     np.testing.assert_array_equal(limited.indices_at(5 * limit), first[0])
+
+
+def test_without_new_orders_all_epochs_are_the_first():
+    fresh = Order(20, 8, seed=3, limit_batches=None)
+    order = dataclasses.replace(fresh, reshuffle=False)
+    first = fresh.indices(0, 2)
+    np.testing.assert_array_equal(order.indices(0, 6), np.tile(first, (3, 1)))
+    assert not np.array_equal(fresh.indices(2, 2), first)
 
 
 def test_a_limit_beyond_the_epoch_takes_all_its_batches_and_keeps_its_order():

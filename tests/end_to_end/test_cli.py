@@ -73,23 +73,6 @@ def test_help_and_the_config_import_nothing_heavy(arguments, shown):
     assert all(text in done.stdout for text in shown)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ("hydra.run.dir=/dev/null/x", ["run folder can't be written", "/dev/null/x"]),
-        ("-m seed=0,1 hydra.sweep.dir=/dev/null/x", ["run folder can't be written"]),
-        ("-m optimizer=sgd,adamm", ["Did you mean 'adam'?"]),
-        ("-m train.steps=1,abc", ["train.steps=abc must be a whole number or null"]),
-    ],
-)
-def test_what_hydra_refuses_is_one_message(run, tmp_path, arguments, said):
-    done = run(*arguments.split())
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") <= 2
-    assert all(text in done.stderr for text in said), done.stderr
-    assert not list(tmp_path.rglob("summary.json"))
-
-
 @pytest.mark.parametrize("sweep", one_in(2, [["-m", "seed=0,1"], []]))
 def test_a_file_of_a_shipped_name_is_refused_and_of_another_used(run, tmp_path, sweep):
     group = tmp_path / "own" / "optimizer"

@@ -76,6 +76,7 @@ def test_constraints_name_every_dependency_and_no_address():
     pinned = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = PROJECT["project"]["dependencies"]
-    wanted = wanted + extras["dev"] + extras["slurm"] + extras["optuna"]
+    wanted = wanted + extras["dev"] + extras["slurm"]
+    wanted = wanted + extras["optuna"] + extras["text"]
     names = {want.split("=")[0].split(">")[0].split("[")[0] for want in wanted}
     assert {name.lower().replace("_", "-") for name in names} <= pinned

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from runner.cluster.handed_over import refuse_secrets
+from runner.config.hydra_files import plain
+from runner.errors import ConfigError
+
 SESSION = "planted-07-in-the-environment"
 PLANTED = (
     "planted-01-key",
@@ -54,23 +58,38 @@ OVERRIDES = (
     "+data.bucket=AKIAPLANTED14AAAAAAA",
     "wandb.job_type=c0ffee0000000000000000000000000000000015",
 )
+PEM = "-----BEGIN PRIVATE KEY-----"
+# The environment of a command without them, and the overrides that name it.
+VARIABLES = {
+    f"LAB_{i}": f"{PEM}{value}" if "Pem" in value else value
+    for i, value in enumerate(PLANTED)
+}
+
+
+def by_name(override: str) -> str:
+    for name, value in VARIABLES.items():
+        override = override.replace(value, f"${{oc.env:{name}}}")
+    return override
 
 
 @pytest.fixture(scope="module")
 def told(folders, tmp_path_factory):
-    """A folder with a run, a failed run and a sweep, and what the terminal showed."""
+    """A folder with runs, some failed, and a sweep, and what the terminal showed."""
     root = tmp_path_factory.mktemp("secrets")
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     env |= {"PYTHONPATH": f"{env.get('PYTHONPATH', '')}:{Path(__file__).parents[1]}"}
-    env |= {"LAB_SESSION": SESSION}
+    env |= {"LAB_SESSION": SESSION, **VARIABLES}
     shown, swept = [], "+data.auth=planted-16-swept"
+    failed = ["wandb=disabled", swept, "+data.fails=true"]
+    named = [by_name(o) for o in (*OVERRIDES, *failed) if "bob" not in o]
     for arguments, status in (
-        (["hydra.run.dir=run", swept], 0),
-        (["hydra.run.dir=failed", "wandb=disabled", swept, "+data.fails=true"], 1),
-        (["-m", "hydra.sweep.dir=sweep", "wandb=disabled", f"{swept},b"], 0),
+        (["hydra.run.dir=run", swept, *OVERRIDES], 0),
+        (["hydra.run.dir=failed", *failed, *OVERRIDES], 1),
+        (["-m", "hydra.sweep.dir=sweep", *failed[:1], f"{swept},b", *OVERRIDES], 0),
+        (["hydra.run.dir=elsewhere", "cluster=local", *named], 1),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "runner", *arguments, *OVERRIDES]
+            [sys.executable, "-m", "runner", *arguments]
             + [f"compilation_cache={folders['xla']}"],
             cwd=root,
             env=env,
@@ -100,6 +119,22 @@ def test_what_is_no_secret_is_there(told):
     jobs = json.loads((told / "sweep" / "sweep.json").read_text())["jobs"].values()
     assert [job["state"] for job in jobs] == ["done", "done"]
     assert all((told / "sweep" / job["folder"]).is_dir() for job in jobs)
-    assert "no access to https://me:<redacted>@host/x" in (
-        (told / "failed" / "error.txt").read_text()
-    )
+    (log,) = (told / "elsewhere" / "cluster" / "logs").glob("*_log.out")
+    for said in (told / "failed" / "error.txt", log):
+        assert "no access to https://me:<redacted>@host/x" in said.read_text()
+
+
+@pytest.mark.parametrize("override", [o for o in OVERRIDES if by_name(o) != o])
+def test_no_cluster_gets_one_in_a_file(composed, override):
+    """Its tasks read their configuration from files."""
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=r"would be written to a file") as caught:
+        refuse_secrets([], [["seed=1", override]])
+    assert str(caught.value).startswith(f"{key}=")
+    assert all(value not in str(caught.value) for value in VARIABLES.values())
+    # However it came there.
+    config = composed(override)
+    with pytest.raises(ConfigError, match=r"would be written to a file"):
+        refuse_secrets([plain(config)], [])
+    if "bob" not in override:
+        refuse_secrets([plain(composed())], [["seed=1", by_name(override)]])

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 # Schneider et al., 2019: the raw results at fsschneider/DeepOBS_Baselines, cut down.
-DEEPOBS = Path(__file__).parents[2].parent / "shared/data/deepobs_published.json"
+SHARED = Path(__file__).parents[2].parent / "shared/data"
+DEEPOBS = SHARED / "deepobs_published.json"
+SHAKESPEARE = SHARED / "tinyshakespeare.txt"
+SHAKESPEARE = DEEPOBS.with_name("tinyshakespeare.txt")
+needs_shakespeare = pytest.mark.skipif(
+    not SHAKESPEARE.is_file(), reason=f"{SHAKESPEARE.name} isn't in ../shared/data"
+)
 needs_deepobs = pytest.mark.skipif(
     not DEEPOBS.is_file(), reason=f"{DEEPOBS.name} isn't in ../shared/data"
+)
+needs_shakespeare = pytest.mark.skipif(
+    not SHAKESPEARE.is_file(), reason=f"{SHAKESPEARE.name} isn't in ../shared/data"
 )
 
 

@@ -4,6 +4,7 @@ import logging
 
 import jax
 import numpy as np
+import optax
 from flax import linen, nnx
 
 from runner.data.dataset import Dataset, MemorySplit
@@ -134,3 +135,16 @@ def behind_a_login(*, fails=False, batch_size=64, num_train=256, **login):
         batch_size=batch_size,
         mode="device",
     )
+
+
+def adam_l2(*, learning_rate, weight_decay, b1, b2, eps, **unused):
+    """Adam with L2 regularization: the decay goes through its moments."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.adam(learning_rate, b1, b2, eps),
+    )
+
+
+def adam_decoupled(*, learning_rate, weight_decay, b1, b2, eps, **unused):
+    """The same arguments for a decay beside the moments."""
+    return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)

@@ -11,6 +11,7 @@ import pytest
 
 from helpers.at_night import one_in
 from helpers.resuming import arrays_of, record, rows_of
+from runner import signals
 from runner.job import restore
 from runner.job.interruption import Interruption, Preempted
 from runner.record.recorder import Recorder
@@ -83,6 +84,15 @@ def test_the_handler_before_is_called_when_all_is_saved():
         assert called == [(signal.SIGUSR2, None)]
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_signal_that_comes_just_before_training_begins_is_not_lost(monkeypatch):
+    """The thread that ends the process may look only once training has begun."""
+    monkeypatch.setattr(signals, "_is_watching", True)
+    monkeypatch.setattr(signals, "_trainings", [])
+    interruption = Interruption()
+    interruption._note(signal.SIGUSR2, None)
+    assert str(interruption.stopping()) == "SIGUSR2"
 
 
 def test_in_another_thread_no_handler_is_set():

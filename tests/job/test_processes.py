@@ -1,16 +1,17 @@
 """Several processes of one run, on loopback: two with two virtual devices each."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 
 from helpers.command_line import run
+from helpers.damage import files_in, flipped, flips
+from helpers.peers import FAST, started
 from runner.config.rank import ALONE, Rank, rank
 from runner.errors import ConfigError
+from runner.job import restore
+from runner.record import checksums
+from runner.replay.record import read
 from runner.settings import DistributedSettings
 
 SECTION = {
@@ -21,7 +22,6 @@ SECTION = {
     "timeout_seconds": 60,
 }
 EXPLICIT = {"coordinator_address": "h:1", "num_processes": 2, "process_id": 1}
-FAST = ("debug=tiny", "framework=jax", "model.hidden_sizes=[8]", "verify=false")
 SLURM = {
     "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2",
     "SLURM_PROCID": "1", "SLURM_LOCALID": "0",
@@ -29,28 +29,8 @@ SLURM = {
 
 
 def start(folder, count, *overrides, each=None):
-    """Start `count` processes of two; each one's `overrides`, `each` on top."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = []
-    for i in range(count):
-        own = [each[i]] if each else []
-        command = [
-            sys.executable, "-m", "runner", *FAST, *overrides, *own,
-            "hydra.run.dir=run", f"distributed.coordinator_address={address}",
-            "distributed.num_processes=2", f"distributed.process_id={i}",
-        ]  # fmt: skip
-        processes.append(
-            subprocess.Popen(
-                command,
-                cwd=folder,
-                env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+    """Run such processes to their ends: their exit statuses and what they said."""
+    processes = started(folder, count, *overrides, each=each)
     try:
         told = [process.communicate(timeout=200)[0] for process in processes]
     finally:
@@ -60,7 +40,9 @@ def start(folder, count, *overrides, each=None):
 
 
 def test_two_processes_train_as_one_device_does(tmp_path, trained):
-    status, told = start(tmp_path, 2, "data.mode=memory", "mesh=data_fsdp")
+    status, told = start(
+        tmp_path, 2, "data.mode=memory", "mesh=data_fsdp", "checkpoint.last=true"
+    )
     assert status == [0, 0], told
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -72,6 +54,32 @@ def test_two_processes_train_as_one_device_does(tmp_path, trained):
     assert provenance["device_count"] == 4
     assert "step 20/20" in told[0] and "step" not in told[1]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    _records_are_checked(tmp_path / "run")
+    _states_are_checked(tmp_path / "run" / "checkpoints" / "20")
+
+
+def _records_are_checked(folder):
+    """What both have written is whole, and whatever replay reads is noticed."""
+    listed = (folder / checksums.FILE).read_text().splitlines()
+    assert {line.split()[1] for line in listed} == set(checksums.RECORDS)
+    assert len(read(folder).rows) == 20
+    for path, bit in flips([folder / name for name in checksums.RECORDS], 4, seed=1):
+        with flipped(path, bit), pytest.raises(ConfigError, match=path.name):
+            read(folder)
+
+
+def _states_are_checked(folder):
+    """As one process does, before Orbax's rename, with the files of both in it."""
+    assert restore.whole_record(folder)["step"] == 20
+    names = checksums.files_below(folder)
+    assert {n for n in names if "/" in n} <= set(
+        line.partition("  ")[2]
+        for line in (folder / checksums.FILE).read_text().splitlines()
+    )
+    assert any("process_1" in name for name in names)
+    for path, bit in flips(files_in(folder), 20, seed=1):
+        with flipped(path, bit), pytest.raises((ValueError, OSError)):
+            restore.whole_record(folder)
 
 
 @pytest.mark.parametrize(

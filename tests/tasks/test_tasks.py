@@ -68,6 +68,25 @@ def test_class_weights_weigh_examples():
     )
 
 
+@pytest.mark.parametrize("asked", ["weight", "auto"])
+def test_weights_of_examples_multiply_those_of_classes(asked):
+    of_classes = np.array([1.0, 2.0, 0.0, 5.0])
+    weight = np.float32([1, 2, 0, 3, 1, 0.5])
+    features = {**FEATURES, "weight": Feature((), "float32")}
+    batch = {"label": LABELS, "weight": weight}
+    task = classes(class_weights=list(of_classes), weights=asked, features=features)
+    each = of_classes[LABELS] * weight
+    wanted = -(each * OWN_LOG_P).sum() / each.sum()
+    np.testing.assert_allclose(found(task, LOGITS, batch)["loss"], wanted, rtol=1e-5)
+    targets, outputs = rng.normal(size=(2, 6, 3)).astype(np.float32)
+    task = regression(features=features, inputs="input", target="y", weights=asked)
+    wanted = (((outputs - targets) ** 2).mean(axis=1) * weight).sum() / weight.sum()
+    got = found(task, outputs, {"y": targets, "weight": weight})["loss"]
+    assert got == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ConfigError, match=r"task.weights=wait is not a column"):
+        regression(features=features, inputs="input", target="y", weights="wait")
+
+
 def test_padding_counts_nowhere_whatever_it_holds():
     task = classes()._replace(
         metrics={"accuracy": accuracy(labels="label"), "p": perplexity(labels="label")}
@@ -157,8 +176,16 @@ def test_a_batch_without_anything_that_counts_has_loss_0():
     "changes,said",
     [
         ({"label_smoothing": 1.5}, r"task\.label_smoothing=1\.5"),
-        ({"labels": "input"}, "input has no classes"),
-        ({"labels": "lable"}, "task.labels=lable.*it has none"),
+        ({"labels": "input"}, "input has no classes.*Try task.labels=label"),
+        ({"labels": "lable"}, "lable is no column.*Try task.labels=label"),
+        *(
+            ({"labels": labels, "features": {k: FEATURES[k] for k in names}}, said)
+            for labels, names, said in (
+                ("y", "input y".split(), "y has no.*task=regression task.target=y"),
+                ("label", "input y".split(), "no column.*task.target=y"),
+                ("label", ["input"], "no column.*Try task=reconstruction"),
+            )
+        ),
         ({"inputs": "imput"}, "task.inputs=imput.*Did you mean 'input'"),
         ({"inputs": ["input", "mask2"]}, "task.inputs=mask2"),
         ({"class_weights": [1.0]}, "each of the 4 classes"),

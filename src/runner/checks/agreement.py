@@ -190,8 +190,8 @@ def _finite(off: float) -> float:
 
 def _rank(name: str) -> int:
     """Where a number comes in a step: its loss first, metrics last."""
-    last = name.rpartition("/")[2]
-    return _SMOOTH.index(last) if last in _SMOOTH else len(_SMOOTH)
+    named = (_SMOOTH.index(part) for part in name.split("/") if part in _SMOOTH)
+    return next(named, len(_SMOOTH))
 
 
 def _is_metric(name: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from runner.checks.problem import EVERY
-from runner.core.optimizers import OptimizerSpec
+from runner.core.optimizer_spec import OptimizerSpec
 from runner.core.schedules import ReduceOnPlateau
 
 MATCH = 1e-4  # relative distance below which an optimizer is named
@@ -145,20 +145,52 @@ def _candidates(wanted: OptimizerSpec) -> Iterator[tuple[str, str, OptimizerSpec
     if wanted.clip_global_norm is not None:
         yield name, " without clipping", wanted._replace(clip_global_norm=None)
     if wanted.mask_weight_decay:
-        unmasked = wanted._replace(mask_weight_decay=False)
+        unmasked = wanted._replace(mask_weight_decay=False, exempt=())
         yield name, " without its mask", unmasked
+    if wanted.exempt:
+        yield name, " without the patterns of its mask", wanted._replace(exempt=())
+    yield from _candidate_groups(wanted)
     for part, none in (("weight_decay", 0.0), ("momentum", None)):
         if arguments.get(part):
             without = functools.partial(wanted.factory, **{part: none})
             text = f" without {part.replace('_', ' ')}"
             yield name, text, wanted._replace(factory=without)
-    plain = without_plateau._replace(clip_global_norm=None, mask_weight_decay=False)
+    plain = without_plateau._replace(
+        clip_global_norm=None, mask_weight_decay=False, exempt=(), groups=()
+    )
     function = wanted.factory.func
     for other, part, factory in (
         (name, f" with its default arguments{_defaults(wanted)}", function),
         *USUAL,
     ):
         yield other, part, plain._replace(factory=functools.partial(factory))
+
+
+def _candidate_groups(
+    wanted: OptimizerSpec,
+) -> Iterator[tuple[str, str, OptimizerSpec]]:
+    """Those without what is special about a group of parameters, and without groups."""
+    groups = wanted.groups
+
+    def but(i: int, **changed: Any) -> OptimizerSpec:
+        other = groups[i]._replace(**changed)
+        return wanted._replace(groups=(*groups[:i], other, *groups[i + 1 :]))
+
+    for i, group in enumerate(groups):
+        key = f"optimizer.groups.{group.name}"
+        if group.frozen:
+            yield (
+                wanted.name,
+                f" without {key}.frozen",
+                but(i, frozen=False, factor=1.0),
+            )
+        else:
+            yield wanted.name, f" without the rate of {key}", but(i, factor=1.0)
+        if len(groups) > 1:
+            fewer = wanted._replace(groups=(*groups[:i], *groups[i + 1 :]))
+            yield wanted.name, f" without {key}", fewer
+    if groups:
+        yield wanted.name, " without its groups", wanted._replace(groups=())
 
 
 def _defaults(wanted: OptimizerSpec) -> str:

@@ -87,7 +87,7 @@ def identify(run: Run, init: Callable, examples: Examples) -> dict[str, Any]:
 
 def initial_parameters(run: Run, init: Callable) -> str:
     """A digest of the initial parameters: equal for equal names, shapes and bits."""
-    carry = init(run.init_key, run.learning_rates[0], run.values.hyperparameters)
+    carry = init(*run.init_arguments)
     digests = _digests((carry.state.params, carry.state.model_state))
     leaves = jax.tree.leaves_with_path(digests)
     leaves = [(jax.tree_util.keystr(path), int(leaf)) for path, leaf in leaves]
@@ -95,13 +95,15 @@ def initial_parameters(run: Run, init: Callable) -> str:
 
 
 def data_order(dataset: Dataset, order: Order) -> str:
-    """A digest of the order of the first examples, and of the first batch itself."""
+    """A digest of the first examples' order, if it changes, and of the first batch."""
     rows = order.indices(0, min(order.steps_per_epoch, ORDERED_STEPS))
     first = np.arange(1)
     batches = [dataset.train.rows(rows[0])]
     batches += [split.rows(first) for split in dataset.evaluated.values()]
     sizes = np.array([len(split) for split in dataset.splits.values()])
     arrays = [rows, sizes, *(a for batch in batches for a in batch.values())]
+    if (rows[0] == order.indices_at(order.steps_per_epoch)).all():  # it never changes
+        arrays.append(rows[0])
     return sha(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
 
 

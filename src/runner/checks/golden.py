@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runner.checks.side_by_side import Toy
+from runner.core.groups import FACTOR
+from runner.trees import flatten
 
 TOLERANCE = 1e-5  # relative; eigenvectors and the like depend on the machine
 
@@ -38,11 +40,17 @@ def golden(toy: Toy, section: dict[str, Any]) -> tuple[Golden | None, str]:
     plain = toy.wanted.schedule is toy.wanted.base_schedule
     if toy.wanted.mask_weight_decay or not plain:
         return None, f"{here}, not probed with a mask or a plateau"
+    section = flatten(section)
     for shipped, probe in _probes()[here].values():
+        shipped = flatten(shipped)
         if _is_static_alike(section, shipped, toy.optimizer.hyperparameters):
             values = {k: v for k, v in shipped.items() if k != "learning_rate"}
             values["clip_global_norm"] = 1e30  # of which no gradient takes notice
             names = toy.optimizer.hyperparameters
+            for group in toy.wanted.groups:
+                rate = shipped.get(f"groups.{group.name}.learning_rate")
+                factor = 1.0 if rate is None else rate / shipped["learning_rate"]
+                values[group.key(FACTOR)] = factor
             values = {k: float(values[k]) for k in names}
             return Golden(shipped["learning_rate"], values, probe), here
     return None, f"{here}, not probed with these arguments"
@@ -63,7 +71,7 @@ def _is_static_alike(section: dict, shipped: dict, numbers: dict[str, float]) ->
         return False
     return all(
         isinstance(shipped[key], float)
-        if key in numbers or key == "learning_rate"
+        if key in numbers or key.rpartition(".")[2] == "learning_rate"
         else section[key] == shipped[key]
         for key in section
     )

@@ -15,7 +15,8 @@ import optax
 from flax import linen, nnx
 from flax.core import meta
 
-from runner.core.optimizers import Optimizer, extra_arguments
+from runner.core.optimizer_spec import extra_arguments
+from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState
 from runner.errors import ConfigError
 from runner.models.model import Model

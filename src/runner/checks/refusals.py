@@ -4,7 +4,7 @@ Each function raises a ConfigError that names what differs, where, by how much, 
 it looks like.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from runner.checks.difference import first_difference
 from runner.checks.problem import Problem
 from runner.checks.side_by_side import SEEDS, Trajectory, Updates, replayed
 from runner.checks.toy import initial_values
-from runner.core.optimizers import OptimizerSpec
+from runner.core.optimizer_spec import OptimizerSpec
 from runner.errors import ConfigError
 from runner.trees import path_text
 
@@ -71,9 +71,9 @@ def check_updates(
     )
 
 
-def check_initial(initial: Any) -> None:
-    """Compare (params, model_state) for SEEDS with the toy's."""
-    canonical = [initial_values(np.uint32(seed), np) for seed in SEEDS]
+def check_initial(initial: Any, groups: Sequence[str]) -> None:
+    """Compare (params, model_state) for SEEDS with those of a toy of these groups."""
+    canonical = [initial_values(np.uint32(seed), np, groups) for seed in SEEDS]
     wanted = jax.tree.map(lambda *x: np.stack(x), *canonical)
     found = first_difference(initial, wanted, wanted, TOLERANCE)
     if not found:

@@ -18,7 +18,8 @@ from runner.checks.problem import EVERY, STEPS, Problem, about_to_fall, loss_at
 from runner.checks.reference import Watched, reference
 from runner.checks.toy import BATCH_SIZE, BATCHES, initial_values, toy_example
 from runner.core.compiling import QUICK
-from runner.core.optimizers import Optimizer, OptimizerSpec, extra_arguments
+from runner.core.optimizer_spec import OptimizerSpec, extra_arguments
+from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState, same_dtypes
 from runner.data.dataset import Dataset
 from runner.data.transforms import transformed
@@ -49,6 +50,11 @@ class Toy(NamedTuple):
     wanted: OptimizerSpec
     matmul: str
     dataset: Dataset
+
+    @property
+    def groups(self) -> list[str]:
+        """The names of its groups of parameters."""
+        return [group.name for group in self.wanted.groups]
 
     def reference(self) -> Pipeline:
         """What `pipeline` should compute, by the form of the model that it uses."""
@@ -112,7 +118,7 @@ def trajectory(
     initial = jax.lax.map(
         lambda key: live.init(key, rates[0], hyperparameters), keys[: len(SEEDS)]
     )
-    initial = _with_structure(initial, len(SEEDS))
+    initial = _with_structure(toy, initial, len(SEEDS))
     start = jax.tree.map(lambda x: x[0], initial)
     expected = toy.reference()
     batches = jax.tree.map(
@@ -159,7 +165,7 @@ def formula(toy: Toy, problem: Any, rates: Any, values: Any) -> Updates:
         with jax.enable_x64(False):
             words = jnp.array([0, SEEDS[0]], jnp.uint32)
             key = jax.random.wrap_key_data(words, impl="threefry2x32")
-            start = _with_structure(live.init(key, jnp.float32(1), narrow))
+            start = _with_structure(toy, live.init(key, jnp.float32(1), narrow))
         start = jax.tree.map(_float64, start)
         step, opt_states = _step(toy, live, rates, values, start)
         carry = start.params, jax.tree.map(_float64, opt_states), start.model_state
@@ -168,10 +174,10 @@ def formula(toy: Toy, problem: Any, rates: Any, values: Any) -> Updates:
     return jax.lax.map(variant, (rates, values))
 
 
-def _with_structure(state: TrainState, *lead: int) -> TrainState:
+def _with_structure(toy: Toy, state: TrainState, *lead: int) -> TrainState:
     """`state`, of which the parameters must be those of the toy."""
-    toy = initial_values(np.uint32(0), np)
-    wanted = jax.tree.map(lambda x: np.zeros((*lead, *x.shape)), toy)
+    values = initial_values(np.uint32(0), np, toy.groups)
+    wanted = jax.tree.map(lambda x: np.zeros((*lead, *x.shape)), values)
     params, model_state = like(state[:2], wanted, "init")
     return TrainState(params, model_state, state.opt_state)
 

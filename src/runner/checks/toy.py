@@ -5,6 +5,7 @@ its forms share them: what they differ in is how a pipeline has to handle them.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from flax import linen, nnx
 from jax import lax
 
+from runner.core.optimizer_spec import OptimizerSpec
 from runner.data.dataset import Dataset
 from runner.models.model import Model
 from runner.tasks.task import Task, is_shape
@@ -24,7 +26,20 @@ BATCHES, BATCH_SIZE = 8, 8
 LARGEST = 2**14  # numbers of an example's outputs; a task that wants more is replaced
 
 
-def toy_model(output: Any, dtype: str) -> Model:
+def on_toy(wanted: OptimizerSpec) -> OptimizerSpec:
+    """`wanted`, whose patterns match the toy's parameters instead of the run's.
+
+    Each group has a kernel and a bias of its own; the mask exempts the first kernel.
+    """
+    of_group = {group.name: f"^groups/{group.name}/" for group in wanted.groups}
+    return wanted._replace(
+        groups=tuple(g._replace(pattern=of_group[g.name], ndim=None)
+                     for g in wanted.groups),
+        exempt=("^dense/",) if wanted.exempt else (),
+    )  # fmt: skip
+
+
+def toy_model(output: Any, dtype: str, groups: Sequence[str] = ()) -> Model:
     """Dense, BatchNorm, tanh, dropout and dense: any inputs -> the shapes in `output`.
 
     Its parameters, about a hundred, don't depend on the task: large outputs repeat the
@@ -33,6 +48,7 @@ def toy_model(output: Any, dtype: str) -> Model:
     Args:
       output: the `Task.output` that it has to fit.
       dtype: what layers compute in; parameters and statistics are float32.
+      groups: the names of groups of parameters, for each of which it has a layer more.
     """
     shapes, structure = jax.tree.flatten(output, is_leaf=is_shape)
 
@@ -48,7 +64,7 @@ def toy_model(output: Any, dtype: str) -> Model:
         return jax.tree.unflatten(structure, found)
 
     def init(key):
-        return initial_values(jax.random.key_data(key)[-1], jnp)
+        return initial_values(jax.random.key_data(key)[-1], jnp, groups)
 
     def forward(params, model_state, inputs, key, train):
         norm, noise = model_state["norm"], key if train else None
@@ -58,12 +74,14 @@ def toy_model(output: Any, dtype: str) -> Model:
     return Model(
         init=init,
         jax=forward,
-        linen=lambda: Linen(dtype, shaped),
-        nnx=lambda rngs: Nnx(dtype, shaped, rngs),
+        linen=lambda: Linen(dtype, shaped, tuple(groups)),
+        nnx=lambda rngs: Nnx(dtype, shaped, groups, rngs),
     )
 
 
-def initial_values(seed: Any, numpy: Any) -> tuple[dict, dict]:
+def initial_values(
+    seed: Any, numpy: Any, groups: Sequence[str] = ()
+) -> tuple[dict, dict]:
     """Parameters and statistics, from the last word of a key; by NumPy or by JAX."""
     at = np.arange((PROJECTED + OUTPUTS) * HIDDEN, dtype=np.float32)
     drawn = numpy.sin(1.3 * at + seed.astype(np.float32))
@@ -75,6 +93,14 @@ def initial_values(seed: Any, numpy: Any) -> tuple[dict, dict]:
             "bias": drawn[:OUTPUTS],
         },
     }
+    if groups:
+        params["groups"] = {
+            name: {
+                "kernel": numpy.roll(drawn, i)[: HIDDEN**2].reshape(HIDDEN, HIDDEN),
+                "bias": numpy.roll(drawn, i)[:HIDDEN],
+            }
+            for i, name in enumerate(sorted(groups))
+        }
     zeros, ones = (f(HIDDEN, np.float32) for f in (numpy.zeros, numpy.ones))
     return params, {"norm": {"mean": zeros, "var": ones}}
 
@@ -82,10 +108,11 @@ def initial_values(seed: Any, numpy: Any) -> tuple[dict, dict]:
 class Linen(linen.Module):
     dtype: str
     shaped: Any
+    groups: tuple[str, ...]
 
     @linen.compact
     def __call__(self, inputs, train: bool):
-        params, stats = _zeros()
+        params, stats = _zeros(self.groups)
         params = {k: self.param(k, lambda _, v=v: v) for k, v in params.items()}
         norm = self.variable("batch_stats", "norm", lambda: stats["norm"])
         noise = self.make_rng("dropout") if train else None
@@ -109,17 +136,23 @@ class Layer(nnx.Module):
 
 
 class Nnx(nnx.Module):
-    def __init__(self, dtype, shaped, rngs: nnx.Rngs):
+    def __init__(self, dtype, shaped, groups: Sequence[str], rngs: nnx.Rngs):
         # Its own initial values are never used.
-        params, stats = _zeros()
+        params, stats = _zeros(groups)
         self.dense = Layer(nnx.Param, params["dense"])
         self.output = Layer(nnx.Param, params["output"])
         self.norm = Layer(nnx.BatchStat, stats["norm"])
+        if groups:
+            layers = params["groups"].items()
+            self.groups = nnx.Dict({k: Layer(nnx.Param, v) for k, v in layers})
+        self.has_groups = bool(groups)
         self.dtype, self.shaped, self.rngs = dtype, shaped, rngs
         self.deterministic = self.use_running_average = False
 
     def __call__(self, inputs):
         params = {"dense": self.dense.values(), "output": self.output.values()}
+        if self.has_groups:
+            params["groups"] = {k: v.values() for k, v in self.groups.items()}
         stats, updates = self.norm.values(), not self.use_running_average
         noise = None if self.deterministic else self.rngs.dropout()
         z, new = _outputs(params, stats, projected(inputs), noise, updates, self.dtype)
@@ -178,18 +211,23 @@ def _outputs(params, stats, x_BxP, noise, updates, dtype):
       updates: whether BatchNorm takes the batch's statistics, and updates its own.
       dtype: what layers compute in.
     """
-    kernels = {k: v["kernel"].astype(dtype) for k, v in params.items()}
-    x = lax.dot(x_BxP.astype(dtype), kernels["dense"])
+    x = lax.dot(x_BxP.astype(dtype), params["dense"]["kernel"].astype(dtype))
     x, stats = _batch_norm(stats, x, updates)
     x = lax.tanh(x)
+    for layer in params.get("groups", {}).values():
+        x = lax.tanh(_dense(layer, x, dtype))
     if noise is not None:
         kept = jax.random.bits(noise, x.shape) < np.uint32((1 - DROPOUT) * 2**32)
         scaled = lax.mul(x, np.full(x.shape, 1 / (1 - DROPOUT), x.dtype))
         x = lax.select(kept, scaled, lax.full_like(x, 0))
-    bias = lax.broadcast_in_dim(
-        params["output"]["bias"].astype(dtype), (len(x), OUTPUTS), (1,)
+    return _dense(params["output"], x, dtype), stats
+
+
+def _dense(layer: Any, x: jax.Array, dtype: str) -> jax.Array:
+    kernel, bias = (layer[name].astype(dtype) for name in ("kernel", "bias"))
+    return lax.add(
+        lax.dot(x, kernel), lax.broadcast_in_dim(bias, (len(x), len(bias)), (1,))
     )
-    return lax.add(lax.dot(x, kernels["output"]), bias), stats
 
 
 def _batch_norm(stats: Any, x: jax.Array, updates: bool) -> tuple[jax.Array, Any]:
@@ -209,5 +247,5 @@ def _batch_norm(stats: Any, x: jax.Array, updates: bool) -> tuple[jax.Array, Any
     return lax.mul(lax.sub(x, mean), scale).astype(dtype), stats
 
 
-def _zeros() -> tuple[dict, dict]:
-    return jax.tree.map(jnp.zeros_like, initial_values(np.uint32(0), np))
+def _zeros(groups: Sequence[str]) -> tuple[dict, dict]:
+    return jax.tree.map(jnp.zeros_like, initial_values(np.uint32(0), np, groups))

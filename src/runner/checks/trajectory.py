@@ -40,7 +40,8 @@ class Trajectories:
 
     def __init__(self, toy: Toy):
         self.toy = toy._replace(pipeline=checked(toy.pipeline))
-        params, schedule = initial_values(np.uint32(0), np)[0], toy.wanted.schedule
+        params = initial_values(np.uint32(0), np, toy.groups)[0]
+        schedule = toy.wanted.schedule
         problem = trajectory_problem(params, schedule)
         self.problem = jax.tree.map(np.float32, problem)
         self.formula_problem = formula_problem(params, schedule)

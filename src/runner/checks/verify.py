@@ -24,8 +24,9 @@ from runner.checks.refusals import (
     tolerance_of,
 )
 from runner.checks.side_by_side import Updates
+from runner.checks.toy import on_toy
 from runner.checks.trajectory import VARIANTS, Trajectories
-from runner.core.optimizers import OptimizerSpec
+from runner.core.optimizer_spec import OptimizerSpec
 from runner.errors import ConfigError
 
 
@@ -70,6 +71,7 @@ def verify(trajectories: Trajectories, numbers: Numbers, refuse: bool) -> Found:
     Raises:
       ConfigError: names what differs, where, by how much, and what it looks like.
     """
+    numbers = numbers._replace(wanted=on_toy(numbers.wanted))
     toy = trajectories.toy._replace(wanted=numbers.wanted)
     released, text = golden(toy, numbers.optimizer)
     rates, values = _variants(numbers, released)
@@ -87,14 +89,15 @@ def verify(trajectories: Trajectories, numbers: Numbers, refuse: bool) -> Found:
             own = {k: float(v[variant]) for k, v in values.items()}
             _check_formula(trajectories, numbers, rates[variant], one, own)
         _check_trajectory(trajectories, numbers)
-    probe = _probe(updates.after.live, updates, 0)
+    exempt = bool(numbers.wanted.exempt)
+    probe = _probe(updates.after.live, updates, 0, exempt)
     return Found([float(f"{value:.6g}") for value in probe], text)
 
 
 def _check_trajectory(trajectories: Trajectories, numbers: Numbers) -> None:
     rates = _sampled(numbers.learning_rates, STEPS)
     found = trajectories.take(rates, numbers.hyperparameters)
-    check_initial(tuple(found.initial[:2]))
+    check_initial(tuple(found.initial[:2]), trajectories.toy.groups)
     tolerance = tolerance_of(found.initial.opt_state)
     problem = trajectories.problem
     check_updates(numbers.wanted, problem, rates, found.updates, tolerance)
@@ -140,11 +143,21 @@ def _variants(numbers: Numbers, released: Golden | None) -> tuple[np.ndarray, di
     return rates, values
 
 
-def _probe(after: Any, updates: Updates, variant: int) -> list[float]:
-    """Changes of a weight with a gradient, of one whose gradient is zero, of a bias."""
+def _probe(
+    after: Any, updates: Updates, variant: int, exempt: bool = False
+) -> list[float]:
+    """Changes of a weight with a gradient, of one whose gradient is zero, of a bias.
+
+    Those of each group's layer too, and with `exempt` a weight that patterns exempt.
+    """
     changes = jax.tree.map(lambda a, b: a[variant] - b[variant], after, updates.before)
-    kernel, bias = (changes["output"][name] for name in ("kernel", "bias"))
-    shown = kernel[:, 0, 0], kernel[:, 0, 3], bias[:, 0]
+    groups = changes.get("groups", {})
+    shown = []
+    for layer in (changes["output"], *(groups[name] for name in sorted(groups))):
+        kernel, bias = (layer[name] for name in ("kernel", "bias"))
+        shown += [kernel[:, 0, 0], kernel[:, 0, 3], bias[:, 0]]
+    if exempt:
+        shown.append(changes["dense"]["kernel"][:, 0, 3])
     return np.stack(shown, axis=1).ravel().tolist()
 
 

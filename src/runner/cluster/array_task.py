@@ -8,17 +8,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 
+from runner import signals
 from runner.cluster.events import Events
 from runner.cluster.plan import IN_TASK, Plan
+from runner.cluster.process import rank
+from runner.config.explain import reason
+from runner.config.hydra_files import hydra_files
+from runner.errors import Preempted
 from runner.settings import ClusterSettings, minutes
-
-# Signals that announce the end of a job.
-_WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass
@@ -81,6 +83,8 @@ class TaskContext:
       again: whether it has been attempted before.
       events: where the first process reports on the jobs; None in the others.
       keeps: whether another attempt would continue where this one stops.
+      has_failed: whether a job has failed in another process, which ends this one with
+        a signal; reports it.
     """
 
     folder: Path
@@ -88,7 +92,8 @@ class TaskContext:
     rank: int
     again: bool
     events: Events | None
-    keeps: bool = False
+    keeps: Callable[[], bool] = lambda: False
+    has_failed: Callable[[], bool] = lambda: False
 
     @property
     def failure(self) -> Path:
@@ -114,8 +119,9 @@ def task_main(folder: str, number: int, payload: str, attempt: int) -> None:
       payload: the name of the file that `Payload.write` wrote.
       attempt: how often it has been submitted before.
 
-    SIGTERM and the other signals that announce the end of a job interrupt it as Ctrl-C
-    would. It is then requeued if its progress is kept.
+    A signal ends it as it ends `python -m runner`: see `runner.signals`, which watches
+    from the first moment on (`runner.cluster.process`). It is then requeued if its
+    progress is kept.
 
     Raises:
       SystemExit: with status 1 if a job failed.
@@ -123,58 +129,50 @@ def task_main(folder: str, number: int, payload: str, attempt: int) -> None:
     import cloudpickle
 
     os.environ[IN_TASK] = "1"
-    for warning in _WARNINGS:
-        signal.signal(warning, _interrupt)
-    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-        os.setsid()  # Ctrl-C at the launcher's terminal isn't for this
+    signals.take_back()  # from submitit
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
-    rank = int(os.environ.get("SLURM_PROCID", "0"))
+    hydra_files()
     plan = Plan(Path(folder))
-    events = Events(plan.events(number), engine_id()) if rank == 0 else None
+    events = Events(plan.events(number), engine_id()) if rank() == 0 else None
     again = attempt > 0 or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    task = TaskContext(Path(folder), number, rank, again, events)
-    needed: Payload | None = None
+    task = TaskContext(Path(folder), number, rank(), again, events)
     # Hydra runs the modules of plugins again when it looks for them: this must be done
     # once, before their classes are unpickled.
     plugins = Plugins.instance()
+    needed: Payload | None = None
     try:
         needed = cloudpickle.loads((plan.folder / payload).read_bytes())
         assert isinstance(needed, Payload)
+        signals.last_word(task, lambda error: _stopped(task, needed, error))
         sys.argv, sys.path[:] = needed.argv, needed.path
         needed.hydra["instances"][Plugins] = plugins
         Singleton.set_state(needed.hydra)
         well = needed.work(task, *needed.given)
-    except (KeyboardInterrupt, SystemExit):
-        _stop(task, needed)
+    except (KeyboardInterrupt, Preempted) as error:
+        signals.leave(_stopped(task, needed, error))
     except Exception as error:
         if events:
             events.broken(error)
-        raise
+        # Not raised, since submitit would keep the text, and print it as it is.
+        print(f"error:{reason(error)}", file=sys.stderr)
+        raise SystemExit(1) from error
+    signals.last_word(task, None)
     if events:
         events.end()
     if not well:
         raise SystemExit(1)
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
-    _ignore_warnings()
-    raise KeyboardInterrupt(signal.Signals(number).name)
-
-
-def _ignore_warnings() -> None:
-    """One is enough: the shutdown that it starts must not be disturbed."""
-    for warning in _WARNINGS:
-        signal.signal(warning, signal.SIG_IGN)
-
-
-def _stop(task: TaskContext, payload: Payload | None) -> NoReturn:
-    """End an interrupted task; the first process asks to requeue it."""
-    _ignore_warnings()
+def _stopped(task: TaskContext, payload: Payload | None, error: BaseException) -> Any:
+    """The exit status of a task that a signal ends; its first process requeues it."""
     if task.events is None:
-        raise SystemExit(0)  # any other status would end the first process
-    if payload and _requeue(task.keeps, payload):
+        return 0  # any other would end the first process
+    if task.has_failed():
+        task.events.end()
+        return 1
+    if payload and _requeue(task.keeps(), payload):
         task.events.requeued()
-    raise SystemExit(1)
+    return error.code if isinstance(error, Preempted) else 130
 
 
 def engine_id() -> str:

@@ -11,6 +11,7 @@ from submitit.core.core import Job
 from submitit.core.utils import JobPaths
 from submitit.local.local import LocalExecutor
 
+from runner.cluster import process
 from runner.cluster.engine import ArrayTaskState
 from runner.errors import ConfigError
 from runner.settings import ClusterSettings, minutes
@@ -31,7 +32,7 @@ class Local:
     def submit(
         self, calls: Sequence[tuple[Callable, tuple[Any, ...]]], name: str
     ) -> list[str]:
-        executor = LocalExecutor(self._folder)
+        executor = LocalExecutor(self._folder, python=process.command())
         settings = self._settings
         executor.update_parameters(
             timeout_min=minutes(settings.time),
@@ -74,13 +75,13 @@ class Local:
         )
 
 
-def _is_ours(process: int) -> bool:
+def _is_ours(number: int) -> bool:
     """Whether a process is still the one that was started for a task."""
     try:
         if not Path("/proc").is_dir():  # not Linux: the number must do
-            os.kill(process, 0)
+            os.kill(number, 0)
             return True
-        command = Path(f"/proc/{process}/cmdline").read_bytes()
+        command = Path(f"/proc/{number}/cmdline").read_bytes()
     except OSError:
         return False
     return b"submitit.local._local" in command

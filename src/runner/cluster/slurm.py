@@ -3,7 +3,6 @@
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.slurm import slurm as submitit_slurm
 from submitit.slurm.slurm import SlurmExecutor
 
+from runner.cluster import process
 from runner.cluster.engine import ArrayTaskState, EngineUnreachable
 from runner.errors import ConfigError
 from runner.settings import ClusterSettings, minutes
@@ -46,7 +46,7 @@ class Slurm:
     def submit(
         self, calls: Sequence[tuple[Callable, tuple[Any, ...]]], name: str
     ) -> list[str]:
-        executor = SlurmExecutor(self._folder)
+        executor = SlurmExecutor(self._folder, python=process.command())
         executor.update_parameters(job_name=f"{self._name}-{name}", **self._options)
         try:
             with executor.batch():
@@ -83,7 +83,7 @@ class Slurm:
         return JobPaths(self._folder, job_id=task, task_id=rank).stdout
 
     def script(self, count: int) -> str:
-        python = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit"])
+        python = f"{process.command()} -u -m submitit.core._submit"
         return submitit_slurm._make_sbatch_string(
             command=f"{python} {shlex.quote(str(self._folder))}",
             folder=self._folder,

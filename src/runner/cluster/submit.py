@@ -17,9 +17,11 @@ from runner.cluster.array_task import Payload, TaskContext
 from runner.cluster.engine import ArrayTaskState, Engine
 from runner.cluster.engines import engine
 from runner.cluster.events import Events
+from runner.cluster.handed_over import refuse_secrets
 from runner.cluster.plan import Plan, PlannedTask
 from runner.cluster.watch import Watch
 from runner.config.explain import failure
+from runner.config.hydra_files import plain
 from runner.config.hydra_job import HydraJob
 from runner.errors import ConfigError, JobFailed
 from runner.job.build import check
@@ -51,6 +53,8 @@ def submit(cfg: DictConfig, job: HydraJob) -> float:
     """
     check(cfg)
     settings = settings_of(cfg)
+    configs = plain(cfg), plain(HydraConfig.instance().cfg)
+    refuse_secrets(configs, [job.overrides])
     folder = job.folder
     processes = settings.gpus if settings.engine == "slurm" else 1
     plan = Plan(folder)
@@ -230,6 +234,8 @@ def _train(task: TaskContext, cfg: DictConfig, job: HydraJob) -> bool:
             task.events.done(name, None)
         return True
     last_words: list[Callable[[str], None]] = []
+    task.keeps = partial(has_progress, task.folder)
+    task.has_failed = partial(_has_failed, task, name)
     if task.events:
         task.events.running(name)
         last_words.append(partial(_ended_by_another, task, task.events, name))
@@ -244,16 +250,17 @@ def _train(task: TaskContext, cfg: DictConfig, job: HydraJob) -> bool:
         else:
             task.failure.write_text(text, encoding="utf-8")
         return False
-    except (KeyboardInterrupt, SystemExit):
-        others = task.failures()
-        if task.events and others:  # Slurm has ended this process because of another
-            task.events.failed(name, JobFailed(others[0].splitlines()[-1]), others[0])
-            return False
-        task.keeps = status(task.folder) == "preempted"
-        raise
     if task.events:
         task.events.done(name, result)
     return True
+
+
+def _has_failed(task: TaskContext, job: str) -> bool:
+    """Report why another process failed, if one did: Slurm ends this one for it."""
+    others = task.failures()
+    if task.events and others:
+        task.events.failed(job, JobFailed(others[0].splitlines()[-1]), others[0])
+    return bool(task.events and others)
 
 
 def _ended_by_another(
@@ -279,3 +286,12 @@ def status(folder: Path) -> str | None:
         return read_object(folder / "summary.json").get("status")
     except FileNotFoundError:
         return None
+
+
+def has_progress(folder: Path) -> bool:
+    """Whether a run that a signal has ended would continue where it was."""
+    try:
+        summary = read_object(folder / "summary.json")
+    except (FileNotFoundError, ConfigError):
+        return False
+    return summary.get("status") == "preempted" and bool(summary.get("steps"))

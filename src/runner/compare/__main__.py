@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs, options.by, options.metric, options.target, options.budget
         )
         out = console()
-        show(analysis, out)
+        show(runs, analysis, out, options.keys)
         out.print()
         for line in _write(runs, analysis, options.out, options.report):
             out.print(line, soft_wrap=True)
@@ -79,14 +79,15 @@ def _parser() -> argparse.ArgumentParser:
         "--target",
         type=float,
         metavar="VALUE",
-        help="also report the steps and seconds that it took to reach this value",
+        help="also report how many steps, seconds and FLOPs it took to reach this",
     )
     add(
         "--budget",
         type=_positive,
         metavar="N",
-        help="let each group choose the best of only N of the settings that it tried",
+        help="let each group count with its expected best of N settings that it tried",
     )
+    add("--keys", action="store_true", help="list all keys that follow from the factor")
     add("--strict", action="store_true", help="exit with 3 if confounded")
     add("--wandb", action="store_true", help="read offline .wandb files instead")
     add(

@@ -1,47 +1,70 @@
 """All findings about a set of runs, so that the terminal and the page agree."""
 
-import statistics
+import math
+from functools import partial
 from typing import NamedTuple
 
 import polars as pl
 
+from runner.compare.asked import factor_of, is_higher_better, metric_of
 from runner.compare.attribution import Attribution, attribute
 from runner.compare.columns import (
     cell_keys,
-    default_by,
-    is_result,
     texts,
     tuned_keys,
-    varying,
 )
 from runner.compare.controlled import Control, control
+from runner.compare.costs import AXES, Target, at_equal, reach, with_costs
 from runner.compare.load import CHOICES, SEEDS, Runs
-from runner.compare.statistics import Comparison, Group, compare, groups
-from runner.compare.tuning import Target, Tuning, reach, tune
-from runner.errors import ConfigError, did_you_mean, few
-from runner.record.directions import FIRST_EDITION, better
+from runner.compare.reproduced import first_steps, once
+from runner.compare.statistics import Comparison, Group, compare, groups, worst_of
+from runner.compare.tuning import Tuning, at_budget, tune
+from runner.errors import ConfigError, few
+
+# How a run ends that counts as the worst. Others, such as "running", say nothing yet.
+FAILED = ("failed", "refused")
+
+
+class Verdicts(NamedTuple):
+    """The groups by the values that their runs have at the end, or at an equal cost.
+
+    Attributes:
+      groups: one for each value of `by`, the best mean first.
+      in_cells: the same in each cell; empty if nothing is crossed.
+      comparisons: of each pair of groups, over all cells.
+      cells: the same within each cell; empty if nothing is crossed.
+      tuning: what each group tried, and which setting it is compared at.
+      used: one row for each run in the statistics (at its group's best setting), the
+        best group first: `run`, `group`, `cell`, `setting` (text), `seed`, and `value`,
+        the metric; `failed` if it diverged, was refused or failed, and has the worst.
+      rows: the same at all settings.
+    """
+
+    groups: tuple[Group, ...]
+    in_cells: tuple[Group, ...]
+    comparisons: tuple[Comparison, ...]
+    cells: tuple[Comparison, ...]
+    tuning: Tuning
+    used: pl.DataFrame
+    rows: pl.DataFrame
 
 
 class Analysis(NamedTuple):
-    """What was computed from the finished runs.
+    """What was computed from the runs that ended.
 
     Attributes:
       by: the column of `Runs.table` whose values are compared, such as "optimizer".
       metric: such as "validation/loss"; its last value, `final.<metric>`, is compared.
       higher_is_better: whether a higher value of the metric is better.
       control: which keys vary with `by`, and whether the comparison is controlled.
-      groups: one for each value of `by`, the best mean first.
       crossed: the columns that vary within the groups, other than the seed and the
         tuned keys. A cell is a combination of their values.
-      comparisons: of each pair of groups, over all cells.
-      cells: the same within each cell; empty if nothing is crossed.
-      tuning: what each group tried, and which setting it is compared at.
+      final: by the final values.
+      at_cost: {unit: (cost, by the values at that cost)}, where runs cost differently.
       target: the value of the metric that `targets` are about; None without one.
-      targets: steps and seconds to `target`, one for each group; empty without one.
+      targets: what it cost to reach `target`, one for each group; empty without one.
       attribution: the share of the variance that each varying factor explains.
-      used: one row for each run in the statistics (finished, and at its group's best
-        setting), the best group first: `run`, `group`, `cell`, `setting` (text),
-        `seed`, and `value`, the final metric.
+      curves: `Runs.curves` with what each row had cost.
       warnings: one line each; what could not be read comes first.
     """
 
@@ -49,15 +72,13 @@ class Analysis(NamedTuple):
     metric: str
     higher_is_better: bool
     control: Control
-    groups: tuple[Group, ...]
     crossed: tuple[str, ...]
-    comparisons: tuple[Comparison, ...]
-    cells: tuple[Comparison, ...]
-    tuning: Tuning
+    final: Verdicts
+    at_cost: dict[str, tuple[float, Verdicts]]
     target: float | None
     targets: tuple[Target, ...]
     attribution: tuple[Attribution, ...]
-    used: pl.DataFrame
+    curves: pl.DataFrame
     warnings: tuple[str, ...]
 
 
@@ -68,118 +89,115 @@ def analyse(
     target: float | None = None,
     budget: int | None = None,
 ) -> Analysis:
-    """Compare the finished runs of `runs`.
+    """Compare the runs of `runs` that have ended.
 
     Args:
       by: the factor; by default the group that varies.
       metric: by default the objective that the runs' configs name.
       target: a value of the metric; also measure how fast each group reached it.
-      budget: how many of the settings that it tried each group may choose from.
+      budget: each group counts with its best of at most so many settings.
 
     Raises:
       ConfigError: no finished run, or no such factor or metric.
     """
-    table = runs.table.filter(pl.col("status") == "finished")
-    if table.is_empty():
+    if (runs.table["status"] != "finished").all():
         raise ConfigError(
             f"none of the {runs.table.height} runs is finished: {_listed(runs.table)}"
         )
-    metric, by = _metric(table, metric), _factor(table, by)
+    # A run that failed before it was configured says nothing about any group.
+    known = pl.any_horizontal(pl.col(*CHOICES, "seed").is_not_null())
+    ended = pl.col("status") == "finished"
+    table = runs.table.filter(ended | (pl.col("status").is_in(FAILED) & known))
+    metric, by = metric_of(table, metric), factor_of(table, by)
     higher = is_higher_better(table, metric)
-    # Failed runs count as tried: at too high a learning rate, runs diverge.
-    tried = runs.table.filter(pl.any_horizontal(pl.col(*CHOICES, "seed").is_not_null()))
-    tuned = tuned_keys(tried, by)
+    tuned = tuned_keys(table, by)
     crossed = cell_keys(table, by, tuned)
-    rows = _rows(table, by, metric, tuned, crossed)
-    tuning, warnings = tune(rows, tuned, budget, higher)
-    used, ranked = _ranked(rows, tuning, higher)
+    rows, repeats = once(
+        _rows(table, by, metric, tuned, crossed, higher), table, higher
+    )
+    apart = {
+        "NOT REPRODUCED": repeats,
+        "DIFFERENT FROM STEP 1": [*first_steps(table, runs.curves, by)],
+    }
+    curves = with_costs(runs)
+    start = curves.select("run", first=metric if metric in curves else pl.lit(None))
+    start = start.drop_nulls().unique("run", keep="first", maintain_order=True)
+    judge = partial(_judged, start, tuned, budget, higher, bool(crossed))
+    final, warnings = judge(rows)
+    at_cost = {
+        unit: (found[0], judge(found[1])[0])
+        for axis, unit in AXES.items()
+        if (found := at_equal(curves, rows, table, metric, axis))
+    }
     varied = dict.fromkeys([by, *crossed, "seed"])
+    used = final.used
     analysis = Analysis(
         by=by,
         metric=metric,
         higher_is_better=higher,
-        control=control(table, by, tuned),
-        groups=ranked,
+        control=control(table, by, tuned, apart),
         crossed=tuple(crossed),
-        comparisons=compare(used, ranked, higher, cells=False),
-        cells=compare(used, ranked, higher, cells=True) if crossed else (),
-        tuning=tuning,
+        final=final,
+        at_cost=at_cost,
         target=target,
-        targets=reach(runs.curves, used, metric, target, higher),
+        targets=reach(curves, used, metric, target, higher),
         attribution=attribute(used, [f for f in varied if used[f].n_unique() > 1]),
-        used=used,
+        curves=curves,
         warnings=(),
     )
-    return analysis._replace(warnings=(*_warnings(runs, table, analysis), *warnings))
+    repeated = table.height - rows.height
+    warnings = (*_warnings(runs, table, analysis, repeated), *warnings)
+    return analysis._replace(warnings=warnings)
 
 
-def _ranked(
-    rows: pl.DataFrame, tuning: Tuning, higher_is_better: bool
-) -> tuple[pl.DataFrame, tuple[Group, ...]]:
-    """The runs at their group's best setting, the best group first; and the groups."""
+def _judged(
+    start: pl.DataFrame,
+    tuned: list[str],
+    budget: int | None,
+    higher: bool,
+    crossed: bool,
+    rows: pl.DataFrame,
+) -> tuple[Verdicts, tuple[str, ...]]:
+    """What `value` of `rows` says, and the warnings of the tuning.
+
+    Args:
+      start: the first logged value of each run.
+    """
+    tuning, warnings = tune(rows, tuned, budget, higher)
     chosen = tuning.sensitivity.filter("chosen").select("group", "cell", "setting")
     used = rows.join(chosen, on=["group", "cell", "setting"], maintain_order="left")
-    ranked = groups(used, higher_is_better)
+    worst = worst_of(used, start, higher)
+    failed = pl.col("value").is_finite().not_()
+    value = pl.when(failed).then(worst).otherwise("value")
+    rows, used = (t.with_columns(value=value, failed=failed) for t in (rows, used))
+    seeds = at_budget(rows, tuning)
+    ranked = groups(seeds, used, higher)
     best_first = pl.Enum([group.name for group in ranked])
-    return used.sort(pl.col("group").cast(best_first), maintain_order=True), ranked
-
-
-def is_higher_better(table: pl.DataFrame, metric: str) -> bool:
-    """Whether higher values of `metric` are better, as the runs have recorded it.
-
-    Raises:
-      ConfigError: they haven't, or they contradict each other.
-    """
-    prefix, recorded = "provenance.directions.", {}
-    for column in table.columns:
-        if column.startswith(prefix):
-            values = table[column].drop_nulls().unique().to_list()
-            if len(values) > 1:
-                raise ConfigError(
-                    f"{column}: of the runs, some want it to be lower, some higher"
-                )
-            recorded[column.removeprefix(prefix)] = values[0] if values else None
-    direction = better(metric, recorded or FIRST_EDITION)
-    if not direction:
-        raise ConfigError(
-            f"--metric {metric}: the runs don't say whether lower or higher values are "
-            "better, so nothing can be ranked by it. Metric.better of the function "
-            "that metrics.<name>._target_ names would"
-        )
-    return direction > 0
-
-
-def _metric(table: pl.DataFrame, metric: str | None) -> str:
-    names = [c.removeprefix("final.") for c in table.columns if c.startswith("final.")]
-    if metric is None:
-        objectives = table["objective"].drop_nulls() if "objective" in table else []
-        metric = statistics.mode([*objectives] or ["validation/loss"])
-    if metric not in names:
-        raise ConfigError(
-            f"--metric {metric} is not a metric of these runs, which have "
-            f"{', '.join(names) or 'none'}.{did_you_mean(metric, names)}"
-        )
-    return metric
-
-
-def _factor(table: pl.DataFrame, by: str | None) -> str:
-    if by is None:
-        return default_by(table)
-    names = list(dict.fromkeys([*CHOICES, *varying(table)]))
-    keys = [c for c in table.columns if not is_result(c)]
-    if by not in keys:
-        raise ConfigError(
-            f"--by {by} is not a key of these runs. It may be "
-            f"{', '.join(names)}.{did_you_mean(by, [*names, *keys])}"
-        )
-    return by
+    return Verdicts(
+        groups=ranked,
+        in_cells=groups(seeds, used, higher, cells=True) if crossed else (),
+        comparisons=compare(seeds, ranked, higher, cells=False),
+        cells=compare(seeds, ranked, higher, cells=True) if crossed else (),
+        tuning=tuning,
+        used=used.sort(pl.col("group").cast(best_first), maintain_order=True),
+        rows=rows,
+    ), warnings
 
 
 def _rows(
-    table: pl.DataFrame, by: str, metric: str, tuned: list[str], cells: list[str]
+    table: pl.DataFrame,
+    by: str,
+    metric: str,
+    tuned: list[str],
+    cells: list[str],
+    higher: bool,
 ) -> pl.DataFrame:
     """One row for each run: what `tune`, `compare` and `attribute` read."""
     columns = dict.fromkeys([by, *cells, "seed"])
+    final = pl.col(f"final.{metric}")
+    # Some that failed have a value from before; one that lacks the metric has diverged.
+    ended = (pl.col("status") == "finished") & final.is_finite().fill_null(False)
+    worst = -math.inf if higher else math.inf
     return table.select(
         "run",
         pl.Series("group", texts(table[by])),
@@ -187,8 +205,7 @@ def _rows(
         pl.Series("setting", _labels(table, tuned)),
         # Runs without a seed aren't known to be independent: they count as one seed.
         pl.col("seed").fill_null(0) if by != "seed" else pl.lit(0).alias("seed"),
-        # A run that lacks the metric counts as diverged.
-        pl.col(f"final.{metric}").fill_null(float("nan")).alias("value"),
+        pl.when(ended).then(final).otherwise(worst).alias("value"),
         *(name for name in (*columns, *tuned) if name != "seed"),
     )
 
@@ -200,17 +217,21 @@ def _labels(table: pl.DataFrame, keys: list[str]) -> list[str]:
     return [", ".join(parts) for parts in zip(*columns, strict=True)]
 
 
-def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> list[str]:
-    left_out = runs.table.filter(pl.col("status") != "finished")
+def _warnings(
+    runs: Runs, table: pl.DataFrame, analysis: Analysis, repeated: int
+) -> list[str]:
+    left_out = runs.table.join(table, on="run", how="anti", maintain_order="left")
     found = [f"not read: {problem}" for problem in runs.problems]
     if left_out.height:
         found.append(f"left out, not finished: {_listed(left_out)}")
-    for group in analysis.groups:
-        if group.diverged:
+    for group in analysis.final.groups:
+        if group.failed:
+            bad = analysis.final.used.filter("failed", group=group.name).select("run")
+            names = _listed(table.join(bad, on="run", maintain_order="left"))
             found.append(
-                f"{group.name}: {group.diverged} of {group.runs} runs ended without a "
-                f"finite {analysis.metric}. Means leave them out, and {group.name} "
-                "can't be called better"
+                f"{group.name}: {group.failed} of {group.runs} runs ended without a "
+                f"finite {analysis.metric} ({names}). Each counts as the worst value "
+                "with which any run began or ended"
             )
     if analysis.control.unmatched:
         names = few(analysis.control.unmatched)
@@ -218,16 +239,19 @@ def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> list[str]:
     seeds = [name for name in SEEDS if name in table and table[name].n_unique() > 1]
     if seeds:
         found.append(f"the repeats of a setting differ in {', '.join(seeds)} alone")
-    used = analysis.used
-    repeated = used.height - used.select("group", "cell", "seed").n_unique()
     if repeated:
         found.append(
-            f"{repeated} runs repeat others (same seed and settings): their mean "
-            "counts once"
+            f"{repeated} runs repeat others (same seed and settings): they count once"
         )
-    of_optimizers = analysis.by == "optimizer" and len(analysis.groups) > 1
-    if of_optimizers and not analysis.tuning.keys:
+    of_optimizers = analysis.by == "optimizer" and len(analysis.final.groups) > 1
+    if of_optimizers and not analysis.final.tuning.keys:
         found.append("nothing was tuned: each optimizer has a single setting")
+    on_test = table.filter(validation="test").height if "validation" in table else 0
+    if on_test:
+        found.append(
+            f"validation/* of {on_test} of {table.height} runs is measured on their "
+            "test split (validation=test): what it chose was chosen by test data"
+        )
     if "objective" in table and table["objective"].n_unique() > 1:
         found.append("the runs have different objectives")
     dirty = [c for c in table.columns if c.endswith("git.dirty")]

@@ -25,12 +25,15 @@ class Shown(NamedTuple):
 
     Attributes:
       by: the factor, the title of every legend.
-      table: `run`, `group`, `cell`, `seed`, `value` (the final metric), one row a run.
+      metric: what is compared.
+      table: `run`, `group`, `cell`, `seed`, `value` (the final metric) and whether it
+        `failed`, one row a run.
       groups: in natural order, so that a colour doesn't change with the results.
       cells: see `Analysis.crossed`; in natural order.
     """
 
     by: str
+    metric: str
     table: pl.DataFrame
     groups: list[str]
     cells: list[str]
@@ -67,12 +70,16 @@ class Shown(NamedTuple):
 
 def shown(runs: Runs, analysis: Analysis) -> Shown:
     """The used runs of the best MAX_GROUPS groups."""
-    groups = [group.name for group in analysis.groups[:MAX_GROUPS]]
-    used = analysis.used.filter(pl.col("group").is_in(groups)).drop("seed")
+    groups = [group.name for group in analysis.final.groups[:MAX_GROUPS]]
+    # No other column: a key of the configuration needn't be the name of a field.
+    used = analysis.final.used.select("run", "group", "cell", "value", "failed")
+    used = used.filter(pl.col("group").is_in(groups))
     # The statistics number missing seeds.
     table = used.join(runs.table.select("run", "seed"), on="run", maintain_order="left")
     cells = sorted(table["cell"].unique(), key=natural)
-    return Shown(analysis.by, table, sorted(groups, key=natural), cells)
+    return Shown(
+        analysis.by, analysis.metric, table, sorted(groups, key=natural), cells
+    )
 
 
 def csv(table: pl.DataFrame) -> alt.Data:
@@ -153,7 +160,9 @@ def log_switch(values: Iterable[float | None]) -> Switch:
     """
     finite = [v for v in values if v is not None and math.isfinite(v)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
-    margin = 0.03 * (high - low) or 0.03 * abs(high) or 1.0
+    if high - low <= 1e-3 * abs(high):  # no difference, so it must not fill the figure
+        low, high = min(0.5 * low, 1.5 * low), max(0.5 * high, 1.5 * high)
+    margin = 0.03 * (high - low) or 1.0
     if low <= 0:
         off = alt.param(name="log_scale", value=False)
         return Switch(off, low - margin, high + margin)

@@ -18,6 +18,7 @@ from runner.settings import (
     Affects,
     makes_no_difference,
 )
+from runner.settings import affects as setting_affects
 
 # Names, results and repetitions. Other columns are settings and facts, which declare
 # what they affect.
@@ -34,6 +35,11 @@ DATA = f"{FACT}data_digest.*"
 ORDER = f"{FACT}data_order"
 BATCH = f"{FACT}first_batch"
 DEVICES = f"{FACT}devices"
+CODE = f"{FACT}module_digests.*"
+# Where another run's state comes from; these two values mean none.
+_RESUME, _OWN_STATE = "checkpoint.resume", ("auto", "never")
+# Where the data are: that matters if nobody knows what they are.
+_FOLDERS = ("data.data_dir", "data.manual_dir")
 
 # Other keys of the shipped YAML refer to these; an equal value counts as a reference.
 _SOURCES = ("optimizer.learning_rate", "train.steps", "train.steps_per_epoch")
@@ -71,14 +77,26 @@ def varying(table: pl.DataFrame) -> list[str]:
     """The columns that differ between runs and may change their results."""
     names = []
     same_devices = DEVICES not in table or table[DEVICES].drop_nulls().n_unique() <= 1
+    kept = [*_FOLDERS] if not recorded(table, DATA).all() else []
+    if _RESUME in table and not table[_RESUME].is_in(_OWN_STATE).all():
+        kept.append(_RESUME)
     for name in table.columns:
         # `seed` stands for those of SEEDS that vary.
-        if (same_devices and _is_machine(name)) or ignored(name) or name in SEEDS:
+        if (same_devices and _is_machine(name)) or name in SEEDS:
+            continue
+        if ignored(name) and name not in kept:
             continue
         values = table[name].drop_nulls() if is_fact(name) else table[name]
         if values.n_unique() > 1:
             names.append(name)
     return names
+
+
+def recorded(table: pl.DataFrame, pattern: str) -> pl.Series:
+    """Which runs have recorded a fact, or any of those that are `pattern`."""
+    columns = [c for c in table.columns if fnmatchcase(c, pattern)]
+    known = [pl.col(c).is_not_null() for c in columns]
+    return table.select(found=pl.any_horizontal(known or [pl.lit(False)])).to_series()
 
 
 def copies(table: pl.DataFrame) -> dict[str, str]:
@@ -184,6 +202,37 @@ def default_by(table: pl.DataFrame) -> str:
     likely = ("optimizer", "schedule", "framework", "model", *CHOICES)
     others = [k for k in keys if k != "seed" and k not in copies(table)]
     return next((k for k in (*likely, *others) if k in keys), "optimizer")
+
+
+def differing(table: pl.DataFrame) -> list[str]:
+    """All that differs between two runs, and that a reader would want to know.
+
+    Of two optimizers, say, not the arguments that only one of them has. The updates
+    come first, then settings, other fingerprints, versions and code.
+    """
+    chosen = {c for c in CHOICES if c in table and table[c].n_unique() > 1}
+    names = []
+    for name in table.columns:
+        section, _, rest = name.partition(".")
+        told = (
+            section in chosen
+            and rest
+            and (rest == "_target_" or table[name].null_count())
+        )
+        own = name in (*SEEDS, *copies(table)) or is_result(name) or told
+        silent = RECORD | MACHINE if not is_fact(name) else RECORD
+        affected = _fact_affects(name) if is_fact(name) else setting_affects(name)
+        if not own and affected & ~silent and table[name].n_unique() > 1:
+            names.append(name)
+    order = (PROBE, "", INITIAL, DATA, ORDER, BATCH, f"{FACT}*")
+    return sorted(
+        names,
+        key=lambda n: next(
+            i
+            for i, p in enumerate(order)
+            if fnmatchcase(n, p) or (not p and not is_fact(n))
+        ),
+    )
 
 
 def texts(values: pl.Series) -> list[str]:

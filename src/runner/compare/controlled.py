@@ -5,7 +5,7 @@ flax #4087 blamed a framework for an optimizer's effect: its two runs differed i
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import polars as pl
 
 from runner.compare.columns import (
     BATCH,
+    CODE,
     DATA,
     DEVICES,
     INITIAL,
@@ -26,6 +27,7 @@ from runner.compare.columns import (
     ignored,
     is_fact,
     own_keys,
+    recorded,
     texts,
     varying,
 )
@@ -69,7 +71,9 @@ class Control(NamedTuple):
     """The verdict of the check.
 
     Attributes:
-      controlled: whether there are no confounders and no mislabeled optimizers.
+      controlled: whether there are no confounders, no mislabeled optimizers, and no
+        runs that contradict each other.
+      apart: {what runs contradict: sentences about those that do}: see `reproduced`.
       mislabeled: sentences about runs with the same settings whose optimizers differ.
       keys: all that vary, confounders first.
       unknown: facts that couldn't be checked, since not every run recorded them.
@@ -77,6 +81,7 @@ class Control(NamedTuple):
     """
 
     controlled: bool
+    apart: dict[str, list[str]]
     mislabeled: tuple[str, ...]
     keys: tuple[Key, ...]
     unknown: tuple[str, ...]
@@ -87,7 +92,12 @@ class Control(NamedTuple):
         return tuple(key for key in self.keys if key.role == "confounder")
 
 
-def control(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> Control:
+def control(
+    table: pl.DataFrame,
+    by: str,
+    tuned: Sequence[str],
+    apart: Mapping[str, list[str]] | None = None,
+) -> Control:
     """Check a comparison of the runs in `table` by the column `by`.
 
     A run's match in another group has the same configuration, except for the factor and
@@ -97,7 +107,9 @@ def control(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> Control:
 
     Args:
       tuned: see `tuned_keys`.
+      apart: what `reproduced` has found.
     """
+    apart = {what: found for what, found in (apart or {}).items() if found}
     own, references = own_keys(table, by), copies(table)
     keys = [k for k in varying(table) if references.get(k) not in tuned]
     free = [k for k in keys if k not in own and k not in references]
@@ -112,10 +124,11 @@ def control(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> Control:
     names = sorted(roles, key=lambda k: (order.index(roles[k]), k not in CHOICES))
     mislabeled = _mislabeled(table)
     return Control(
-        controlled=not confounded and not mislabeled,
+        controlled=not (confounded or mislabeled or apart),
+        apart=apart,
         mislabeled=mislabeled,
         keys=tuple(_key(table, by, name, roles[name]) for name in names),
-        unknown=_unknown(table),
+        unknown=_unknown(table, by),
         unmatched=unmatched,
     )
 
@@ -226,18 +239,19 @@ def _mislabeled(table: pl.DataFrame) -> tuple[str, ...]:
     )
 
 
-def _unknown(table: pl.DataFrame) -> tuple[str, ...]:
-    runs = table.height
-    missing = {}
-    for name, fact in _FACTS.items():
-        columns = [c for c in table.columns if fnmatchcase(c, name)]
-        known = [pl.col(c).is_not_null() for c in columns]
-        missing[fact] = runs - table.filter(pl.any_horizontal(known or False)).height
-    return tuple(
-        f"{fact} (not recorded in {count} of {runs} runs)"
-        for fact, count in missing.items()
-        if count
-    )
+def _unknown(table: pl.DataFrame, by: str) -> tuple[str, ...]:
+    runs, found = table.height, []
+    for pattern, fact in _FACTS.items():
+        if count := runs - int(recorded(table, pattern).sum()):
+            found.append(f"{fact} (not recorded in {count} of {runs} runs)")
+    # In one process, what is loaded depends on the runs before, so this says little.
+    for name in [c for c in table.columns if fnmatchcase(c, CODE)]:
+        known = table.select(by, known=pl.col(name).is_not_null()).unique()
+        if known.height == known[by].n_unique() > 1 and known["known"].n_unique() > 1:
+            module = name.removeprefix(CODE.removesuffix("*"))
+            groups = few(texts(known.filter("known")[by]))
+            found.append(f"{module} (code that only {groups} has loaded)")
+    return tuple(found)
 
 
 def _key(table: pl.DataFrame, by: str, name: str, role: str) -> Key:

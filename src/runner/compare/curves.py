@@ -7,46 +7,51 @@ import altair as alt
 import polars as pl
 
 from runner.compare import chart_parts
-from runner.compare.load import Runs
 
 # More rows than this are thinned, at equal distances in steps, to keep the page small.
 MAX_ROWS = 6_000
 
-# Each notch of the smoothing slider averages so many points on either side.
-_REACHES = (1, 2, 4, 8, 16)
 
-
-def curves(runs: Runs, shown: chart_parts.Shown, metric: str) -> alt.LayerChart | None:
-    """Mean of `metric` over seeds against the step, with a band from lowest to highest.
-
-    None if there are fewer than two steps with a finite value.
-    """
-    shown = shown.few_cells()
-    table = aggregate(runs, shown, metric)
-    if table.is_empty() or table["step"].n_unique() < 2:
-        return None
-    return _layers(table, shown, metric)
-
-
-def aggregate(runs: Runs, shown: chart_parts.Shown, metric: str) -> pl.DataFrame:
-    """`group`, `cell`, `step`, `mean`, `low`, `high`, `runs`: about MAX_ROWS at most.
+def aggregate(
+    curves: pl.DataFrame, shown: chart_parts.Shown, metric: str, axis: str
+) -> pl.DataFrame:
+    """`group`, `cell`, `at`, `mean`, `low`, `high`, `runs`: about MAX_ROWS at most.
 
     Thinned by leaving out steps, never by averaging neighbours: every point was logged.
-    `runs` counts the runs with a finite value at that step; others are left out.
+    `at` is the mean cost of the runs at one step; they differ in seconds. `runs` counts
+    those with a finite value at that step. A run that failed has the worst after it.
+
+    Args:
+      curves: see `with_costs`.
+      axis: a column of costs.AXES.
     """
-    if metric not in runs.curves:
-        return pl.DataFrame(schema={"step": pl.Int64})
+    if metric not in curves:
+        return pl.DataFrame(schema={"at": pl.Float64})
     keys = ["group", "cell"]
     value = pl.col(metric)
+    runs = shown.table.select("run", *keys, "failed", worst="value")
+    logged = curves.select("run", "step", metric, at=pl.col(axis).cast(pl.Float64))
+    logged = logged.filter(value.is_finite(), pl.col("at").is_not_null())
+    logged = logged.join(runs, on="run")
+    if metric == shown.metric and runs["failed"].any():
+        ends = logged.group_by("run").agg(end=pl.max("step"))
+        after = (
+            runs.filter("failed").join(ends, on="run", how="left")
+            .join(logged.group_by(*keys, "step").agg(pl.mean("at")), on=keys)
+            .filter(pl.col("step") > pl.col("end").fill_null(0))
+            .with_columns(pl.col("worst").alias(metric))
+        )  # fmt: skip
+        logged = pl.concat([logged, after.select(logged.columns)])
     table = (
-        runs.curves.lazy()
-        .select("run", "step", metric)
-        .filter(value.is_finite())
-        .join(shown.table.lazy().select("run", *keys), on="run")
-        .group_by(*keys, "step")
-        .agg(mean=value.mean(), low=value.min(), high=value.max(), runs=pl.len())
+        logged.group_by(*keys, "step")
+        .agg(
+            pl.mean("at"),
+            mean=value.mean(),
+            low=value.min(),
+            high=value.max(),
+            runs=pl.len(),
+        )
         .sort(*keys, "step")
-        .collect()
     )
     every = math.ceil(table.height / MAX_ROWS)
     index = pl.int_range(pl.len()).over(*keys)
@@ -54,56 +59,69 @@ def aggregate(runs: Runs, shown: chart_parts.Shown, metric: str) -> pl.DataFrame
     return table.filter((index % max(every, 1) == 0) | last)
 
 
-def _smoothed(chart: alt.Chart) -> alt.Chart:
-    """Adds `mean_s`, `low_s` and `high_s`, smoothed as the slider says."""
-    fields = ("mean", "low", "high")
-    for reach in _REACHES:
-        windows: list[Any] = [
-            {"op": "mean", "field": field, "as": f"{field}{reach}"} for field in fields
-        ]
-        chart = chart.transform_window(
-            windows,
-            frame=[-reach, reach],
-            groupby=["group", "cell"],
-            sort=[alt.SortField("step")],
-        )
-    for field in fields:
-        notches = ", ".join(f"datum.{field}{r}" for r in ("", *_REACHES))
-        chart = chart.transform_calculate(**{f"{field}_s": f"[{notches}][smoothing]"})
-    return chart
+def identical(table: pl.DataFrame) -> list[list[str]]:
+    """The groups whose curves are the same in all digits that a figure has."""
+    same: dict[tuple, list[str]] = {}
+    numbers = pl.col("at", "mean", "low", "high").round_sig_figs(6)
+    columns = ["cell", "at", "mean", "low", "high"]
+    for (group,), part in table.with_columns(numbers).group_by(
+        "group", maintain_order=True
+    ):
+        same.setdefault(tuple(part.select(columns).rows()), []).append(group)
+    return [groups for groups in same.values() if len(groups) > 1]
 
 
-def _layers(
-    table: pl.DataFrame, shown: chart_parts.Shown, metric: str
+def curves(
+    table: pl.DataFrame, shown: chart_parts.Shown, metric: str, unit: str
 ) -> alt.LayerChart:
+    """Lines of `table` (see `aggregate`), with a band from lowest to highest."""
     switch = chart_parts.log_switch([*table["low"], *table["high"]])
-    slider = alt.binding_range(min=0, max=len(_REACHES), step=1, name="smoothing")
-    smoothing = alt.param(name="smoothing", value=0, bind=slider)
     menu, in_cell = shown.menu()
-    ends: list[Any] = [table["step"].min(), table["step"].max()]
-    x = alt.X("step:Q").axis(tickCount=6, tickMinStep=1)
+    ends: list[Any] = [table["at"].min(), table["at"].max()]
+    x = alt.X("at:Q", title=unit).axis(tickCount=6, format="~s", labelOverlap=True)
     x = x.scale(domain=ends, nice=False)
-    base = _smoothed(alt.Chart(chart_parts.csv(table)))
+    base = alt.Chart(chart_parts.csv(_labelled(table)))
     base = base.transform_filter(f"{chart_parts.SHOWN} && ({in_cell})")
-    base = switch.transform(base, "mean_s", "low_s", "high_s").encode(
+    base = switch.transform(base, "mean", "low", "high").encode(
         x=x,
-        y=switch.encoding(alt.Y, "mean_s", metric),
+        y=switch.encoding(alt.Y, "mean", metric),
         color=shown.colour(),
         detail="cell:N",
     )
     band = base.mark_area(opacity=0.16).encode(
-        y=switch.encoding(alt.Y, "low_s", metric), y2="high_s_at:Q"
+        y=switch.encoding(alt.Y, "low", metric), y2="high_at:Q"
     )
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round")
     line = line.encode(strokeDash=shown.dash())
     near = chart_parts.nearest("step")
-    titles = {"step": "step", "mean": f"mean {metric}"}
+    titles = {"step": "step", "at": unit, "mean": f"mean {metric}"}
     titles |= {"low": "lowest run", "high": "highest run", "runs": "runs"}
+    if unit == "steps":
+        del titles["at"]
     numbers = chart_parts.tooltips(titles)
     dots = chart_parts.dots(base, near, shown.names(), *numbers)
-    steps = chart_parts.csv(table.select("step").unique(maintain_order=True))
-    rule = alt.Chart(steps, name="hover_rule").mark_rule().encode(x=x)
-    rule = rule.transform_filter(near)
+    named = base.transform_filter("datum.label")
+    label = alt.Text("label:N")
+    names = named.mark_text(align="right", dx=-4, dy=-8, fontSize=11).encode(text=label)
+    rule = alt.Chart(
+        chart_parts.csv(table.select("step", "at").unique("step", maintain_order=True)),
+        name="hover_rule",
+    ).mark_rule()
+    rule = rule.encode(x=x).transform_filter(near)
     return chart_parts.figure(
-        [band, rule, line, dots], [switch.parameter, smoothing, *menu]
+        [band, rule, line, dots, names], [switch.parameter, *menu]
+    )
+
+
+def _labelled(table: pl.DataFrame) -> pl.DataFrame:
+    """`table` with the `label` of curves at their ends, one for identical ones."""
+    of = {group: group for group in table["group"].unique()}
+    for same in identical(table):
+        of |= dict.fromkeys(same, "")
+        of[same[-1]] = " = ".join(same)
+    names = pl.col("group").replace_strict(of)
+    last = pl.col("step") == pl.col("step").max().over("group", "cell")
+    first_cell = pl.col("cell") == pl.col("cell").min().over("group")
+    return table.with_columns(
+        label=pl.when(last & first_cell).then(names).otherwise(pl.lit(""))
     )

@@ -7,10 +7,10 @@ import altair as alt
 
 from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
-from runner.compare.curves import curves
+from runner.compare.costs import AXES
+from runner.compare.curves import aggregate, curves, identical
 from runner.compare.final_charts import heat_map, sensitivity, strip
 from runner.compare.load import Runs
-from runner.compare.performance_profile import profile
 
 
 class Figure(NamedTuple):
@@ -26,24 +26,35 @@ def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
     """Every figure that has something to show for these runs, in reading order."""
     metric, shown = analysis.metric, chart_parts.shown(runs, analysis)
     if chart := strip(shown, analysis):
-        text = "Dots are runs; bars are means over seeds, with their 95 % intervals."
+        text = (
+            "Dots are runs; bars are means over seeds, with their 95 % intervals. "
+            "Crosses are runs that failed, at the worst value with which a run began "
+            "or ended."
+        )
         yield Figure("final", f"Final {metric}", text, chart)
     if chart := sensitivity(shown, analysis):
         text = (
             "Mean final value, with a line from the lowest to the highest seed. A ring "
-            "marks the setting at which a group is compared."
+            "marks the best setting of a group."
         )
         yield Figure("sensitivity", "Sensitivity to tuning", text, chart)
-    if chart := heat_map(runs, shown, analysis):
-        text = f"Mean final {metric} over all finished runs. Darker is better."
+    if chart := heat_map(shown, analysis):
+        text = f"Mean final {metric} over all runs. Stronger blue is better."
         yield Figure("heat_map", "Two factors", text, chart)
-    if chart := profile(shown, analysis.higher_is_better):
-        text = (
-            "The share of problems on which a group came within a factor of the best. "
-            "A problem is one seed in one cell. At 1: how often it was the best. "
-            "Higher is better."
-        )
-        yield Figure("profile", "Performance profile", text, chart)
+    for name in dict.fromkeys((metric, "validation/loss", "train/loss")):
+        for axis, unit in AXES.items():
+            # The same at another cost says something new only of what is compared.
+            if axis == "step" or name == metric:
+                yield from _curves(analysis, shown, name, axis, unit)
+    yield from _curves(analysis, shown, "train/learning_rate", "step", "steps")
+
+
+def _curves(
+    analysis: Analysis, shown: chart_parts.Shown, metric: str, axis: str, unit: str
+) -> Iterator[Figure]:
+    table = aggregate(analysis.curves, shown.few_cells(), metric, axis)
+    if table["at"].n_unique() < 2:
+        return
     text = "Mean over seeds; the band spans the lowest to the highest."
     cells = len(shown.cells)
     if cells > chart_parts.MAX_CELLS:
@@ -51,8 +62,18 @@ def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
     elif cells > 1:
         keys = ", ".join(analysis.crossed)
         text += f" One line for each group and each value of {keys}."
-    for name in dict.fromkeys((metric, "validation/loss", "train/loss")):
-        if chart := curves(runs, shown, name):
-            yield Figure(name.replace("/", "_"), name, text, chart)
-    if chart := curves(runs, shown, "train/learning_rate"):
-        yield Figure("learning_rate", "Learning rate", text, chart)
+    for same in identical(table):
+        text += f" {', '.join(same[:-1])} and {same[-1]} are identical."
+    if shown.table["failed"].any():
+        text += " A run that failed counts as the worst after its last value."
+    by_step = axis == "step"
+    name = (
+        "learning_rate" if metric == "train/learning_rate" else metric.replace("/", "_")
+    )
+    title = "Learning rate" if metric == "train/learning_rate" else metric
+    yield Figure(
+        name if by_step else f"{name}_by_{unit.lower()}",
+        title if by_step else f"{title} by {unit}",
+        text,
+        curves(table, shown.few_cells(), metric, unit),
+    )

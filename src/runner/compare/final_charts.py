@@ -1,5 +1,7 @@
 """Figures of the final metric."""
 
+from collections.abc import Sequence
+
 import altair as alt
 import polars as pl
 
@@ -7,7 +9,7 @@ from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
 from runner.compare.chart_parts import Shown
 from runner.compare.columns import distinct, texts
-from runner.compare.load import Runs
+from runner.compare.statistics import Group
 
 # A heat map with more columns can't be read on a phone.
 _MAX_COLUMNS = 24
@@ -16,17 +18,25 @@ _MAX_COLUMNS = 24
 def strip(shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
     """The final metric of each run, with the mean and 95 % interval of each group.
 
-    None if no run ended with a finite value.
+    A cross is a run that failed, at what it counts as. None without a finite value.
     """
     # Golden-ratio steps spread the dots of a group without a pattern or a random seed.
     spread = (pl.int_range(pl.len()).over("group") * 0.618) % 1
-    dots = shown.table.filter(pl.col("value").is_finite()).with_columns(spread=spread)
+    ended = pl.when("failed").then(pl.lit("failed")).otherwise(pl.lit("finished"))
+    dots = shown.table.filter(pl.col("value").is_finite())
+    dots = dots.with_columns(spread=spread, failed=ended)
     if dots.is_empty():
         return None
-    means = _means(analysis).filter(pl.col("group").is_in(shown.groups))
+    by_cell = 1 < len(shown.cells) <= chart_parts.MAX_CELLS
+    values = pl.col("cell").str.replace_all(r"[^ ,=]*=", "")  # without their keys
+    row = pl.concat_str("group", values, separator=", ") if by_cell else pl.col("group")
+    dots = dots.with_columns(row=row)
+    ranked = analysis.final.in_cells if by_cell else analysis.final.groups
+    means = _means(ranked).filter(pl.col("group").is_in(shown.groups))
+    means = means.with_columns(row=row)
     title = f"final {analysis.metric}"
     switch = chart_parts.log_switch([*dots["value"], *means["low"], *means["high"]])
-    y = alt.Y("group:N", title=None, sort=means["group"].to_list())
+    y = alt.Y("row:N", title=None, sort=means["row"].to_list()).axis(labelLimit=180)
     hue = shown.colour().legend(None)
 
     def layer(data: pl.DataFrame, *fields: str) -> alt.Chart:
@@ -37,22 +47,27 @@ def strip(shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
     names = chart_parts.tooltips(shown.names(), "N")
     value = alt.Tooltip("value:Q", title=analysis.metric)
     offset = alt.YOffset("spread:Q", scale=alt.Scale(domain=[-0.6, 1.6]))
-    circles = layer(dots, "value").mark_circle(size=55, opacity=0.5)
-    circles = circles.encode(yOffset=offset, tooltip=[*names, "run:N", "seed:N", value])
+    kinds = alt.Scale(domain=["finished", "failed"], range=["circle", "cross"])
+    circles = layer(dots, "value").mark_point(size=55, opacity=0.6, filled=True)
+    circles = circles.encode(
+        yOffset=offset,
+        shape=alt.Shape("failed:N", scale=kinds, legend=None),
+        tooltip=[*names, "run:N", "seed:N", "failed:N", value],
+    )
     interval = ["mean:Q", alt.Tooltip("low:Q", title="95 % from"), "high:Q"]
     lines = layer(means.drop_nulls(), "low", "high").mark_rule(strokeWidth=2.5)
     lines = lines.encode(x2="high_at:Q", tooltip=[names[0], *interval])
     bars = layer(means.drop_nulls("mean"), "mean").mark_tick(thickness=3, size=28)
     bars = bars.encode(tooltip=[names[0], *interval])
     return chart_parts.figure(
-        [circles, lines, bars], [switch.parameter], height=40 + 40 * len(shown.groups)
+        [circles, lines, bars], [switch.parameter], height=40 + 40 * means.height
     )
 
 
-def _means(analysis: Analysis) -> pl.DataFrame:
-    """`group`, `mean`, `low`, `high` of the statistics; null for NaN."""
-    rows = [(g.name, g.mean, g.low, g.high) for g in analysis.groups]
-    names = ["group", "mean", "low", "high"]
+def _means(ranked: Sequence[Group]) -> pl.DataFrame:
+    """`group`, `cell`, `mean`, `low`, `high` of the statistics; null for NaN."""
+    rows = [(g.name, g.cell, g.mean, g.low, g.high) for g in ranked]
+    names = ["group", "cell", "mean", "low", "high"]
     return pl.DataFrame(rows, names, orient="row").fill_nan(None)
 
 
@@ -63,8 +78,8 @@ def sensitivity(shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
     number was tuned over two values or more.
     """
     shown = shown.few_cells()
-    table = analysis.tuning.sensitivity
-    numbers = [k for k in analysis.tuning.keys if table[k].dtype.is_numeric()]
+    table = analysis.final.tuning.sensitivity
+    numbers = [k for k in analysis.final.tuning.keys if table[k].dtype.is_numeric()]
     key = next((k for k in numbers if table[k].n_unique() > 1), None)
     if key is None:
         return None
@@ -77,7 +92,7 @@ def sensitivity(shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
         .group_by("group", cell, at=key)
         .agg(
             pl.col("mean", "low", "high").mean(),
-            pl.col("runs", "diverged").sum(),
+            pl.col("runs", "failed").sum(),
             pl.col("chosen").any(),
         )
         .sort("group", "cell", "at")
@@ -110,34 +125,32 @@ def _sensitivity(
     chosen = base.transform_filter("datum.chosen == 1")
     rings = chosen.mark_point(size=190, strokeWidth=2, filled=False).encode(y=y)
     titles = {"at": key, "mean": f"mean {title}", "low": "lowest seed"}
-    titles |= {"high": "highest seed", "runs": "runs", "diverged": "diverged"}
+    titles |= {"high": "highest seed", "runs": "runs", "failed": "failed"}
     names = chart_parts.tooltips(shown.names(), "N")
     tooltip = [*names, *chart_parts.tooltips(titles)]
     dots = base.mark_circle(size=60, opacity=1).encode(y=y, tooltip=tooltip)
     return chart_parts.figure([spans, line, rings, dots], [switch.parameter, *menu])
 
 
-def heat_map(runs: Runs, shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
+def heat_map(shown: Shown, analysis: Analysis) -> alt.LayerChart | None:
     """Mean of the final metric for each pair of values of two factors.
 
     The second factor is the first crossed one, or else the first tuned one. None
     without one, or if it has too many values to read.
     """
-    others = [*analysis.crossed, *analysis.tuning.keys]
+    others = [*analysis.crossed, *analysis.final.tuning.keys]
     if not others or len(shown.groups) < 2:
         return None
-    final = pl.col(f"final.{analysis.metric}")
-    ended = runs.table.filter(pl.col("status") == "finished", final.is_finite())
-    table = (
-        ended.with_columns(
-            group=pl.Series(texts(ended[analysis.by])),
-            other=pl.Series(texts(ended[others[0]])),
-        )
-        .filter(pl.col("group").is_in(shown.groups))
-        .group_by("group", "other", maintain_order=True)
-        .agg(mean=final.mean(), low=final.min(), high=final.max(), runs=pl.len())
+    rows = analysis.final.rows.with_columns(
+        other=pl.Series(texts(analysis.final.rows[others[0]]))
     )
-    order = [o for o in distinct(ended[others[0]]) if o in table["other"]]
+    value = pl.col("value")
+    table = (
+        rows.filter(pl.col("group").is_in(shown.groups), value.is_finite())
+        .group_by("group", "other", maintain_order=True)
+        .agg(mean=value.mean(), low=value.min(), high=value.max(), runs=pl.len())
+    )
+    order = [o for o in distinct(rows[others[0]]) if o in table["other"]]
     if not 2 <= len(order) <= _MAX_COLUMNS:
         return None
     return _heat_map(table, analysis, others[0], order)
@@ -148,10 +161,9 @@ def _heat_map(
 ) -> alt.LayerChart:
     low, high = table["mean"].min(), table["mean"].max()
     spans_much = 0 < low and high > 20 * low  # type: ignore[operator]
-    # One blue, darker where it is better, so that it reads in grey as well.
-    scale = alt.Scale(
+    scale = alt.Scale(  # its colours are theme.HEAT
         type="log" if spans_much else "linear",
-        range=["#08306b", "#2a6fb0", "#9ecae1", "#eef5fb"],
+        range="heatmap",
         reverse=analysis.higher_is_better,
         interpolate="lab",
     )

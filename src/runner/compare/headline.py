@@ -1,61 +1,94 @@
 """The main finding in one sentence."""
 
-from runner.compare.analysis import Analysis
+import math
+from collections.abc import Iterator
+
+from runner.compare.analysis import Analysis, Verdicts
 from runner.compare.statistics import Comparison
 
 
 def headline(analysis: Analysis) -> str:
     """What the analysis found, or why it can't say."""
-    by, groups = analysis.by, analysis.groups
+    by, found, control = analysis.by, analysis.final, analysis.control
+    groups = found.groups
     unfair = f"no fair comparison by {by}"
-    if analysis.control.confounders:
+    if control.apart:
+        return f"{unfair}: {next(iter(control.apart.values()))[0]}"
+    if control.confounders:
         differ = "; ".join(
-            f"{key.name} differs too ({key.by_group})"
-            for key in analysis.control.confounders
+            f"{key.name} differs too ({key.by_group})" for key in control.confounders
         )
         return f"{unfair}: {differ}"
-    if analysis.control.mislabeled:
+    if control.mislabeled:
         return f"{unfair}: the optimizers did not do what their names say"
     if len(groups) == 1:
-        return f"nothing to compare: {by} is {groups[0].name} in all finished runs"
-    if {c.verdict for c in analysis.comparisons} == {"agree"}:
-        pairs = (*analysis.comparisons, *analysis.cells)
+        return f"nothing to compare: {by} is {groups[0].name} in all runs that ended"
+    if {c.verdict for c in found.comparisons} == {"agree"}:
+        pairs = (*found.comparisons, *found.cells)
         largest = max(abs(d) for c in pairs for d in c.differences.values())
         return (
             f"{_join([g.name for g in groups])} agree on {analysis.metric} within 1e-4 "
             f"of its value (largest difference {largest:.1g}){_other_factors(analysis)}"
         )
-    return _ranking(analysis) + _other_factors(analysis)
+    explains = f"{by} explains the difference: " if _explains_most(analysis) else ""
+    return _ranking(analysis, found, explains) + _other_factors(analysis)
 
 
-def _ranking(analysis: Analysis) -> str:
-    by, metric, groups = analysis.by, analysis.metric, analysis.groups
-    best = [c for c in analysis.comparisons if c.a == groups[0].name]
+def at_equal_cost(analysis: Analysis) -> Iterator[str]:
+    """The verdict at an equal cost, for each kind of cost that differs."""
+    if analysis.control.controlled and len(analysis.final.groups) > 1:
+        for unit, (cost, found) in analysis.at_cost.items():
+            yield f"at {cost:.4g} {unit} each: {_ranking(analysis, found)}"
+
+
+def _ranking(analysis: Analysis, found: Verdicts, explains: str = "") -> str:
+    by, metric, groups, tuning = (
+        analysis.by,
+        analysis.metric,
+        found.groups,
+        found.tuning,
+    )
+    best = [c for c in found.comparisons if c.a == groups[0].name]
     second = best[0]
+    if not tuning.matched:
+        tried = ", ".join(f"{name} {count}" for name, count in tuning.tried.items())
+        return f"no ranking by {by}: unequal tuning (settings tried: {tried})"
     if any(c.verdict == "no pairs" for c in best):
+        if all(g.failed == g.runs for g in groups):
+            return f"no ranking by {by}: all runs failed"
         return f"no ranking by {by}: the groups have no settings and seeds in common"
     if any(c.verdict == "one seed" for c in best):
         return (
             f"no ranking by {by}: one seed can't tell a difference from chance "
             f"({_difference(second)})"
         )
+    of = f", at the best of {tuning.budget} settings each" if tuning.budget else ""
     if all(c.verdict == "better" for c in best):
         more = f", the second of {len(groups)}," if len(groups) > 2 else ""
-        start = f"{by} explains the difference: " if _explains_most(analysis) else ""
         return (
-            f"{start}{second.a} is better than {second.b}{more} on {metric} by "
+            f"{explains}{second.a} is better than {second.b}{more} on {metric} by "
             + _interval(second)
+            + of
         )
     ties = [c for c in best if c.verdict != "better"]
     tied = [groups[0].name, *(c.b for c in ties)]
     if len(tied) > 4:
         tied[3:] = [f"{len(tied) - 3} others"]
-    needed = max(ties, key=lambda c: c.more_seeds or 0).needed
-    more = f"; {needed} more seeds would be needed" if needed else ""
+    more = f"; {advice(ties[0])}" if ties[0].more_seeds is not None else ""
     return (
         f"no best {by} on {metric}: {_join(tied)} are not separable "
-        f"({_difference(ties[0])}{more})"
+        f"({_difference(ties[0])}{of}{more})"
     )
+
+
+def advice(comparison: Comparison) -> str:
+    """What more seeds would do for a pair that isn't separable."""
+    effect = "a difference of half a standard deviation"
+    if comparison.more_seeds:
+        return (
+            f"{comparison.more_seeds} more seeds would show {effect} in 80 % of cases"
+        )
+    return f"{effect} would have shown in 80 % of cases"
 
 
 def _difference(comparison: Comparison) -> str:
@@ -72,7 +105,8 @@ def _interval(comparison: Comparison, signed: bool = False) -> str:
     seeds = len(comparison.differences)
     if seeds == 1:
         return f"{value:.4g} with one seed"
-    return f"{value:.4g} [{low:.4g}, {high:.4g}] over {seeds} paired seeds"
+    ends = "" if math.isnan(low) else f" [{low:.4g}, {high:.4g}]"
+    return f"{value:.4g}{ends} over {seeds} paired seeds"
 
 
 def _explains_most(analysis: Analysis) -> bool:

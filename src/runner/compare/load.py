@@ -15,7 +15,7 @@ from runner.record.files import NON_FINITE
 from runner.record.format import run_folders
 from runner.record.moved import with_todays_targets
 from runner.record.provenance import FACTS
-from runner.record.untrusted import clean, one_line, read_object, read_rows
+from runner.record.untrusted import clean, one_line, read_foreign, read_rows
 from runner.settings import FACT, GROUPS
 from runner.trees import flatten
 
@@ -135,7 +135,7 @@ def _check_directions(provenance: Mapping[str, Any]) -> None:
 
 def _read(folder: Path) -> Record:
     config, provenance, summary = (
-        _read_if_there(folder / f"{name}.json", read_object) or {}
+        _read_if_there(folder / f"{name}.json", read_foreign) or {}
         for name in ("config", "provenance", "summary")
     )
     rows = _read_if_there(folder / "metrics.jsonl", read_rows) or []
@@ -175,7 +175,7 @@ def _add_absent(rows: Sequence[dict[str, Any]], records: Sequence[Record]) -> No
         start = f"{FACT}{name}."
         keys = {key for row in rows for key in row if key.startswith(start)}
         for row, record in zip(rows, records, strict=True):
-            if name in record.provenance:
+            if isinstance(record.provenance.get(name), Mapping):
                 row.update(dict.fromkeys(keys - row.keys(), fact.absent))
 
 

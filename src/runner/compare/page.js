@@ -1,6 +1,6 @@
 "use strict";
 const { figures, configs } = JSON.parse(document.getElementById("figure-data").textContent);
-const kept = ["log_scale", "smoothing", "only_cell"];
+const kept = ["log_scale", "only_cell"];
 const shown = new Map(); // name of a figure -> what vegaEmbed returned
 const system = matchMedia("(prefers-color-scheme: dark)");
 const button = document.getElementById("theme");

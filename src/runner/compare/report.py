@@ -1,25 +1,28 @@
 """A comparison as one self-contained HTML page, and its figures as PNG files."""
 
 import json
-import re
 import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from html import escape
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import vl_convert
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
-from runner.compare import sections, theme
+from runner.compare import chart_parts, theme
 from runner.compare.analysis import Analysis
 from runner.compare.figures import Figure, figures
-from runner.compare.headline import headline
+from runner.compare.headline import at_equal_cost, headline
 from runner.compare.load import Runs
+from runner.compare.tables import Table, shown, tables
+from runner.compare.theme import DASHES, PALETTE
 from runner.record.files import write_bytes
 
 PAGE = "report.html"
@@ -54,26 +57,37 @@ def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> 
     configs = {mode: theme.config(mode) for mode in ("light", "dark")}
     for config in configs.values():
         config["legend"] = {"disable": True}  # the page has one for all figures
-    specs = {figure.name: figure.chart.to_dict() for figure in drawn}
-    title = f"Comparison by {analysis.by}"
-    parts = {
-        "title": escape(title),
-        "kicker": escape(f"{title}, {analysis.metric} of {runs.table.height} runs"),
-        "headline": escape(_sentence(headline(analysis))),
-        "sections": "\n".join(sections.sections(runs, analysis, drawn)),
-        "made": _made(),
-        "figures": _json({"figures": specs, "configs": configs}),
-        "vega": vega,
-        "css": _asset("page.css"),
-        "js": _asset("page.js"),
-    }
-    # In one pass, since the parts may contain braces.
-    return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], _asset("page.html"))
+    # Not against its schema, which takes longer than drawing it; tests do.
+    specs = {f.name: _titled(f.chart.to_dict(validate=False)) for f in drawn}
+    groups = chart_parts.shown(runs, analysis).groups
+    sections: dict[str, list[Table]] = {}
+    for table in tables(runs, analysis):
+        sections.setdefault(table.section, []).append(table)
+    found = headline(analysis)
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    return environment.from_string(_asset("page.html.j2")).render(
+        title=f"Comparison by {analysis.by}",
+        analysis=analysis,
+        count=runs.table.height,
+        headline=found[:1].upper() + found[1:] + "." * (not found.endswith(".")),
+        at_equal_cost=[*at_equal_cost(analysis)],
+        sections=sections,
+        shown=shown,
+        figures=drawn,
+        legend=[*zip(groups, PALETTE, DASHES, strict=False)],
+        hidden=len(analysis.final.groups) - len(groups),
+        made=_made(),
+        data=_json({"figures": specs, "configs": configs}),
+        vega=Markup(vega),
+        css=Markup(_asset("page.css")),
+        js=Markup(_asset("page.js")),
+    )
 
 
 def png(figure: Figure) -> bytes:
     """`figure` on white, with its title, as PNG."""
-    spec = figure.chart.properties(width=_PNG_WIDTH).to_dict()
+    spec = _titled(figure.chart.properties(width=_PNG_WIDTH).to_dict(validate=False))
     # An image has no mouse, and thousands of invisible dots to hover over are slow.
     spec["layer"] = [v for v in spec["layer"] if v.get("name", "")[:5] != "hover"]
     spec["params"] = [p for p in spec["params"] if "select" not in p]
@@ -83,30 +97,41 @@ def png(figure: Figure) -> bytes:
     return vl_convert.vegalite_to_png(spec, vl_version=_VEGA_LITE, scale=2)
 
 
+def _titled(spec: Any) -> Any:
+    """`spec` without backslashes in titles, such as that of a control character.
+
+    Vega-Lite also puts titles into expressions, where a backslash begins an escape.
+    """
+    if isinstance(spec, list):
+        return [_titled(part) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {
+        key: part.replace("\\", "\N{SET MINUS}")
+        if key == "title" and isinstance(part, str)
+        else _titled(part)
+        for key, part in spec.items()
+    }
+
+
 def _vega() -> str:
     # The HTML parser ends a script at this text, even inside a string literal.
     bundle = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # pyright: ignore
     return bundle.replace("</script", r"<\/script")
 
 
-def _json(value: object) -> str:
+def _json(value: object) -> Markup:
     """JSON without the character that could end the page's script element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", r"\u003c")
+    return Markup(text.replace("<", r"\u003c"))
 
 
-def _made() -> str:
-    rows = {
+def _made() -> dict[str, str]:
+    return {
         "Command": shlex.join(["python", "-m", "runner.compare", *sys.argv[1:]]),
         "Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "Versions": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
     }
-    items = (f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in rows.items())
-    return f"<dl>{''.join(items)}</dl>"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "." * (not text.endswith("."))
 
 
 def _asset(name: str) -> str:

@@ -1,49 +1,44 @@
 """What the terminal shows of an analysis."""
 
-import math
-from collections.abc import Sequence
-
 from rich.console import Console
 from rich.text import Text
 
 from runner.compare.analysis import Analysis
-from runner.compare.headline import headline
-from runner.compare.statistics import Comparison
+from runner.compare.headline import at_equal_cost, headline
+from runner.compare.load import Runs
+from runner.compare.tables import DIFFERS, Table, tables
+from runner.errors import few
 from runner.record.console import print_table
 from runner.record.untrusted import printable
 
-_Columns = list[tuple[str, list[str]]]  # each with its header
-
-_MOST_ROWS = 40  # the rest is in the page
-
-METHOD = (
-    "Means over seeds, after means over cells. Brackets: 95 % bootstrap intervals (BCa "
-    "from 10 seeds, percentiles with fewer). Differences are within a seed. Groups are "
-    "ranked only if this interval excludes 0 and so does a paired t test, with Holm's "
-    "correction: among many pairs, one would look different by chance."
-)
+_MOST_ROWS = 20  # the rest is in the page
+_MOST_KEYS = 3
 
 
-def show(analysis: Analysis, console: Console) -> None:
+def show(runs: Runs, analysis: Analysis, console: Console, all_keys: bool) -> None:
     """Print the finding, whether the comparison is controlled, and all numbers."""
+    found = [table for table in tables(runs, analysis) if not table.folded]
+    if found[0].section == DIFFERS:  # of two runs, that is the first question
+        _table(found.pop(0), console)
+    for label, sentences in analysis.control.apart.items():
+        for sentence in sentences:
+            _line(console, label, sentence, "bold red")
     for sentence in analysis.control.mislabeled:
         _line(console, "MISLABELED", sentence, "bold red")
     _line(console, "", headline(analysis), "bold")
-    _control(analysis, console)
+    for sentence in at_equal_cost(analysis):
+        _line(console, "", sentence, "")
+    _control(analysis, console, all_keys)
     for warning in analysis.warnings:
         _line(console, "warning", warning, "yellow")
-    for title, columns in (
-        (f"{analysis.metric} by {analysis.by}", _groups(analysis)),
-        ("paired differences", _comparisons(analysis.comparisons)),
-        ("the same in each cell", _comparisons(analysis.cells)),
-        ("tuning", _sensitivity(analysis)),
-        (f"time to {analysis.metric} {analysis.target or 0:g}", _targets(analysis)),
-        ("what explains the variance", _attribution(analysis)),
-    ):
-        header, values = zip(*columns, strict=True)
-        rows = [*zip(*values, strict=True)]
-        print_table(header, rows, console, title=title, most=_MOST_ROWS)
-    _line(console, "", METHOD, "dim")
+    for table in found:
+        _table(table, console)
+
+
+def _table(table: Table, console: Console) -> None:
+    title = f"{table.section}. {table.note}"
+    rows = table.texts()
+    print_table(table.head, rows, console, title=title, most=_MOST_ROWS)
 
 
 def _line(console: Console, label: str, text: str, style: str) -> None:
@@ -52,7 +47,7 @@ def _line(console: Console, label: str, text: str, style: str) -> None:
     console.print(line, soft_wrap=not console.is_terminal)
 
 
-def _control(analysis: Analysis, console: Console) -> None:
+def _control(analysis: Analysis, console: Console, all_keys: bool) -> None:
     control, by = analysis.control, analysis.by
     for key in control.confounders:
         text = f"{key.name} differs with {by} ({key.by_group})"
@@ -67,80 +62,12 @@ def _control(analysis: Analysis, console: Console) -> None:
         ("tuned", "tuned"),
         ("consequence", f"follows from {by}"),
     ):
-        keys = [f"{k.name} ({k.values})" for k in control.keys if k.role == role]
-        if keys:
-            _line(console, label, "; ".join(keys), "dim")
-
-
-def _groups(analysis: Analysis) -> _Columns:
-    groups = analysis.groups
-    differs = "differs by cell" if analysis.tuning.keys else ""
-    diverged = [f" ({g.diverged} diverged)" if g.diverged else "" for g in groups]
-    return [
-        (analysis.by, [g.name for g in groups]),
-        ("best setting", [g.setting or differs for g in groups]),
-        ("runs", [f"{g.runs}{d}" for g, d in zip(groups, diverged, strict=True)]),
-        ("seeds", [str(len(g.values)) for g in groups]),
-        ("mean", [f"{g.mean:.4g}" for g in groups]),
-        ("interval", [_brackets(g.low, g.high) for g in groups]),
-    ]
-
-
-def _comparisons(found: Sequence[Comparison]) -> _Columns:
-    needed = [f" (needs {c.needed} more seeds)" if c.needed else "" for c in found]
-    columns = [
-        ("cell", [c.cell for c in found]),
-        ("pair", [f"{c.a} - {c.b}" for c in found]),
-        ("difference", [_number(c.difference) for c in found]),
-        ("interval", [_brackets(c.low, c.high) for c in found]),
-        ("seeds", [str(len(c.differences)) for c in found]),
-        ("first better", [_number(c.improvement, ".0%") for c in found]),
-        ("p", [_number(c.p_value, ".2g") for c in found]),
-        ("verdict", [c.verdict + n for c, n in zip(found, needed, strict=True)]),
-    ]
-    return columns if any(c.cell for c in found) else columns[1:]
-
-
-def _sensitivity(analysis: Analysis) -> _Columns:
-    tuning = analysis.tuning
-    tried = [*tuning.sensitivity.iter_rows(named=True)] if tuning.keys else []
-    return [
-        (analysis.by, [t["group"] for t in tried]),
-        ("cell", [t["cell"] for t in tried]),
-        ("setting", [t["setting"] for t in tried]),
-        ("runs", [str(t["runs"]) for t in tried]),
-        ("diverged", [str(t["diverged"]) for t in tried]),
-        ("mean", [_number(t["mean"]) for t in tried]),
-        ("lowest", [_number(t["low"]) for t in tried]),
-        ("highest", [_number(t["high"]) for t in tried]),
-        ("", ["chosen" if t["chosen"] else "" for t in tried]),
-    ]
-
-
-def _targets(analysis: Analysis) -> _Columns:
-    targets = analysis.targets
-    return [
-        (analysis.by, [t.group for t in targets]),
-        ("reached by", [f"{t.reached} of {t.runs}" for t in targets]),
-        ("median steps", [_number(t.steps, "g", "never") for t in targets]),
-        ("median seconds", [_number(t.seconds, ".3g") for t in targets]),
-    ]
-
-
-def _attribution(analysis: Analysis) -> _Columns:
-    parts = analysis.attribution
-    largest = "largest difference, all else equal"
-    return [
-        ("factor", [p.factor for p in parts]),
-        ("share", [_number(p.share, ".2%", "not balanced") for p in parts]),
-        (largest, [_number(p.largest_difference, ".3g") for p in parts]),
-        ("", ["agree within 1e-4" if p.agrees else "" for p in parts]),
-    ]
-
-
-def _number(value: float | None, digits: str = ".4g", none: str = "-") -> str:
-    return none if value is None or math.isnan(value) else f"{value:{digits}}"
-
-
-def _brackets(low: float, high: float) -> str:
-    return "-" if math.isnan(low) else f"[{low:.4g}, {high:.4g}]"
+        keys = [k for k in control.keys if k.role == role]
+        if not keys:
+            continue
+        if role == "consequence" and not all_keys:
+            text = few((k.name for k in keys), _MOST_KEYS)
+            text += " (--keys lists them)" if len(keys) > _MOST_KEYS else ""
+        else:
+            text = "; ".join(f"{k.name} ({k.values})" for k in keys)
+        _line(console, label, text, "dim")

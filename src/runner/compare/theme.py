@@ -26,6 +26,12 @@ DASHES = ([1, 0], [9, 3], [4, 2], [12, 3, 3, 3], [2, 2]) * 2
 
 INK = {"light": "#1c2127", "dark": "#e4e7eb"}
 PAPER = {"light": "#ffffff", "dark": "#15181d"}
+# One blue, stronger where it is better, so that it reads in grey as well; no lamp on
+# a dark page. White ink is legible on the first half, black on the second.
+HEAT = {
+    "light": ["#08306b", "#2a6fb0", "#9ecae1", "#eef5fb"],
+    "dark": ["#0a4a92", "#2f6aa6", "#7f97ae", "#8d99a6"],
+}
 _FAINT = {"light": "#d9dde2", "dark": "#343a43"}
 _MUTED = {"light": "#57606a", "dark": "#9aa4b0"}
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
@@ -38,6 +44,7 @@ def config(mode: Mode) -> dict[str, Any]:
         "background": "transparent",
         "font": _FONT,
         "view": {"stroke": None},
+        "range": {"heatmap": HEAT[mode]},
         "axis": {
             "labelColor": muted,
             "titleColor": ink,

@@ -3,12 +3,9 @@
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from runner.compare.load import natural
-
-_SECONDS = "time/steps_per_second"
 
 
 class Tuning(NamedTuple):
@@ -16,34 +13,21 @@ class Tuning(NamedTuple):
 
     Attributes:
       keys: the tuned keys, such as ("optimizer.learning_rate",); empty if none.
-      budget: how many settings each group may choose from; None for all of them.
       tried: {group: how many settings it tried, in the cell where it tried most}.
+      budget: of how many settings each group counts with its best: all that it tried
+        if those are equally many and no other budget is asked for (None).
+      matched: whether every group's best of `budget` settings can be computed.
       sensitivity: one row for each group, cell and setting: `group`, `cell`, `setting`
-        (text), a column for each tuned key, `runs`, `diverged`, `mean`, `low`, `high`
-        (mean, lowest and highest of the finite runs), `chosen` (Boolean).
+        (text), a column for each tuned key, `runs`, `failed`, `mean`, `low`, `high`
+        (mean, lowest and highest of the finite runs), `chosen` (Boolean: the best) and
+        `weight`: the probability that it is the best of `budget` settings at random.
     """
 
     keys: tuple[str, ...]
-    budget: int | None
     tried: dict[str, int]
+    budget: int | None
+    matched: bool
     sensitivity: pl.DataFrame
-
-
-class Target(NamedTuple):
-    """How fast a group reached the target.
-
-    Attributes:
-      runs: how many; `reached` of them reached it.
-      steps, seconds: medians over all runs, where a run that never reached it counts as
-        infinite; None for an infinite median. Seconds are without compilation, from
-        time/steps_per_second; None if that wasn't recorded.
-    """
-
-    group: str
-    runs: int
-    reached: int
-    steps: float | None
-    seconds: float | None
 
 
 def tune(
@@ -52,12 +36,16 @@ def tune(
     """Choose each group's best setting in each cell, by the mean over its seeds.
 
     A setting with fewer seeds than another of the same group and cell isn't chosen: a
-    single lucky seed would win. Neither is one in which a run diverged, unless that
-    happened in all of them. A group that tried more than `budget` settings chooses from
-    so many of them, spread evenly over its grid.
+    single lucky seed would win. One with more failed runs is worse than one with less.
+
+    More tries can win by luck. So of groups that tried unequally many settings, each
+    counts with its expected best of m, where m is what the least tuned one has tried:
+    over all choices of m of its settings, how often each of them would be the best.
 
     Args:
-      runs: one row each: `group`, `cell`, `setting` (texts), `seed`, `value`, `keys`.
+      runs: one row each: `group`, `cell`, `setting` (texts), `seed`, `value` (not
+        finite if it failed), `keys`.
+      budget: at most this m.
 
     Returns:
       the tuning, and warnings about unequal budgets and bests at an edge of the grid.
@@ -66,54 +54,85 @@ def tune(
     table = runs.group_by("group", "cell", "setting", *keys, maintain_order=True).agg(
         runs=pl.len(),
         seeds=pl.col("seed").n_unique(),
-        diverged=pl.col("value").is_finite().not_().sum(),
+        failed=pl.col("value").is_finite().not_().sum(),
         mean=finite.mean(),
         low=finite.min(),
         high=finite.max(),
     )
     table = table.sort("group", "cell", *keys, nulls_last=True, maintain_order=True)
-    grids = table.partition_by("group", "cell", maintain_order=True)
-    # A budget may leave out the best setting, so edges are those of the whole grid.
-    free = pl.concat(_choose(grid, None, higher_is_better) for grid in grids)
-    table = pl.concat(_choose(grid, budget, higher_is_better) for grid in grids)
-    counts = table.group_by("group", "cell").len().group_by("group").agg(pl.max("len"))
-    tried = dict(sorted(counts.rows(), key=lambda row: natural(row[0])))
-    warnings = [*_budgets(tried, budget), *(w for k in keys for w in _edges(free, k))]
-    return Tuning(tuple(keys), budget, tried, table.drop("seeds")), tuple(warnings)
+    counts = table.group_by("group", "cell").len("tried")
+    least = dict(counts.group_by("cell").agg(pl.min("tried")).rows())  # in each cell
+    budgets = {cell: min(budget or tried, tried) for cell, tried in least.items()}
+    grids = [
+        _choose(grid, budgets[grid["cell"][0]], higher_is_better)
+        for grid in table.partition_by("group", "cell", maintain_order=True)
+    ]
+    most = counts.group_by("group").agg(pl.max("tried")).rows()
+    tuning = Tuning(
+        tuple(keys),
+        dict(sorted(most, key=lambda row: natural(row[0]))),
+        min(budgets.values())
+        if any(g.filter("chosen")["weight"][0] != 1 for g in grids)
+        else None,
+        not any(grid["weight"].is_nan().any() for grid in grids),
+        pl.concat(grids),
+    )
+    edges = [warning for key in keys for warning in _edges(grids, key)]
+    return tuning, (*_budgets(tuning), *edges)
 
 
-def _choose(
-    grid: pl.DataFrame, budget: int | None, higher_is_better: bool
-) -> pl.DataFrame:
-    kept = range(grid.height)
-    if budget and budget < grid.height:
-        kept = np.linspace(0, grid.height - 1, budget).round().astype(int).tolist()
-    most = grid["seeds"].max()
+def _choose(grid: pl.DataFrame, budget: int, higher_is_better: bool) -> pl.DataFrame:
+    """`grid` with `chosen` and `weight`; NaN where settings lack seeds of others."""
     cost = -pl.col("mean") if higher_is_better else pl.col("mean")
-    ranked = grid.with_row_index().filter(pl.col("index").is_in(kept))
-    order = [pl.col("seeds") != most, pl.col("diverged"), cost]
-    ranked = ranked.sort(order, nulls_last=True, maintain_order=True)
-    return grid.with_columns(chosen=pl.int_range(pl.len()) == ranked["index"][0])
+    fewer_seeds = pl.col("seeds") != pl.col("seeds").max()
+    order = [fewer_seeds, pl.col("failed") / pl.col("runs"), cost]
+    ranked = grid.with_row_index().sort(order, nulls_last=True, maintain_order=True)
+    total, weights = grid.height, [0.0] * grid.height
+    for rank, index in enumerate(ranked["index"]):
+        weights[index] = math.comb(total - 1 - rank, budget - 1) / math.comb(
+            total, budget
+        )
+    if budget < total and grid["seeds"].n_unique() > 1:
+        weights = [math.nan] * total
+    first = ranked["index"][0]
+    return grid.with_columns(
+        chosen=pl.int_range(pl.len()) == first, weight=pl.Series(weights)
+    ).drop("seeds")
 
 
-def _budgets(tried: dict[str, int], budget: int | None) -> list[str]:
-    counts = ", ".join(f"{group} {count}" for group, count in tried.items())
-    if budget is None and len(set(tried.values())) > 1:
+def at_budget(runs: pl.DataFrame, tuning: Tuning) -> pl.DataFrame:
+    """`group`, `cell`, `seed`, and the `value` at the budget that all groups have.
+
+    Args:
+      runs: as for `tune`, with a finite `value` for those that failed too.
+    """
+    on = ["group", "cell", "setting"]
+    weight = pl.col("weight") if tuning.matched else pl.col("chosen").cast(pl.Float64)
+    weights = tuning.sensitivity.select(*on, weight.alias("weight"))
+    runs = runs.join(weights.filter(pl.col("weight") > 0), on=on)
+    value = (pl.col("value") * pl.col("weight")).sum() / pl.col("weight").sum()
+    return runs.group_by("group", "cell", "seed").agg(value=value)
+
+
+def _budgets(tuning: Tuning) -> list[str]:
+    if tuning.budget is None:
+        return []
+    counts = ", ".join(f"{group} {count}" for group, count in tuning.tried.items())
+    if not tuning.matched:
         return [
             f"unequal tuning: settings tried are {counts}, and more tries can win by "
-            "luck. --budget N lets each group choose from N"
+            "luck. They can't be matched, since not every setting has the same seeds"
         ]
-    if budget and any(count != budget for count in tried.values()):
-        return [
-            f"the declared budget is {budget} settings each, but settings tried are "
-            f"{counts}: of more, only {budget} spread over the grid count"
-        ]
-    return []
+    return [
+        f"unequal tuning: settings tried are {counts}, and more tries can win by luck. "
+        f"So each group counts with its expected best of {tuning.budget}, over all "
+        "choices of so many of its settings"
+    ]
 
 
-def _edges(table: pl.DataFrame, key: str) -> list[str]:
+def _edges(grids: list[pl.DataFrame], key: str) -> list[str]:
     warnings = []
-    for grid in table.partition_by("group", "cell", maintain_order=True):
+    for grid in grids:
         best = grid.filter("chosen").row(0, named=True)
         if edge := edge_of(grid[key], best[key]):
             cell = f" ({best['cell']})" if best["cell"] else ""
@@ -130,32 +149,3 @@ def edge_of(tried: pl.Series, value: Any) -> str | None:
         return None
     ends = {"smallest": tried.min(), "largest": tried.max()}
     return next((end for end, tip in ends.items() if tip == value), None)
-
-
-def reach(
-    curves: pl.DataFrame,
-    used: pl.DataFrame,
-    metric: str,
-    target: float | None,
-    higher_is_better: bool,
-) -> tuple[Target, ...]:
-    """How fast each group of `used` (`run`, `group`) first reached `target`."""
-    if target is None or metric not in curves:
-        return ()
-    good = pl.col(metric) >= target if higher_is_better else pl.col(metric) <= target
-    speed = pl.col(_SECONDS) if _SECONDS in curves else pl.lit(None, pl.Float64)
-    taken = pl.col("step") - pl.col("step").shift(1, fill_value=0)
-    first = (
-        curves.with_columns(seconds=(taken / speed).cum_sum().over("run"))
-        .filter(good)
-        .group_by("run", maintain_order=True)
-        .first()
-    )
-    runs = used.join(first.select("run", "step", "seconds"), on="run", how="left")
-    times = pl.col("step", "seconds").cast(pl.Float64).fill_null(math.inf)
-    found = runs.group_by("group", maintain_order=True).agg(
-        pl.len(),
-        pl.col("step").count().alias("reached"),
-        times.median().replace(math.inf, None),
-    )
-    return tuple(Target(*row) for row in found.rows())

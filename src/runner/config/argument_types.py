@@ -40,8 +40,14 @@ def described(hint: Any) -> str:
         elif option in _WORDS:
             words.append(_WORDS[option])
         elif _is_list(option):
-            items = [f", each item {described(i)}" for i in _items(option)[:1]]
-            words.append("a list" + "".join(items))
+            items = [i for i in _items(option)[:1] if i is not Any]
+            words.append("a list")
+            words[-1] += "".join(f", each item {described(i)}" for i in items)
+        elif _kind(option) in (dict, Mapping):
+            values = [v for v in get_args(option)[1:] if v is not Any]
+            words.append("a mapping" + "".join(f" to {described(v)}" for v in values))
+        elif _kind(option) is Callable and len(options) == 1:
+            words.append("a function, as a mapping with _target_")
     return " or ".join(dict.fromkeys(words)) or str(hint)
 
 
@@ -54,7 +60,7 @@ def _options(hint: Any) -> list[Any]:
 
 
 def _fits_one(value: Any, hint: Any) -> bool:
-    kind = get_origin(hint) or hint
+    kind = _kind(hint)
     if isinstance(value, dict) and "_target_" in value:
         return True
     if kind is Literal:
@@ -80,4 +86,8 @@ def _items(hint: Any) -> list[Any]:
 
 
 def _is_list(hint: Any) -> bool:
-    return (get_origin(hint) or hint) in (list, tuple, Sequence)
+    return _kind(hint) in (list, tuple, Sequence)
+
+
+def _kind(hint: Any) -> Any:
+    return get_origin(hint) or hint

@@ -87,7 +87,7 @@ def _explained(error: BaseException) -> str:
         why = str(error).split("\n")
         why = why[1] if why[0].startswith("Error parsing") else why[0]
         key, _, value = str(error.override).partition("=")
-        quoted = f'{key}="{value}"' if "=" in value else 'key="a, b"'
+        quoted = f'{key}="{value}"' if value and '"' not in value else 'key="a, b"'
         return (
             f"{error.override} is not of the form key=value ({why}). Quote a value "
             f"that has spaces or any of =,[]{{}}() in it: '{quoted}'"
@@ -98,7 +98,11 @@ def _explained(error: BaseException) -> str:
         return _not_composed(str(error))
     if "Config group override must be" in str(error):
         return _not_a_name(error)
-    return str(error)
+    return (
+        " ".join(str(error).split())
+        if isinstance(error, HydraException)
+        else str(error)
+    )
 
 
 # Choices that come with an optional dependency.
@@ -156,7 +160,8 @@ def _refused(refused: OmegaConfBaseException, error: BaseException) -> str:
                 "" if given else f": {text}"
             )
     parent = refused.parent_node
-    if isinstance(parent, DictConfig) and str(refused.key) not in map(str, parent):
+    is_key = refused.key is not None and isinstance(parent, DictConfig)
+    if is_key and str(refused.key) not in map(str, parent):
         return _no_such_key(key, str(refused.key), parent)
     return f"{key}: {text}" if key and key not in text else text
 
@@ -199,6 +204,13 @@ def _not_composed(text: str) -> str:
     if twice:
         group = twice[1] or twice[2]
         return f"{group} has a choice already; {group}=... without a + changes it"
+    nowhere = re.match(r"In '(\w+)/(\w+)'.*Key '\1' not in 'Settings'", text, re.DOTALL)
+    if nowhere:
+        group, name = nowhere.groups()
+        return (
+            f"+{group}={name} has no place in the configuration; one is given as in "
+            f"+{group}@{group}s.{name}={name}"
+        )
     lines = [line.strip() for line in text.split("\n")]
     message = " ".join(line for line in lines if line and "https://" not in line)
     unknown = re.match(r"Could not (?:override|append) '?([^'@]+)'", text)
@@ -211,6 +223,9 @@ def _not_a_name(error: BaseException) -> str:
     """Name the group that got a number, a mapping or null, which Hydra doesn't."""
     for argument in sys.argv[1:]:
         group, _, value = argument.lstrip("+").partition("=")
-        if group in _groups() and not isinstance(yaml.safe_load(value), str | list):
+        if not group:
+            return f"{argument} is not of the form key=value"
+        is_group = group in [*_groups(), "hydra"]
+        if is_group and not isinstance(yaml.safe_load(value), str | list):
             return f"{argument} must be the name of a file in the group {group}"
     return str(error)

@@ -1,16 +1,24 @@
 """Hydra's facts about the job that it has just composed."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.conf import one_length
+from runner.errors import ConfigError
+from runner.settings import GROUPS
 
-_PATHS = ("checkpoint.resume", "compilation_cache", "data.data_dir", "data.manual_dir")
+_PATHS = ("checkpoint.resume", "compilation_cache", "init_from")
+# The arguments of functions that name files, ours and a user's.
+_IS_PATH = re.compile(r"(.*_)?(path|dir|file|folder)")
+# Others of data=text and data=table that are paths, unless they are these words.
+_OF_OWN_FILES = ("validation", "test", "vocabulary", "splits")
+_WORDS = ("bytes", "characters")
 
 
 class HydraJob(NamedTuple):
@@ -30,38 +38,84 @@ class HydraJob(NamedTuple):
 
 
 def hydra_job(cfg: DictConfig) -> HydraJob:
-    """The job that Hydra has just composed as `cfg`.
-
-    Of two lengths in `cfg`, the one that isn't on the command line is removed.
-    """
+    """The job that Hydra has just composed as `cfg`; see `facts`."""
     composed = HydraConfig.get()
-    # As they were typed: an interpolation in one may name a secret.
-    overrides = OmegaConf.to_container(composed.overrides.task, resolve=False)
-    assert isinstance(overrides, list)
-    one_length(cfg, overrides)
+    in_sweep = composed.mode == RunMode.MULTIRUN
+    sweep = Path(composed.sweep.dir).name if in_sweep else None
+    made = facts(cfg, composed, Path(composed.runtime.output_dir), sweep)
     if composed.job.chdir:
         _from(Path(composed.runtime.cwd), cfg)
-    in_sweep = composed.mode == RunMode.MULTIRUN
-    return HydraJob(
-        folder=Path(composed.runtime.output_dir),
-        choices={
-            group: choice
-            for group, choice in composed.runtime.choices.items()
-            # Without Hydra's own groups, and those of presets for Hydra's section.
-            if not group.startswith("hydra/") and "@hydra." not in group
-        },
-        overrides=overrides,
-        sweep=Path(composed.sweep.dir).name if in_sweep else None,
-    )
+    return made
+
+
+def facts(cfg: DictConfig, hydra: Any, folder: Path, sweep: str | None) -> HydraJob:
+    """What Hydra knows about `cfg` beside it.
+
+    Of two lengths in `cfg`, the one that isn't on the command line is removed.
+
+    Args:
+      cfg: as Hydra has composed it.
+      hydra: its own section.
+      folder: that of the run.
+      sweep: the name of its sweep, if any.
+    """
+    # As they were typed: an interpolation in one may name a secret.
+    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    _refuse_lists(overrides)
+    one_length(cfg, overrides)
+    choices = {
+        group: choice
+        for group, choice in hydra.runtime.choices.items()
+        # Without Hydra's own groups, and those of presets for Hydra's section.
+        if not group.startswith("hydra/") and "@hydra." not in group
+    }
+    return HydraJob(folder, choices, overrides, sweep)
+
+
+def _refuse_lists(overrides: Sequence[str]) -> None:
+    """Refuse several choices where only one can be, as Hydra would merge them.
+
+    Raises:
+      ConfigError: names the group.
+    """
+    for override in overrides:
+        group, _, value = override.lstrip("+").partition("=")
+        if group in GROUPS and value.startswith("["):
+            raise ConfigError(
+                f"{override} must be one name, as the arguments of several would be "
+                f"mixed; -m with {group}=NAME,NAME runs each"
+            )
 
 
 def _from(folder: Path, cfg: DictConfig) -> None:
     """Let relative paths in `cfg` begin where the command was given."""
-    for key in _PATHS:
+    arguments = [
+        f"{group}.{name}"
+        for group in GROUPS
+        for name in cfg[group]
+        if _IS_PATH.fullmatch(str(name))
+    ]
+    for key in [*_PATHS, *arguments]:
         path = OmegaConf.select(cfg, key)
-        if path in (None, "auto", "never") or path.startswith(("~", "/")):
+        if not isinstance(path, str) or path in ("auto", "never"):
             continue
-        OmegaConf.update(cfg, key, str(folder / path))
+        if not path.startswith(("~", "/")):
+            OmegaConf.update(cfg, key, str(folder / path))
+    if cfg.data._target_.startswith(("runner.data.text.", "runner.data.table.")):
+        for key in _OF_OWN_FILES:
+            _complete(folder, cfg.data, key)
     name = OmegaConf.select(cfg, "data.name")
     if name is not None and name.startswith(("./", "../")):
         cfg.data.name = str(folder / name)
+
+
+def _complete(folder: Path, node: DictConfig, key: str) -> None:
+    """The path at `key`, or those in the mapping there; a column's name is none."""
+    value = node.get(key)
+    if isinstance(value, DictConfig):
+        for name in value:
+            _complete(folder, value, str(name))
+    elif isinstance(value, str) and key != "splits" and value not in _WORDS:
+        if not value.startswith(("~", "/")):
+            node[key] = str(folder / value)

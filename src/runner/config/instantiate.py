@@ -16,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config.argument_ranges import check_argument
 from runner.config.argument_types import described, fits, hints
 from runner.config.explain import explain
+from runner.config.optimizer_groups import NOT_ARGUMENTS, sections
+from runner.config.users_code import raised
 from runner.errors import ConfigError, did_you_mean
 
 _HYDRA_KEYS = {"_target_", "_convert_", "_partial_", "_recursive_", "_args_"}
@@ -28,7 +30,11 @@ def check_targets(cfg: DictConfig, groups: Iterable[str]) -> None:
       ConfigError: see `target`.
     """
     for group in groups:
-        _check(OmegaConf.to_container(section(cfg, group), resolve=False), group)
+        node = section(cfg, group)
+        if isinstance(node, DictConfig):
+            node = OmegaConf.to_container(node, resolve=False)
+        for key, each in sections(node, group).items():
+            _check(each, key)
 
 
 def section(cfg: DictConfig, key: str) -> Any:
@@ -43,10 +49,24 @@ def target(cfg: DictConfig, group: str) -> functools.partial:
       ConfigError: no such function, an argument that it doesn't take, or a value that
         its annotations exclude.
     """
+    return targets(cfg, group)[group]
+
+
+def targets(cfg: DictConfig, group: str) -> dict[str, functools.partial]:
+    """`target`, and those of the groups of parameters in it, by their keys.
+
+    Raises:
+      ConfigError: see `target`.
+    """
     try:
         node = OmegaConf.to_container(section(cfg, group), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
+    every = sections(node, group)
+    return {key: _made(each, key) for key, each in every.items()}
+
+
+def _made(node: Any, group: str) -> functools.partial:
     _check(node, group)
     try:
         made = instantiate(node, _convert_="all", _partial_=True)
@@ -54,8 +74,10 @@ def target(cfg: DictConfig, group: str) -> functools.partial:
         return functools.partial(made.func, *made.args, **made.keywords)
     except InstantiationException as error:  # from a nested node
         cause = error.__cause__
-        if isinstance(cause, ConfigError) or cause is None:
-            raise cause or error from None
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        if cause is None:
+            raise ConfigError(f"{group}: {' '.join(str(error).split())}") from None
         if isinstance(cause, ValueError | TypeError) and all(
             _is_known(name) for name in target_names(node)
         ):
@@ -81,7 +103,7 @@ def call(cfg: DictConfig, group: str, **given) -> Any:
     try:
         return function(**taken)
     except (TypeError, ValueError) as error:
-        if _is_known(name):
+        if _is_known(name) and not raised(error):
             raise ConfigError(f"{group}: {error}") from error
         raise
 
@@ -100,12 +122,12 @@ def _check(node: Any, key: str) -> None:
         raise ConfigError(
             f"{key}._target_={name} can't be loaded: {error}.{_nearest(name)}"
         ) from error
-    if key == "optimizer" and name == "optax.chain":
+    if name == "optax.chain" and key.startswith("optimizer"):
         raise ConfigError(
-            "optimizer._target_=optax.chain takes no learning rate, which schedules "
+            f"{key}._target_=optax.chain takes no learning rate, which schedules "
             "need. Write a function of your own that does, `def mine(learning_rate): "
             "return optax.chain(..., optax.scale_by_learning_rate(learning_rate))`, "
-            "and name it: optimizer._target_=my_module.mine"
+            f"and name it: {key}._target_=my_module.mine"
         )
     annotations = hints(function)
     for argument, value in node.items():
@@ -115,9 +137,10 @@ def _check(node: Any, key: str) -> None:
         if parameter is None:
             if _open(parameters):
                 continue
+            names = [*parameters, *(NOT_ARGUMENTS if ".groups." in key else ())]
             raise ConfigError(
                 f"{key}.{argument} is not an argument of {name}, which takes "
-                f"{', '.join(parameters)}." + did_you_mean(argument, parameters)
+                f"{', '.join(parameters)}." + did_you_mean(argument, names)
             )
         hint = annotations.get(argument, Any)
         is_nested = isinstance(value, dict) and "_target_" in value

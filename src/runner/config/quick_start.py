@@ -3,13 +3,14 @@
 import argparse
 import re
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 
 from runner.config.conf import conf_dir
+from runner.errors import ConfigError
 
 _composed = Hydra.get_mode
 # Overrides that lead to a `hydra.mode` somewhere.
@@ -34,7 +35,12 @@ def _parser() -> argparse.ArgumentParser:
     """Hydra's own, which takes overrides before flags, or after, but not both."""
     parser = get_args_parser()
     parser.parse_args = parser.parse_intermixed_args
+    parser.error = _refuse
     return parser
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message}; --help shows what there is")
 
 
 def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:

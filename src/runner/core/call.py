@@ -73,10 +73,16 @@ def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str,
         if ends or call.logged[i]:
             yield row | {"time/steps_per_second": steps_per_second}
         if ends:
+            try_this = (
+                "Try a lower optimizer.learning_rate"
+                if step > 1 or ends != "train/loss"
+                else "No update was made before, so look at the data, the initial "
+                "values and the loss"
+            )
             raise TrainingStopped(
-                f"{ends} is {row[ends]} at step {step}. The rows "
-                "up to it are kept. Try a lower optimizer.learning_rate, or "
-                "train.on_nan=continue; debug=find_nan names the operation"
+                f"{ends} is {row[ends]} at step {step}. The rows up to it are kept. "
+                f"{try_this}, or train.on_nan=continue; debug=find_nan names the "
+                "operation"
             )
 
 

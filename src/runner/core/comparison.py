@@ -54,9 +54,8 @@ class Comparison:
         self._whole = program.mesh.own if alone else program.mesh.replicated
         self._spec = spec = runs[0].spec
         self._parts = spec.reference(), spec.task, spec.dataset.transforms
-        self._init = step.init(self._parts[0], spec.averaging)
-        arguments = runs[0].init_key, np.float32(0), runs[0].values.hyperparameters
-        self._shapes = jax.eval_shape(self._init, *arguments)
+        self._init = step.init(self._parts[0], spec.averaging, spec.optimizer)
+        self._shapes = jax.eval_shape(self._init, *runs[0].init_arguments)
         self._made: dict[str, Compiling] = {}
         sharding = self._mesh.batches if alone else self._mesh.replicated
         distances = keep(
@@ -149,7 +148,8 @@ class Comparison:
                 found = {
                     name: Numbers(*(x[:1] for x in numbers))
                     for name, numbers in found.items()
-                    if name not in _AFTER and numbers.steps[0] == seen.start + 1
+                    if not name.startswith(_AFTER)
+                    and numbers.steps[0] == seen.start + 1
                 }
             apart = self._distances(carry, other, before) if reaches_end else None
             return Evidence(seen.start, seen.start + count, found, apart)
@@ -230,8 +230,7 @@ class Comparison:
 
     def _seeded(self, seen: Seen) -> tuple:
         """The arguments of a run's `init`."""
-        run = self._runs[seen.member]
-        return run.init_key, run.learning_rates[0], run.values.hyperparameters
+        return self._runs[seen.member].init_arguments
 
     def _evaluated(self, split: str) -> tuple:
         """The columns, and the batches of the first evaluation call."""

@@ -1,6 +1,7 @@
 """Feeding the devices: row numbers of columns held there, or whole batches."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from runner.data.dataset import (
     Dataset,
     MemorySplit,
     Split,
+    eval_batches,
     eval_indices,
     train_batches,
 )
@@ -178,12 +180,12 @@ def _eval_batches(
     names = list(dataset.evaluated)
     # Where the split begins in `DeviceData.eval`.
     first = sum(len(dataset.splits[each]) for each in names[: names.index(name)])
+    batches = None if dataset.mode == "device" else eval_batches(dataset, name, rows)
     for start in range(0, len(rows), capacity):
-        taken = {ROWS: rows[start : start + capacity]}
-        if dataset.mode == "device":
-            taken[ROWS] = taken[ROWS] + np.int32(first)
+        if batches is None:
+            taken = {ROWS: rows[start : start + capacity] + np.int32(first)}
         else:
-            taken = _stack([dataset.splits[name].rows(r) for r in taken[ROWS]])
+            taken = _stack(list(itertools.islice(batches, capacity)))
         taken[IS_EXAMPLE] = is_example[start : start + capacity]
         padded = _padded(taken, capacity)
         yield mesh.put(padded, mesh.eval_batches, dataset.batch_size)

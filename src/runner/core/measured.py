@@ -29,37 +29,40 @@ class Measured(NamedTuple):
         return "patches" in self.microseconds
 
 
-# 2 cores of an AMD EPYC, jax 0.10.2, with a load of 5 to 11 from others: only ratios
-# within a row count. Digits are 8x8 images; the transformer was that of an earlier
-# example, with two layers and an output layer of its own. Batches of 64, and an
-# evaluation an epoch. So a step of a small model alone takes longer than in a long run
-# without evaluations, which cost the host a call.
+# 2 cores of an AMD EPYC, jax 0.10.2, by --rounds 3. Only the MLPs had the cores to
+# themselves, so only ratios within a row count. Digits are 8x8 images. Batches of 64,
+# and an evaluation an epoch. So a step of a small model alone takes longer than in a
+# long run without evaluations, which cost the host a call.
 MEASURED = (
     Measured(
         "cpu", "cpu", "mlp [16]", 3.28e5,
-        {"native": {1: 50.2, 4: 38.0, 8: 28.8, 32: 20.0}},
+        {"native": {1: 25.4, 4: 17.3, 8: 20.4, 32: 17.4}},
     ),
     Measured(
         "cpu", "cpu", "mlp [128, 64]", 5.56e6,
-        {"native": {1: 366, 4: 167, 8: 166, 32: 149}},
+        {"native": {1: 121, 4: 126, 8: 113, 32: 108}},
     ),
     Measured(
         "cpu", "cpu", "mlp [512, 256]", 6.04e7,
-        {"native": {1: 1270, 4: 1239, 8: 1306, 32: 2301}},
+        {"native": {1: 870, 4: 774, 8: 765, 32: 1027}},
     ),
     Measured(
-        "cpu", "cpu", "transformer 32", 1.66e8,
-        {"native": {1: 6787, 4: 6891, 8: 8183, 32: 25010}},
+        "cpu", "cpu", "transformer 32", 3.30e8,
+        {"native": {1: 12530, 4: 11820, 8: 13510, 32: 15470}},
+    ),
+    Measured(
+        "cpu", "cpu", "transformer 128", 4.94e9,
+        {"native": {1: 123400, 4: 88210, 8: 98730, 32: 140600}},
     ),
     Measured(
         "cpu", "cpu", "cnn 8x8", 1.31e8,
-        {"native": {1: 2921, 4: 4911, 8: 5865, 32: 14550},
-         "patches": {1: 2832, 4: 3182, 8: 3657, 32: 5918}},
+        {"native": {1: 2709, 4: 4317, 8: 5038, 32: 7956},
+         "patches": {1: 2331, 4: 1938, 8: 2502, 32: 3070}},
     ),
     Measured(
         "cpu", "cpu", "cnn 28x28", 1.60e9,
-        {"native": {1: 76660, 4: 258500, 8: 292000, 32: 349700},
-         "patches": {1: 69950, 4: 86540, 8: 83490, 32: 96020}},
+        {"native": {1: 49570, 4: 120700, 8: 172500, 32: 257700},
+         "patches": {1: 44960, 4: 47410, 8: 50430, 32: 50310}},
     ),
     Measured(
         "cpu", "cpu", "cnn 28x28 [64, 128, 256]", 1.13e10,

@@ -1,145 +1,19 @@
-"""Optimizers: as a configuration asks for them, and as the compiled step runs them."""
+"""Optimizers, as the compiled step runs them."""
 
 import functools
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from runner.core import groups as grouping
+from runner.core.groups import FACTOR, REST
 from runner.core.keep import Keep, make_anew
-from runner.core.schedules import ReduceOnPlateau, Schedule, states_of
+from runner.core.optimizer_spec import OptimizerSpec, toy_update
+from runner.core.schedules import ReduceOnPlateau, states_of
 from runner.errors import ConfigError
-
-
-class OptimizerSpec(NamedTuple):
-    """The optimization that the resolved config asks for.
-
-    Attributes:
-      factory: the optimizer's function and all of its arguments.
-      schedule: that of the learning rate, maybe with a plateau rule.
-      steps: the length of the run.
-      clip_global_norm, mask_weight_decay: as in the `train` section.
-    """
-
-    factory: functools.partial
-    schedule: Schedule | ReduceOnPlateau
-    steps: int
-    clip_global_norm: float | None
-    mask_weight_decay: bool
-
-    @property
-    def base_schedule(self) -> Schedule:
-        """The schedule without its plateau rule."""
-        schedule = self.schedule
-        return schedule.base if isinstance(schedule, ReduceOnPlateau) else schedule
-
-    @property
-    def name(self) -> str:
-        """A readable name, such as "optax.adam"."""
-        package = self.factory.func.__module__.split(".")[0]
-        return f"{package}.{self.factory.func.__name__}"
-
-    @property
-    def text(self) -> str:
-        """The same with the learning rate, such as "optax.adam(0.001)"."""
-        return f"{self.name}({self.factory.keywords['learning_rate']:g})"
-
-    def with_values(self, hyperparameters: dict[str, float]) -> "OptimizerSpec":
-        """The same with other values of the float arguments."""
-        values = dict(hyperparameters)
-        clip = values.pop("clip_global_norm", None)
-        factory = functools.partial(self.factory, **values)
-        return self._replace(factory=factory, clip_global_norm=clip)
-
-    def textbook(self, rates: np.ndarray) -> optax.GradientTransformationExtraArgs:
-        """Clipping, the optimizer with a schedule, the plateau: optax, plainly chained.
-
-        Args:
-          rates: the learning rate of each step.
-        """
-        arguments = dict(self.factory.keywords)
-        if self.mask_weight_decay:
-            arguments[mask_argument(self.factory.func)] = decayed_parameters
-        arguments["learning_rate"] = lambda count: jnp.asarray(rates)[count]
-        parts = []
-        if self.clip_global_norm is not None:
-            parts.append(optax.clip_by_global_norm(self.clip_global_norm))
-        parts.append(_scheduled(self.factory.func, arguments))
-        if isinstance(self.schedule, ReduceOnPlateau):
-            parts.append(self.schedule.transformation)
-        return optax.chain(*parts)
-
-
-def _scheduled(function: Callable, arguments: dict) -> optax.GradientTransformation:
-    """`function` with a schedule, or with each step's value of it if it takes none."""
-    if _takes_schedule(function, arguments):
-        return function(**arguments)
-    others = set(arguments) - {"learning_rate"}
-    return optax.inject_hyperparams(function, static_args=others)(**arguments)
-
-
-def _takes_schedule(function: Callable, arguments: dict) -> bool:
-    annotation = inspect.signature(function).parameters["learning_rate"].annotation
-    if annotation in (jax.typing.ArrayLike, float, Any):
-        return False
-    try:
-        jax.eval_shape(lambda: toy_update(function(**arguments)))
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def decayed_parameters(params: Any) -> Any:
-    """True for parameters that weight decay applies to: not biases or norm scales."""
-    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
-
-
-def extra_arguments(
-    grads: Any, loss: Any, loss_fn: Callable[[Any], jax.Array], eval_loss: Any
-) -> dict[str, Any]:
-    """Everything beyond gradients that an optax update may ask for, by optax's names.
-
-    `loss_fn` gives this batch's loss at any parameters; it costs nothing unless used.
-    """
-
-    # optax's line searches refuse extra arguments that are not named here.
-    def value_fn(params, obj_fn=None, grad_fn=None, eval_loss=None):
-        del obj_fn, grad_fn, eval_loss
-        return loss_fn(params)
-
-    return {
-        "value": loss,
-        "grad": grads,
-        "value_fn": value_fn,  # line searches
-        "obj_fn": loss_fn,  # sophia
-        "grad_fn": lambda params, _: jax.grad(loss_fn)(params),  # sam
-        "eval_loss": eval_loss,  # reduce_on_plateau with watch=validation
-    }
-
-
-def toy_update(tx: optax.GradientTransformation) -> Any:
-    """An update of two small parameters: traced, it shows whether `tx` is sound."""
-    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
-    one = jnp.ones(())
-    extra = extra_arguments(params, one, optax.tree.norm, one)
-    tx = optax.with_extra_args_support(tx)
-    return tx.update(params, tx.init(params), params, **extra)
-
-
-def mask_argument(func: Callable) -> str:
-    """The name of `func`'s argument that limits weight decay to some parameters."""
-    parameters = inspect.signature(func).parameters
-    for name in ("mask", "weight_decay_mask"):
-        if name in parameters:
-            return name
-    raise ConfigError(
-        f"train.mask_weight_decay=true: {func.__name__} has no weight decay to mask "
-        "(it takes neither `mask` nor `weight_decay_mask`); try optimizer=adamw"
-    )
 
 
 class Optimizer(NamedTuple):
@@ -164,44 +38,108 @@ def optimizer(wanted: OptimizerSpec, keep: Keep = make_anew) -> Optimizer:
     Raises:
       ConfigError: an argument that optax refuses, or no weight decay to mask.
     """
-    factory, schedule = wanted.factory, wanted.schedule
-    arguments = {k: v for k, v in factory.keywords.items() if k != "learning_rate"}
-    if wanted.mask_weight_decay:
-        if arguments.get("adam_weight_decay"):
-            raise ConfigError(
-                "train.mask_weight_decay=true has no effect on "
-                f"optimizer.adam_weight_decay={arguments['adam_weight_decay']}, which "
-                "optax doesn't mask; set it to 0"
-            )
-        arguments[mask_argument(factory.func)] = decayed_parameters
-    floats = {k: v for k, v in arguments.items() if isinstance(v, float)}
-    static = {k: v for k, v in arguments.items() if k not in floats}
-    refused = keep(
-        ("refused as traced", factory.func, f"{static} {sorted(floats)}"),
-        lambda: _refused_as_traced(factory.func, static, floats),
-    )
-    for name in refused:
-        static[name] = floats.pop(name)
-    if isinstance(schedule, ReduceOnPlateau) and _is_schedule_free(factory):
+    schedule, groups = wanted.schedule, wanted.groups
+    families = {REST: _family(wanted, wanted.factory, keep)}
+    families |= {g.name: _family(wanted, g.factory, keep) for g in groups}
+    floats = dict(families[REST].floats)
+    if isinstance(schedule, ReduceOnPlateau) and _is_schedule_free(wanted.factory):
         raise ConfigError(
-            f"schedule=reduce_on_plateau scales updates, but {factory.func.__name__} "
-            "keeps iterates of its own that they must agree with; choose another "
-            "schedule or optimizer"
+            f"schedule=reduce_on_plateau scales updates, but "
+            f"{wanted.factory.func.__name__} keeps iterates of its own that they must "
+            "agree with; choose another schedule or optimizer"
         )
+    for group in groups:
+        own = families[group.name].floats
+        floats |= {group.key(k): v for k, v in own.items()}
+        floats[group.key(FACTOR)] = group.factor
+    if groups:
+        parts = [("optimizer", wanted.factory)]
+        parts += [(f"optimizer.groups.{g.name}", g.factory) for g in groups]
+        for key, factory in parts:
+            _check_may_be_a_part(key, factory)
     if wanted.clip_global_norm is not None:
         floats["clip_global_norm"] = wanted.clip_global_norm
 
     def transformation(learning_rate, hyperparameters):
-        values = dict(hyperparameters)
         parts = []
-        if "clip_global_norm" in values:
-            parts.append(optax.clip_by_global_norm(values.pop("clip_global_norm")))
-        parts.append(factory.func(learning_rate=learning_rate, **static, **values))
+        if any(group.frozen for group in groups):
+            still = grouping.frozen(groups)
+            parts.append(optax.masked(optax.set_to_zero(), still))
+        if "clip_global_norm" in hyperparameters:
+            clip = hyperparameters["clip_global_norm"]
+            parts.append(optax.clip_by_global_norm(clip))
+        of = grouping.rates(learning_rate, hyperparameters)
+        each = {
+            g.name: optax.set_to_zero()
+            if g.frozen
+            else families[g.name].made(of[g.name], hyperparameters, g.key)
+            for g in groups
+        }
+        rest = families[REST].made(learning_rate, hyperparameters, lambda name: name)
+        every: dict[Hashable, Any] = {**each, REST: rest}
+        parts.append(optax.partition(every, grouping.labels(groups)) if each else rest)
         if isinstance(schedule, ReduceOnPlateau):
             parts.append(schedule.transformation)
         return optax.chain(*parts)
 
     return Optimizer(transformation, floats)
+
+
+class _Family(NamedTuple):
+    """An optimizer's function, its arguments, and those that are hyperparameters."""
+
+    function: Callable
+    static: dict[str, Any]
+    floats: dict[str, float]
+
+    def made(self, learning_rate: Any, values: dict, key: Callable[[str], str]) -> Any:
+        """The transformation with the hyperparameters that `values` has by `key`."""
+        own = {name: values[key(name)] for name in self.floats}
+        return self.function(learning_rate=learning_rate, **self.static, **own)
+
+
+def _family(wanted: OptimizerSpec, factory: functools.partial, keep: Keep) -> _Family:
+    arguments = {k: v for k, v in factory.keywords.items() if k != "learning_rate"}
+    if wanted.mask_weight_decay and arguments.get("adam_weight_decay"):
+        raise ConfigError(
+            "train.mask_weight_decay has no effect on "
+            f"optimizer.adam_weight_decay={arguments['adam_weight_decay']}, which "
+            "optax doesn't mask; set it to 0"
+        )
+    arguments = wanted.masked(factory.func, arguments)
+    floats = {k: v for k, v in arguments.items() if isinstance(v, float)}
+    static = {k: v for k, v in arguments.items() if k not in floats}
+    # A mask is a new function each time.
+    named = {k: getattr(v, "__qualname__", v) for k, v in static.items()}
+    refused = keep(
+        ("refused as traced", factory.func, f"{named} {sorted(floats)}"),
+        lambda: _refused_as_traced(factory.func, static, floats),
+    )
+    for name in refused:
+        static[name] = floats.pop(name)
+    return _Family(factory.func, static, floats)
+
+
+def _check_may_be_a_part(key: str, factory: functools.partial) -> None:
+    """Refuse an optimizer that can't be one of several in a run.
+
+    It has to do with its own parameters: the loss at others is that of all of them.
+    """
+
+    def refused(params):
+        raise ConfigError(
+            f"{key}: {factory.func.__name__} computes the loss or its gradients at "
+            "parameters of its own choice, which a group alone doesn't have; choose "
+            "another optimizer, or no groups"
+        )
+
+    made = functools.partial(factory.func, **factory.keywords | {"learning_rate": 0.1})
+    jax.eval_shape(lambda: toy_update(made(), refused))
+    if _is_schedule_free(made):
+        raise ConfigError(
+            f"{key}: {factory.func.__name__} evaluates other parameters than those "
+            "that it trains, which groups can't; choose another optimizer, or no groups"
+        )
 
 
 def polyak_sgd(

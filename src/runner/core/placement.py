@@ -1,7 +1,6 @@
 """How the arrays of a state are split over the axes of a mesh."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from runner.errors import ConfigError
-from runner.trees import path_text
+from runner.trees import is_found, is_pattern, path_text
 
 # The axes of each dimension of an array; () where it is whole.
 Split = tuple[tuple[str, ...], ...]
@@ -87,7 +86,7 @@ class Placement(NamedTuple):
 
     def _fits(self, rule: tuple, name: str, shape: tuple[int, ...]) -> bool:
         pattern, asked = rule
-        if len(asked) != len(shape) or not re.search(pattern, name):
+        if len(asked) != len(shape) or not is_found(pattern, name):
             return False
         found = self.axes.present(asked)
         return self.axes.divide(shape, found) and any(found) == any(asked)
@@ -170,13 +169,14 @@ def rules(given: Sequence[Any]) -> tuple:
     for rule in given:
         try:
             pattern, axes = rule
-            re.compile(pattern)
             named = [axis for axis in axes if axis is not None]
             if isinstance(axes, str) or set(named) - {*Axes._fields}:
                 raise ValueError
+            if not is_pattern(pattern):
+                raise ValueError
             if len(set(named)) < len(named):
                 raise ValueError
-        except (TypeError, ValueError, re.error):
+        except (TypeError, ValueError):
             raise ConfigError(
                 f"mesh.rules: {rule} must be a regular expression and a list of axes, "
                 f"null or {', '.join(Axes._fields)} for each dimension, none of them "

@@ -17,10 +17,12 @@ from runner.core.choose import steps_per_call
 from runner.core.compiling import Compiling
 from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
+from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline
 from runner.core.snapshot import Snapshot
 from runner.core.step import Values
 from runner.core.timetable import Cut, Timetable
+from runner.core.warm_start import WarmStart
 from runner.data.dataset import Dataset, eval_indices
 from runner.errors import ConfigError
 from runner.tasks.task import Task, is_shape, numbers
@@ -37,6 +39,8 @@ class ProgramSpec(NamedTuple):
       steps_per_call: the most; None leaves it to the rule of `choose`.
       reference: makes the pipeline that a witness computes with.
       canonical: whether all pipelines of its model start from the same values.
+      optimizer: that of its pipeline.
+      warm: whether its runs start from values of their own.
     """
 
     description: dict[str, Any]
@@ -52,6 +56,8 @@ class ProgramSpec(NamedTuple):
     steps_per_call: int | None
     reference: Callable[[], Pipeline]
     canonical: bool
+    optimizer: Optimizer
+    warm: bool
 
     @property
     def key(self) -> str:
@@ -70,7 +76,7 @@ class Program:
     batches, learning_rates, ...) have a leading member axis.
 
     Attributes:
-      init: (key, learning_rate, hyperparameters) -> carry.
+      init: (key, learning_rate, hyperparameters, start) -> carry.
       calls: by their number of blocks (see `Cut`; 0: a single step), functions (carry,
         columns, batches, learning_rates, first_step, eval_loss, values) -> (carry,
         rows), each compiled in the background once it is wanted. `rows` has an array
@@ -180,6 +186,7 @@ def compile_program(
         initial = kept("init", make=lambda: Compiling(
             jax.jit(jax.vmap(initialize), out_shardings=state),
             own(numbers.key), own(number), own(numbers.hyperparameters),
+            *own(start_of(spec, values)),
         ))  # fmt: skip
     else:
         initial = keep(("init", spec.key), lambda: init(spec, values))
@@ -312,7 +319,20 @@ def carry_shapes(spec: ProgramSpec, values: Values) -> Any:
 def init_arguments(spec: ProgramSpec, values: Values) -> tuple:
     """Shapes of the arguments of `ProgramSpec.init`."""
     arguments = values.key, np.float32(0), values.hyperparameters
-    return _on_mesh(spec, jax.eval_shape(lambda: arguments))
+    start = start_of(spec, values)  # split as the state will be
+    start = with_sharding(start, spec.mesh.state(start))
+    return *_on_mesh(spec, jax.eval_shape(lambda: arguments)), *start
+
+
+def start_of(spec: ProgramSpec, values: Values) -> tuple[WarmStart, ...]:
+    """Shapes of a run's `start`; none if its program takes none."""
+    if not spec.warm:
+        return ()
+    rate, numbers = np.float32(0), values.hyperparameters
+    state = jax.eval_shape(spec.pipeline.init, values.key, rate, numbers)
+    state = state._replace(opt_state=())
+    flag = jax.ShapeDtypeStruct((), jnp.bool_)
+    return (WarmStart(state, jax.tree.map(lambda x: flag, state)),)
 
 
 def _step_arguments(spec: ProgramSpec, values: Values) -> tuple:
@@ -366,7 +386,7 @@ def _functions(
     # A population has a mesh of its own.
     parts = spec.pipeline, spec.task, spec.dataset.transforms
     return (
-        step.init(spec.pipeline, spec.averaging),
+        step.init(spec.pipeline, spec.averaging, spec.optimizer),
         step.train_step(*parts, spec.microbatches),
         step.eval_step(*parts),
     )

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from runner.core.choose import Choice
-from runner.core.optimizers import OptimizerSpec
+from runner.core.optimizer_spec import OptimizerSpec
 from runner.core.program import ProgramSpec
 from runner.core.snapshot import Snapshot
 from runner.core.step import Values
 from runner.core.timetable import Timetable
+from runner.core.warm_start import WarmStart
 from runner.data.order import Order
 from runner.settings import TrainSettings
 
@@ -25,6 +26,7 @@ class Run(NamedTuple):
       values: the numbers that are arguments of the compiled step.
       learning_rates: float32 [steps], before a plateau's scale.
       init_key: PRNG key of the initial parameters.
+      start: values that replace some of them; None if there are none.
       order: which examples each step uses.
       settings: the `train` section, complete and checked.
       config: the whole configuration, as recorded.
@@ -37,12 +39,20 @@ class Run(NamedTuple):
     values: Values
     learning_rates: np.ndarray
     init_key: jax.Array
+    start: WarmStart | None
     order: Order
     settings: TrainSettings
     config: dict[str, Any]
     optimizer: OptimizerSpec
     hyperparameters: dict[str, float]
     choice: Choice
+
+    @property
+    def init_arguments(self) -> tuple:
+        """The arguments of `runner.core.step.init`'s function."""
+        rates, numbers = self.learning_rates[..., 0], self.values.hyperparameters
+        own = () if self.start is None else (self.start,)
+        return self.init_key, rates, numbers, *own
 
     @property
     def timetable(self) -> Timetable:

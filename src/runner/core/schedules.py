@@ -53,6 +53,12 @@ def table(schedule: Schedule, steps: int) -> np.ndarray:
             f"the schedule's learning rate is {rates[bad[0]]} at step {bad[0]}; it "
             "must be finite and not negative"
         )
+    if not rates.any():
+        raise ConfigError(
+            f"the schedule's learning rate is 0 at all of the run's {steps} steps, so "
+            "nothing would be learned: optimizer.learning_rate must be above 0, and a "
+            "warm-up must end before the run does"
+        )
     return rates
 
 
@@ -65,9 +71,10 @@ def piecewise_constant(
             f"schedule.boundaries={list(boundaries)} must be as long as "
             f"schedule.scales={list(scales)}"
         )
-    if list(boundaries) != sorted(set(boundaries)):
+    if list(boundaries) != sorted(set(boundaries)) or min(boundaries, default=0) < 0:
         raise ConfigError(
-            f"schedule.boundaries={list(boundaries)} must be strictly increasing"
+            f"schedule.boundaries={list(boundaries)} must be strictly increasing, and "
+            "none negative"
         )
     scale_at = dict(zip(boundaries, scales, strict=True))
     return optax.piecewise_constant_schedule(init_value, scale_at)

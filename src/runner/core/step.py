@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from runner.core import feed
-from runner.core.optimizers import evaluation_params
+from runner.core import feed, groups
+from runner.core.optimizers import Optimizer, evaluation_params
 from runner.core.pipeline import Pipeline, TrainState, same_dtypes
 from runner.core.schedules import plateau_scale
+from runner.core.warm_start import warmed
 from runner.data.transforms import Transform, transformed
 from runner.tasks.task import Task, mean, numbers, sums
 
@@ -42,11 +43,20 @@ class Values(NamedTuple):
     ema_decay: Any
 
 
-def init(pipeline: Pipeline, averaging: bool) -> Callable:
-    """(key, learning_rate, hyperparameters) -> Carry."""
+def init(
+    pipeline: Pipeline, averaging: bool, optimizer: Optimizer | None = None
+) -> Callable:
+    """(key, learning_rate, hyperparameters, start=None) -> Carry.
 
-    def init(key, learning_rate, hyperparameters):
+    With a `WarmStart` it needs `optimizer`, that of the pipeline.
+    """
+
+    def init(key, learning_rate, hyperparameters, start=None):
         state = pipeline.init(key, learning_rate, hyperparameters)
+        if start is not None:
+            assert optimizer is not None
+            tx = optimizer.transformation(learning_rate, hyperparameters)
+            state = warmed(state, start, tx)
         # A copy, because both are donated to the first step.
         return Carry(state, jax.tree.map(jnp.copy, state.params) if averaging else None)
 
@@ -94,9 +104,12 @@ def train_step(
         if average is not None:
             evaluated = evaluation_params(new.opt_state, new.params)
             average = optax.incremental_update(evaluated, average, 1 - values.ema_decay)
+        rates = groups.rates(learning_rate, values.hyperparameters)
+        scale = plateau_scale(new.opt_state)
         row = {
             **numbers(task, total),
-            "learning_rate": learning_rate * plateau_scale(new.opt_state),
+            "learning_rate": learning_rate * scale,
+            **{f"learning_rate/{k}": rate * scale for k, rate in rates.items()},
             "grad_norm": norm(grads),
             "update_norm": norm(optax.tree.sub(new.params, state.params)),
         }

@@ -208,6 +208,7 @@ def _together(
         run = run._replace(
             learning_rates=np.stack([each.learning_rates for each in filled]),
             init_key=_stacked([each.init_key for each in filled]),
+            start=_stacked([each.start for each in filled]),
             values=_stacked([each.values for each in filled]),
         )
         orders = [each.order for each in filled]
@@ -257,8 +258,7 @@ def _calls(
     if start:
         step, (carry, eval_loss, _) = start.step, start.snapshot
     else:
-        rates, numbers = run.learning_rates[..., 0], run.values.hyperparameters
-        carry = program.init.result()(run.init_key, rates, numbers)
+        carry = program.init.result()(*run.init_arguments)
 
     waiting: deque[Call] = deque()
     stopped = None

@@ -3,14 +3,16 @@
 import dataclasses
 import functools
 import itertools
+import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from runner.data.draws import Draws
 from runner.data.order import Order
 from runner.data.transforms import Transform, transformed
 from runner.errors import ConfigError, did_you_mean
@@ -75,6 +77,11 @@ class Dataset:
         transforms: What a compiled step does to a batch before the model gets it.
         files: Those that the examples are read from, if known. They identify data that
             are too large to be read for that: see `data_digest`.
+        reshuffle: Whether each epoch has an order of its own; see `Order`.
+        contents: A digest of all examples, if whoever made the data set has one.
+        threads: As many batches of a stream are read at the same time.
+        drawn: None: an epoch is a permutation of the examples (see `Order`). A number:
+            examples are drawn with replacement, and an epoch is as many (see `Draws`).
 
     Raises:
         ConfigError: a value is out of range, or the batch is larger than the data.
@@ -87,6 +94,12 @@ class Dataset:
     mode: Mode
     transforms: Sequence[Transform] = ()
     files: Sequence[Path] = ()
+    reshuffle: bool = True
+    contents: str | None = None
+    # Reading a whole batch at once is about three times faster than grain's usual read
+    # of single examples; two threads, because decoding holds the GIL.
+    threads: int = 2
+    drawn: int | None = None
 
     def __post_init__(self):
         check_batch_size(self.batch_size)
@@ -123,6 +136,27 @@ class Dataset:
     def tests(self) -> list[str]:
         """The names of the splits that are evaluated once, at the end."""
         return [name for name in self.evaluated if name.startswith("test")]
+
+    def order(self, seed: int, limit_batches: int | None) -> Order:
+        """The rows of each training step of a run; the arguments are `Order`'s."""
+        given = self.batch_size, seed, limit_batches, self.reshuffle
+        if self.drawn is None:
+            return Order(len(self.train), *given)
+        return Draws(len(self.train), *given, drawn=self.drawn)
+
+    def validated_on_test(self) -> "Dataset":
+        """The same with its test splits in the place of those for validation.
+
+        Raises:
+            ConfigError: there is no test split.
+        """
+        if not self.tests:
+            raise ConfigError(
+                f"validation=test needs a test split, and data={self.name} has none"
+            )
+        moved = {f"validation{n.removeprefix('test')}": n for n in self.tests}
+        kept = {new: self.splits[old] for new, old in moved.items()}
+        return dataclasses.replace(self, splits={"train": self.train, **kept})
 
     @functools.cached_property
     def features(self) -> dict[str, Feature]:
@@ -166,6 +200,37 @@ def check_mode(mode: str, modes: Collection[str]) -> None:
         )
 
 
+def chosen_mode(
+    mode: Mode | Literal["auto"], sizes_mb: Mapping[str, float], **limits_mb: float
+) -> Mode:
+    """`mode`, or for "auto" the first in which the data don't exceed their limit.
+
+    Args:
+        mode: As configured.
+        sizes_mb: Of all splits, in MiB, in the modes "device" and "memory".
+        limits_mb: The most of each; a stream has none.
+
+    Raises:
+        ConfigError: the data are larger than this machine's memory.
+    """
+    chosen: Mode = "stream" if mode == "auto" else mode
+    for each in reversed(MODES[:2]) if mode == "auto" else ():
+        if sizes_mb[each] <= limits_mb[each]:
+            chosen = each
+    needed, there = sizes_mb.get(chosen, 0) * 2**20, host_memory()
+    if needed > there:
+        raise ConfigError(
+            f"data.mode={chosen} takes {needed / 1e9:,.0f} GB, and there are "
+            f"{there / 1e9:,.0f} GB of memory; data.mode=stream reads from disk"
+        )
+    return chosen
+
+
+def host_memory() -> int:
+    """The bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def check_splits(names: Collection[str]) -> None:
     """Refuses names of splits that don't say what they are for."""
     for name in names:
@@ -177,96 +242,6 @@ def check_splits(names: Collection[str]) -> None:
             )
     if "train" not in names:
         raise ConfigError("data.splits.train must be given")
-
-
-def labelled(
-    split: Split, classes: Mapping[str, int], where: str, *, drop: bool
-) -> Split:
-    """`split` with nothing but classes that exist in its columns of classes.
-
-    Args:
-        split: A `MemorySplit` is checked at once, another when it is read.
-        classes: The number of classes of each such column.
-        where: The split in words, for the message.
-        drop: Leave out the examples with other numbers instead of refusing them.
-
-    Raises:
-        ConfigError: there are such examples, with their number and the way out.
-    """
-    if not classes:
-        return split
-    if drop:
-        kept = np.flatnonzero(_in_range(_labels(split, classes), classes))
-        if len(kept) == len(split):
-            return split
-        if isinstance(split, MemorySplit):
-            return MemorySplit(split.rows(kept))
-        return _Part(split, kept)
-    if isinstance(split, MemorySplit):
-        _refuse_others(split.columns, classes, where)
-        return split
-    return _Checked(split, classes, where)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Part:
-    """The examples `kept` of a split."""
-
-    split: Split
-    kept: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        return self.split.rows(self.kept[indices])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Checked:
-    """A split whose classes are checked as they are read."""
-
-    split: Split
-    classes: Mapping[str, int]
-    where: str
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        rows = self.split.rows(indices)
-        _refuse_others(rows, self.classes, self.where)
-        return rows
-
-
-def _labels(split: Split, names: Collection[str]) -> dict[str, np.ndarray]:
-    parts = [
-        split.rows(np.arange(start, min(start + 1024, len(split))))
-        for start in range(0, len(split), 1024)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-
-def _in_range(columns: Mapping[str, np.ndarray], classes: Mapping[str, int]) -> Any:
-    """bool `[n]`: whether all numbers of an example exist."""
-    good: Any = True
-    for name, size in classes.items():
-        column = columns[name].reshape(len(columns[name]), -1)
-        good = good & ((column >= 0) & (column < size)).all(axis=1)
-    return good
-
-
-def _refuse_others(
-    columns: Mapping[str, np.ndarray], classes: Mapping[str, int], where: str
-) -> None:
-    for name, size in classes.items():
-        bad = int(np.sum(~_in_range(columns, {name: size})))
-        if bad:
-            raise ConfigError(
-                f"{where}: {bad} examples have a {name} that is not from 0 to "
-                f"{size - 1}, such as the -1 of an unknown one. Choose another split, "
-                "or leave them out with data.unlabelled=drop"
-            )
 
 
 def train_batches(
@@ -283,13 +258,33 @@ def train_batches(
 
     if dataset.mode != "stream":
         return map(batch_at, itertools.count(start))
+    return read_ahead(batch_at, start, sys.maxsize, dataset.threads)
+
+
+def eval_batches(
+    dataset: Dataset, name: str, rows: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches `rows` `[batches, examples]` of the split `name`, in turn."""
+
+    def batch_at(number: int) -> dict[str, np.ndarray]:
+        return dataset.splits[name].rows(rows[number])
+
+    if dataset.mode != "stream":
+        return map(batch_at, range(len(rows)))
+    return read_ahead(batch_at, 0, len(rows), dataset.threads)
+
+
+def read_ahead(
+    read: Callable[[int], dict[str, np.ndarray]], start: int, stop: int, threads: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """`read(start)`, `read(start + 1)`, ... in order, by threads that are ahead."""
     import grain
 
-    # Reading a whole batch at once is about three times faster than grain's usual
-    # read of single examples; two threads, because decoding holds the GIL.
-    steps = grain.MapDataset.range(start, sys.maxsize).map(batch_at)
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    return iter(steps.to_iter_dataset(options))
+    numbers = grain.MapDataset.range(start, stop).map(read)
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=max(4, threads)
+    )
+    return iter(numbers.to_iter_dataset(options))
 
 
 def eval_indices(dataset: Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:

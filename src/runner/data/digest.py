@@ -23,12 +23,15 @@ def data_digest(dataset: Dataset) -> dict[str, Any]:
     Returns:
         A digest of each column of each split: `{"train": {"label": ...}, ...}`. What
         isn't that says so by its only key:
-        "contents": a digest of the files of data that stay on disk.
+        "contents": a digest that the data set has of its own, or of the files of data
+        that stay on disk.
         "files": the path, inode, size and change time of each file, where the arrays
         would take more than `LARGEST` bytes.
         "sample": digests of some examples of each split, where their files aren't
         known either.
     """
+    if dataset.contents is not None:
+        return {"contents": dataset.contents}
     splits = dataset.splits
     in_memory = all(isinstance(split, MemorySplit) for split in splits.values())
     if sum(len(s) * _example_bytes(s) for s in splits.values()) > LARGEST:

@@ -1,11 +1,10 @@
 """Synthetic inputs for the linear autoencoder, where the best loss is known."""
 
-import os
 from typing import Literal
 
 import numpy as np
 
-from runner.data.dataset import Dataset, MemorySplit, check_mode
+from runner.data.dataset import Dataset, MemorySplit, check_mode, host_memory
 from runner.errors import ConfigError
 
 
@@ -20,6 +19,7 @@ def linear_ae(
     data_seed: int,
     batch_size: int,
     mode: Literal["device", "memory"],
+    reshuffle: bool = True,  # as where it isn't recorded
 ) -> Dataset:
     """Examples of a linear model of `rank` factors plus white noise, without labels.
 
@@ -38,6 +38,7 @@ def linear_ae(
         noise: Standard deviation of the noise.
         data_seed: Fixes the examples; independent of the seed of a run.
         batch_size: Examples of one step over all devices.
+        reshuffle: Whether each epoch has an order of its own, or all have the first.
         mode: "device" or "memory"; there is nothing on disk to stream.
 
     Returns:
@@ -63,7 +64,7 @@ def linear_ae(
         raise ConfigError(f"data.noise={noise} must not be negative.")
 
     size = 8 * input_size * sum(numbers.values())
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = host_memory()
     if size > memory:
         raise ConfigError(
             f"data.num_train={num_train} with data.num_validation={num_validation}, "
@@ -91,4 +92,5 @@ def linear_ae(
         classes={},
         batch_size=batch_size,
         mode=mode,
+        reshuffle=reshuffle,
     )

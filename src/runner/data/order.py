@@ -13,6 +13,9 @@ class Order:
     doesn't fill a batch is dropped, a different tail each epoch. So the step number is
     all that a checkpoint has to keep of the data.
 
+    Without `reshuffle` all epochs are epoch 0: one order, and one tail that no step
+    ever sees.
+
     `limit_batches` (at least 1) restricts training to that many first batches of epoch
     0, in turn; 1 trains on a single batch forever. None means all batches.
     `batch_size`, the examples of one step over all devices, is at most `num_examples`.
@@ -22,6 +25,7 @@ class Order:
     batch_size: int
     seed: int
     limit_batches: int | None
+    reshuffle: bool = True
     # Of the last two epochs: steps are requested in order.
     _permutations: dict[int, np.ndarray] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -58,7 +62,7 @@ class Order:
         return rows
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        if self.limit_batches is not None:
+        if self.limit_batches is not None or not self.reshuffle:
             epoch = 0
         rows = self._permutations.get(epoch)
         if rows is None:

@@ -19,6 +19,7 @@ def quadratic(
     noise: float,
     batch_size: int,
     mode: Literal["device", "memory"],
+    reshuffle: bool = True,  # as where it isn't recorded
 ) -> Dataset:
     """Independent normal numbers with mean 0.
 
@@ -30,6 +31,7 @@ def quadratic(
         size: Length of an input.
         noise: Standard deviation of each of its numbers.
         batch_size: Examples of one step over all devices.
+        reshuffle: Whether each epoch has an order of its own, or all have the first.
         mode: "device" or "memory"; there is nothing on disk to stream.
 
     Returns:
@@ -52,6 +54,7 @@ def quadratic(
         classes={},
         batch_size=batch_size,
         mode=mode,
+        reshuffle=reshuffle,
     )
 
 

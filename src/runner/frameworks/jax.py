@@ -3,7 +3,8 @@
 import jax
 import optax
 
-from runner.core.optimizers import Optimizer, extra_arguments
+from runner.core.optimizer_spec import extra_arguments
+from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState
 from runner.models.model import Model
 from runner.tasks.task import Task, mean, sums

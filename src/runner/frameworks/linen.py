@@ -10,7 +10,8 @@ from flax.core import meta
 from flax.core.spmd import get_logical_axis_rules
 from flax.training import train_state
 
-from runner.core.optimizers import Optimizer, extra_arguments
+from runner.core.optimizer_spec import extra_arguments
+from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState
 from runner.models.model import Model
 from runner.tasks.task import Task, mean, sums

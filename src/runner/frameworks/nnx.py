@@ -6,7 +6,8 @@ import jax
 from flax import nnx
 from flax.core.spmd import get_pspec
 
-from runner.core.optimizers import Optimizer, extra_arguments
+from runner.core.optimizer_spec import extra_arguments
+from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState
 from runner.models.model import Model
 from runner.tasks.task import Task, mean, sums

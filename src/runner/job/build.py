@@ -12,18 +12,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.reference import Watched, reference
 from runner.checks.side_by_side import Toy
-from runner.checks.toy import toy_example, toy_model, toy_task
+from runner.checks.toy import on_toy, toy_example, toy_model, toy_task
 from runner.checks.trajectory import Trajectories
 from runner.checks.verify import Found, Numbers, verify
 from runner.config.conf import recorded
-from runner.config.instantiate import call, check_targets, target
+from runner.config.instantiate import (
+    call,
+    check_targets,
+    target,
+    target_names,
+    targets,
+)
+from runner.config.lengths import check_lengths
+from runner.config.optimizer_groups import groups
 from runner.config.ranges import check_keys, check_ranges
 from runner.core import feed, program, schedules, step
+from runner.core import groups as grouping
 from runner.core.choose import given
 from runner.core.compiling import Compiling
 from runner.core.convolution import as_patches
 from runner.core.mesh import device_mesh
-from runner.core.optimizers import Optimizer, OptimizerSpec, optimizer
+from runner.core.optimizer_spec import OptimizerSpec
+from runner.core.optimizers import Optimizer, optimizer
 from runner.core.pipeline import Pipeline
 from runner.core.program import ProgramSpec, check_traces, key_of
 from runner.core.run import Run
@@ -37,6 +47,7 @@ from runner.job.choosing import chosen
 from runner.job.description import description
 from runner.job.memory import refuse_too_large
 from runner.job.session import Session, described
+from runner.job.warm_start import Taken, take
 from runner.record.directions import better
 from runner.settings import GROUPS, TrainSettings
 from runner.tasks.task import Task, directions
@@ -49,11 +60,13 @@ class Built(NamedTuple):
       run: what is trained.
       cfg: its configuration, with its length filled in.
       found: by verification.
+      taken: what it starts from, if that is a file: see `Taken`.
     """
 
     run: Run
     cfg: DictConfig
     found: Found
+    taken: Taken | None
 
 
 class _Shared(NamedTuple):
@@ -68,6 +81,7 @@ def build(
     session: Session,
     begin: Callable[[Run, Compiling], None] = lambda run, init: None,
     most: int = 1,
+    earlier: dict[str, Any] | None = None,
 ) -> Built:
     """Build everything that `cfg` names, without compiling it.
 
@@ -80,6 +94,7 @@ def build(
       begin: called with the run once its step has been traced but before it is
         verified, to compile it meanwhile; and with `Program.init` of it alone.
       most: how many runs of its program may train side by side.
+      earlier: see `take`.
 
     Raises:
       ConfigError: something in `cfg` can't run.
@@ -87,14 +102,9 @@ def build(
     # Before the data, which may take an hour to download and prepare.
     check(cfg)
     with session.processes.first_alone("data"):
-        dataset = session.made(cfg, "data")
+        dataset = _dataset(cfg, session)
     seeds = {k: cfg.seed if v is None else v for k, v in cfg.seeds.items()}
-    order = Order(
-        len(dataset.train),
-        dataset.batch_size,
-        seeds["order"],
-        cfg.train.limit_batches,
-    )
+    order = dataset.order(seeds["order"], cfg.train.limit_batches)
     cfg = _with_lengths(cfg, order)
     settings = OmegaConf.to_object(cfg.train)
     assert isinstance(settings, TrainSettings)
@@ -121,6 +131,12 @@ def build(
     if cfg.print is None:  # which allocates nothing
         _refuse_too_large(parts(first)[0].spec, values, session)
 
+    taken = None
+    if cfg.init_from is not None:
+        (shapes,) = program.start_of(parts(first)[0].spec, values)
+        asks = cfg.init_from, tuple(cfg.init_exclude or ()), shapes.values
+        taken = take(*asks, session, earlier)
+
     def made(convolution: str) -> Run:
         shared, own = parts(convolution)
         return Run(
@@ -128,6 +144,7 @@ def build(
             values=values,
             learning_rates=_learning_rates(cfg, session, asked),
             init_key=init_key,
+            start=taken and taken.start,
             order=order,
             settings=settings,
             config=own,
@@ -140,12 +157,21 @@ def build(
     cfg.train.convolution = settings.convolution = choice.convolution
     run = made(choice.convolution)._replace(choice=choice)
     spec = run.spec
+    session.keep(("groups", spec.key), lambda: _check_groups(spec, values, asked))
     init = session.keep(("init", spec.key), lambda: program.init(spec, values))
     metrics = session.keep(("metrics", spec.key), lambda: check_traces(spec, values))
     _check_metrics(cfg, settings, metrics, spec.task)
     begin(run, init)
     found = _verified(run, trajectories, cfg.verify, session)
-    return Built(run, cfg, found)
+    return Built(run, cfg, found, taken)
+
+
+def _dataset(cfg: DictConfig, session: Session) -> Dataset:
+    dataset = session.made(cfg, "data")
+    if cfg.validation == "test":
+        key = "validated on test", described(cfg, "data")
+        return session.keep(key, dataset.validated_on_test)
+    return dataset
 
 
 def _refuse_too_large(spec: ProgramSpec, values: Values, session: Session) -> None:
@@ -154,6 +180,11 @@ def _refuse_too_large(spec: ProgramSpec, values: Values, session: Session) -> No
         refuse_too_large(shapes, shapes.carry.state.params)
 
     session.keep(("size", spec.key), refuse)
+
+
+def _check_groups(spec: ProgramSpec, values: Values, asked: OptimizerSpec) -> None:
+    params = program.carry_shapes(spec, values).state.params
+    grouping.check(asked.groups, asked.exempt, params)
 
 
 def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
@@ -183,26 +214,19 @@ def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
 
 
 def _optimizer_spec(cfg: DictConfig, session: Session) -> OptimizerSpec:
-    factory = target(cfg, "optimizer")  # first, since schedules read its learning rate
-    steps = cfg.train.steps
+    made = targets(cfg, "optimizer")  # first, since schedules read its learning rate
+    section: Any = OmegaConf.to_container(cfg.optimizer, resolve=True)
     for key in ("schedule", "schedule.base"):
-        node = OmegaConf.select(cfg, key)
-        warmup = OmegaConf.select(node, "warmup_steps") if node is not None else None
-        if type(warmup) is not int:  # `call` reports what is wrong
-            continue
-        if warmup < 0:
-            raise ConfigError(f"{key}.warmup_steps={warmup} must not be negative")
-        if warmup > steps:
-            raise ConfigError(
-                f"{key}.warmup_steps={warmup} is longer than the run, which has "
-                f"train.steps={steps}"
-            )
+        check_lengths(cfg, key)
+    mask = cfg.train.mask_weight_decay
     return OptimizerSpec(
-        factory,
+        made["optimizer"],
         session.made(cfg, "schedule"),
-        steps,
+        cfg.train.steps,
         cfg.train.clip_global_norm,
-        cfg.train.mask_weight_decay,
+        mask is not False,
+        () if isinstance(mask, bool) else tuple(mask),
+        groups(section, made),
     )
 
 
@@ -214,11 +238,13 @@ def _learning_rates(
         ("learning rates", described(cfg, "schedule"), asked.steps),
         lambda: schedules.table(asked.base_schedule, asked.steps),
     )
-    name = cfg.optimizer._target_
-    if rates[0] == 0 and name in _NEED_A_RATE:
+    names = target_names(OmegaConf.to_container(cfg.optimizer))
+    name = next((name for name in names if name in _NEED_A_RATE), None)
+    if rates[0] == 0 and name:
         raise ConfigError(
             f"the schedule's first learning rate is 0, with which {name} estimates "
-            "NaN: choose a schedule without a warm-up, or schedule.init_value above 0"
+            "NaN: choose a schedule without a warm-up, or let it start above 0 "
+            "(schedule.init_value; schedule.end_value of sgdr)"
         )
     return rates
 
@@ -276,7 +302,7 @@ def _shared(
         spec = ProgramSpec(
             description=plain,
             pipeline=pipeline,
-            init=jax.jit(step.init(on_mesh, averaging)),
+            init=jax.jit(step.init(on_mesh, averaging, tx)),
             train_step=jax.jit(
                 step.train_step(
                     on_mesh, task, dataset.transforms, microbatches, placed.devices
@@ -293,6 +319,8 @@ def _shared(
                 reference(model, watched.its_form, task, tx, example)
             ),
             canonical=model.init is not None,
+            optimizer=tx,
+            warm=config["init_from"] is not None,
         )
         return _Shared(spec, Trajectories(_toy(cfg, dataset, task, asked, tx)))
 
@@ -325,8 +353,10 @@ def _toy(
     cfg: DictConfig, dataset: Dataset, task: Task, asked: OptimizerSpec, tx: Optimizer
 ) -> Toy:
     """The run's framework, task and optimizer on a toy model."""
-    task = toy_task(task)
-    model = Watched(toy_model(task.output, cfg.precision.compute))
+    task, asked = toy_task(task), on_toy(asked)
+    tx = optimizer(asked) if asked.groups or asked.exempt else tx
+    names = [group.name for group in asked.groups]
+    model = Watched(toy_model(task.output, cfg.precision.compute, names))
     example = toy_example(dataset)
     pipeline = call(
         cfg, "framework", model=model, task=task, optimizer=tx, example=example

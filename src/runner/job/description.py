@@ -6,10 +6,12 @@ import jax
 import numpy as np
 
 from runner.core.mesh import Mesh
-from runner.core.optimizers import Optimizer, OptimizerSpec
+from runner.core.optimizer_spec import OptimizerSpec
+from runner.core.optimizers import Optimizer
 from runner.core.schedules import ReduceOnPlateau
 from runner.data.dataset import Dataset
 from runner.settings import SETTINGS, is_in_program
+from runner.trees import flatten
 
 
 def description(
@@ -17,17 +19,23 @@ def description(
 ) -> dict[str, Any]:
     """Plain values that distinguish this run's compiled program from others."""
     traced = {"learning_rate", *tx.hyperparameters}
+    traced |= {f"groups.{group.name}.learning_rate" for group in asked.groups}
     plateau = isinstance(asked.schedule, ReduceOnPlateau) and config["schedule"]
     rows = dataset.train.rows(np.zeros(1, int))
     train = {f"train.{name}": value for name, value in config["train"].items()}
-    return {
+    warm = {} if config["init_from"] is None else {"init_from": True}
+    return warm | {
         "framework": config["framework"],
         "model": config["model"],
         "task": config["task"],
         "metrics": config["metrics"],
         "precision": config["precision"],
         "deterministic": config["deterministic"],
-        "optimizer": {k: v for k, v in config["optimizer"].items() if k not in traced},
+        "optimizer": {
+            key: value
+            for key, value in flatten(config["optimizer"]).items()
+            if key not in traced
+        },
         "arguments": sorted(traced),
         "plateau": plateau and {k: v for k, v in plateau.items() if k != "base"},
         "train": {

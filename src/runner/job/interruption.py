@@ -18,7 +18,7 @@ class Interruption:
     it does where `runner.signals` watches.
 
     Outside the main thread, where Python can't set handlers, it records none. With
-    several processes, JAX records a SIGTERM to any of them for all of them.
+    several processes, a signal to any of them stops all.
     """
 
     def __init__(self, processes: Processes | None = None):
@@ -29,7 +29,7 @@ class Interruption:
 
     def __enter__(self) -> Self:
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and not self._processes.has_peers:
+        if is_main:
             self._before = {s: signal.signal(s, self._note) for s in signals.SIGNALS}
         return self
 
@@ -50,21 +50,15 @@ class Interruption:
         Several processes agree on it.
         """
         self._asked += 1
-        if self._processes.has_peers:
-            from jax.experimental import multihost_utils
-
-            # The processes agree on such a number.
-            if multihost_utils.reached_preemption_sync_point(self._asked):
-                self._received = signal.SIGTERM
-        elif self._asked == 1:
+        if self._asked == 1:
             signals.begun(self)
-        if self._received is None:
-            return None
-        return Preempted(self._received, self._before.get(self._received))
+        number = self._processes.stopping(self._asked, self._received)
+        return Preempted(number, self._before.get(number)) if number else None
 
     def _note(self, number: int, frame: Any) -> None:
         if signals.is_watching() and not self._asked:
-            return  # it ends the process
+            self._received = number  # in case that training begins just now
+            return  # else it ends the process
         if number == signal.SIGINT and self._received is not None:
             raise KeyboardInterrupt
         if self._received is None:

@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -22,16 +23,19 @@ from runner import signals
 from runner.config.explain import explain
 from runner.config.ranges import check_ranges
 from runner.config.rank import ALONE, Rank, rank
-from runner.errors import ConfigError
+from runner.errors import ConfigError, Preempted
+from runner.job.common_stop import CommonStop
 from runner.record.files import to_json
 from runner.trees import differences
 
-FAILED = "runner/failed"
+ENDED = "runner/ended"
 SHUTDOWN_SECONDS = 30
 DRAIN_SECONDS = 10
 LINGER_SECONDS = 1
 # The time for a failing process to end its W&B run before the others leave.
-LEAVE_MS = 600 * 1000
+PATIENT_SECONDS = 600
+# The time for the others to hear of a signal that ends one.
+LEAVE_SECONDS = 10
 # How many answers are kept. Processes that train are at most a few calls apart.
 AGREED = 64
 PATIENCE_MS = 24 * 3600 * 1000  # for data, which may take hours to download
@@ -39,6 +43,8 @@ PATIENCE_MS = 24 * 3600 * 1000  # for data, which may take hours to download
 
 class Processes:
     """The processes that train one run, seen from one of them. By default only one.
+
+    A failure or a signal that ends one of them ends all.
 
     Args:
       rank: which of them this one is.
@@ -53,6 +59,7 @@ class Processes:
         self._last_words = last_words
         self._agreed: deque[str] = deque()
         self._in_flight: Any = None
+        self._stop: CommonStop | None = None
         # Held by whatever ends this process; never released.
         self._ending = threading.Lock()
         self._watching = threading.Thread(
@@ -68,6 +75,10 @@ class Processes:
     def is_first(self) -> bool:
         """Whether this process prepares data, writes files and prints."""
         return self._rank.process == 0
+
+    @property
+    def _name(self) -> str:
+        return f"process {self._rank.process} of {self._rank.size}"
 
     @contextlib.contextmanager
     def first_alone(self, what: str) -> Iterator[None]:
@@ -127,15 +138,44 @@ class Processes:
                 )
 
     def watch(self) -> None:
-        """End this process when another fails: a collective may be waiting for it."""
+        """End this process when another ends: a collective may be waiting for it."""
+        signals.take_back()  # from JAX, which records them without telling Python
+        signals.last_word(self, self._leave_together)
+        self._stop = CommonStop(_client(), self._rank)
         self._watching.start()
+
+    def stopping(self, calls: int, received: int | None) -> int | None:
+        """The signal for which all processes stop after this call; None goes on.
+
+        Args:
+          calls: how many this process has begun.
+          received: the signal that it has got, if any.
+        """
+        if self._stop is None:
+            return received
+        if received is not None:
+            self._stop.ask(received)
+        return self._stop.reached(calls)
+
+    def _leave_together(self, error: BaseException) -> None:
+        """End the others with this process, which a signal ends."""
+        name = str(error) or "SIGINT"
+        self._tell(f" to {self._name}", signal.Signals[name])
+        _shut_down(LEAVE_SECONDS)
+
+    def _tell(self, message: str, number: int | None = None) -> None:
+        with contextlib.suppress(Exception):  # another was first, or no coordinator
+            _client().key_value_set(ENDED, json.dumps([message, number]))
 
     def _watch(self) -> None:
         try:
-            message = _client().blocking_key_value_get(FAILED, 10 * PATIENCE_MS)
+            text = _client().blocking_key_value_get(ENDED, 10 * PATIENCE_MS)
         except Exception:
             return  # the run has ended
+        message, number = json.loads(text)
         if self._ending.acquire(blocking=False):
+            if number is not None:
+                signals.end(Preempted(number), message)
             print(f"error: {message}", file=sys.stderr, flush=True)
             for say in self._last_words:
                 say(message)
@@ -147,9 +187,7 @@ class Processes:
         if not self._ending.acquire(blocking=False):
             threading.Event().wait()  # for `watch`, which ends this process
         text = " ".join(explain(error).split()) if isinstance(error, Exception) else ""
-        who = f"process {self._rank.process} of {self._rank.size}"
-        with contextlib.suppress(Exception):  # another was first, or no coordinator
-            _client().key_value_set(FAILED, f"{who} failed: {text or repr(error)}")
+        self._tell(f"{self._name} failed: {text or repr(error)}")
         self._drain()
         atexit.register(_leave_last)
 
@@ -173,8 +211,11 @@ class Processes:
         with self.first_alone("end"):
             self._ending.acquire()
         jax.distributed.shutdown()
-        # It leaves C++ with an exception, which aborts a Python that is at its end.
-        self._watching.join(SHUTDOWN_SECONDS)
+        # They leave C++ with an exception, which aborts a Python that is at its end.
+        for thread in (self._watching, self._stop):
+            if thread is not None:
+                thread.join(SHUTDOWN_SECONDS)
+        signals.last_word(self, None)
 
 
 @contextlib.contextmanager
@@ -184,7 +225,8 @@ def connected(
     """Connect the processes of a run, if there are several, until its end.
 
     A process that fails in the block reports it to the others, which then end too,
-    with its message and exit status 1.
+    with its message and exit status 1. A signal to any of them before training ends all
+    at once, and later at the same step.
 
     Args:
       cfg: the composed configuration.
@@ -199,7 +241,6 @@ def connected(
     if here.size == 1:
         yield Processes()
         return
-    signals.stand_back()  # one process doesn't end without the others
     _initialize(here, config.timeout_seconds)
     processes = Processes(here, last_words)
     processes.watch()
@@ -210,6 +251,8 @@ def connected(
     except SystemExit as stopped:  # preempted, like all the others
         preempted = stopped
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and signals.is_watching():
+            signals.end(error)
         processes.fail(error)
         raise
     processes.end()
@@ -280,10 +323,10 @@ def _leave() -> None:
     os._exit(1)
 
 
-def _shut_down() -> None:
+def _shut_down(seconds: int = PATIENT_SECONDS) -> None:
     """Wait until all have arrived: JAX aborts processes whose peers are gone."""
     import jax
 
     with contextlib.suppress(Exception):
-        _client().wait_at_barrier("runner/leave", LEAVE_MS)
+        _client().wait_at_barrier("runner/leave", seconds * 1000)
         jax.distributed.shutdown()

@@ -137,6 +137,14 @@ def with_choice(cfg: DictConfig, folder: Path) -> DictConfig:
     return cfg
 
 
+def checkpoint_facts(folder: Path) -> dict[str, Any]:
+    """The provenance of a run that has left checkpoints in `folder`; else nothing."""
+    if not restore.steps(folder / restore.FOLDER):
+        return {}
+    earlier = _earlier(folder)
+    return earlier.provenance if earlier else {}
+
+
 def _has_begun(folder: Path) -> bool:
     """Whether `folder` has rows or checkpoints, which another run would spoil."""
     metrics = folder / "metrics.jsonl"

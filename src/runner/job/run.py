@@ -28,7 +28,7 @@ from runner.job.build import Built, build
 from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
 from runner.job.processes import Processes, connected
-from runner.job.resume import resume, with_choice
+from runner.job.resume import checkpoint_facts, resume, with_choice
 from runner.job.session import Session, described
 from runner.job.stop import Stop
 from runner.job.trackers import trackers_of
@@ -41,6 +41,7 @@ from runner.record.provenance import JAX_OPTIONS, PACKAGES, provenance
 from runner.record.recorder import Recorder, kept_rows
 from runner.record.secrets import scrub, scrub_message
 from runner.record.state import save_state
+from runner.record.untrusted import one_line
 from runner.settings import CheckpointSettings
 from runner.tasks.task import directions
 
@@ -123,12 +124,7 @@ def run_job(
         composed = composed._replace(folder=folder)
         session = Session(processes)
         if cfg.print is not None:
-            from runner.job.sharding import print_sharding
-
-            _set_up(cfg, session)
-            run = build(cfg, session).run
-            program = session.program(run.spec, run.values, run.timetable)
-            print_sharding(run, program, None if processes.is_first else StringIO())
+            _print(cfg, session)
             return math.nan
 
         def begin(run: Run) -> None:
@@ -150,6 +146,18 @@ def run_job(
         with job.recorder, trace:
             train_recorded(job, session, job.recorder.row)
         return job.result
+
+
+def _print(cfg: DictConfig, session: Session) -> None:
+    """Show what `cfg.print` asks for, of a run that isn't trained."""
+    from runner.job.model_table import print_model
+    from runner.job.sharding import print_sharding
+
+    shown = {"sharding": print_sharding, "model": print_model}
+    _set_up(cfg, session)
+    run = build(cfg, session).run
+    program = session.program(run.spec, run.values, run.timetable)
+    shown[cfg.print](run, program, None if session.processes.is_first else StringIO())
 
 
 def train_recorded(
@@ -259,9 +267,16 @@ def prepare(
             helper.prepare(trackers, {"wandb": {"mode": cfg.wandb.mode}})
         cfg = with_choice(cfg, folder)
         _set_up(cfg, session)
-        built, digests = built_and_identified(cfg, session, begin, most)
+        before = checkpoint_facts(folder) if cfg.init_from is not None else {}
+        started = before.get("init_from")
+        built, digests = built_and_identified(cfg, session, begin, most, started)
+        missing = built.taken.missing if built.taken else ""
+        if missing:
+            digests |= {"initial_parameters": before.get("initial_parameters")}
         record = fingerprints_and_provenance(built, digests, session)
         resumed = resume(built.cfg, built.run, folder, record, sweep is not None)
+        if missing and not (resumed and resumed.start):
+            raise ConfigError(missing)
         processes.barrier("resumed")  # from here on process 0 writes there
     except Finished:
         raise
@@ -270,6 +285,8 @@ def prepare(
             _write_failure(folder, error)
         raise
     run = built.run
+    if built.taken is not None and processes.is_first and not quiet and not resumed:
+        print(one_line(built.taken.text))
     wandb_id = os.environ.get("WANDB_RUN_ID") or (resumed and resumed.wandb_id)
     named = {"sweep": sweep} if sweep else {}
     recorder = Recorder(
@@ -309,6 +326,7 @@ def built_and_identified(
     session: Session,
     begin: Callable[[Run], None] = lambda run: None,
     most: int = 1,
+    earlier: dict[str, Any] | None = None,
 ) -> tuple[Built, dict[str, Any]]:
     """A run, and its digests, which are found while it is verified: see `identify`.
 
@@ -318,13 +336,13 @@ def built_and_identified(
 
     def begun(run: Run, init: Compiling) -> None:
         examples = session.keep(
-            ("examples", described(cfg, "data")),
+            ("examples", described(cfg, "data"), cfg.validation),
             lambda: Examples(run.spec.dataset, run.values.key),
         )
         begin(run)
         digests.update(identify(run, init.result(), examples))
 
-    return build(cfg, session, begun, most), digests
+    return build(cfg, session, begun, most, earlier), digests
 
 
 def fingerprints_and_provenance(
@@ -333,6 +351,8 @@ def fingerprints_and_provenance(
     """The facts that identify a run: what it computes, and where it comes from."""
     run, found = built.run, built.found
     digests = {**digests, "optimizer_probe": found.probe, "optax": found.optax}
+    if built.taken is not None:
+        digests["init_from"] = built.taken.facts
     return digests | provenance(
         _code(session).facts(),
         backend=jax.default_backend(),

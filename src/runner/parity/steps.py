@@ -45,8 +45,8 @@ class Framework:
 
     def __init__(self, run: Run, jitted: Any):
         self._run, self._jitted = run, jitted
-        spec, numbers = run.spec, run.values.hyperparameters
-        self.carry = spec.init(run.init_key, run.learning_rates[0], numbers)
+        spec = run.spec
+        self.carry = spec.init(*run.init_arguments)
         self._columns = feed.device_data(spec.dataset, spec.mesh).train
         self._batches = feed.TrainFeed(spec.dataset, [run.order], spec.mesh, start=0)
 

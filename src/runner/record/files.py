@@ -63,6 +63,13 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, _text(value))
 
 
+def mark_preempted(folder: Path) -> None:
+    """Mark the folder of a run that a signal ends before it has begun to record."""
+    rows = folder / "metrics.jsonl"
+    if not rows.exists() or not rows.stat().st_size:
+        write_json(folder / "summary.json", {"status": "preempted"})
+
+
 def overwrite_json(path: Path, value: Any) -> None:
     """Replace what `path` holds where no other file can be written.
 

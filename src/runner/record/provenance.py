@@ -98,6 +98,7 @@ class Provenance:
     optimizer_probe: list[float] | None = setting(NUMBERS)
     optax: str = setting(RECORD)  # whether it is the released one, as far as is known
     initial_parameters: str = setting(NUMBERS)
+    init_from: dict[str, Any] = setting(NUMBERS, absent="none")
     data_digest: dict[str, Any] = setting(NUMBERS, absent="none")
     data_order: str = setting(NUMBERS)
     first_batch: str = setting(NUMBERS)

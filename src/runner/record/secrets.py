@@ -42,7 +42,7 @@ _HEX = re.compile(r"(?<![0-9a-zA-Z])(?:local-)?[0-9a-f]{40}(?![0-9a-zA-Z])")
 _WANDB_KEY = re.compile(
     rf"((?i:wandb|login|key|token)\W{{1,4}}(?:\w+\W{{1,4}})?){_HEX.pattern}"
 )
-_URL_PASSWORD = re.compile(r"(?<=://)(?:([^/@\s:]*):[^/\s]+|[^/@\s:]{20,})@")
+_URL_PASSWORD = re.compile(r"(?<=://)(?:([^/@\s:]*):([^/\s]+)|[^/@\s:]{20,})@")
 
 # name=value in a command line, an override or a name made from them; name: value in
 # Hydra's dict syntax, in JSON, in Python and in prose; --name value.
@@ -202,10 +202,16 @@ def _is_secret(name: str, value: Any, is_prose: bool = False) -> bool:
     # A mapping named `key` is a config section: its own keys decide.
     if value is None or isinstance(value, bool | Mapping):
         return False
-    if isinstance(value, str) and _REFERENCE.fullmatch(value):
+    if isinstance(value, str) and _is_reference(value):
         return False
     kind = _kind(name, is_prose)
     return kind == "any" or (kind == "text" and isinstance(value, str))
+
+
+def _is_reference(text: str) -> bool:
+    """Whether `text` is an interpolation without a value of its own, or lists some."""
+    items = text[1:-1].split(",") if text[:1] == "[" else [text]
+    return all(_REFERENCE.fullmatch(item.strip()) for item in items)
 
 
 @lru_cache(4096)  # most texts of a sweep's jobs are the same
@@ -213,14 +219,18 @@ def _scrub_text(text: str, known: int) -> str:
     """`text` without secrets; `known`: how many are, since more may be hidden then."""
     text = _TOKEN.sub(REDACTED, text)
     if "://" in text:
-        text = _URL_PASSWORD.sub(
-            lambda m: f"{m[1]}:{REDACTED}@" if m[1] is not None else f"{REDACTED}@",
-            text,
-        )
+        text = _URL_PASSWORD.sub(_without_password, text)
     text = _WANDB_KEY.sub(rf"\1{REDACTED}", text)
     for value in sorted(_known, key=len, reverse=True):
         text = _without(text, value)
     return _scrub_assignments(text)
+
+
+def _without_password(url: re.Match[str]) -> str:
+    user, password = url.groups()
+    if user is None:
+        return f"{REDACTED}@"
+    return url[0] if _REFERENCE.fullmatch(password) else f"{user}:{REDACTED}@"
 
 
 def _without(text: str, value: str) -> str:

@@ -37,18 +37,33 @@ def load_state(folder: Path) -> dict[str, np.ndarray]:
       OSError: there is no such file.
       ValueError: it is damaged.
     """
+    path = folder / FILE
+    return arrays_in(path, path.read_bytes())
+
+
+def arrays_in(path: Path, data: bytes, foreign: bool = False) -> dict[str, np.ndarray]:
+    """The arrays in a safetensors file, by their names.
+
+    Args:
+      path: of the file, for messages.
+      data: all that is in it.
+      foreign: whether another program may have written it, without a checksum.
+
+    Raises:
+      ValueError: it is damaged, or has other arrays than its checksum, if any, says.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    path = folder / FILE
-    data = path.read_bytes()
     try:
         named = load(data)
         size = int.from_bytes(data[:8], "little")
         # Earlier versions of runner saved none.
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__")
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if foreign and "sha256" not in (metadata or {}):
+        return named
     if metadata is not None and metadata != {"sha256": _digest(named)}:
         raise ValueError(f"{path} is damaged: it doesn't have its recorded checksum")
     return named

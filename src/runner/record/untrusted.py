@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def one_line(text: object) -> str:
     return " ".join(printable(str(text)).split())
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_foreign(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
@@ -104,8 +105,10 @@ def _read_text(path: Path, most: int) -> str:
 
 def clean(tree: Any) -> Any:
     """`tree` as a table can hold it: text on one line, integers of 64 bits or text."""
+    if type(tree) is float:  # most of what there is
+        return tree
     if isinstance(tree, Mapping):
-        return {one_line(key): clean(item) for key, item in tree.items()}
+        return {_key(key): clean(item) for key, item in tree.items()}
     if isinstance(tree, list | tuple):
         return [clean(item) for item in tree]
     if isinstance(tree, str):
@@ -113,6 +116,9 @@ def clean(tree: Any) -> Any:
     if isinstance(tree, int) and not -(2**63) <= tree < 2**63:
         return hex(tree)
     return tree
+
+
+_key = lru_cache(4096)(one_line)  # the same in every row
 
 
 def _check_size(value: Any) -> None:

@@ -22,6 +22,7 @@ from runner.job.run import (
     program_facts,
 )
 from runner.job.session import Session
+from runner.job.warm_start import check_same
 from runner.record import compiled
 from runner.record.conditions import BITS, Fact, changed, counted
 from runner.record.console import console, print_table
@@ -80,6 +81,7 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
     session = Session()
     _set_up(recorded, cfg)
     built, digests = built_and_identified(cfg, session)
+    check_same(recorded.provenance, built.taken)
     run, here = built.run, fingerprints_and_provenance(built, digests, session)
     facts = changed(recorded.provenance, here)
     print_table(("", "recorded", "here"), facts, console())

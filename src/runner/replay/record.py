@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from runner.errors import ConfigError
 from runner.record.checksums import check_records
 from runner.record.format import check_format
-from runner.record.untrusted import read_object, read_rows
+from runner.record.untrusted import read_foreign, read_rows
 
 # To the config, when recorded.
 _ADDED = ("hydra", "optimizer_probe", "provenance", "format")
@@ -63,10 +63,10 @@ def read(path: Path) -> Recorded:
 
 
 def _from_folder(folder: Path) -> Recorded:
-    config, provenance = (_needed(folder / _FILES[i], read_object) for i in (0, 2))
+    config, provenance = (_needed(folder / _FILES[i], read_foreign) for i in (0, 2))
     rows = _needed(folder / "metrics.jsonl", read_rows)
     summary = folder / "summary.json"
-    status = _needed(summary, read_object).get("status") if summary.is_file() else None
+    status = _needed(summary, read_foreign).get("status") if summary.is_file() else None
     check_records(folder)
     return _recorded(folder, config, provenance, rows, status == "finished")
 

@@ -15,7 +15,7 @@ from runner.errors import ConfigError
 from runner.job.build import build
 from runner.job.session import Session
 from runner.record.state import load_state, restored
-from runner.record.untrusted import read_object
+from runner.record.untrusted import read_foreign
 from runner.replay import configuration
 from runner.replay.record import Recorded, read
 from runner.replay.trusted import check_targets
@@ -103,7 +103,7 @@ def load_run(folder: str | Path, *, trust: bool = False) -> SavedRun:
     path = Path(folder)
     recorded = read(path)
     try:
-        summary = read_object(path / "summary.json")
+        summary = read_foreign(path / "summary.json")
     except (OSError, ValueError) as error:
         raise ConfigError(f"run folder {path}: {error}") from error
     return SavedRun(recorded, summary, trust)

@@ -26,6 +26,7 @@ from runner.record.files import read_object, writing
 from runner.record.secrets import named
 from runner.settings import SECTIONS, SETTINGS, only_numbers
 from runner.sweep.compose import Composer
+from runner.trees import flatten
 
 
 @dataclass
@@ -105,7 +106,8 @@ def compose_job(
 
 def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
     """`base` without the usual arguments of a program: see `runner.settings`."""
-    sections = {name: dict(base[name]) for name in SECTIONS if name in base}
+    names = [name for name in (*SECTIONS, "data") if name in base]
+    sections = {name: dict(base[name]) for name in names}
     for key in filter(only_numbers, SETTINGS):
         section, _, name = key.rpartition(".")
         if name in sections.get(section, ()):
@@ -113,10 +115,12 @@ def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
             sections[section][name] = SETTINGS[key].switch and is_on
     optimizer, schedule = base["optimizer"], base["schedule"]
     if isinstance(optimizer, dict):
-        optimizer = {k: v for k, v in optimizer.items() if not isinstance(v, float)}
+        flat = flatten(optimizer).items()
+        optimizer = {k: v for k, v in flat if not isinstance(v, float)}
     if "plateau" not in str(schedule):  # a plateau is part of the program
         schedule = None
     numbers = {"seed": None, "optimizer": optimizer, "schedule": schedule}
+    numbers |= {"init_from": base["init_from"] is not None, "init_exclude": None}
     return base | sections | numbers
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from runner import signals
 from runner.cluster.plan import Plan
+from runner.config.hydra_files import plain
 from runner.errors import ConfigError, Preempted, did_you_mean
 from runner.job.identity import base_of
 from runner.settings import ClusterSettings
@@ -39,11 +40,32 @@ def launch(
     Raises:
       ConfigError: the jobs can't be composed, or the folder is another sweep's.
     """
+    keys = varying(overrides)
+    jobs, folder = run_jobs(launcher, overrides, first, keys)
+    if len(jobs) > 1:
+        objective = launcher.master.objective
+        higher = is_higher_better(objective, jobs)
+        print_results(jobs, keys, folder, objective, higher)
+    return [job.returned() for job in jobs]
+
+
+def run_jobs(
+    launcher: Launcher,
+    overrides: Sequence[Sequence[str]],
+    first: int,
+    keys: Sequence[str],
+) -> tuple[list[Job], Path]:
+    """Run the jobs, which are named after their overrides of `keys`.
+
+    Other arguments and errors: see `launch`.
+
+    Returns:
+      the jobs, and the folder of their sweep.
+    """
     master = launcher.master
     setup_globals()
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     _check(launcher)
-    keys = varying(overrides)
     composer = Composer(launcher.context.config_loader, master)
     jobs = [
         compose_job(composer, given, first + i, keys)
@@ -59,6 +81,10 @@ def launch(
     if launcher.resume and not _is_given(master, "hydra.sweep.dir"):
         folder = _unfinished(folder, base, jobs) or folder
     cluster = _cluster(launcher, jobs, keys)
+    if cluster:
+        from runner.cluster.handed_over import refuse_secrets
+
+        refuse_secrets([plain(master)], overrides)
     if cluster and cluster.dry_run:
         from runner.sweep import on_cluster
 
@@ -83,11 +109,7 @@ def launch(
             original = todo[job.fingerprint]
             job.result, job.error = original.result, original.error
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
-    if len(jobs) > 1:
-        objective = master.objective
-        higher = is_higher_better(objective, jobs)
-        print_results(jobs, keys, folder, objective, higher)
-    return [job.returned() for job in jobs]
+    return jobs, folder
 
 
 def _run(

@@ -7,7 +7,7 @@ from pathlib import Path
 from runner.cluster.array_task import TaskContext
 from runner.cluster.events import Events
 from runner.cluster.plan import Plan
-from runner.cluster.submit import status
+from runner.cluster.submit import has_progress
 from runner.config.explain import failure
 from runner.errors import ConfigError
 from runner.record.files import write_json
@@ -57,13 +57,10 @@ def train_slice(
         elif job.fingerprint not in task.events.failed_before:
             todo.append(job)
     journal = _TaskJournal(task, task.events, {job.fingerprint: job for job in todo})
-    try:
-        Sweep(launcher, journal).run(todo, len(todo))
-    except (KeyboardInterrupt, SystemExit):
-        task.keeps = task.keeps or any(
-            status(job.folder) == "preempted" for job in todo
-        )
-        raise
+    task.keeps = lambda: (
+        journal.has_ended or any(has_progress(job.folder) for job in todo)
+    )
+    Sweep(launcher, journal).run(todo, len(todo))
     return not (task.events.failed_before or any(job.error for job in todo))
 
 
@@ -89,7 +86,7 @@ class _TaskJournal:
 
     def __init__(self, task: TaskContext, events: Events, jobs: Mapping[str, Job]):
         self.folder: Path = task.folder
-        self._task = task
+        self.has_ended = False  # a job, so that another attempt has less to do
         self._events = events
         self._jobs = jobs
 
@@ -99,7 +96,7 @@ class _TaskJournal:
         if state == "running":
             self._events.running(fingerprint)
             return
-        self._task.keeps = True  # another attempt has less to do
+        self.has_ended = True
         if state == "done":
             self._events.done(fingerprint, result)
             return

@@ -8,6 +8,7 @@ import optax
 
 from runner.data.dataset import Feature
 from runner.errors import ConfigError
+from runner.tasks import task as common
 from runner.tasks.task import Task, columns, feature
 
 
@@ -18,6 +19,7 @@ def classification(
     labels: str,
     label_smoothing: float,
     class_weights: list[float] | None,
+    weights: str | None = None,  # as where it isn't recorded
 ) -> Task:
     """Softmax cross-entropy in nats between logits [B, classes] and labels [B].
 
@@ -28,6 +30,8 @@ def classification(
       label_smoothing: how much of the uniform distribution is mixed into the labels
         (Szegedy et al., 2015), in evaluation too.
       class_weights: the weight of the examples of each class; None: 1 for all.
+      weights: a column with the weight of each example, too; None: 1 for all; "auto":
+        the column `weight` if the data have one.
 
     Raises:
       ConfigError: a value is out of range, or the data have no such labels.
@@ -35,11 +39,7 @@ def classification(
     check_smoothing(label_smoothing)
     take = columns(inputs, features)
     if labels not in features or features[labels].classes is None:
-        found = f"{labels} has no classes" if labels in features else "it has none"
-        raise ConfigError(
-            f"task=classification needs labels, in the column task.labels={labels}: "
-            f"{found}. The data has {', '.join(features)}. Try task=reconstruction"
-        )
+        raise _without_labels(inputs, labels, features)
     classes = feature("labels", labels, features).classes
     assert classes is not None
     if class_weights is not None and (
@@ -50,11 +50,13 @@ def classification(
             f"each of the {classes} classes"
         )
 
+    weight = common.weights("weights", weights, "weight", features)
+
     def loss(logits, batch):
         values = cross_entropy(logits, batch[labels], label_smoothing)
         if class_weights is None:
-            return values, 1.0
-        return values, jnp.float32(class_weights)[batch[labels]]
+            return values, weight(batch)
+        return values, weight(batch) * jnp.float32(class_weights)[batch[labels]]
 
     return Task(take, (classes,), loss)
 
@@ -77,3 +79,23 @@ def cross_entropy(
     one_hot = jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(one_hot, label_smoothing)
     return optax.softmax_cross_entropy(logits, targets)
+
+
+def _without_labels(
+    inputs: str | list[str], labels: str, features: Mapping[str, Feature]
+) -> ConfigError:
+    """The refusal of a column that has no labels, with what would do."""
+    given = [inputs] if isinstance(inputs, str) else inputs
+    others = [name for name in features if name not in given]
+    classes = [name for name in others if features[name].classes is not None]
+    instead = "task=reconstruction"
+    if classes:
+        instead = f"task.labels={classes[0]}"
+    elif others:
+        target = labels if labels in others else others[0]
+        instead = f"task=regression task.target={target}"
+    why = "has no classes" if labels in features else "is no column"
+    return ConfigError(
+        f"task=classification needs labels, but task.labels={labels} {why}. The data "
+        f"has {', '.join(features)}. Try {instead}"
+    )

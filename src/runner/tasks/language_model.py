@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from runner.data.dataset import Feature
 from runner.errors import ConfigError
 from runner.tasks.classification import check_smoothing, cross_entropy
-from runner.tasks.task import Task, columns, feature
+from runner.tasks.task import Task, columns, feature, weights
 
 
 def language_model(
@@ -22,7 +22,8 @@ def language_model(
       features: the columns of the data.
       inputs: a column of tokens [T], which the model gets.
       labels: the column with the token that follows each of them.
-      mask: a column [T] with the weight of each token in the loss; None: 1 for all.
+      mask: a column [T] with the weight of each token in the loss; None: 1 for all;
+        "auto": the column `mask` if the data have one.
       label_smoothing: how much of the uniform distribution is mixed into the labels.
 
     Raises:
@@ -36,11 +37,10 @@ def language_model(
             f"task.labels={labels} has the shape {found.shape} and "
             f"{found.classes or 'no'} classes"
         )
-    if mask is not None:
-        feature("mask", mask, features)
+    weight = weights("mask", mask, "mask", features)
 
     def loss(logits, batch):
         values = cross_entropy(logits, batch[labels], label_smoothing)
-        return values, 1.0 if mask is None else batch[mask]
+        return values, weight(batch)
 
     return Task(columns(inputs, features), (*found.shape, found.classes), loss)

@@ -151,6 +151,29 @@ def columns(
     return lambda batch: {name: batch[name] for name in inputs}
 
 
+def weights(
+    key: str, name: str | None, auto: str, features: Mapping[str, Feature]
+) -> Callable[[Batch], Any]:
+    """A function that gives the weights of a batch, to multiply with others.
+
+    Args:
+      key: of the task's arguments, for the message.
+      name: the column with the weights; None: 1 for all; "auto": the column `auto` if
+        there is one.
+      auto: a column.
+      features: the columns of the data.
+
+    Raises:
+      ConfigError: the data have no such column.
+    """
+    if name == "auto":
+        name = auto if auto in features else None
+    if name is None:
+        return lambda batch: 1.0
+    feature(key, name, features)
+    return lambda batch: batch[name]
+
+
 def feature(key: str, name: str, features: Mapping[str, Feature]) -> Feature:
     """The feature that `task.<key>` names.
 

@@ -277,7 +277,11 @@ def test_a_yaml_writes_out_every_argument(name):
     target = getattr(importlib.import_module(module), function)
     assert set(arguments) == set(inspect.signature(target).parameters)
     assert arguments.get("name", name) == ("???" if name == "tfds" else name)
-    others = {"linear_ae": "reconstruction", "quadratic": "quadratic"}
+    others = {
+        "linear_ae": "reconstruction",
+        "quadratic": "quadratic",
+        "text": "language_model",
+    }
     task = others[name] if name in others else "classification"
     assert config.task._target_ == f"runner.tasks.{task}.{task}"
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from helpers.sabotaged.base import sabotage
-from runner.core.optimizers import extra_arguments
+from runner.core.optimizer_spec import extra_arguments
 from runner.core.pipeline import TrainState
 
 

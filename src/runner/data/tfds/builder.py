@@ -30,7 +30,10 @@ def find_builder(name: str, data_dir: Path) -> "Callable[[], tfds.core.DatasetBu
         return functools.partial(Digits, data_dir=data_dir)
     folder = Path(name)
     if name.startswith("~"):
-        folder = folder.expanduser()
+        try:
+            folder = folder.expanduser()
+        except RuntimeError as error:  # no such user, or none that has a home
+            raise ConfigError(f"data.name={name}: {error}") from error
     if name.startswith(("/", "./", "../", "~")) or (folder / _INFO_FILE).is_file():
         _check_folder(name, folder)
         return functools.partial(_builder_from_directory, folder)
@@ -93,7 +96,9 @@ def _check_tfds_name(name: str, data_dir: Path) -> None:
     # Community data sets would be looked up over the network.
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known:
-        if (data_dir / base).is_dir():  # prepared earlier; the code isn't needed
+        if (
+            base and (data_dir / base).is_dir()
+        ):  # prepared earlier; the code isn't needed
             return
         raise ConfigError(
             f"data.name={name!r} is neither a TFDS data set, a pkg.module:BuilderClass "
@@ -116,5 +121,6 @@ def _tfds_builder(name: str, data_dir: Path) -> "tfds.core.DatasetBuilder":
     # TFDS raises an AssertionError for a version that it doesn't know.
     except (AssertionError, ImportError, ValueError) as error:
         cause = error.__cause__ or error  # TFDS prefixes its own arguments
-        reason = NEEDS_TENSORFLOW if is_tensorflow_missing(error) else cause
+        reason = NEEDS_TENSORFLOW if is_tensorflow_missing(error) else str(cause)
+        reason = " ".join(reason.split())
         raise ConfigError(f"data.name={name!r}: {reason}") from error

@@ -14,8 +14,9 @@ from runner.data.dataset import (
     check_batch_size,
     check_mode,
     check_splits,
-    labelled,
+    chosen_mode,
 )
+from runner.data.labels import labelled
 from runner.data.tfds import decoded
 from runner.data.tfds.builder import find_builder
 from runner.data.tfds.prepare import prepare, quiet_tfds
@@ -38,6 +39,7 @@ def tfds_data(
     data_dir: str,
     manual_dir: str | None,
     download: bool,
+    reshuffle: bool = True,  # as where it isn't recorded
 ) -> Dataset:
     """A data set of TFDS, prepared as array_record files on first use.
 
@@ -53,6 +55,7 @@ def tfds_data(
             that TFDS uses for unknown ones: refuse them or drop them.
         transforms: Applied in turn, in the compiled step.
         batch_size: Examples of one step over all devices.
+        reshuffle: Whether each epoch has an order of its own, or all have the first.
         mode: See `Dataset`. "auto" chooses by the size of all splits.
         memory_limit_mb: Largest size for "auto" to hold in host memory, in MiB.
         device_limit_mb: Largest size for "auto" to copy to each device, in MiB.
@@ -79,8 +82,9 @@ def tfds_data(
     read = {k: feature for k, feature in columns.items() if feature is not None}
 
     def mode_of(size_mb: float) -> Mode:
-        auto = _choose_mode(size_mb, memory_limit_mb, device_limit_mb)
-        return auto if mode == "auto" else mode
+        sizes = {"device": size_mb, "memory": size_mb}
+        limits = {"device": device_limit_mb, "memory": memory_limit_mb}
+        return chosen_mode(mode, sizes, **limits)
 
     request = {"name": name, "splits": wanted, "columns": read, "labels": unlabelled}
     kept = None if mode == "stream" else decoded.path_of(root, request)
@@ -93,6 +97,7 @@ def tfds_data(
             batch_size=batch_size,
             mode=mode_of(found.size_mb),
             transforms=transforms,
+            reshuffle=reshuffle,
         )
     with quiet_tfds():
         make_builder = find_builder(name, root)
@@ -122,6 +127,7 @@ def tfds_data(
             batch_size=batch_size,
             mode=mode_of(size_mb),
             transforms=transforms,
+            reshuffle=reshuffle,
             files=sorted({Path(file) for of in ranges.values() for file, *_ in of}),
         )
     if kept and dataset.mode == "device":
@@ -143,14 +149,6 @@ def _folder(key: str, path: str) -> Path:
             f"data.{key}={path} needs a home folder, and there is none: set HOME, "
             f"TFDS_DATA_DIR or data.{key}"
         ) from error
-
-
-def _choose_mode(
-    size_mb: float, memory_limit_mb: float, device_limit_mb: float
-) -> Mode:
-    if size_mb <= device_limit_mb:
-        return "device"
-    return "memory" if size_mb <= memory_limit_mb else "stream"
 
 
 def _feature(features: Any, key: str, feature: str, name: str) -> Any:

@@ -71,6 +71,7 @@ def open_split(
     open_source: Any = builder.as_data_source  # its decorator hides its signature
     try:
         source = open_source(split=split)
+        count = len(source)
     except NotImplementedError as error:  # another file format
         raise ConfigError(
             f"{builder.data_dir} can't be read without TensorFlow: {error} Prepare it "
@@ -84,7 +85,7 @@ def open_split(
             f"{', '.join(splits)} and slices such as {splits[0]}[:80%]."
             + (f" TFDS: {error}" if base in splits else did_you_mean(base, splits))
         ) from error
-    if not len(source):
+    if not count:
         raise ConfigError(
             f"data.splits.{key}={split!r} of {builder.name} has no examples."
         )

@@ -1,12 +1,8 @@
-"""A mistake in a YAML file of one's own is one message with the file and its line."""
-
-import pytest
-
-from runner.cli import main
+"""Files of one's own, conf/model/bad.yaml, that can't be read."""
 
 HEAD = "_target_: my_lab.parts.model\n"
 # The contents of conf/model/bad.yaml, and what the message says after its name.
-MISTAKEN = {
+FILES = {
     "a tab": (HEAD + "\twidth: 3\n", ", line 2: found"),
     "an open bracket": (HEAD + "sizes: [1, 2\n", ", line 3: ", "from line 2 on"),
     "an open quote": (HEAD + "name: 'b\n", ", line 3: ", "from line 2 on"),
@@ -41,47 +37,3 @@ OF_DEFAULTS = {
     "a long loop": ("defaults: [worse]\n", "model/bad -> model/worse -> model/bad"),
     "a loop of packages": ("defaults: [/model@own: bad]\n", "model/bad -> model/bad"),
 }
-
-
-@pytest.fixture
-def told(monkeypatch, tmp_path, capsys):
-    """The one message of a command in a folder with a file of one's own."""
-
-    def told(content: str | bytes, *arguments: str) -> str:
-        folder = tmp_path / "conf/model"
-        folder.mkdir(parents=True)
-        content = content.encode() if isinstance(content, str) else content
-        (folder / "bad.yaml").write_bytes(content)
-        (folder / "worse.yaml").write_text("defaults: [bad]\n", encoding="utf-8")
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.setattr("sys.argv", ["runner", *arguments])
-        monkeypatch.setattr("runner.job.run.run_job", None)
-        with pytest.raises(SystemExit) as caught:
-            main()
-        assert "Traceback" not in capsys.readouterr().err
-        message = str(caught.value.code)
-        assert message.startswith("error: ") and "\n" not in message
-        return message
-
-    return told
-
-
-@pytest.mark.parametrize("case", MISTAKEN.values(), ids=MISTAKEN)
-def test_a_mistake_is_one_message_with_file_and_line(told, tmp_path, case):
-    content, *said = case
-    message = told(content, "--config-dir", "conf", "model=bad")
-    assert message.startswith(f"error: {tmp_path}/conf/model/bad.yaml")
-    assert all(part in message for part in said), message
-
-
-@pytest.mark.parametrize("case", OF_DEFAULTS.values(), ids=OF_DEFAULTS)
-def test_so_is_one_in_a_list_of_defaults(told, case):
-    content, *said = case
-    message = told(content, "--config-dir", "conf", "model=bad")
-    assert all(part in message for part in said), message
-
-
-@pytest.mark.parametrize("where", ["file:///nowhere", "pkg://no.pkg", "nowhere"])
-def test_a_search_path_to_nowhere_is_refused(told, where):
-    assert f"{where}, which is not" in told(HEAD, f"hydra.searchpath=['{where}']")

@@ -1,0 +1,1 @@
+"""Shows the runs that folders hold. Imports no JAX."""

@@ -1,0 +1,71 @@
+"""What is asked of a comparison: the metric, its direction and the factor."""
+
+import statistics
+
+import polars as pl
+
+from runner.compare.columns import default_by, is_result, varying
+from runner.compare.load import CHOICES
+from runner.errors import ConfigError, did_you_mean
+from runner.record.directions import FIRST_EDITION, better
+
+
+def is_higher_better(table: pl.DataFrame, metric: str) -> bool:
+    """Whether higher values of `metric` are better, as the runs have recorded it.
+
+    Raises:
+      ConfigError: they haven't, or they contradict each other.
+    """
+    prefix, recorded = "provenance.directions.", {}
+    for column in table.columns:
+        if column.startswith(prefix):
+            values = table[column].drop_nulls().unique().to_list()
+            if len(values) > 1:
+                raise ConfigError(
+                    f"{column}: of the runs, some want it to be lower, some higher"
+                )
+            recorded[column.removeprefix(prefix)] = values[0] if values else None
+    direction = better(metric, recorded or FIRST_EDITION)
+    if not direction:
+        raise ConfigError(
+            f"--metric {metric}: the runs don't say whether lower or higher values are "
+            "better, so nothing can be ranked by it. Metric.better of the function "
+            "that metrics.<name>._target_ names would"
+        )
+    return direction > 0
+
+
+def metric_of(table: pl.DataFrame, metric: str | None) -> str:
+    """`metric`, or the objective of most runs.
+
+    Raises:
+      ConfigError: the runs have no such metric.
+    """
+    names = [c.removeprefix("final.") for c in table.columns if c.startswith("final.")]
+    if metric is None:
+        objectives = table["objective"].drop_nulls() if "objective" in table else []
+        metric = statistics.mode([*objectives] or ["validation/loss"])
+    if metric not in names:
+        raise ConfigError(
+            f"--metric {metric} is not a metric of these runs, which have "
+            f"{', '.join(names) or 'none'}.{did_you_mean(metric, names)}"
+        )
+    return metric
+
+
+def factor_of(table: pl.DataFrame, by: str | None) -> str:
+    """`by`, or the factor that the runs are most likely about.
+
+    Raises:
+      ConfigError: the runs have no such key.
+    """
+    if by is None:
+        return default_by(table)
+    names = list(dict.fromkeys([*CHOICES, *varying(table)]))
+    keys = [c for c in table.columns if not is_result(c)]
+    if by not in keys:
+        raise ConfigError(
+            f"--by {by} is not a key of these runs. It may be "
+            f"{', '.join(names)}.{did_you_mean(by, [*names, *keys])}"
+        )
+    return by

@@ -1,0 +1,125 @@
+"""What runs cost: a metric by steps, by seconds and by FLOPs."""
+
+import math
+from typing import NamedTuple
+
+import polars as pl
+
+from runner.compare.load import Runs
+from runner.settings import FACT
+
+_SPEED = "time/steps_per_second"
+_FLOPS = f"{FACT}flops_per_step"
+_MEMBERS = f"{FACT}members"
+
+# {column of `with_costs`: its unit}
+AXES = {"step": "steps", "cost/seconds": "seconds", "cost/flops": "FLOPs"}
+
+
+class Target(NamedTuple):
+    """How fast a group reached the target.
+
+    Attributes:
+      runs: how many; `reached` of them reached it.
+      steps, seconds, flops: medians over all runs, where a run that never reached it
+        counts as infinite; None if that wasn't recorded. Seconds are without
+        compilation.
+    """
+
+    group: str
+    runs: int
+    reached: int
+    steps: float | None
+    seconds: float | None
+    flops: float | None
+
+
+def with_costs(runs: Runs) -> pl.DataFrame:
+    """`runs.curves` and what each row had cost, in columns of AXES; null if unknown."""
+    curves = runs.curves
+    speed = pl.col(_SPEED) if _SPEED in curves else pl.lit(None, pl.Float64)
+    taken = pl.col("step") - pl.col("step").shift(1, fill_value=0).over("run")
+    curves = curves.with_columns((taken / speed).alias("cost/seconds"))
+    known = pl.col("cost/seconds").is_not_null().all().over("run")
+    seconds = pl.when(known).then(pl.col("cost/seconds").cum_sum().over("run"))
+    per_step = pl.lit(None, pl.Float64)
+    if _FLOPS in runs.table and runs.table[_FLOPS].dtype.is_numeric():
+        each = runs.table.select("run", per_step=pl.col(_FLOPS).cast(pl.Float64))
+        curves = curves.join(each, on="run", how="left", maintain_order="left")
+        per_step = pl.col("per_step")
+    flops = pl.col("step") * per_step
+    return curves.with_columns(
+        seconds.alias("cost/seconds"), flops.alias("cost/flops")
+    ).drop("per_step", strict=False)
+
+
+def at_equal(
+    curves: pl.DataFrame,
+    rows: pl.DataFrame,
+    table: pl.DataFrame,
+    metric: str,
+    axis: str,
+) -> tuple[float, pl.DataFrame] | None:
+    """What each run of `rows` had reached when the cheapest of them ended.
+
+    A run that hadn't been evaluated by then has no value, like one that failed.
+
+    Args:
+      rows: `run`, `value` (not finite if it failed), and more.
+      table: see `Runs`. Members of a population share their time, which therefore says
+        nothing of how it varies.
+
+    Returns:
+      that cost, and `rows` with these values. None if the cost of a run isn't known, or
+      all cost the same: then their final values say it.
+    """
+    ended = rows.filter(pl.col("value").is_finite()).select("run")
+    if metric not in curves or ended.is_empty():
+        return None
+    together = pl.col(_MEMBERS) > 1 if _MEMBERS in table else pl.lit(False)
+    if axis == "cost/seconds" and table.filter(together).height:
+        return None
+    curves = curves.select("run", axis, metric).join(ended, on="run")
+    totals = curves.group_by("run").agg(pl.max(axis))
+    least, most = totals[axis].min(), totals[axis].max()
+    if totals[axis].null_count() or totals.height < ended.height or least == most:
+        return None
+    reached = (
+        curves.filter(pl.col(axis) <= least, pl.col(metric).is_not_null())
+        .group_by("run", maintain_order=True)
+        .agg(reached=pl.last(metric))
+    )
+    rows = rows.join(reached, on="run", how="left", maintain_order="left")
+    failed = pl.col("value").is_finite().not_()
+    value = (
+        pl.when(failed).then("value").otherwise(pl.col("reached").fill_null(math.nan))
+    )
+    return float(least), rows.with_columns(value=value).drop("reached")  # pyright: ignore
+
+
+def reach(
+    curves: pl.DataFrame,
+    used: pl.DataFrame,
+    metric: str,
+    target: float | None,
+    higher_is_better: bool,
+) -> tuple[Target, ...]:
+    """How fast each group of `used` (`run`, `group`) first reached `target`."""
+    if target is None or metric not in curves:
+        return ()
+    good = pl.col(metric) >= target if higher_is_better else pl.col(metric) <= target
+    first = curves.filter(good).group_by("run", maintain_order=True).first()
+    unknown = [pl.col(axis).null_count() > 0 for axis in AXES]
+    known = curves.join(used, on="run").select(unknown).row(0)
+    runs = used.join(first.select("run", *AXES), on="run", how="left")
+    found = runs.group_by("group", maintain_order=True).agg(
+        pl.len(),
+        pl.col("step").count().alias("reached"),
+        *(
+            pl.lit(None).alias(axis)
+            if is_unknown
+            else pl.col(axis).cast(pl.Float64).fill_null(math.inf).median().alias(axis)
+            for axis, is_unknown in zip(AXES, known, strict=True)
+        ),
+    )
+    return tuple(Target(*row) for row in found.rows())

@@ -1,0 +1,1 @@
+"""Tables of one's own: CSV, Parquet and NumPy files with a role for each column."""

@@ -1,0 +1,1 @@
+"""Text of one's own as windows of tokens."""

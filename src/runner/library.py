@@ -1,0 +1,139 @@
+"""Runs from Python, such as in a notebook: `from runner import run, run_sweep`."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import open_dict
+
+from runner.cli import job
+from runner.config import conf
+from runner.config.explain import MISTAKES, explain, was_reported
+from runner.config.hydra_job import facts
+from runner.config.whole_sweep import leave_to_jobs
+from runner.errors import ConfigError, TrainingStopped
+from runner.job.run import run_job
+from runner.replay.saved_run import SavedRun, load_run
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from runner.compare.analysis import Analysis
+
+
+def run(
+    overrides: Sequence[str] = (),
+    *,
+    folder: str | Path | None = None,
+    config_dir: str | Path | None = None,
+) -> SavedRun:
+    """Train one run in this process, as `python -m runner` with these overrides does.
+
+    Args:
+      overrides: such as `["optimizer=adam", "train.epochs=3"]`.
+      folder: the run folder; by default that which `hydra.run.dir` names. A run in it
+        that was interrupted is resumed; one that has finished is returned as it is.
+      config_dir: your own YAML files, as `--config-dir` has them.
+
+    Returns:
+      the run as its folder has it.
+
+    Raises:
+      ConfigError: the configuration can't run; the message says why.
+      TrainingStopped: a loss isn't finite, or the run doesn't do what it says.
+    """
+    with _hydra(overrides, config_dir) as (hydra, given):
+        cfg = hydra.compose_config("config", given, RunMode.RUN)
+        place = Path(cfg.hydra.run.dir if folder is None else folder).absolute()
+        composed = facts(cfg, cfg.hydra, place, sweep=None)
+    if cfg.print is not None:
+        raise ConfigError(f"print={cfg.print} is for the command line")
+    with open_dict(cfg):
+        del cfg["hydra"]
+    place.mkdir(parents=True, exist_ok=True)
+    run_job(cfg, composed)
+    return load_run(place, trust=True)  # its functions have just been called
+
+
+def run_sweep(
+    overrides: Sequence[str],
+    *,
+    folder: str | Path | None = None,
+    config_dir: str | Path | None = None,
+) -> "pl.DataFrame":
+    """Run the jobs of a sweep, as `python -m runner -m` with these overrides does.
+
+    Args:
+      overrides: such as `["optimizer=adam,sgd", "seed=0,1,2"]`.
+      folder, config_dir: see `run`; the default folder is that of `hydra.sweep.dir`.
+
+    Returns:
+      a row for each job, those that failed too: its settings, `status`, and `final.`
+      and `best.` of each metric, as `runner.compare` writes them into runs.parquet.
+
+    Raises:
+      ConfigError: the jobs can't be composed, or no job has left a folder.
+    """
+    from runner.compare.load import load
+
+    leave_to_jobs()
+    with _hydra(overrides, config_dir) as (hydra, given):
+        master = hydra.compose_config("config", given, RunMode.MULTIRUN)
+        place = Path(master.hydra.sweep.dir if folder is None else folder).absolute()
+        try:
+            hydra.multirun("config", job, [*given, f"hydra.sweep.dir='{place}'"])
+        except Exception as error:
+            if not was_reported(error):  # as it is of a job, beside which others ran
+                raise
+    return load([place]).table
+
+
+def compare_runs(
+    folders: Iterable[str | Path],
+    *,
+    by: str | None = None,
+    metric: str | None = None,
+    target: float | None = None,
+) -> "Analysis":
+    """What `python -m runner.compare` finds about the runs in and below folders.
+
+    Args:
+      by: what to compare, such as "optimizer"; by default the group that varies.
+      metric: by default the objective of the runs.
+      target: a value of the metric; also compare what it cost to reach it.
+
+    Raises:
+      ConfigError: no finished run, or no such factor or metric.
+    """
+    from runner.compare.analysis import analyse
+    from runner.compare.load import load
+
+    return analyse(load([Path(folder) for folder in folders]), by, metric, target)
+
+
+@contextlib.contextmanager
+def _hydra(
+    overrides: Sequence[str], config_dir: str | Path | None
+) -> Iterator[tuple[Any, list[str]]]:
+    """Hydra with our conf/, and the overrides that it gets.
+
+    Raises:
+      ConfigError: what Hydra refuses, as the command line explains it.
+    """
+    conf.register()
+    setup_globals()  # Hydra's own resolvers
+    given = [*overrides]
+    if config_dir is not None:
+        given += conf.search_path(Path(config_dir))
+    try:
+        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
+            yield GlobalHydra.instance().hydra, given
+    except TrainingStopped:
+        raise
+    except MISTAKES as error:
+        raise ConfigError(explain(error)) from error

@@ -1,0 +1,35 @@
+"""The first argument of `python -m runner` and of `runner`."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from runner import __main__ as program
+
+
+@pytest.mark.parametrize("name", program.COMMANDS)
+def test_a_command_is_its_module(name, monkeypatch):
+    module, given = importlib.import_module(program.COMMANDS[name]), []
+    monkeypatch.setattr(module, "main", lambda: given.append(sys.argv[1:]))
+    monkeypatch.setattr("sys.argv", ["runner", name, "--some", "folder"])
+    with pytest.raises(SystemExit):
+        program.main()
+    assert given == [["--some", "folder"]]
+
+
+def test_another_word_is_no_command_and_the_nearest_is_named(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["runner", "comprae", "x"])
+    with pytest.raises(SystemExit, match=r"neither a command.*Did you mean 'compare'"):
+        program.main()
+
+
+def test_the_console_script_finds_a_users_modules(tmp_path):
+    (tmp_path / "its_model.py").write_text("raise RuntimeError('it was found')\n")
+    script = "from runner.__main__ import script; script()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "model._target_=its_model.model"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "it was found" in done.stderr

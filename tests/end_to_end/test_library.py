@@ -1,0 +1,75 @@
+"""Runs from Python, as a notebook has them."""
+
+import logging
+
+import numpy as np
+import pytest
+
+import runner
+from runner.errors import ConfigError, TrainingStopped
+
+TINY = ["debug=tiny", "wandb=disabled", "mesh=single", "framework=jax", "verify=false"]
+NAN = ["optimizer=sgd", "optimizer.learning_rate=1e30"]
+
+
+@pytest.fixture
+def tiny(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield [
+        *TINY,
+        f"data.data_dir={folders['data']}",
+        f"compilation_cache={folders['xla']}",
+    ]
+    root.handlers[:], root.level = handlers, level
+
+
+def test_what_there_is_is_named():
+    assert {"compare_runs", "load_run", "run", "run_sweep"} <= set(dir(runner))
+    with pytest.raises(AttributeError, match="has no attribute 'train'"):
+        _ = runner.train
+
+
+def test_a_run_is_trained_and_read(tiny, tmp_path, shared_session, capsys):
+    saved = runner.run([*tiny, "seed=1"])
+    assert saved.folder.parents[1] == tmp_path / "outputs"
+    assert saved.config["seed"] == 1 and saved.summary["status"] == "finished"
+    assert saved.rows[-1]["step"] == 20
+    images = {"input": np.zeros((2, 8, 8, 1), np.uint8)}
+    assert saved.predict(images).shape == (2, 10)
+    again = runner.run([*tiny, "seed=1"], folder=saved.folder)
+    assert again.rows == saved.rows
+    assert "has finished already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "overrides,said",
+    [
+        (["optimzer=adam"], "Did you mean 'optimizer'"),
+        (["optimizer=admm"], "Did you mean 'adam'"),
+        (["train.steps=abc"], r"train\.steps=abc must be a whole number"),
+        (["optimizer"], "is not of the form key=value"),
+    ],
+)
+def test_a_mistake_is_one_message_and_leaves_nothing(tiny, tmp_path, overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        runner.run([*tiny, *overrides], folder="run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_nan_is_raised(tiny, shared_session):
+    with pytest.raises(TrainingStopped, match="loss is nan"):
+        runner.run([*tiny, *NAN], folder="run")
+    assert runner.load_run("run").summary["status"] == "failed"
+
+
+def test_a_sweep_is_a_table_and_is_compared(tiny):
+    rates = "optimizer.learning_rate=0.1,1e30"
+    table = runner.run_sweep([*tiny, "optimizer=sgd", rates, "seed=0,1"], folder="s")
+    assert table["status"].to_list() == ["finished"] * 2 + ["failed"] * 2
+    assert table["final.validation/loss"].count() == 2
+    found = runner.compare_runs(["s"], by="optimizer.learning_rate")
+    assert found.metric == "validation/loss" and not found.higher_is_better
+    with pytest.raises(ConfigError, match="Did you mean 'adam'"):
+        runner.run_sweep([*tiny, "optimizer=admm,sgd"])

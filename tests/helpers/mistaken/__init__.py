@@ -1,0 +1,1 @@
+"""Mistakes of users, by kind, each with what its one message says."""
