@@ -255,6 +255,7 @@ def test_refused_key_falls_back_to_offline(tmp_path):
 
 def test_server_that_dies_in_mid_run_costs_a_bounded_wait(tmp_path):
     code = """
+helper.WAIT_SECONDS = 5.0
 def slow(step):
     if step == 10:
         wait_for_start()
@@ -377,11 +378,10 @@ def test_resumed_online_it_is_one_run_with_each_row_once(tmp_path, ending, code)
 
 def brought(folder: Path, *arguments: str, expect: int = 0, **env) -> str:
     """What `python -m runner.mirror` says."""
-    code = "from runner import mirror; sys.exit(mirror.main(sys.argv[1:]))"
     env = clean_env(env | {"WANDB_INIT_TIMEOUT": "20"})
     del env["WANDB_MODE"]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import sys; {code}", *arguments],
+        [sys.executable, "-W", "error", "-m", "runner.mirror", *arguments],
         cwd=folder,
         env=env,
         capture_output=True,
@@ -395,8 +395,12 @@ def brought(folder: Path, *arguments: str, expect: int = 0, **env) -> str:
 @pytest.mark.parametrize(
     "fault, said",
     [
-        pytest.param({"status": 403}, "offline", marks=pytest.mark.nightly),
-        ({"fail": lambda op: 404 if op == "file_stream" else None}, "incomplete"),
+        ({"status": 403}, "offline"),
+        pytest.param(
+            {"fail": lambda op: 404 if op == "file_stream" else None},
+            "incomplete",
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_what_a_faulty_server_lacks_is_brought_later_and_once(tmp_path, fault, said):

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.errors import ConfigError
-from runner.record.files import read_object, rows_of
+from runner.record.files import rows_of
 from runner.record.mirrors.tracker import Source, Tracker
 from runner.record.secrets import scrub_message
+from runner.record.untrusted import read_foreign
 
 ATTEMPTS = 3  # at a tracker that fails: each continues with what it has
 _CHUNK = 4 << 20  # bytes of rows at a time: the memory that a mirror takes
@@ -125,8 +125,8 @@ def _ending(folder: Path) -> tuple[dict[str, Any], int]:
 
 def _summary(folder: Path) -> dict[str, Any]:
     try:
-        return {"status": "running"} | read_object(folder / "summary.json")
-    except (FileNotFoundError, ConfigError):
+        return {"status": "running"} | read_foreign(folder / "summary.json")
+    except (OSError, ValueError):
         return {"status": "running"}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.record.files import read_object
+from runner.record.untrusted import read_foreign
 
 
 class Source(NamedTuple):
@@ -38,13 +38,13 @@ def source(folder: Path, trainer: int | None = None) -> Source:
     """The run in `folder`.
 
     Raises:
-      OSError, ConfigError: it isn't one, or can't be read.
+      OSError, ValueError: it isn't one, or can't be read.
     """
     provenance = folder / "provenance.json"
     return Source(
         folder,
-        read_object(folder / "config.json"),
-        read_object(provenance) if provenance.exists() else {},
+        read_foreign(folder / "config.json"),
+        read_foreign(provenance) if provenance.exists() else {},
         trainer,
     )
 

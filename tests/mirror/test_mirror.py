@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runner import mirror
+from runner.mirror.__main__ import main
 from runner.record.files import read_metrics
 
-FIRST_EDITION = Path(__file__).parent / "fixtures" / "first_edition"
+FIRST_EDITION = Path(__file__).parents[1] / "fixtures" / "first_edition"
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def runs(tmp_path, monkeypatch):
 
 def test_a_folder_of_the_first_edition_becomes_tables_again_and_again(runs, capsys):
     for _ in range(2):
-        assert mirror.main([str(runs), "tracker=csv"]) == 0
+        assert main([str(runs), "tracker=csv"]) == 0
     folders = [path.parent for path in runs.rglob("metrics.jsonl")]
     assert capsys.readouterr().out.count("CSV: ") == 2 * len(folders) > 2
     for folder in folders:
@@ -41,7 +41,7 @@ def test_tensorboard_reads_back_what_was_mirrored(runs):
     )
     folder = runs / "single"
     for _ in range(2):
-        assert mirror.main([str(folder), "tracker=[tensorboard,csv]"]) == 0
+        assert main([str(folder), "tracker=[tensorboard,csv]"]) == 0
     events = reader.EventAccumulator(str(folder / "tensorboard")).Reload()
     rows = read_metrics(folder / "metrics.jsonl")
     for name in rows[0].keys() - {"step"}:
@@ -61,12 +61,12 @@ MISTAKES = {
 def test_a_mistake_is_one_message(runs, monkeypatch, capsys, said):
     monkeypatch.chdir(runs.parent)
     Path("empty").mkdir()
-    assert mirror.main(MISTAKES[said]) == 1
+    assert main(MISTAKES[said]) == 1
     assert said.lower() in capsys.readouterr().err.lower()
 
 
 def test_a_run_that_wants_no_wandb_says_how_it_would_get_it(runs, capsys):
-    assert mirror.main([str(runs / "single")]) == 0
+    assert main([str(runs / "single")]) == 0
     assert "wandb=offline or wandb=online mirrors it" in capsys.readouterr().out
 
 
@@ -74,6 +74,6 @@ def test_a_killed_run_ends_and_its_torn_row_is_none(runs):
     path = runs / "single" / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-5])
     (runs / "single" / "summary.json").write_text('{"status": "running"}')
-    assert mirror.main([str(runs / "single"), "tracker=csv"]) == 0
+    assert main([str(runs / "single"), "tracker=csv"]) == 0
     lines = (runs / "single" / "metrics.csv").read_text().splitlines()
     assert len(lines) - 1 == len(read_metrics(path))

@@ -1,4 +1,4 @@
-"""`python -m runner.mirror`: brings run folders to a tracker, at any time."""
+"""Brings run folders to a tracker, at any time."""
 
 import argparse
 import os
@@ -101,7 +101,7 @@ def _mirror(
         run = source(folder)
         wandb = {"wandb": {**run.config.get("wandb", {}), **given}}
         run = Source(folder, {**run.config, **wandb}, run.provenance)
-    except (OSError, ConfigError) as error:
+    except (OSError, ValueError) as error:
         print(printable(f"{folder}: can't be read: {error}"), file=sys.stderr)
         return False
     is_whole = True
