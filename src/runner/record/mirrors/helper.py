@@ -23,6 +23,7 @@ from runner.record.mirrors.process import BEAT, RUNS, is_over, state
 
 WAIT_SECONDS = 10.0  # of a process, for all its mirrors, when runs end
 _STALLED_SECONDS = 10.0
+_SAID = "said"  # what it prints, which isn't this process's, or a pipe would stay open
 _RESTARTS = 3  # and then it is given up
 
 
@@ -108,6 +109,7 @@ class _Helper:
         self._left = WAIT_SECONDS
         self._restarts_left = _RESTARTS
         self._is_closed = False
+        self._told = 0  # bytes of what it has said
         (self.folder / RUNS).touch()
         self._start()
         threading.Thread(target=self._watch, name="runner-mirror", daemon=True).start()
@@ -115,14 +117,28 @@ class _Helper:
 
     def _start(self) -> None:
         paths = [os.environ.get("PYTHONPATH", ""), *map(os.path.abspath, sys.path)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "runner.record.mirrors.process"]
-            + [str(self.folder), str(os.getpid()), *self._packages],
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            # Ctrl-C is for the process that trains.
-            start_new_session=True,
-        )
+        with (self.folder / _SAID).open("ab") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "runner.record.mirrors.process"]
+                + [str(self.folder), str(os.getpid()), *self._packages],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                # Ctrl-C is for the process that trains.
+                start_new_session=True,
+            )
+
+    def _relay(self) -> None:
+        """Print what the other process has said since."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            with (self.folder / _SAID).open("rb") as file:
+                file.seek(self._told)
+                lines = file.read()
+            lines = lines[: lines.rfind(b"\n") + 1]
+            self._told += len(lines)
+            if lines:
+                print(lines.decode(errors="replace"), end="", file=sys.stderr)
 
     def add(self, folder: Path, trackers: Mapping[str, Spec]) -> dict[str, Path]:
         run = {"folder": str(folder.absolute()), "trackers": trackers}
@@ -146,6 +162,7 @@ class _Helper:
                 break
             time.sleep(0.01)
         self._left = max(self._left - (time.monotonic() - begun), 0.0)
+        self._relay()
         return not pending
 
     def _watch(self) -> None:
@@ -153,6 +170,7 @@ class _Helper:
         seen, since = 0, time.monotonic()
         while self._restarts_left:
             time.sleep(0.2)
+            self._relay()
             with contextlib.suppress(OSError):
                 beat = (self.folder / BEAT).stat().st_mtime_ns
                 if beat != seen:  # no clock is compared with another

@@ -98,7 +98,8 @@ class _Mirrors:
         # All runs fail alike; the first one says it.
         if message not in self._said:
             self._said.add(message)
-            print(f"{message} (the run folder has everything)", file=sys.stderr)
+            text = f"{message} (the run folder has everything)"
+            print(text, file=sys.stderr, flush=True)
 
 
 def is_over(place: Path) -> bool:
@@ -115,7 +116,6 @@ def state(place: Path) -> dict[str, Any]:
 
 def main() -> None:
     folder, trainer, *packages = Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
-    os.dup2(2, 1)  # what trackers print isn't the run's output
     # A scheduler signals all processes; this one ends when the run does.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
