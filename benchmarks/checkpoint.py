@@ -24,7 +24,6 @@ from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
 from runner.job.run import checkpoint_record, host_of
 from runner.job.session import Session
-from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Recorder
 from runner.settings import CheckpointSettings
 
@@ -78,7 +77,7 @@ def trained(
         config=run.config,
         provenance={},
         directions={"loss": "min"},
-        wandb=WandbFields("disabled"),
+        trackers={},
         total_steps=len(run.learning_rates),
         quiet=True,
     )

@@ -36,7 +36,6 @@ from runner.data.transforms import flip, pad_and_crop, scale
 from runner.job.build import build
 from runner.job.session import Session
 from runner.models import mlp
-from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Recorder
 
 FRAMEWORKS = ("jax", "linen", "nnx")
@@ -45,6 +44,7 @@ CLASSES = 10
 
 
 SESSION = Session()
+WANDB = {"wandb": {"_target_": "runner.record.mirrors.wandb.WandbTracker"}}
 
 
 def images(batch_size: int, augment: bool = False) -> Dataset:
@@ -105,10 +105,10 @@ def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], 
     def loop():
         recorder = Recorder(
             folder / str(next(numbers)),
-            config=run.config,
+            config=run.config | {"wandb": {"mode": wandb}},
             provenance={},
             directions={"loss": "min"},
-            wandb=WandbFields(wandb, dir=folder),
+            trackers=WANDB,
             total_steps=len(run.learning_rates),
             quiet=True,
         )

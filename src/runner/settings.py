@@ -265,6 +265,7 @@ class WandbSettings:
     name: str | None = setting(RECORD)
     tags: list[str] | None = setting(RECORD)
     notes: str | None = setting(RECORD)
+    log_model: bool = setting(RECORD)
 
 
 @dataclass
@@ -328,6 +329,7 @@ class Settings:
     precision: PrecisionSettings = setting(PROGRAM)
     mesh: MeshSettings = setting(PROGRAM | MACHINE, decides=(f"{FACT}devices",))
     distributed: DistributedSettings = setting(MACHINE)
+    tracker: dict[str, Any] = setting(RECORD)
     wandb: WandbSettings = setting(RECORD)
     cluster: ClusterSettings = setting(MACHINE)
     task: Any = setting(PROGRAM)

@@ -15,7 +15,9 @@ RECORD = """
 import sys
 from pathlib import Path
 from runner.record.recorder import Recorder
-from runner.record.mirrors.wandb import WandbFields
+from runner.record.mirrors import helper
+
+helper.WAIT_SECONDS = 60.0  # on a machine that is busy
 
 for name, seed in (("adam", 0), ("sgd", 1)):
     config = {
@@ -23,16 +25,17 @@ for name, seed in (("adam", 0), ("sgd", 1)):
         "objective": "validation/loss",
         "optimizer": {"_target_": f"optax.{name}", "learning_rate": 0.1, "b1": None},
         "model": {"hidden_sizes": [8, 4]},
+        "wandb": {"mode": "offline", "project": "runner"},
         "hydra": {"choices": {"optimizer": name, "debug": None}, "overrides": []},
     }
     directions = {"loss": "min", "accuracy": "max"}
     provenance = {"git": {"commit": "c0ffee", "dirty": False}, "devices": ["cpu"],
                   "directions": directions}
     folder = Path(sys.argv[1], name)
-    wandb = WandbFields("offline", project="runner")
+    trackers = {"wandb": {"_target_": "runner.record.mirrors.wandb.WandbTracker"}}
     with Recorder(folder, config=config, provenance=provenance, quiet=True,
                   directions=directions,
-                  wandb=wandb, total_steps=40) as r:
+                  trackers=trackers, total_steps=40) as r:
         for step in range(1, 41):
             loss = float("nan") if step == 7 else 1 / step
             accuracy = {"validation/accuracy": step / 40}

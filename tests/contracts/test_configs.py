@@ -51,7 +51,7 @@ def test_every_group_is_tested():
     assert groups == {
         "cluster", "data", "debug", "distributed", "experiment", "framework",
         "mesh", "metric", "model", "optimizer", "precision",
-        "schedule", "sweep", "task", "wandb",
+        "schedule", "sweep", "task", "tracker", "wandb",
     }  # fmt: skip
 
 

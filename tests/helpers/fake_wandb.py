@@ -3,7 +3,8 @@
 It answers the operations that wandb 0.31 sends for a run and keeps what they say in
 `runs`. `unknown` collects everything else: it must stay empty, and tells when a new
 wandb says something new. Faults: `down` drops every connection, `status` answers all
-with an HTTP error, `delay` waits (seconds), `fail(operation)` gives an error or None.
+with an HTTP error, `delay` waits (seconds), `fail(operation)` gives an error or None,
+`body` is sent whatever was asked.
 """
 
 import json
@@ -25,7 +26,8 @@ class FakeRun:
     exit_code: int | None = None
 
     def last(self, key: str) -> Any:
-        return [u[key] for u in self.upserts if u.get(key) is not None][-1]
+        """The newest value of an upsert's variable; None if there was none."""
+        return [None, *(u[key] for u in self.upserts if u.get(key) is not None)][-1]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -46,6 +48,7 @@ class FakeWandb:
         self.down = False
         self.status: int | None = None
         self.delay = 0.0
+        self.body: bytes | None = None
         self.fail = lambda operation: None
         handler = type("Handler", (_Handler,), {"fake": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -74,9 +77,12 @@ class FakeWandb:
         answers = {
             "UpsertBucket": self._upsert,
             "CreateRunFiles": self._create_files,
+            "Run": self._public_run,
+            "RunHistoryKeys": self._public_run,
             "RunResumeStatus": self._resume_status,
             "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
             "OrganizationCoreWeaveOrganizationID": lambda _: {"entity": None},
+            "GetDefaultEntity": lambda _: {"viewer": {"id": "u", "entity": "me"}},
             "Viewer": lambda _: {
                 "viewer": {
                     "id": "u",
@@ -129,6 +135,29 @@ class FakeWandb:
             "wandbConfig": "{}",
         }
         return {"model": {"bucket": bucket}}
+
+    def _public_run(self, variables: dict) -> dict:
+        run = self.runs.get(variables["name"])
+        if run is None:
+            return {"project": {"run": None}}
+        rows = map(json.loads, run.files.get("wandb-history.jsonl", []))
+        last = max((row.get("_step", -1) for row in rows), default=-1)
+        names = ("sweepName", "commit", "readOnly", "createdAt", "notes")
+        more = ("heartbeatAt", "description", "systemMetrics", "group", "jobType")
+        found = dict.fromkeys(names + more) | {
+            "id": run.name,
+            "name": run.name,
+            "projectId": "1",
+            "displayName": run.last("displayName"),
+            "tags": [],
+            "state": "running" if run.exit_code is None else "finished",
+            "config": run.last("config"),
+            "summaryMetrics": run.files.get("wandb-summary.json", ["{}"])[-1],
+            "historyLineCount": len(run.files.get("wandb-history.jsonl", [])),
+            "user": {"name": "me", "username": "me"},
+            "historyKeys": {"lastStep": last, "keys": {}},
+        }
+        return {"project": {"run": found}}
 
     def _create_files(self, variables: dict) -> dict:
         files = [
@@ -187,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_PUT = do_GET = do_POST
 
     def _answer(self, value: Any, status: int = 200) -> None:
-        body = json.dumps(value).encode()
+        body = self.fake.body or json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -8,8 +9,7 @@ import pytest
 from runner.errors import ConfigError, TrainingStopped, Unwritable
 from runner.record.directions import FIRST_EDITION
 from runner.record.files import read_metrics
-from runner.record.mirrors import process
-from runner.record.mirrors.wandb import WandbFields
+from runner.record.mirrors import helper
 from runner.record.recorder import Kept, Recorder
 
 
@@ -24,7 +24,7 @@ def recorder(folder: Path, **arguments) -> Recorder:
         "config": {"seed": 3, "api_key": "hunter2"},
         "provenance": {"git": None},
         "directions": FIRST_EDITION,
-        "wandb": WandbFields("disabled"),
+        "trackers": {},
         "total_steps": 3,
         "quiet": True,
     }
@@ -144,54 +144,87 @@ def wandb_is(tmp_path, monkeypatch):
         (tmp_path / "lib").mkdir()
         (tmp_path / "lib" / "wandb.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))
-        monkeypatch.setattr(process, "_clients", [])
+        monkeypatch.setattr(helper, "_helpers", [])
 
     return wandb_is
 
 
+WANDB = {
+    "trackers": {"wandb": {"_target_": "runner.record.mirrors.wandb.WandbTracker"}},
+    "config": {"wandb": {"mode": "offline"}},
+}
+
+
 def test_broken_wandb_is_told_once_and_costs_nothing(tmp_path, wandb_is, capfd):
     wandb_is("raise ImportError('broken')")
-    with recorder(tmp_path, wandb=WandbFields("offline")) as run:
+    with recorder(tmp_path, **WANDB) as run:
         for row in ROWS:
             run.row(row)
+    run.mirror.wait()
     assert summary(tmp_path)["status"] == "finished"
     assert read_metrics(tmp_path / "metrics.jsonl") == ROWS
+    assert run.mirror.states()["wandb"]["problem"]
     err = capfd.readouterr().err
-    # Of two threads that import it at once, one may get the module half made.
-    assert err.count("\n") == 1 and "W&B offline start failed: " in err
+    assert err.count("\n") == 1 and "W&B start failed: ImportError: broken" in err
 
 
 def test_wandb_that_hangs_holds_up_neither_rows_nor_exit(
     tmp_path, wandb_is, monkeypatch, capsys
 ):
     wandb_is("import time\nSettings = dict\ndef init(**_): time.sleep(60)")
-    monkeypatch.setattr(process, "finish_limit", lambda: -4.8)
+    monkeypatch.setattr(helper, "WAIT_SECONDS", 0.2)
     start = time.monotonic()
-    with recorder(tmp_path, wandb=WandbFields("offline")) as run:
+    with recorder(tmp_path, quiet=False, **WANDB) as run:
         for row in ROWS:
             run.row(row)
     assert time.monotonic() - start < 5
-    assert "no answer" in capsys.readouterr().err
-    process._clients[-1].process.kill()
+    err = capsys.readouterr().err
+    assert "wandb: no answer in time" in err and "incomplete" in err
+    helper._helpers[-1].process.kill()
 
 
-def test_a_mirror_that_dies_is_told_once_and_the_next_run_gets_another(
-    tmp_path, monkeypatch, capsys
+@pytest.fixture
+def csv_only(monkeypatch):
+    """A process of its own that mirrors, and a tracker that needs nothing."""
+    monkeypatch.setattr(helper, "_helpers", [])
+    monkeypatch.setattr(helper, "WAIT_SECONDS", 60.0)
+    return {"csv": {"_target_": "runner.record.mirrors.csv.CsvTracker"}}
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_mirror_that_dies_or_stalls_is_replaced_and_lacks_nothing(
+    tmp_path, monkeypatch, csv_only, fault
 ):
-    monkeypatch.setattr(process, "_clients", [])
-    with recorder(tmp_path / "a", wandb=WandbFields("offline")) as run:
+    monkeypatch.setattr(helper, "_STALLED_SECONDS", 2.0)
+    with recorder(tmp_path, trackers=csv_only) as run:
         run.row(ROWS[0])
-        process._clients[-1].process.kill()
-        process._clients[-1].process.wait()
+        while not (tmp_path / "metrics.csv").exists():
+            time.sleep(0.01)
+        helper._helpers[-1].process.send_signal(fault)
         for row in ROWS[1:]:
             run.row(row)
-    assert read_metrics(tmp_path / "a" / "metrics.jsonl") == ROWS
-    assert summary(tmp_path / "a")["status"] == "finished"
-    assert capsys.readouterr().err.count("its process has ended") == 1
-    with recorder(tmp_path / "b", wandb=WandbFields("offline")) as run:
+    run.mirror.wait()
+    assert not run.mirror.states()["csv"]["problem"]
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3"]
+
+
+def test_a_mirror_that_always_dies_is_told_once_and_the_next_run_gets_another(
+    tmp_path, monkeypatch, capsys, csv_only
+):
+    monkeypatch.setattr(helper, "_RESTARTS", 1)
+    with recorder(tmp_path / "a", trackers=csv_only) as run:
         run.row(ROWS[0])
-    assert run._wandb.mode == "offline" and run._wandb.folder.is_dir()
-    assert len(process._clients) == 2
+        helper._helpers[-1].process.kill()
+        while not helper._helpers[-1].has_ended:
+            time.sleep(0.01)
+    run.mirror.wait()
+    assert summary(tmp_path / "a")["status"] == "finished"
+    assert capsys.readouterr().err.count("their process has ended") == 1
+    with recorder(tmp_path / "b", trackers=csv_only) as run:
+        run.row(ROWS[0])
+    run.mirror.wait()
+    assert (tmp_path / "b" / "metrics.csv").exists() and len(helper._helpers) == 2
 
 
 def test_quiet_is_quiet_and_its_opposite_says_where_everything_is(tmp_path, capsys):

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import polars as pl
 from runner.errors import ConfigError
 from runner.record.checksums import check_records
 from runner.record.files import NON_FINITE
+from runner.record.format import run_folders
 from runner.record.moved import with_todays_targets
 from runner.record.provenance import FACTS
 from runner.record.untrusted import clean, one_line, read_foreign, read_rows
@@ -20,9 +21,6 @@ from runner.trees import flatten
 
 CHOICES = (*GROUPS, "precision", "mesh")
 SEEDS = ("seeds.init", "seeds.order", "seeds.step")  # null: that of `seed`
-
-# These folders of a run hold thousands of files and no other run.
-_NOT_RUNS = {"wandb", "checkpoints", "profile", ".hydra"}
 
 
 class Runs(NamedTuple):
@@ -70,7 +68,7 @@ def load(paths: Sequence[Path]) -> Runs:
         f"no run in {', '.join(map(str, paths))}: a run is a folder with a config.json "
         "or summary.json"
     )
-    return read_all(*found_in(paths, _runs_in), _read, none)
+    return read_all(*found_in(paths, run_folders), _read, none)
 
 
 def found_in(
@@ -133,13 +131,6 @@ def _check_directions(provenance: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"provenance.json: directions.{name}={value} must be min, max or null"
             )
-
-
-def _runs_in(path: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(path.resolve()):
-        if "config.json" in files or "summary.json" in files:
-            yield Path(folder)
-            subfolders[:] = [s for s in subfolders if s not in _NOT_RUNS]
 
 
 def _read(folder: Path) -> Record:

@@ -31,12 +31,12 @@ from runner.job.processes import Processes, connected
 from runner.job.resume import checkpoint_facts, resume, with_choice
 from runner.job.session import Session, described
 from runner.job.stop import Stop
+from runner.job.trackers import trackers_of
 from runner.job.witness import witness_facts, witness_of
 from runner.record import compiled
 from runner.record.code import Code
 from runner.record.files import to_json, write_json, writing
-from runner.record.mirrors import process
-from runner.record.mirrors.wandb import WandbFields
+from runner.record.mirrors import helper
 from runner.record.provenance import JAX_OPTIONS, PACKAGES, provenance
 from runner.record.recorder import Recorder, kept_rows
 from runner.record.secrets import scrub, scrub_message
@@ -44,9 +44,6 @@ from runner.record.state import save_state
 from runner.record.untrusted import one_line
 from runner.settings import CheckpointSettings
 from runner.tasks.task import directions
-
-# The groups that distinguish the runs of a sweep at a glance.
-TAGGED = ("model", "framework", "optimizer", "schedule", "data")
 
 
 class Prepared(NamedTuple):
@@ -265,9 +262,9 @@ def prepare(
     try:
         if cfg.print is not None:
             raise ConfigError(f"print={cfg.print} is for a single run, not for a sweep")
-        wandb = wandb_fields(cfg, choices, overrides, sweep)
+        trackers = trackers_of(cfg)
         if processes.is_first:
-            process.prepare(wandb)
+            helper.prepare(trackers, {"wandb": {"mode": cfg.wandb.mode}})
         cfg = with_choice(cfg, folder)
         _set_up(cfg, session)
         before = checkpoint_facts(folder) if cfg.init_from is not None else {}
@@ -291,19 +288,19 @@ def prepare(
     if built.taken is not None and processes.is_first and not quiet and not resumed:
         print(one_line(built.taken.text))
     wandb_id = os.environ.get("WANDB_RUN_ID") or (resumed and resumed.wandb_id)
-    wandb = wandb._replace(id=wandb_id or secrets.token_hex(4))
+    named = {"sweep": sweep} if sweep else {}
     recorder = Recorder(
         folder,
         config=run.config
         | {"optimizer_probe": record["optimizer_probe"]}
-        | {"hydra": {"choices": dict(choices), "overrides": list(overrides)}},
+        | {"hydra": {"choices": dict(choices), "overrides": list(overrides)} | named},
         directions=directions(run.spec.task),
         provenance=record
         | {"directions": directions(run.spec.task)}
-        | {"wandb_id": wandb.id}
+        | {"wandb_id": wandb_id or secrets.token_hex(4)}
         | {"restarts": resumed.restarts if resumed else []}
         | {"changes": resumed.changes if resumed else []},
-        wandb=wandb,
+        trackers=trackers,
         total_steps=len(run.learning_rates),
         quiet=quiet,
         kept=resumed.kept if resumed else None,
@@ -401,26 +398,3 @@ def _write_failure(folder: Path, error: Exception) -> None:
     if not isinstance(error, ConfigError):
         text = scrub_message("".join(traceback.format_exception(error)))
         (folder / "error.txt").write_text(text, encoding="utf-8")
-
-
-def wandb_fields(
-    cfg: DictConfig,
-    choices: Mapping[str, str],
-    overrides: Sequence[str],
-    sweep: str | None,
-) -> WandbFields:
-    """The `wandb` section with its nulls filled in, so that a sweep is readable."""
-    wandb = cfg.wandb
-    name = wandb.name or ",".join(overrides)
-    tags = wandb.tags or [f"{k}={choices[k]}" for k in TAGGED if k in choices]
-    return WandbFields(
-        mode=wandb.mode,
-        project=wandb.project,
-        entity=wandb.entity,
-        group=wandb.group or sweep,
-        job_type=wandb.job_type or "train",
-        # W&B's own limit is 128 characters.
-        name=scrub_message(name)[:128] or None,
-        tags=tuple(map(scrub_message, tags)),
-        notes=wandb.notes and scrub_message(wandb.notes),
-    )

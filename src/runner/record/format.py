@@ -1,11 +1,24 @@
-"""The format of run folders, and refusing those of the first edition."""
+"""The format of run folders: finding them, and refusing the first edition's."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError
 
 FORMAT = 2
+
+# These folders of a run hold thousands of files and no other run.
+_NOT_RUNS = {"wandb", "checkpoints", "profile", ".hydra", "tensorboard"}
+
+
+def run_folders(path: Path) -> Iterator[Path]:
+    """The run folders in and below `path`, with symbolic links in it resolved."""
+    for folder, subfolders, files in os.walk(path.resolve()):
+        if "config.json" in files or "summary.json" in files:
+            yield Path(folder)
+            subfolders[:] = [s for s in subfolders if s not in _NOT_RUNS]
 
 
 def check_format(config: Mapping[str, Any], source: object, purpose: str) -> None:

@@ -28,8 +28,8 @@ from runner.record.files import (
     writing,
 )
 from runner.record.format import FORMAT
-from runner.record.mirrors.process import WandbMirror
-from runner.record.mirrors.wandb import WandbFields
+from runner.record.mirrors.follow import Spec
+from runner.record.mirrors.helper import Mirror
 from runner.record.secrets import scrub, scrub_message
 from runner.record.terminal import Progress, print_summary
 
@@ -51,20 +51,20 @@ class Kept(NamedTuple):
 
 
 class Recorder:
-    """Writes a run's folder, mirrors it to W&B and shows it on the terminal.
+    """Writes a run's folder, has it mirrored and shows it on the terminal.
 
-    A context manager: however its block ends, summary.json says so, and W&B's run ends
-    with an exit code. The folder is the truth, so an error in writing it is raised; an
-    error of W&B is reported once and otherwise ignored.
+    A context manager: however its block ends, summary.json says so, and the trackers
+    read it there. The folder is the truth, so an error in writing it is raised; an
+    error of a tracker is reported once and otherwise ignored.
 
     Args:
       folder: created if missing.
-      config: the whole resolved config, for config.json and W&B. Secrets are redacted.
+      config: the whole resolved config, for config.json. Secrets are redacted.
       provenance: see `runner.record.provenance`.
       directions: of the metrics; see `runner.record.directions`.
-      wandb: `dir` is `folder` unless given.
+      trackers: those that get a copy; see `mirrors.follow.make`.
       total_steps: the length of the run in optimizer steps.
-      quiet: show neither progress nor table.
+      quiet: show neither progress nor table, and wait for no tracker at the end.
       kept: continue after these rows, which may be replaced until the recorder is
         entered; None refuses a folder that has any.
 
@@ -80,7 +80,7 @@ class Recorder:
         config: dict[str, Any],
         provenance: dict[str, Any],
         directions: Mapping[str, str | None],
-        wandb: WandbFields,
+        trackers: Mapping[str, Spec],
         total_steps: int,
         quiet: bool,
         kept: Kept | None = None,
@@ -88,7 +88,7 @@ class Recorder:
         self.folder = folder
         self._config = scrub(config | {"format": FORMAT})
         self.provenance = scrub(provenance)
-        self.wandb_settings = wandb._replace(dir=wandb.dir or folder)
+        self.mirror = Mirror(folder, trackers, config)
         self._total_steps = total_steps
         self._quiet = quiet
         self.kept = kept
@@ -100,18 +100,15 @@ class Recorder:
         self._directions = directions
         self._signs: dict[str, int] = {}  # of each column: see `better`
         self._extra: dict[str, Any] = {}
-        self._tested: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        """Open the folder and start W&B.
+        """Open the folder and start its mirrors.
 
         Raises:
           ConfigError: the folder can't be written, or holds the rows of another run,
             or another process writes there.
         """
         kept: list[dict[str, Any]] = []
-        resumed = self.kept is not None
-        self._wandb = WandbMirror(self.wandb_settings._replace(resumed=resumed))
         self._started = time.monotonic()
         path = self.folder / "metrics.jsonl"
         try:
@@ -153,9 +150,7 @@ class Recorder:
             ) from error
         if not self._quiet:
             self._progress = Progress(self._total_steps)
-        self._wandb.start({**self._config, "provenance": self.provenance})
-        for row in kept:  # those that W&B has are skipped there
-            self._wandb.log(row)
+        self.mirror.start()
         return self
 
     def row(self, row: dict[str, Any]) -> None:
@@ -168,7 +163,6 @@ class Recorder:
         assert self._metrics is not None
         with writing(self.folder):
             self._metrics.write(row)
-        self._wandb.log(row)
         self.track(row)
         if self._progress:
             self._progress.row(row)
@@ -176,7 +170,6 @@ class Recorder:
     def test(self, numbers: Mapping[str, float]) -> None:
         """Record the numbers of the test splits, which come once, at the end."""
         self.final.update(numbers)
-        self._tested = dict(numbers)
 
     def state(self) -> dict[str, Any]:
         """The facts about the rows so far that a checkpoint stores."""
@@ -184,7 +177,7 @@ class Recorder:
             "final": dict(self.final),
             "best": {key: dict(best) for key, best in self._best.items()},
             "wall_seconds": self._wall_seconds(),
-            "wandb_id": self.wandb_settings.id,
+            "wandb_id": self.provenance.get("wandb_id"),
             **self.rows(),
         }
 
@@ -208,7 +201,7 @@ class Recorder:
     ) -> None:
         if self._progress:
             self._progress.close()
-        status, exit_code = _ending(error)
+        status = self._ends(error)
         summary: dict[str, Any] = {}
         unwritable: OSError | None = None
         try:
@@ -221,12 +214,8 @@ class Recorder:
                 signals.last_word(self, _finished if is_last else None)
         except OSError as raised:
             unwritable = raised
-            exit_code = exit_code or 1
-        except BaseException:
-            exit_code = exit_code or 1
-            raise
-        finally:
-            self._wandb.finish(exit_code, _mirrored(summary) | self._tested)
+        if not self._quiet and not unwritable:
+            self.mirror.wait()
         if unwritable:
             path = unwritable.filename or self.folder
             told = Unwritable(path, unwritable.strerror)
@@ -238,9 +227,13 @@ class Recorder:
 
     def _leave(self, error: BaseException) -> None:
         """Record that the process ends at once, which is why nothing is closed."""
+        self._write_summary(self._ends(error))
+
+    def _ends(self, error: BaseException | None) -> str:
         status, exit_code = _ending(error)
-        summary = self._write_summary(status)
-        self._wandb.leave(exit_code, _mirrored(summary) | self._tested)
+        if exit_code:
+            self._extra["exit_code"] = exit_code
+        return status
 
     def _close_metrics(self) -> None:
         assert self._metrics is not None
@@ -303,15 +296,11 @@ class Recorder:
         return round(time.monotonic() - self._started, 3)
 
     def _locations(self) -> dict[str, str]:
-        locations = {
+        own = {
             "run folder": str(self.folder),
             "metrics": str(self.folder / "metrics.jsonl"),
         }
-        if self._wandb.url:
-            locations["W&B"] = self._wandb.url
-        elif self._wandb.folder:
-            locations["W&B"] = f"wandb sync {self._wandb.folder}"
-        return locations
+        return own | self.mirror.locations()
 
 
 def kept_rows(kept: Kept) -> list[dict[str, Any]]:
@@ -327,13 +316,6 @@ def kept_rows(kept: Kept) -> list[dict[str, Any]]:
         return [row for row in rows if row["step"] <= kept.step]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"the rows in {kept.path} can't be kept: {error}") from error
-
-
-def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
-    """The facts that W&B's own summary, the last value of each metric, lacks."""
-    facts = {k: v for k, v in summary.items() if k not in ("final", "best", "steps")}
-    best = {f"best/{k}": v["value"] for k, v in summary.get("best", {}).items()}
-    return facts | best
 
 
 def _ending(error: BaseException | None) -> tuple[str, int]:

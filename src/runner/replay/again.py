@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,6 @@ from runner.job.warm_start import check_same
 from runner.record import compiled
 from runner.record.conditions import BITS, Fact, changed, counted
 from runner.record.console import console, print_table
-from runner.record.mirrors.wandb import WandbFields
 from runner.record.recorder import Recorder
 from runner.record.terminal import Progress
 from runner.record.untrusted import printable
@@ -201,7 +199,6 @@ def _recorder(
 ) -> Recorder | None:
     if out is None:
         return None
-    os.environ["WANDB_MODE"] = "disabled"  # has precedence over the setting
     epochs = {"epochs": recorded.config.get("train", {}).get("epochs")}
     return Recorder(
         out,
@@ -213,7 +210,7 @@ def _recorder(
         | {"directions": directions(run.spec.task)}
         | {"replay_of": str(recorded.source)},
         directions=directions(run.spec.task),
-        wandb=WandbFields("disabled"),
+        trackers={},
         total_steps=len(run.learning_rates),
         quiet=True,
     )

@@ -1,247 +1,146 @@
-"""The W&B mirror of a run, kept by a process of its own.
+"""The process that mirrors all runs of the one that trains.
 
-W&B's client takes a second to import and as much of Python's time as training a small
-model does, so neither happens in the process that trains. This module, run with
-`python -m`, is the other process: it mirrors all runs of the one that trains.
+A tracker's client takes a second to import and as much of Python's time as training a
+small model does, so neither happens in the process that trains. This module, run with
+`python -m`, is the other process. It is told which folders there are, reads them, and
+says in a file for each how far it is: `<number>.<tracker>.json`.
 """
 
-import atexit
 import contextlib
-import itertools
+import importlib
+import json
 import os
-import pickle
-import queue
+import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from runner import signals
-from runner.record.mirrors.wandb import (
-    WandbFields,
-    WandbRun,
-    finish_limit,
-    wanted_mode,
-)
+from runner.record.files import write_json
+from runner.record.mirrors.follow import Spec, Trainer, copy, one_line
+from runner.record.mirrors.tracker import Tracker, source
 
-LEAVING_SECONDS = 1.0
-KILLED = 137  # as a shell reports it
-_names = itertools.count()
+RUNS, BEAT = "runs.jsonl", "beat"
+LEFT_ALONE_SECONDS = 90.0  # W&B's own timeouts, which end before
+# At least so often; with many runs less often, for each costs some time.
+_LOOK_SECONDS, _LOOK_SECONDS_A_RUN = 0.05, 0.002
 
 
-class WandbMirror:
-    """One W&B run. Only `finish` waits, and nothing raises.
+class _Mirrors:
+    """The mirrors of the runs that are listed in `folder`, a thread for each."""
 
-    Attributes:
-      name: distinguishes the mirrors of a process.
-      mode: the actual mode; "disabled" until it has started.
-      folder: W&B's own folder of the run.
-      url: its page, if it is online.
-    """
+    def __init__(self, folder: Path, trainer: int, imports: threading.Thread):
+        self._folder = folder
+        self._imports = imports
+        self._trainer = trainer
+        self._said: set[str] = set()
+        self._position = self._count = 0
+        self._threads: list[threading.Thread] = []
 
-    def __init__(self, settings: WandbFields):
-        self.name = next(_names)
-        self._settings = settings
-        self._limit: float | None = None
-        self._client: _Client | None = None
-        self._finished = threading.Event()
-        self.mode = "disabled"
-        self.folder: Path | None = None
-        self.url: str | None = None
+    def look(self) -> None:
+        """Begin to mirror what is new in the list."""
+        with (self._folder / RUNS).open("rb") as file:
+            file.seek(self._position)
+            data = file.read()
+        *lines, _torn = data.split(b"\n")
+        self._position += sum(len(line) + 1 for line in lines)
+        for line in lines:
+            run = json.loads(line)
+            for name, spec in run["trackers"].items():
+                place = self._folder / f"{self._count}.{name}.json"
+                if not is_over(place):
+                    self._begin(Path(run["folder"]), spec, place)
+            self._count += 1
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Begin the run in the background. `config` is logged without its secrets."""
-        if wanted_mode(self._settings) == "disabled":
-            return
-        folder = self._settings.dir
-        settings = self._settings._replace(dir=folder and folder.absolute())
-        variables = {k: v for k, v in os.environ.items() if k.startswith("WANDB")}
-        self._limit = finish_limit()
-        self._client = _client()
-        self._client.send(self, "start", settings, dict(config), variables)
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Pass a row on. The caller must not change it afterwards."""
-        if self._client:
-            self._client.send(self, "log", row)
-
-    def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
-        """End the run; `exit_code` 0 means it went well.
-
-        Waits as long as the timeouts of W&B itself allow, and a few seconds.
-        """
-        if not self._client:
-            return
-        self._client.send(self, "finish", exit_code, dict(summary))
-        limit = self._limit and self._limit + 5  # the process reports its own first
-        if not self._finished.wait(limit):
-            print(f"W&B: no answer after {limit:.0f} s; continuing", file=sys.stderr)
-        self._client.forget(self)
-
-    def leave(self, exit_code: int, summary: Mapping[str, Any]) -> None:
-        """End the run without waiting: this process is about to end."""
-        client, self._client = self._client, None  # nothing comes after it
-        if client:
-            client.send(self, "finish", exit_code, dict(summary))
-
-    def _update(
-        self, mode: str, folder: Path | None, url: str | None, over: bool
-    ) -> None:
-        self.mode, self.folder, self.url = mode, folder, url
-        if over:
-            self._finished.set()
-
-
-def prepare(settings: WandbFields) -> None:
-    """Start the process that a run with `settings` needs: its imports take long."""
-    if wanted_mode(settings) != "disabled":
-        _client()
-
-
-class _Client:
-    """This end of the pipes to the process that keeps the mirrors."""
-
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "runner.record.mirrors.process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # Ctrl-C is for the process that trains, which tells this one what to do.
-            start_new_session=True,
+    def _begin(self, folder: Path, spec: Spec, place: Path) -> None:
+        thread = threading.Thread(
+            target=self._mirror, args=(folder, spec, place), daemon=True
         )
-        assert self.process.stdin and self.process.stdout
-        self._out, self._in = self.process.stdin, self.process.stdout
-        self._lock = threading.Lock()
-        self._mirrors: dict[int, WandbMirror] = {}
-        self._messages: queue.SimpleQueue[tuple] = queue.SimpleQueue()
-        self.is_alive = True
-        for work in (self._listen, self._deliver):
-            threading.Thread(target=work, name="runner-mirror", daemon=True).start()
-        atexit.register(self._close)
-        signals.last_word(self, self._leave)
+        thread.start()
+        self._threads.append(thread)
 
-    def send(self, mirror: WandbMirror, *message: Any) -> None:
-        with self._lock:
-            self._mirrors[mirror.name] = mirror
-            if not self.is_alive:  # nothing would read the queue
-                mirror._finished.set()
-                return
-        self._messages.put((mirror.name, *message))
+    def are_over(self) -> bool:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return not self._threads
 
-    def _deliver(self) -> None:
-        # In a thread: a pipe that is full must not hold up training.
-        with contextlib.suppress(OSError, ValueError):  # gone, or closed at exit
-            while True:
-                pickle.dump(self._messages.get(), self._out)
-                if self._messages.empty():
-                    self._out.flush()
+    def _mirror(self, folder: Path, spec: Spec, place: Path) -> None:
+        shown = None
 
-    def forget(self, mirror: WandbMirror) -> None:
-        with self._lock:
-            self._mirrors.pop(mirror.name, None)
+        def tell(tracker: Tracker, over: bool = False) -> None:
+            nonlocal shown
+            state = {
+                "over": over,
+                "label": tracker.label,
+                "where": tracker.where,
+                "problem": tracker.problem,
+            }
+            if state != shown:
+                shown = state
+                with contextlib.suppress(OSError):
+                    write_json(place, state)
 
-    def _listen(self) -> None:
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
-            while True:
-                name, *state = pickle.load(self._in)
-                mirror = self._mirrors.get(name)
-                if mirror:  # it may have given up waiting
-                    mirror._update(*state)
-        with self._lock:
-            self.is_alive = False
-            unfinished = list(self._mirrors.values())
-        if unfinished:
-            print(
-                "W&B: its process has ended (the run folder has everything)",
-                file=sys.stderr,
-            )
-        for mirror in unfinished:
-            mirror._finished.set()
+        def pause(tracker: Tracker) -> None:
+            tell(tracker)
+            time.sleep(_LOOK_SECONDS + _LOOK_SECONDS_A_RUN * len(self._threads))
 
-    def _leave(self, error: BaseException) -> None:
-        """Let what was sent arrive; the process then ends by itself."""
-        deadline = time.monotonic() + LEAVING_SECONDS
-        for mirror in list(self._mirrors.values()):
-            mirror._finished.wait(max(deadline - time.monotonic(), 0))
-        if not self._mirrors:
-            self.process.kill()
-
-    def _close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._out.close()
-
-
-_starting = threading.Lock()
-_clients: list[_Client] = []
-
-
-def _client() -> _Client:
-    """The live client, or a new one."""
-    with _starting:
-        if not _clients or not _clients[-1].is_alive:
-            _clients.append(_Client())
-        return _clients[-1]
-
-
-def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
-    """Carry out `messages` until they end, which they do when the other process ends.
-
-    If it was killed, runs that are still open are finished as failed.
-    """
-    runs: dict[int, WandbRun] = {}
-    lock = threading.Lock()
-
-    def report(name: int, over: bool) -> None:
-        run = runs[name]
-        with lock, contextlib.suppress(OSError):
-            pickle.dump((name, run.mode, run.folder, run.url, over), answers)
-            answers.flush()
-
-    def finish(name: int, arguments: list[Any]) -> None:
-        runs[name].finish(*arguments)
-        report(name, over=True)
-        del runs[name]
-
-    while True:
+        self._imports.join()  # of two threads, one may get a module half made
         try:
-            name, what, *arguments = pickle.load(messages)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            break
-        if what == "start":
-            settings, config, variables = arguments
-            os.environ.update(variables)
-            runs[name] = WandbRun(settings)
-            runs[name].start(config, lambda name=name: report(name, over=False))
-        elif what == "log":
-            runs[name].log(*arguments)
-        else:  # it waits, and others continue meanwhile
-            threading.Thread(target=finish, args=(name, arguments), daemon=True).start()
-    with ThreadPoolExecutor(32) as pool:
-        for run in list(runs.values()):
-            pool.submit(run.finish, KILLED, {})
+            run = source(folder, self._trainer)
+            alive = Trainer(self._trainer, folder).is_alive
+            tracker = copy(spec, run, alive, self._say, pause)
+            tell(tracker, over=True)
+        except Exception as error:
+            self._say(f"mirroring failed: {one_line(error)}")
+
+    def _say(self, message: str) -> None:
+        # All runs fail alike; the first one says it.
+        if message not in self._said:
+            self._said.add(message)
+            text = f"{message} (the run folder has everything)"
+            print(text, file=sys.stderr, flush=True)
+
+
+def is_over(place: Path) -> bool:
+    return state(place).get("over", False)
+
+
+def state(place: Path) -> dict[str, Any]:
+    """What the process says of a mirror; nothing so far is {}."""
+    try:
+        return json.loads(place.read_bytes())
+    except (OSError, ValueError):
+        return {}
 
 
 def main() -> None:
-    # W&B and what it starts may print; the pipe is for answers only.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    # A scheduler signals all processes; this one ends when its pipe does.
+    folder, trainer, *packages = Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+    # A scheduler signals all processes; this one ends when the run does.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_import, daemon=True).start()
-    serve(sys.stdin.buffer, answers)
-    os._exit(0)  # whatever a thread of W&B may still wait for
+    imports = threading.Thread(target=_import, args=(packages,), daemon=True)
+    imports.start()
+    mirrors = _Mirrors(folder, trainer, imports)
+    left: float | None = None
+    with contextlib.suppress(OSError):  # the trainer has ended and removed it
+        while left is None or time.monotonic() - left < LEFT_ALONE_SECONDS:
+            if os.getppid() != trainer:
+                left = left or time.monotonic()
+            mirrors.look()
+            if left is not None and mirrors.are_over():
+                break
+            (folder / BEAT).touch()
+            time.sleep(_LOOK_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)  # whatever a thread of a tracker may still wait for
 
 
-def _import() -> None:
-    """Import it before the first run needs it, which then reports any failure."""
-    with contextlib.suppress(Exception):
-        import wandb  # noqa: F401
+def _import(packages: list[str]) -> None:
+    """Import them before the first run needs them, which then reports any failure."""
+    for package in packages:
+        with contextlib.suppress(Exception):
+            importlib.import_module(package)
 
 
 if __name__ == "__main__":

@@ -1,56 +1,22 @@
-"""The W&B mirror of a run: best effort, in a thread of its own.
+"""The W&B mirror of a run.
 
-Nothing that happens to W&B stops training or loses a row, because the rows are in the
-run folder before they come here. The settings below were measured with wandb 0.31
-and are checked by tests/record/mirrors/test_wandb.py.
+The settings below were measured with wandb 0.31 and are checked by
+tests/record/mirrors/test_wandb.py.
 """
 
 import os
-import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-from runner.record.files import lock, to_json
-from runner.record.secrets import scrub, scrub_message
-
-
-class WandbFields(NamedTuple):
-    """The fields of a W&B run. WANDB_* environment variables override each field.
-
-    `mode` is offline, online or disabled. Null leaves a field to W&B, except `dir`:
-    the folder that gets W&B's `wandb` folder, by default the run's own. `resumed`:
-    continue the run `id`. Its earlier rows are then logged again, before the new ones;
-    those that W&B has are skipped.
-    """
-
-    mode: str
-    project: str | None = None
-    entity: str | None = None
-    group: str | None = None
-    job_type: str | None = None
-    name: str | None = None
-    tags: tuple[str, ...] = ()
-    notes: str | None = None
-    dir: Path | None = None
-    id: str | None = None
-    resumed: bool = False
-
-
-_VARIABLES = {
-    "project": "WANDB_PROJECT",
-    "entity": "WANDB_ENTITY",
-    "group": "WANDB_RUN_GROUP",
-    "job_type": "WANDB_JOB_TYPE",
-    "name": "WANDB_NAME",
-    "tags": "WANDB_TAGS",
-    "notes": "WANDB_NOTES",
-    "dir": "WANDB_DIR",
-    "id": "WANDB_RUN_ID",
-}
+from runner.record.files import lock
+from runner.record.mirrors.follow import one_line
+from runner.record.mirrors.tracker import Source, Tracker
+from runner.record.mirrors.wandb_fields import fields, wanted_mode, without_variables
+from runner.record.secrets import scrub_message
 
 # WANDB_<NAME IN CAPITALS> overrides each.
 _CLIENT = {
@@ -58,178 +24,196 @@ _CLIENT = {
     "finish_timeout": 60.0,  # W&B's own default waits forever for a dead server
     "x_transaction_log_flush_interval": 1.0,  # a kill loses W&B's default of 15 s
     "console": "off",  # capturing supports one run per process, we may have many
-    "silent": True,  # the summary table says where everything is
     "x_disable_meta": True,  # would record the command line with its secrets
     "disable_git": True,
     "disable_code": True,
     "x_save_requirements": False,
 }
+_ANOTHER_SECONDS = 60.0  # for which a killed trainer's mirror may still write
+_READ_BYTES = 4 << 20  # of a local file that is read once more at its end
 
 # One start at a time: the fallback to offline closes W&B's process, which runs that
 # started meanwhile would share. One failure is enough for the process, so that a sweep
 # of 100 jobs doesn't wait 100 times for the same dead server.
-_starting = threading.Lock()
+_starting = threading.RLock()
 _server_failed = threading.Event()
+_core = 0  # counts the processes of W&B
 
 
-class WandbRun:
-    """One W&B run. `start` and `log` only queue; a thread of its own does the work.
+class WandbTracker(Tracker):
+    """One W&B run, which is continued by its id. WANDB_* variables override its fields.
 
-    After `finish`, `mode` is the mode it ran in ("disabled" if it never started),
-    `folder` is W&B's own folder of the run and `url` its page.
+    A server that can't be reached costs nothing: the run is then kept offline.
     """
 
-    def __init__(self, settings: WandbFields):
-        self._settings = settings
-        self._wanted = wanted_mode(settings)
-        self._rows: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+    label = "W&B"
+    package = "wandb"
+
+    def __init__(self, source: Source):
+        super().__init__(source)
+        self._fields = fields(source)
+        given = os.environ.get("WANDB_DIR") or self._fields["dir"]
+        self._root = Path(given) / "wandb"
         self._run: Any = None
-        self._has_reported = False
-        self._has = -1  # W&B has the rows up to this step
         self._lock: IO[str] | None = None
-        self.mode = "disabled"
-        self.folder: Path | None = None
-        self.url: str | None = None
+        self._core = _core
+        self._rows = 0
+        self._over: int | None = None  # the exit code of the local run, if it has one
 
-    def start(
-        self, config: Mapping[str, Any], started: Callable[[], None] = lambda: None
-    ) -> None:
-        """Begin the run in the background. `config` is logged without its secrets.
+    @classmethod
+    def is_wanted(cls, config: Mapping[str, Any]) -> bool:
+        return wanted_mode(config) != "disabled"
 
-        `started` is called, in the background, when the run has started or failed to.
-        """
-        if self._wanted == "disabled":
-            return
-        # A daemon: a server that hangs must never keep the process from its exit.
-        self._thread = threading.Thread(
-            target=self._work,
-            args=(to_json(scrub(config)), started),
-            name="runner-wandb",
-            daemon=True,
-        )
-        self._thread.start()
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Queue a row. The caller must not change it afterwards."""
-        if self._thread:
-            self._rows.put(row)
-
-    def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
-        """Write what is queued and end the run; `exit_code` 0 means it went well.
-
-        Waits as long as the timeouts of W&B itself allow, and a few seconds.
-        """
-        if not self._thread:
-            return
-        self._rows.put((exit_code, to_json(summary)))
-        limit = finish_limit()
-        self._thread.join(limit)
-        if limit and self._thread.is_alive():
-            self._report(f"not finished after {limit:.0f} s; continuing without it")
-
-    def _work(self, config: dict[str, Any], started: Callable[[], None]) -> None:
+    def open(self) -> int:
+        # The summary table says where everything is. W&B reads it when it first starts.
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self._lock = _locked(self._root / f".{self._fields['id']}.lock")
         with _starting:
-            self._run = self._start_one(config)
-        started()
-        while True:
-            item = self._rows.get()
-            if isinstance(item, tuple):
-                break
-            if item.get("step", 0) <= self._has:
-                continue
-            self._try("logging failed", lambda row=item: self._run.log(row))
-        self._try("finishing failed", lambda: self._finish_one(*item))
-        if self._lock:
-            self._lock.close()
+            wanted = wanted_mode(self.source.config)
+            first = "offline" if _server_failed.is_set() else wanted
+            # Offline twice is useful too: W&B's process may have died since.
+            for mode in (first, "offline"):
+                try:
+                    return self._open(mode)
+                except Exception as error:
+                    problem = error
+                    if mode != "offline":
+                        message = f"W&B {mode} start failed: {one_line(error)}"
+                        print(f"{message} (continuing offline)", file=sys.stderr)
+                        _server_failed.set()
+                        if not self.source.trainer:  # which asked for nothing else
+                            self.problem = "the server can't be reached"
+                    # Frees the run's id, which the failed start still holds, and the
+                    # process of W&B if that broke.
+                    _teardown(_core)
+        raise problem
 
-    def _start_one(self, config: dict[str, Any]) -> Any:
-        first = "offline" if _server_failed.is_set() else self._wanted
-        # Offline twice is useful too: the process of W&B may have died since.
-        for mode in (first, "offline"):
-            try:
-                run = self._init(mode, config)
-            except Exception as error:
-                self._report(f"{mode} start failed: {_one_line(error)}")
-                if mode != "offline":
-                    _server_failed.set()
-                # Frees the run's id, which the failed start still holds, and the
-                # process of W&B if that broke.
-                _teardown()
-                continue
-            self.mode = "offline" if run.offline else "online"
-            self.folder = Path(run.settings.sync_dir)
-            self.url = None if run.offline else run.url
-            return run
-        return None
+    def _open(self, mode: str) -> int:
+        self._core = _core
+        if mode == "offline":
+            has, self._over, where = _local(self._root, self._fields["id"])
+            self.where = f"wandb sync {where}"
+            if self._over is None:
+                self._init(mode)
+            return has
+        self._init(mode)
+        if not self._run.resumed:
+            return -1
+        # W&B ends a history with a row of its own.
+        return min(self._run.summary.get("step", -1), self._run.starting_step - 1)
 
-    def _init(self, mode: str, config: dict[str, Any]) -> Any:
+    def _init(self, mode: str) -> None:
         import wandb
 
-        fields = scrub({"wandb": self._settings._asdict()})["wandb"]
-        del fields["mode"]
-        resumed = fields.pop("resumed")
-        for field, variable in _VARIABLES.items():
-            given = os.environ.get(variable)
-            # An argument would override the variable, so it isn't given.
-            if given or not fields[field]:
-                fields[field] = None
-            if given and field != "dir":
-                os.environ[variable] = scrub({"wandb": {field: given}})["wandb"][field]
-        identity = os.environ.get("WANDB_RUN_ID") or fields["id"]
-        allow = resumed or "WANDB_RUN_ID" in os.environ
         client = {k: v for k, v in _CLIENT.items() if _variable(k) not in os.environ}
-        root = Path(os.environ.get("WANDB_DIR") or fields["dir"] or ".")
-        if "WANDB_DIR" not in os.environ:
-            # W&B warns of a root that doesn't exist yet.
-            root.mkdir(parents=True, exist_ok=True)
-        if identity and not self._lock:
-            # A killed trainer's mirror may still be writing its last rows.
-            self._lock = _locked(root / "wandb" / f".{identity}.lock", finish_limit())
-        if resumed:
-            self._has = _last_step(root, identity)
+        if self.source.trainer:
+            client["x_stats_pid"] = self.source.trainer
+        else:
+            client["x_disable_stats"] = True
         run = wandb.init(
             mode=mode,  # pyright: ignore[reportArgumentType]
-            config=config,
+            config={**self.source.config, "provenance": dict(self.source.provenance)},
             reinit="create_new",
-            resume="allow" if allow and "WANDB_RESUME" not in os.environ else None,
+            resume=None if "WANDB_RESUME" in os.environ else "allow",
             settings=wandb.Settings(**client),
-            **fields,
+            **without_variables(self._fields),
         )
-        if resumed and not run.offline:
-            # From the server, which may have more or fewer rows than are here.
-            self._has = run.summary.get("step", -1) if run.resumed else -1
         run.define_metric("*", step_metric="step")
+        self._run = run
+        self.where = f"wandb sync {run.settings.sync_dir}"
         if not run.offline:
+            self.where = run.url
             print(f"W&B: {run.url}", file=sys.stderr)
-        return run
 
-    def _finish_one(self, exit_code: int, summary: dict[str, Any]) -> None:
-        self._run.summary.update(summary)
-        if summary.get("status") == "preempted":
-            self._run.mark_preempting()
-        self._run.finish(exit_code=exit_code)
-        _wait_for_exit_record(Path(self._run.settings.sync_file))
+    def row(self, row: Mapping[str, Any]) -> None:
+        self._continued().log(dict(row), step=row["step"], commit=True)
+        self._rows += 1
 
-    def _try(self, what: str, action: Any) -> None:
-        if self._run is None:
+    def _continued(self) -> Any:
+        if self._run is None:  # it was over, and the folder has more
+            with _starting:
+                self._init("offline")
+        return self._run
+
+    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        if self._run is None and self._over == exit_code:  # all was there already
             return
-        try:
-            action()
-        except Exception as error:
-            self._run = None
-            self._report(f"{what}: {_one_line(error)}")
-            if isinstance(error, OSError):
-                _teardown()  # its process is gone, and the next run needs one
+        run = self._continued()
+        run.summary.update(_facts(summary))
+        if summary["status"] == "preempted":
+            run.mark_preempting()
+        self._add_files()
+        run.finish(exit_code=exit_code)
+        if run.offline:
+            self._check_file(Path(run.settings.sync_file))
+        else:
+            self._check_server(summary)
 
-    def _report(self, what: str) -> None:
-        if not self._has_reported:
-            self._has_reported = True
-            print(f"W&B {what} (the run folder has everything)", file=sys.stderr)
+    def _add_files(self) -> None:
+        console = self.source.folder / "runner.log"
+        if console.is_file():
+            shown = Path(self._run.dir) / "output.log"
+            shown.write_text(scrub_message(console.read_text(errors="replace")))
+            self._run.save(str(shown), base_path=self._run.dir, policy="now")
+        if self.source.config.get("wandb", {}).get("log_model"):
+            import wandb
+
+            from runner.record.state import FILE
+
+            state = self.source.folder / FILE
+            model = wandb.Artifact(f"model-{self._fields['id']}", type="model")
+            model.add_file(str(state))
+            self._run.log_artifact(model)
+
+    def _check_file(self, file: Path) -> None:
+        """Find out what a full disk has cost, of which W&B says nothing."""
+        from runner.record.mirrors.wandb_reader import read_run
+
+        lacks = not _has_exit_record(file)
+        if not lacks and file.stat().st_size < _READ_BYTES:
+            lacks = len(read_run(file)["history"]) < self._rows
+        if lacks:
+            raise OSError(f"{file} lacks rows")
+
+    def _check_server(self, summary: Mapping[str, Any]) -> None:
+        """Ask the server what it has: it may have answered all, and kept nothing."""
+        import wandb
+
+        run = self._run
+        steps = summary.get("steps") or 0
+        has = -1
+        for seconds in (0, 0.5, 1):
+            time.sleep(seconds)
+            try:
+                path = f"{run.entity}/{run.project}/{run.id}"
+                has = wandb.Api(timeout=10).run(path).lastHistoryStep
+            except Exception as error:
+                self.problem = f"the server doesn't say what it has: {one_line(error)}"
+                return
+            if has >= steps:
+                return
+        self.problem = f"the server has the rows up to step {max(has, 0)} of {steps}"
+
+    def close(self) -> None:
+        if self._lock:
+            self._lock.close()
+        run, self._run = self._run, None
+        if run is not None and not run._is_finished:  # after an error
+            _teardown(self._core)
 
 
-def _locked(path: Path, seconds: float | None) -> IO[str] | None:
-    """The file, locked by this process alone; None after `seconds` of waiting."""
+def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that W&B's own summary, the last value of each metric, lacks."""
+    final = summary.get("final", {})
+    known = ("final", "best", "steps", "exit_code")
+    facts = {k: v for k, v in summary.items() if k not in known}
+    best = {f"best/{k}": v["value"] for k, v in summary.get("best", {}).items()}
+    tested = {k: v for k, v in final.items() if k.startswith("test/")}
+    return facts | best | tested
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The file, locked by this process alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("w")
     begun = time.monotonic()
@@ -238,46 +222,48 @@ def _locked(path: Path, seconds: float | None) -> IO[str] | None:
             lock(file)
             return file
         except BlockingIOError:
-            if seconds is not None and time.monotonic() - begun > seconds:
+            if time.monotonic() - begun > _ANOTHER_SECONDS:
                 file.close()
-                return None
+                raise
             time.sleep(0.05)
 
 
-def _last_step(root: Path, identity: str | None) -> int:
-    """The last step in W&B's local files of a run; -1 if there is none."""
+def _local(root: Path, identity: str) -> tuple[int, int | None, Path | None]:
+    """The last step in W&B's local files of a run, its exit code, and where it is."""
     from runner.record.mirrors.wandb_reader import read_run
 
-    files = root.glob(f"wandb/*run-*-{identity}/run-{identity}.wandb")
-    rows = [row for file in files for row in read_run(file)["history"]]
-    return max((int(row["step"]) for row in rows), default=-1)
+    last, over, where = -1, None, None
+    for file in sorted(root.glob(f"*run-*-{identity}/run-{identity}.wandb")):
+        try:
+            run = read_run(file)
+        except ValueError:  # of a start that failed
+            continue
+        steps = [int(row["step"]) for row in run["history"]]
+        if steps or where is None:
+            where = file.parent
+        last, over = max([last, *steps]), run["exit_code"]
+    return last, over if last >= 0 else None, where
 
 
-def wanted_mode(settings: WandbFields) -> str:
-    """offline, online or disabled; the user's own variable wins."""
-    return os.environ.get("WANDB_MODE") or settings.mode
+def _teardown(core: int) -> None:
+    """Close the process of W&B, if that is still number `core`."""
+    global _core
+    with _starting:
+        if core != _core:
+            return
+        _core += 1
+        try:
+            import wandb
+
+            wandb.teardown()
+        except Exception:  # that it is broken is already reported
+            pass
 
 
-def finish_limit() -> float | None:
-    """The seconds to wait for the end of a run; None: as long as it takes."""
-    seconds = _timeout("finish_timeout")  # 0 is W&B's value for no limit
-    return _timeout("init_timeout") + seconds + 10 if seconds else None
-
-
-def _teardown() -> None:
-    try:
-        import wandb
-
-        wandb.teardown()
-    except Exception:  # that it is broken is already reported
-        pass
-
-
-def _wait_for_exit_record(path: Path, seconds: float = 1.0) -> None:
+def _has_exit_record(path: Path, seconds: float = 1.0) -> bool:
     """Wait for the file's last rows and its end: `run.finish` returns before that.
 
-    The last record is field 18 (`exit`) of W&B's protobuf. If the format changes, only
-    the bounded wait is lost.
+    The last record is field 18 (`exit`) of W&B's protobuf.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -286,21 +272,10 @@ def _wait_for_exit_record(path: Path, seconds: float = 1.0) -> None:
             tail = file.read()
         start = tail.rfind(b"\x92\x01")
         if start >= 0 and tail[start + 2 : start + 3] == bytes([len(tail) - start - 3]):
-            return
+            return True
         time.sleep(0.01)
+    return False
 
 
 def _variable(setting: str) -> str:
     return f"WANDB_{setting.upper()}"
-
-
-def _timeout(setting: str) -> float:
-    try:
-        return float(os.environ[_variable(setting)])
-    except (KeyError, ValueError):
-        return float(_CLIENT[setting])
-
-
-def _one_line(error: Exception) -> str:
-    text = scrub_message(" ".join(str(error).split()))
-    return f"{type(error).__name__}: {text[:200]}"

@@ -1,0 +1,41 @@
+"""The trackers that a run is mirrored to."""
+
+import importlib.util
+import inspect
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config.instantiate import check_targets, target
+from runner.errors import ConfigError
+from runner.record.mirrors.follow import Spec
+from runner.record.mirrors.tracker import Tracker
+
+
+def trackers_of(cfg: DictConfig) -> dict[str, Spec]:
+    """The trackers in `cfg`: `_target_` and arguments of each, by its name.
+
+    Raises:
+      ConfigError: one isn't a tracker, gets an argument that it doesn't take, or needs
+        a package that isn't installed.
+    """
+    found = {}
+    for name in cfg.tracker:
+        key = f"tracker.{name}"
+        if cfg.tracker[name] is None:
+            continue
+        check_targets(cfg, [key])
+        made: Any = target(cfg, key).func
+        text = cfg.tracker[name]._target_
+        if not (inspect.isclass(made) and issubclass(made, Tracker)):
+            raise ConfigError(
+                f"{key}._target_={text} must be a class derived from "
+                "runner.record.mirrors.tracker.Tracker"
+            )
+        if made.package and not importlib.util.find_spec(made.package):
+            raise ConfigError(
+                f"tracker={name} needs the package {made.package}: "
+                f"pip install 'jax-experiment-runner[{name}]'"
+            )
+        found[name] = OmegaConf.to_container(cfg.tracker[name], resolve=True)
+    return found

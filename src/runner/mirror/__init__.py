@@ -1,0 +1,1 @@
+"""`python -m runner.mirror`: brings run folders to a tracker, at any time."""

@@ -1,0 +1,178 @@
+"""Copies a run folder to a tracker, while the run writes there or at any later time."""
+
+import contextlib
+import fcntl
+import importlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.record.files import rows_of
+from runner.record.mirrors.tracker import Source, Tracker
+from runner.record.secrets import scrub_message
+from runner.record.untrusted import read_foreign
+
+ATTEMPTS = 3  # at a tracker that fails: each continues with what it has
+_CHUNK = 4 << 20  # bytes of rows at a time: the memory that a mirror takes
+_EXIT_CODES = {"finished": 0, "preempted": 75, "interrupted": 130, "killed": 137}
+
+Spec = Mapping[str, Any]
+
+
+def target(spec: Spec) -> type[Tracker]:
+    """The class of the tracker that `spec` describes, by its `_target_`."""
+    module, _, name = spec["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def make(spec: Spec, source: Source) -> Tracker:
+    """The tracker of a run; what `spec` has beside `_target_` are its arguments."""
+    options = {key: value for key, value in spec.items() if key != "_target_"}
+    return target(spec)(source, **options)
+
+
+def copy(
+    spec: Spec,
+    source: Source,
+    is_alive: Callable[[], bool],
+    say: Callable[[str], None],
+    pause: Callable[[Tracker], None] = lambda tracker: None,
+) -> Tracker:
+    """Copy the run until it is over. What goes wrong is the tracker's `problem`.
+
+    Args:
+      spec: see `make`.
+      is_alive: whether a run that has no end yet may still write.
+      say: called with a message, without secrets, when something goes wrong.
+      pause: called when all rows so far are copied.
+    """
+    tracker = None
+    for attempt in range(ATTEMPTS):
+        stage = "start"
+        try:
+            tracker = make(spec, source)
+            has = tracker.open()
+            for row in _until_the_end(source.folder, is_alive, tracker, pause):
+                stage = "logging"
+                step = row["step"]
+                if step > has:
+                    tracker.row(row)
+                    has = step
+            stage = "finishing"
+            tracker.finish(*_ending(source.folder))
+            break
+        except Exception as error:
+            tracker = tracker or Tracker(source)
+            if attempt == ATTEMPTS - 1:
+                label = tracker.label or spec["_target_"]
+                tracker.problem = f"{stage} failed: {one_line(error)}"
+                say(f"{label} {tracker.problem}")
+        finally:
+            if tracker:
+                with contextlib.suppress(Exception):  # after an error, which is told
+                    tracker.close()
+    assert tracker is not None
+    return tracker
+
+
+def _until_the_end(
+    folder: Path,
+    is_alive: Callable[[], bool],
+    tracker: Tracker,
+    pause: Callable[[Tracker], None],
+) -> Iterator[dict[str, Any]]:
+    """The rows as they come. The last one is that of a run that is over."""
+    path, position, changed = folder / "metrics.jsonl", 0, None
+    over = False
+    while True:
+        # First: no row comes after that.
+        now = _stamp(folder / "summary.json")
+        if now != changed:
+            over, changed = _summary(folder)["status"] != "running", now
+        over = over or not is_alive()
+        size = path.stat().st_size if path.exists() else 0
+        if size < position:  # a run that was resumed has cut off some
+            position = 0
+        if size == position:
+            if over:
+                return
+            tracker.flush()
+            pause(tracker)
+            continue
+        with path.open("rb") as file:
+            file.seek(position)
+            data = file.read(_CHUNK)
+        whole = data.rfind(b"\n") + 1
+        yield from rows_of(data[:whole], path)
+        position += whole
+        if not whole:
+            if over:  # a torn row, as a killed run leaves it, is none
+                return
+            pause(tracker)
+
+
+def _ending(folder: Path) -> tuple[dict[str, Any], int]:
+    """The summary of a run that is over, and its exit code."""
+    summary = _summary(folder)
+    if summary["status"] == "running":
+        summary = {"status": "killed"}
+    # Earlier versions recorded none.
+    code: Any = summary.get("exit_code", _EXIT_CODES.get(summary["status"], 1))
+    return summary, code
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        return {"status": "running"} | read_foreign(folder / "summary.json")
+    except (OSError, ValueError):
+        return {"status": "running"}
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process has the folder's metrics file open to write rows."""
+    try:
+        with (folder / "metrics.jsonl").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+class Trainer:
+    """Whether the process that trains, whose child this one is, still writes a run."""
+
+    def __init__(self, pid: int, folder: Path):
+        self._pid = pid
+        self._folder = folder
+        self._asked = time.monotonic()
+        self._was_free = False
+
+    def is_alive(self) -> bool:
+        """False for a run that its process has given up without saying how it ended."""
+        if os.getppid() != self._pid:
+            return False
+        if time.monotonic() - self._asked < 5:
+            return True
+        self._asked = time.monotonic()
+        is_free = not is_locked(self._folder)
+        # Twice: its end is written a moment after the lock is released.
+        given_up, self._was_free = is_free and self._was_free, is_free
+        return not given_up
+
+
+def one_line(error: Exception) -> str:
+    """`error` on one line, without secrets."""
+    text = scrub_message(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {text[:200]}"

@@ -1,0 +1,234 @@
+"""Starts the process that mirrors runs, watches it, and waits for it at the end.
+
+It only appends to a file what is to be mirrored, so nothing that happens there can hold
+up training. What isn't mirrored in the end, `python -m runner.mirror` brings.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.record.mirrors.follow import Spec, target
+from runner.record.mirrors.process import BEAT, RUNS, is_over, state
+
+WAIT_SECONDS = 10.0  # of a process, for all its mirrors, when runs end
+_STALLED_SECONDS = 10.0
+_SAID = "said"  # what it prints, which isn't this process's, or a pipe would stay open
+_RESTARTS = 3  # and then it is given up
+
+
+class Mirror:
+    """The mirrors of one run. Only `wait` waits, and nothing raises.
+
+    Args:
+      folder: the run's.
+      trackers: what `_target_` and arguments each has; see `follow.make`.
+      config: the run's, which may want none of them.
+    """
+
+    def __init__(
+        self, folder: Path, trackers: Mapping[str, Spec], config: Mapping[str, Any]
+    ):
+        self._folder = folder
+        self._trackers = _wanted(trackers, config)
+        self._helper: _Helper | None = None
+        self._places: dict[str, Path] = {}
+
+    def start(self) -> None:
+        """Begin. The folder has its config.json, and a summary.json that is running."""
+        if not self._trackers:
+            return
+        with _report():
+            self._helper = _helper(self._trackers)
+            self._places = self._helper.add(self._folder, self._trackers)
+
+    def wait(self) -> None:
+        """Wait for its end, as long as this process has any time for that."""
+        if self._helper and not self._helper.wait(self._places.values()):
+            labels = {state(p).get("label", name) for name, p in self._missing()}
+            print(
+                f"{', '.join(sorted(labels))}: no answer in time, and continuing "
+                f"without it: {self._command()} brings what is missing",
+                file=sys.stderr,
+            )
+
+    def locations(self) -> dict[str, str]:
+        """Where the copies are, or how to make them whole, by name."""
+        found = {}
+        for name, place in self._places.items():
+            said = state(place)
+            if said.get("problem") or not said.get("over"):
+                found[said.get("label", name)] = f"incomplete: {self._command()}"
+            elif said["where"]:
+                found[said["label"]] = said["where"]
+        return found
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """What the process says of each mirror: see `process.state`."""
+        return {name: state(place) for name, place in self._places.items()}
+
+    def _missing(self) -> list[tuple[str, Path]]:
+        return [(n, p) for n, p in self._places.items() if not is_over(p)]
+
+    def _command(self) -> str:
+        names = ",".join([name for name, _ in self._missing()] or self._places)
+        trackers = f"'tracker=[{names}]'" if "," in names else f"tracker={names}"
+        return f"python -m runner.mirror {self._folder} {trackers}"
+
+
+def prepare(trackers: Mapping[str, Spec], config: Mapping[str, Any]) -> None:
+    """Start the process that a run needs: its imports take long."""
+    if wanted := _wanted(trackers, config):
+        with _report():
+            _helper(wanted)
+
+
+def _wanted(trackers: Mapping[str, Spec], config: Mapping[str, Any]) -> dict[str, Spec]:
+    return {k: spec for k, spec in trackers.items() if target(spec).is_wanted(config)}
+
+
+class _Helper:
+    """This process's end of the other."""
+
+    def __init__(self, packages: list[str]):
+        self.folder = Path(tempfile.mkdtemp(prefix="runner-mirror-"))
+        self._packages = packages
+        self._lock = threading.Lock()
+        self._places: list[Path] = []
+        self._count = 0
+        self._left = WAIT_SECONDS
+        self._restarts_left = _RESTARTS
+        self._is_closed = False
+        self._told = 0  # bytes of what it has said
+        (self.folder / RUNS).touch()
+        self._start()
+        threading.Thread(target=self._watch, name="runner-mirror", daemon=True).start()
+        atexit.register(self._close)
+
+    def _start(self) -> None:
+        paths = [os.environ.get("PYTHONPATH", ""), *map(os.path.abspath, sys.path)]
+        with (self.folder / _SAID).open("ab") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "runner.record.mirrors.process"]
+                + [str(self.folder), str(os.getpid()), *self._packages],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                # Ctrl-C is for the process that trains.
+                start_new_session=True,
+            )
+
+    def _relay(self) -> None:
+        """Print what the other process has said since."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            with (self.folder / _SAID).open("rb") as file:
+                file.seek(self._told)
+                lines = file.read()
+            lines = lines[: lines.rfind(b"\n") + 1]
+            self._told += len(lines)
+            if lines:
+                print(lines.decode(errors="replace"), end="", file=sys.stderr)
+
+    def add(self, folder: Path, trackers: Mapping[str, Spec]) -> dict[str, Path]:
+        run = {"folder": str(folder.absolute()), "trackers": trackers}
+        with self._lock:
+            number, self._count = self._count, self._count + 1
+            places = {name: self.folder / f"{number}.{name}.json" for name in trackers}
+            self._places += places.values()
+            with (self.folder / RUNS).open("ab") as file:
+                file.write(f"{json.dumps(run)}\n".encode())
+        return places
+
+    @property
+    def has_ended(self) -> bool:
+        return not self._restarts_left and self.process.poll() is not None
+
+    def wait(self, places: Any) -> bool:
+        """Wait for the end of mirrors; returns whether it came."""
+        begun, pending = time.monotonic(), list(places)
+        while pending := [place for place in pending if not is_over(place)]:
+            if time.monotonic() - begun > self._left or self.has_ended:
+                break
+            time.sleep(0.01)
+        self._left = max(self._left - (time.monotonic() - begun), 0.0)
+        self._relay()
+        return not pending
+
+    def _watch(self) -> None:
+        """Start it again when it has died, or does nothing any more."""
+        seen, since = 0, time.monotonic()
+        while self._restarts_left:
+            time.sleep(0.2)
+            self._relay()
+            with contextlib.suppress(OSError):
+                beat = (self.folder / BEAT).stat().st_mtime_ns
+                if beat != seen:  # no clock is compared with another
+                    seen, since = beat, time.monotonic()
+            stalled = time.monotonic() - since > _STALLED_SECONDS
+            if self._is_closed:
+                return
+            if self.process.poll() is None and not stalled:
+                continue
+            self.process.kill()
+            self.process.wait()
+            self._restarts_left -= 1
+            since = time.monotonic()
+            if self._restarts_left:
+                with _report():
+                    self._start()
+        print(
+            "mirrors: their process has ended (the run folder has everything; "
+            "python -m runner.mirror brings what is missing)",
+            file=sys.stderr,
+        )
+
+    def _close(self) -> None:
+        """Wait, as this process ends; the other does by itself when it is done."""
+        done = self.wait(self._places)
+        self._is_closed = True
+        if not done:
+            beat = self.folder / BEAT
+            age = beat.stat().st_mtime_ns if beat.exists() else 0
+            time.sleep(0.5)
+            if not beat.exists() or beat.stat().st_mtime_ns == age:  # it is stopped
+                self.process.kill()
+        if self.process.poll() is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.process.returncode = 0  # of what continues alone, Popen would warn
+
+
+@contextlib.contextmanager
+def _report() -> Any:
+    try:
+        yield
+    except OSError as error:
+        print(f"mirrors: can't be started: {error}", file=sys.stderr)
+
+
+_starting = threading.Lock()
+_helpers: list[_Helper] = []
+
+
+def _helper(trackers: Mapping[str, Spec]) -> _Helper:
+    """The live one, or a new one."""
+    with _starting:
+        if not _helpers or _helpers[-1].has_ended:
+            _helpers.append(_Helper(_packages(trackers)))
+        return _helpers[-1]
+
+
+def _packages(trackers: Mapping[str, Spec]) -> list[str]:
+    """What the trackers of a run need, which takes long to import."""
+    needed = [target(spec).package for spec in trackers.values()]
+    return [package for package in needed if package]

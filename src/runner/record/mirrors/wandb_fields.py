@@ -1,0 +1,67 @@
+"""The fields of a W&B run, from its folder and the environment."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from runner.record.mirrors.tracker import Source
+from runner.record.secrets import scrub, scrub_message
+
+# The groups that distinguish the runs of a sweep at a glance.
+_TAGGED = ("model", "framework", "optimizer", "schedule", "data")
+_VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "job_type": "WANDB_JOB_TYPE",
+    "name": "WANDB_NAME",
+    "tags": "WANDB_TAGS",
+    "notes": "WANDB_NOTES",
+    "dir": "WANDB_DIR",
+    "id": "WANDB_RUN_ID",
+}
+
+
+def fields(source: Source) -> dict[str, Any]:
+    """W&B's fields of a run, with nulls filled in, so that a sweep is readable."""
+    config = source.config
+    wandb, hydra = config.get("wandb", {}), config.get("hydra", {})
+    choices = hydra.get("choices", {})
+    name = wandb.get("name") or ",".join(hydra.get("overrides", ()))
+    tags = wandb.get("tags") or [f"{k}={choices[k]}" for k in _TAGGED if k in choices]
+    parent = source.folder.absolute().parent
+    in_sweep = parent.name if (parent / "sweep.json").exists() else None
+    found = {
+        "project": wandb.get("project"),
+        "entity": wandb.get("entity"),
+        "group": wandb.get("group") or hydra.get("sweep") or in_sweep,
+        "job_type": wandb.get("job_type") or "train",
+        # W&B's own limit is 128 characters.
+        "name": scrub_message(name)[:128] or None,
+        "tags": [scrub_message(tag) for tag in tags],
+        "notes": wandb.get("notes") and scrub_message(wandb["notes"]),
+    }
+    identity = os.environ.get("WANDB_RUN_ID") or source.identity
+    here = {"dir": str(source.folder.absolute()), "id": identity}
+    return scrub({"wandb": found})["wandb"] | here
+
+
+def without_variables(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` without those that WANDB_* variables give, of which secrets are removed.
+
+    An argument of W&B's would override the variable.
+    """
+    taken = dict(fields)
+    for field, variable in _VARIABLES.items():
+        given = os.environ.get(variable)
+        if given or not taken[field]:
+            taken[field] = None
+        if given and field != "dir":
+            os.environ[variable] = scrub({"wandb": {field: given}})["wandb"][field]
+    return taken
+
+
+def wanted_mode(config: Mapping[str, Any]) -> str:
+    """offline, online or disabled; the user's own variable wins."""
+    wandb = config.get("wandb", {})
+    return os.environ.get("WANDB_MODE") or wandb.get("mode", "disabled")

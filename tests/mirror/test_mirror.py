@@ -1,0 +1,79 @@
+"""python -m runner.mirror, in process, with the trackers that are files."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from runner.mirror.__main__ import main
+from runner.record.files import read_metrics
+
+FIRST_EDITION = Path(__file__).parents[1] / "fixtures" / "first_edition"
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copytree(FIRST_EDITION, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def test_a_folder_of_the_first_edition_becomes_tables_again_and_again(runs, capsys):
+    for _ in range(2):
+        assert main([str(runs), "tracker=csv"]) == 0
+    folders = [path.parent for path in runs.rglob("metrics.jsonl")]
+    assert capsys.readouterr().out.count("CSV: ") == 2 * len(folders) > 2
+    for folder in folders:
+        with (folder / "metrics.csv").open(newline="") as file:
+            table = [
+                {k: float(v) for k, v in row.items() if v}
+                for row in csv.DictReader(file)
+            ]
+        assert table == read_metrics(folder / "metrics.jsonl")
+
+
+def test_tensorboard_reads_back_what_was_mirrored(runs):
+    pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    folder = runs / "single"
+    for _ in range(2):
+        assert main([str(folder), "tracker=[tensorboard,csv]"]) == 0
+    events = reader.EventAccumulator(str(folder / "tensorboard")).Reload()
+    rows = read_metrics(folder / "metrics.jsonl")
+    for name in rows[0].keys() - {"step"}:
+        read = [(event.step, event.value) for event in events.Scalars(name)]
+        assert read == [(r["step"], pytest.approx(r[name], rel=1e-6)) for r in rows]
+
+
+MISTAKES = {
+    "a run has a config.json": ["empty", "tracker=csv"],
+    "only tracker and wandb can": ["runs", "optimizer=sgd"],
+    "nothing to bring the runs to": ["runs", "tracker=none"],
+    "Did you mean 'csv'?": ["runs", "tracker=cvs"],
+}
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_a_mistake_is_one_message(runs, monkeypatch, capsys, said):
+    monkeypatch.chdir(runs.parent)
+    Path("empty").mkdir()
+    assert main(MISTAKES[said]) == 1
+    assert said.lower() in capsys.readouterr().err.lower()
+
+
+def test_a_run_that_wants_no_wandb_says_how_it_would_get_it(runs, capsys):
+    assert main([str(runs / "single")]) == 0
+    assert "wandb=offline or wandb=online mirrors it" in capsys.readouterr().out
+
+
+def test_a_killed_run_ends_and_its_torn_row_is_none(runs):
+    path = runs / "single" / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    (runs / "single" / "summary.json").write_text('{"status": "running"}')
+    assert main([str(runs / "single"), "tracker=csv"]) == 0
+    lines = (runs / "single" / "metrics.csv").read_text().splitlines()
+    assert len(lines) - 1 == len(read_metrics(path))
