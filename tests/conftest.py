@@ -63,19 +63,30 @@ Plugins._scan_all_plugins = staticmethod(_scan_once)
 Plugins.instance()
 
 
-class OneWorkerForSlurm(LoadGroupScheduling):
-    """Tests one by one, but those that take turns anyway on one worker, and first.
+# Files whose tests share what takes seconds to make.
+SHARING = (
+    "test_browser.py", "test_damage.py", "test_load_wandb.py", "test_package.py",
+    "test_report.py", "test_secrets.py",
+)  # fmt: skip
 
-    xdist 3.8 can't name its groups to pytest 9.2: each worker waited for the other.
+
+class OneWorkerForSome(LoadGroupScheduling):
+    """Tests one by one, but some on one worker, and first.
+
+    These take turns anyway, for Slurm, or would make twice what they share. xdist 3.8
+    can't name its groups to pytest 9.2: each worker waited for the other.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "slurm" if "slurm.py::" in nodeid else nodeid
+        file = nodeid.partition("::")[0]
+        if file.endswith("slurm.py"):
+            return "slurm"
+        return file if file.endswith(SHARING) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    return OneWorkerForSlurm(config, log)
+    return OneWorkerForSome(config, log)
 
 
 @functools.cache
