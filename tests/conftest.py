@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -179,6 +180,20 @@ def trained(built):
         return rows
 
     return trained
+
+
+@pytest.fixture
+def own_modules(monkeypatch):
+    """Import from a folder first. The package `my_lab` is in several of them."""
+
+    def forget() -> None:
+        for name in [*sys.modules]:
+            if name.partition(".")[0] == "my_lab":
+                del sys.modules[name]
+
+    forget()
+    yield monkeypatch.syspath_prepend
+    forget()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ COMMANDS = {
     "audit": "runner.audit.__main__",
     "compare": "runner.compare.__main__",
     "list": "runner.browse.list",
+    "mirror": "runner.mirror.__main__",
     "parity": "runner.parity.__main__",
     "replay": "runner.replay.__main__",
     "show": "runner.browse.show",

@@ -31,10 +31,10 @@ def best_rates() -> dict[str, float]:
     preset = OmegaConf.load(conf_dir() / "experiment/optimizers.yaml")
     raw = OmegaConf.to_container(preset, resolve=False)
     table = raw["optimizer"]["learning_rate"].partition("},")[2].rstrip("}").split(",")
-    targets = {
-        OmegaConf.load(conf_dir() / f"optimizer/{name}.yaml")._target_: name
-        for name in OPTIMIZERS
+    shipped = {
+        n: OmegaConf.load(conf_dir() / f"optimizer/{n}.yaml") for n in OPTIMIZERS
     }
+    targets = {s._target_: name for name, s in shipped.items() if "groups" not in s}
     pairs = zip(table[::2], table[1::2], strict=True)
     return {targets[target]: float(rate) for target, rate in pairs}
 

@@ -61,7 +61,7 @@ def composed(folder, arguments):
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_a_command_trains(page, command, tmp_path, monkeypatch):
+def test_a_command_trains(page, command, tmp_path, monkeypatch, own_modules):
     for kind, text in blocks(page):
         named = re.match(r"# (\S+/\S+\.\w+)\n", text)
         if name := named[1] if named else SAVED.get(kind):
@@ -70,7 +70,7 @@ def test_a_command_trains(page, command, tmp_path, monkeypatch):
     for name in ("docs", "src"):  # what a checkout has
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    own_modules(tmp_path)
     program, arguments = command.split(" -m runner ")
     assert program == "python"
     cfg = composed(tmp_path, shlex.split(arguments))

@@ -36,9 +36,9 @@ def write_files(page: str, folder: Path) -> None:
             (folder / name[1]).write_text(text)
 
 
-def test_an_own_model(tmp_path, monkeypatch, folders):
+def test_an_own_model(tmp_path, own_modules, folders):
     write_files("own_model", tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    own_modules(tmp_path)
     conf.register()
     search = conf.search_path(tmp_path / "conf")
     with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):

@@ -447,6 +447,6 @@ def test_two_optimizers_three_frameworks_five_schedules_two_seeds_are_six_progra
         "schedule=constant,cosine,linear,exponential,warmup_cosine",
         "seed=0,1",
     )  # fmt: skip
-    assert made == [10] * 6
+    assert made == [4] * 6  # the fastest size for so small a model
     assert len(rows(tmp_path)) == 60
     assert states(tmp_path) == {"done": 60}

@@ -13,6 +13,8 @@ REDACTED = "<redacted>"
 # One word of a name: api_key, api-key, apiKey and WANDB_API_KEY hold the word "key";
 # monkey, keyboard, path, author and max_tokens hold none of those below.
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# As a value, such a word is no secret to look for in messages.
+_ORDINARY = re.compile(r"(?i)(secret|password|passwd|passphrase|credential)s?")
 # Any value under a name with such a word is a secret,
 _ANY = re.compile(r".*(secret|password|passwd|passphrase|passcode|credential|pwd)s?")
 # and text, but not a number, under a name with one of these.
@@ -169,8 +171,8 @@ def _without_hex(value: Any) -> Any:
 def _redacted(value: Any, kind: _Kind) -> str:
     """REDACTED, for `value`, which is remembered if it can't be an ordinary word."""
     if isinstance(value, str) and value not in _DONE:
-        if value[:1] in ("[", "{"):
-            return REDACTED  # several, each of which is remembered
+        if value[:1] in ("[", "{") or _ORDINARY.fullmatch(value):
+            return REDACTED  # of several, each one is remembered
         odd = any(c.isdigit() for c in value) and len(value) >= 8
         if not _PLAIN.fullmatch(value) and (odd or kind == "any") and len(value) >= 6:
             _known.add(value)
