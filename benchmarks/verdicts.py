@@ -1,6 +1,6 @@
 """How often compare's statements are right, on made-up runs whose truth is known.
 
-    python benchmarks/verdicts.py [--experiments 2000]
+    python benchmarks/verdicts.py [--experiments 1000]
 
 It prints the tables of docs/compare.md. Each experiment makes final losses of some
 seeds, which runs with the same seed share in part, and asks compare's own functions.

@@ -86,7 +86,9 @@ def run_sweep(
         master = hydra.compose_config("config", given, RunMode.MULTIRUN)
         place = Path(master.hydra.sweep.dir if folder is None else folder).absolute()
         try:
-            hydra.multirun("config", job, [*given, f"hydra.sweep.dir='{place}'"])
+            hydra.multirun(
+                "config", job, [*given, f"hydra.sweep.dir={conf.quoted(place)}"]
+            )
         except Exception as error:
             if not was_reported(error):  # as it is of a job, beside which others ran
                 raise

@@ -85,6 +85,7 @@ def test_a_planted_factor_is_named(audited, base, factor, truth, other, tmp_path
     assert found["open"][0]["explained"] > 0.9
     page = (tmp_path / "out" / "audit.html").read_text()
     assert f"{factor[0].upper()}{factor[1:]} alone explains most" in page
+    assert page.count("<td") == page.count("data-label=")  # which a phone shows
 
 
 def changed(tmp_path, change):

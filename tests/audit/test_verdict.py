@@ -89,3 +89,31 @@ def test_what_brings_the_means_nearer_explains_and_noise_does_not():
     assert by_name["other"].explained < 0
     assert by_name["broken"].explained == -math.inf and by_name["broken"].why
     assert others[-1].candidate.factor == "broken"
+
+
+def test_a_cell_that_never_ran_explains_nothing():
+    def verdicts(first, second):
+        return [
+            judge(cell(name=str(i)), 1, v, 2) for i, v in enumerate((first, second))
+        ]
+
+    far, near = [2.0, 2.1, 2.2], [0.95, 1.0, 1.05]
+    broken = ["killed"] * 3
+    base = verdicts(broken, far)
+    factors = {"only makes it run": verdicts([9.0] * 3, far),
+               "cause": verdicts(broken, near)}  # fmt: skip
+    named = {Candidate(k, "", (), frozenset()): v for k, v in factors.items()}
+    cause, other = explain(base, named)
+    assert cause.candidate.factor == "cause" and cause.explained > 0.99
+    assert not cause.why and other.explained == pytest.approx(0)
+
+
+def test_a_published_zero_has_a_unit():
+    base = [judge(cell(0.0, 0.0), 1, [0.5] * 3, 1)]
+    named = {
+        Candidate("cause", "", (), frozenset()): [
+            judge(cell(0.0, 0.0), 1, [0.0] * 3, 1)
+        ]
+    }
+    (found,) = explain(base, named)
+    assert found.explained == 1

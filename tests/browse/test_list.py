@@ -41,6 +41,7 @@ def test_the_objective_is_shown_once_it_is_recorded():
         (["optimizer.learning_rate=1e-3"], 4),
         (["status=failed"], 0),
         (["seed=x"], 0),
+        (["seed=1.7"], 0),
         (["error=null"], 8),
     ],
 )

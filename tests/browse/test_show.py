@@ -39,3 +39,17 @@ def test_a_folder_of_several_runs_is_refused_with_one_of_them(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "holds 2 runs" in said and "list" in said
+
+
+def test_a_run_that_failed_before_it_was_configured(tmp_path, capsys):
+    (tmp_path / "sweep" / "job").mkdir(parents=True)
+    text = '{"status": "failed", "error": "model: no such thing"}'
+    (tmp_path / "sweep" / "job" / "summary.json").write_text(text)
+    assert main([str(tmp_path / "sweep")]) == 0
+    assert "failed\nmodel: no such thing" in capsys.readouterr().out
+
+
+def test_the_only_run_of_a_folder_is_shown(tmp_path, capsys):
+    write_run(tmp_path / "sweep" / "job", seed=3)
+    assert main([str(tmp_path / "sweep")]) == 0
+    assert "seed: 3" in capsys.readouterr().out

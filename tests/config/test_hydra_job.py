@@ -30,6 +30,11 @@ def test_so_do_those_of_ones_own_files(composer, monkeypatch):
     run_in(table, monkeypatch)
     assert table.data.path == "/a" and table.data.target == "y"
     assert table.data.splits == {"validation": 0.1, "test": "/given/b"}
+    source = composer.compose(
+        ["hydra.job.chdir=true", "data=source", "data.files=[a,/b]"]
+    )
+    run_in(source, monkeypatch)
+    assert source.data.files == ["/given/a", "/b"]
     column = ["hydra.job.chdir=true", "data=table", "data.path=a", "data.splits=fold"]
     by_column = composer.compose([*column, "data.target=y"])
     run_in(by_column, monkeypatch)

@@ -66,10 +66,11 @@ def test_a_loss_that_is_nan_is_raised(tiny, shared_session):
 
 def test_a_sweep_is_a_table_and_is_compared(tiny):
     rates = "optimizer.learning_rate=0.1,1e30"
-    table = runner.run_sweep([*tiny, "optimizer=sgd", rates, "seed=0,1"], folder="s")
+    folder = "it's"  # whose name Hydra has to be told with care
+    table = runner.run_sweep([*tiny, "optimizer=sgd", rates, "seed=0,1"], folder=folder)
     assert table["status"].to_list() == ["finished"] * 2 + ["failed"] * 2
     assert table["final.validation/loss"].count() == 2
-    found = runner.compare_runs(["s"], by="optimizer.learning_rate")
+    found = runner.compare_runs([folder], by="optimizer.learning_rate")
     assert found.metric == "validation/loss" and not found.higher_is_better
     with pytest.raises(ConfigError, match="Did you mean 'adam'"):
         runner.run_sweep([*tiny, "optimizer=admm,sgd"])

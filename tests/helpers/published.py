@@ -10,10 +10,6 @@ import pytest
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 DEEPOBS = SHARED / "deepobs_published.json"
 SHAKESPEARE = SHARED / "tinyshakespeare.txt"
-SHAKESPEARE = DEEPOBS.with_name("tinyshakespeare.txt")
-needs_shakespeare = pytest.mark.skipif(
-    not SHAKESPEARE.is_file(), reason=f"{SHAKESPEARE.name} isn't in ../shared/data"
-)
 needs_deepobs = pytest.mark.skipif(
     not DEEPOBS.is_file(), reason=f"{DEEPOBS.name} isn't in ../shared/data"
 )

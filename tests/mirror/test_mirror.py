@@ -1,6 +1,9 @@
 """python -m runner.mirror, in process, with the trackers that are files."""
 
 import csv
+import errno
+import math
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 
 from runner.mirror.__main__ import main
 from runner.record.files import read_metrics
+from runner.record.mirrors import follow
 
 FIRST_EDITION = Path(__file__).parents[1] / "fixtures" / "first_edition"
 
@@ -47,6 +51,32 @@ def test_tensorboard_reads_back_what_was_mirrored(runs):
     for name in rows[0].keys() - {"step"}:
         read = [(event.step, event.value) for event in events.Scalars(name)]
         assert read == [(r["step"], pytest.approx(r[name], rel=1e-6)) for r in rows]
+
+
+def test_a_job_is_named_as_its_sweep_names_it(runs, monkeypatch):
+    job = runs / "framework=jax,seed=7"
+    (runs / "single").rename(job)
+    monkeypatch.chdir(runs)
+    assert main([job.name, "tracker=csv"]) == 0
+    assert (job / "metrics.csv").is_file()
+
+
+def test_a_job_that_never_began_is_left_out(runs):
+    (runs / "sweep" / "none").mkdir(parents=True)
+    (runs / "sweep" / "none" / "summary.json").write_text('{"status": "failed"}')
+    assert main([str(runs), "tracker=csv"]) == 0
+
+
+def test_where_nothing_can_be_locked_a_run_goes_on(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / "metrics.jsonl").touch()
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    trainer = follow.Trainer(os.getppid(), tmp_path)
+    for _ in range(3):
+        trainer._asked = -math.inf
+        assert trainer.is_alive()
 
 
 MISTAKES = {

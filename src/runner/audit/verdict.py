@@ -147,22 +147,28 @@ def explain(
       verdicts: of the table as it is.
       candidates: the same with each value.
     """
+    # Of a cell that hasn't run as the table is, nothing is known that could get less.
+    ran = [i for i, v in enumerate(verdicts) if v.outcome != "not run"]
     # The unit of each cell stays, or noisier runs would look nearer.
-    halves = [(v.high - v.low) / 2 for v in verdicts]
-    units = [
-        math.inf if math.isnan(half) else max(half, AGREEMENT * abs(v.cell.mean))
-        for half, v in zip(halves, verdicts, strict=True)
-    ]
+    units = {i: _unit(verdicts[i]) for i in ran}
 
     def misfit(found: Sequence[Verdict]) -> float:
-        parts = [(v.difference / u) ** 2 for v, u in zip(found, units, strict=True)]
+        parts = [(found[i].difference / units[i]) ** 2 for i in ran]
         return sum(math.inf if math.isnan(part) else part for part in parts)
 
     before = misfit(verdicts)
     found = []
     for candidate, own in candidates.items():
-        why = next((v.why for v in own if v.outcome == "not run"), "")
+        why = next((own[i].why for i in ran if own[i].outcome == "not run"), "")
         explained = 1 - misfit(own) / before if before else 0.0
         reproduced = sum(v.outcome == "reproduced" for v in own)
         found.append(Explanation(candidate, explained, reproduced, why))
     return sorted(found, key=lambda e: -e.explained)
+
+
+def _unit(verdict: Verdict) -> float:
+    """Half of a cell's interval, without which its difference doesn't count."""
+    half = (verdict.high - verdict.low) / 2
+    if math.isnan(half):
+        return math.inf
+    return max(half, AGREEMENT * abs(verdict.cell.mean)) or 1e-99

@@ -128,8 +128,9 @@ def _as(column: pl.Series, value: str) -> str | None:
         return value.lower()
     if column.dtype.is_numeric():
         try:
-            return pl.Series([float(value)]).cast(column.dtype).cast(pl.String)[0]
-        except (ValueError, pl.exceptions.InvalidOperationError):
+            number = int(value) if column.dtype.is_integer() else float(value)
+            return pl.Series([number], dtype=column.dtype).cast(pl.String)[0]
+        except (ValueError, TypeError, OverflowError, pl.exceptions.PolarsError):
             return value
     return value
 

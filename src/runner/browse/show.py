@@ -55,10 +55,15 @@ def show(folder: Path) -> None:
     out.print(f"{row['folder']}: {row['status']}", style="bold", soft_wrap=True)
     if row["error"]:
         out.print(one_line(row["error"]), soft_wrap=True)
+    for problem in runs.problems:
+        print(problem, file=sys.stderr)
+    path = Path(row["folder"]) / "config.json"
     try:
-        config = read_foreign(folder / "config.json")
+        config = read_foreign(path)
+    except FileNotFoundError:  # it failed before it had one
+        config = {}
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder / 'config.json'}: {error}") from error
+        raise ConfigError(f"{path}: {error}") from error
     hydra = config.pop("hydra", None)
     for name in ("optimizer_probe", "format"):  # which are results
         config.pop(name, None)

@@ -200,7 +200,8 @@ def default_by(table: pl.DataFrame) -> str:
     """The factor that a sweep is most likely about."""
     keys = [k for k in varying(table) if not is_fact(k)]
     likely = ("optimizer", "schedule", "framework", "model", *CHOICES)
-    others = [k for k in keys if k != "seed" and k not in copies(table)]
+    aside = {"seed", *copies(table)}
+    others = [k for k in keys if k not in aside]
     return next((k for k in (*likely, *others) if k in keys), "optimizer")
 
 
@@ -211,15 +212,15 @@ def differing(table: pl.DataFrame) -> list[str]:
     come first, then settings, other fingerprints, versions and code.
     """
     chosen = {c for c in CHOICES if c in table and table[c].n_unique() > 1}
-    names = []
+    aside, names = {*SEEDS, *copies(table)}, []
     for name in table.columns:
         section, _, rest = name.partition(".")
-        told = (
+        follows = (
             section in chosen
             and rest
             and (rest == "_target_" or table[name].null_count())
         )
-        own = name in (*SEEDS, *copies(table)) or is_result(name) or told
+        own = name in aside or is_result(name) or follows
         silent = RECORD | MACHINE if not is_fact(name) else RECORD
         affected = _fact_affects(name) if is_fact(name) else setting_affects(name)
         if not own and affected & ~silent and table[name].n_unique() > 1:

@@ -64,7 +64,7 @@ def _curves(
         text += f" One line for each group and each value of {keys}."
     for same in identical(table):
         text += f" {', '.join(same[:-1])} and {same[-1]} are identical."
-    if shown.table["failed"].any():
+    if metric == analysis.metric and shown.table["failed"].any():
         text += " A run that failed counts as the worst after its last value."
     by_step = axis == "step"
     name = (

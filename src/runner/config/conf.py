@@ -46,7 +46,13 @@ def search_path(folder: Path) -> list[str]:
             (str(folder), "file"),
         )
     )
-    return [f"hydra.searchpath=['file://{folder.resolve()}']"]
+    return [f"hydra.searchpath=[{quoted(f'file://{folder.resolve()}')}]"]
+
+
+def quoted(value: object) -> str:
+    """`value` as text in an override of Hydra's, whatever characters it has."""
+    text = str(value).replace("'", r"\'")
+    return f"'{text}'"
 
 
 def register() -> None:

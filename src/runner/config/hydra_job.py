@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from runner.config.conf import one_length
 from runner.errors import ConfigError
 from runner.settings import GROUPS
 
 _PATHS = ("checkpoint.resume", "compilation_cache", "init_from")
-# The arguments of functions that name files, ours and a user's.
+# The arguments of functions that name files, ours and a user's, of a group's own one.
 _IS_PATH = re.compile(r"(.*_)?(path|dir|file|folder)")
 # Others of data=text and data=table that are paths, unless they are these words.
 _OF_OWN_FILES = ("validation", "test", "vocabulary", "splits")
@@ -105,6 +105,12 @@ def _from(folder: Path, cfg: DictConfig) -> None:
     if cfg.data._target_.startswith(("runner.data.text.", "runner.data.table.")):
         for key in _OF_OWN_FILES:
             _complete(folder, cfg.data, key)
+    files = OmegaConf.select(cfg, "data.files")
+    if isinstance(files, ListConfig):
+        cfg.data.files = [
+            file if file.startswith(("~", "/")) else str(folder / file)
+            for file in files
+        ]
     name = OmegaConf.select(cfg, "data.name")
     if name is not None and name.startswith(("./", "../")):
         cfg.data.name = str(folder / name)

@@ -213,10 +213,13 @@ def chosen_mode(
     Raises:
         ConfigError: the data are larger than this machine's memory.
     """
-    chosen: Mode = "stream" if mode == "auto" else mode
-    for each in reversed(MODES[:2]) if mode == "auto" else ():
-        if sizes_mb[each] <= limits_mb[each]:
-            chosen = each
+    chosen: Mode = "stream"
+    if mode != "auto":
+        chosen = mode
+    elif sizes_mb["device"] <= limits_mb["device"]:
+        chosen = "device"
+    elif sizes_mb["memory"] <= limits_mb["memory"]:
+        chosen = "memory"
     needed, there = sizes_mb.get(chosen, 0) * 2**20, host_memory()
     if needed > there:
         raise ConfigError(

@@ -214,7 +214,8 @@ def _array(what: str, value: Any) -> np.ndarray:
     if x.dtype.kind == "f":
         return x.astype(np.float32)
     if x.size and not -(2**31) <= x.min() <= x.max() < 2**31:
-        raise ConfigError(f"{what} with {x.max()}, which 32 bits don't hold")
+        wide = x.max() if x.max() >= 2**31 else x.min()
+        raise ConfigError(f"{what} with {wide}, which 32 bits don't hold")
     return x.astype(np.int32)
 
 

@@ -32,10 +32,11 @@ def trackers_of(cfg: DictConfig) -> dict[str, Spec]:
                 f"{key}._target_={text} must be a class derived from "
                 "runner.record.mirrors.tracker.Tracker"
             )
-        if made.package and not importlib.util.find_spec(made.package):
+        if made.package and not importlib.util.find_spec(made.package.split(".")[0]):
+            ours = made.__module__.startswith("runner.")
+            wanted = f"'jax-experiment-runner[{name}]'" if ours else made.package
             raise ConfigError(
-                f"tracker={name} needs the package {made.package}: "
-                f"pip install 'jax-experiment-runner[{name}]'"
+                f"tracker={name} needs the package {made.package}: pip install {wanted}"
             )
         found[name] = OmegaConf.to_container(cfg.tracker[name], resolve=True)
     return found

@@ -23,7 +23,7 @@ from runner.record.untrusted import printable
 _EPILOG = """
 DIR is a run folder or holds some, of a sweep for example; those of the first edition
 too. A run that is still training is followed until its end. Nothing is mirrored twice:
-a tracker gets what it lacks. Files (csv, tensorboard) are written anew.
+a tracker gets what it lacks. Files (csv, tensorboard) are written from the start.
 
 W&B gets a run as its own settings say, unless an override says otherwise.
 
@@ -46,8 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
       the exit status: 0 if all is there, 1 if not or after a mistake, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
-    folders = [Path(item) for item in options.items if "=" not in item]
-    overrides = [item for item in options.items if "=" in item]
+    # A job of a sweep has a name such as seed=0.
+    is_folder = {i: "=" not in i or os.path.exists(i) for i in options.items}
+    folders = [Path(item) for item in options.items if is_folder[item]]
+    overrides = [item for item in options.items if not is_folder[item]]
     try:
         trackers, given = _chosen(overrides, options.config_dir)
         runs = _found(folders)
@@ -69,7 +71,10 @@ def _chosen(
     names = [override.partition("=")[0].lstrip("+") for override in overrides]
     for name in names:
         if name.partition(".")[0] not in ("tracker", "wandb"):
-            raise ConfigError(f"{name} can't be given here; only tracker and wandb can")
+            raise ConfigError(
+                f"{name} can't be given here, and there is no such folder; "
+                "only tracker and wandb can"
+            )
     conf.register()
     own = conf.search_path(config_dir) if config_dir else []
     with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
@@ -86,10 +91,11 @@ def _chosen(
 def _found(folders: Iterable[Path]) -> list[Path]:
     runs: dict[Path, None] = {}
     for folder in folders:
-        found = sorted(run_folders(folder))
+        # A job that failed before it was configured has nothing else.
+        found = [f for f in run_folders(folder) if (f / "config.json").is_file()]
         if not found:
             raise ConfigError(f"{folder}: no run there: a run has a config.json")
-        runs |= dict.fromkeys(found)
+        runs |= dict.fromkeys(sorted(found))
     return [*runs]
 
 
@@ -109,7 +115,7 @@ def _mirror(
         if not target(spec).is_wanted(run.config):
             print(f"{folder}: wandb=disabled; wandb=offline or wandb=online mirrors it")
             continue
-        tracker = copy(spec, run, lambda: is_locked(folder), _say, _pause)
+        tracker = copy(spec, run, lambda: bool(is_locked(folder)), _say, _pause)
         label = tracker.label or name
         said = f"incomplete: {tracker.problem}" if tracker.problem else tracker.where
         print(printable(f"{folder}: {label}: {said}"), flush=True)

@@ -160,11 +160,13 @@ def test_variables_win_over_settings(tmp_path):
 
 def test_disabled_never_imports_wandb(tmp_path):
     code = """
+from runner.record.mirrors import helper
 record("a", mode="disabled")
 assert "wandb" not in sys.modules and "rich" not in sys.modules, "imported"
 os.environ["WANDB_MODE"] = "disabled"
 record("b")
 assert "wandb" not in sys.modules, "imported"
+assert not helper._helpers, "started"
 """
     run(tmp_path, code)
     assert not wandb_files(tmp_path)

@@ -46,7 +46,7 @@ def read(
             if ending == ".parquet":
                 tables.append(pl.read_parquet(file))
             elif ending in (".npy", ".npz"):
-                tables.append(_numpy(file))
+                tables.append(_numpy(key, file))
             else:
                 tables.append(
                     pl.read_csv(
@@ -85,7 +85,7 @@ def _check_same(
         )
 
 
-def _numpy(file: Path) -> "pl.DataFrame":
+def _numpy(key: str, file: Path) -> "pl.DataFrame":
     """Columns by the names of arrays or fields, with `_0`, `_1`, ... in wider ones."""
     import polars as pl
 
@@ -100,7 +100,7 @@ def _numpy(file: Path) -> "pl.DataFrame":
     for name, array in arrays.items():
         if array.ndim not in (1, 2):
             raise ConfigError(
-                f"data.path: {file} has the array {name} of shape {array.shape}; a "
+                f"{key}: {file} has the array {name} of shape {array.shape}; a "
                 "table has one or two dimensions. data=source takes any examples"
             )
         if array.dtype == np.float16:
@@ -111,6 +111,6 @@ def _numpy(file: Path) -> "pl.DataFrame":
         columns |= dict(zip(names, parts, strict=True))
     if len({len(column) for column in columns.values()}) > 1:
         sizes = [f"{name} {len(column)}" for name, column in columns.items()]
-        raise ConfigError(f"data.path: {file} has arrays of different lengths: "
+        raise ConfigError(f"{key}: {file} has arrays of different lengths: "
                           f"{few(sizes)}")  # fmt: skip
     return pl.DataFrame({k: np.ascontiguousarray(v) for k, v in columns.items()})

@@ -21,16 +21,12 @@ class Roles(NamedTuple):
         categories: inputs that are names of something.
         target: what is predicted, or None.
         weight: how much an example counts, or None.
-        group: examples with one value of it are in one split, or None.
-        split: it says in which split an example is, or None.
     """
 
     numbers: list[str]
     categories: list[str]
     target: str | None
     weight: str | None
-    group: str | None
-    split: str | None
 
 
 def roles(
@@ -80,8 +76,6 @@ def roles(
         categories=[name for name in chosen if name in names],
         target=single["target"],
         weight=single["weight"],
-        group=single["group"],
-        split=single["splits"],
     )
 
 

@@ -99,8 +99,8 @@ def text(
         for part, (start, stop) in ranges.items()
     }
     _check_lengths(cuts)
-    token_bytes, window_bytes = found.dtype.itemsize, block_size + 1
-    on_device = sum(map(len, cuts.values())) * (window_bytes * token_bytes + 4)
+    token_bytes, window_tokens = found.dtype.itemsize, block_size + 1
+    on_device = sum(map(len, cuts.values())) * (window_tokens * token_bytes + 4)
     in_memory = sum(found.parts.values()) * token_bytes
     sizes = {"device": on_device / 2**20, "memory": in_memory / 2**20}
     chosen = chosen_mode(mode, sizes, device=device_limit_mb, memory=memory_limit_mb)
@@ -200,13 +200,13 @@ def _splits(
     cuts: Mapping[str, Cut],
     streams: bool,
 ) -> dict[str, Split]:
-    size, file = found.dtype.itemsize, found.mapped()
     if streams:
+        size, file = found.dtype.itemsize, found.mapped()
         return {
             name: Mapped(file, found.dtype, start * size, cuts[name])
             for name, (start, _) in ranges.items()
         }
-    tokens = np.frombuffer(file, found.dtype, sum(found.parts.values())).copy()
+    tokens = np.fromfile(found.path, found.dtype, sum(found.parts.values()))
     return {
         name: cuts[name].in_memory(tokens[start:stop])
         for name, (start, stop) in ranges.items()

@@ -95,13 +95,13 @@ def encoded(
         folder.mkdir(parents=True, exist_ok=True)
         _write(temporary, texts, named, documents, source)
         if {part: identity(files) for part, files in texts.items()} != source["files"]:
-            raise ConfigError(
-                "data.path: the text has changed while it was read; start again"
-            )
+            raise ConfigError("the text has changed while it was read; start again")
         os.replace(temporary, path)
     except OSError as error:
         if error.filename and not str(error.filename).startswith(str(folder)):
-            raise ConfigError(f"data.path can't be read: {error}") from error
+            raise ConfigError(
+                f"{error.filename} can't be read: {error.strerror}"
+            ) from error
         raise ConfigError(
             f"data.data_dir={folder} can't be written: {error}. Choose another"
         ) from error

@@ -72,7 +72,7 @@ def _decoded(file: Path, as_bytes: bool) -> Iterator[str]:
             yield decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
             raise ConfigError(
-                f"data.path: {file} is not text in UTF-8: {error.reason} within "
+                f"{file} is not text in UTF-8: {error.reason} within "
                 f"{PIECE} bytes from byte {done} on. data.vocabulary=bytes takes any "
                 "file"
             ) from error

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,11 @@ def source(named: str, names: tuple[str, ...]) -> list[str]:
         raise ConfigError(
             f"data.vocabulary={named} needs the package tokenizers: {EXTRA}"
         ) from error
-    return [hashlib.sha256(path.read_bytes()).hexdigest(), version]
+    return [_digest(named), version]
+
+
+def _digest(named: str) -> str:
+    return hashlib.sha256(expanded("data.vocabulary", named).read_bytes()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +89,7 @@ class Tokenizer:
 
     @property
     def description(self) -> dict[str, Any]:
-        path = Path(expanded("data.vocabulary", self.named))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return {"tokenizer": digest, "end": self.end}
+        return {"tokenizer": _digest(self.named), "end": self.end}
 
     def encoded(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
         """See `Vocabulary`. The text is cut where that changes no token: see `_place`.

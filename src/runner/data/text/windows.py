@@ -27,7 +27,7 @@ class Cut:
     stride: int
 
     def __len__(self) -> int:
-        if self.stride == 1 and self.length > 1:
+        if self.stride == 1:
             return max(0, self.tokens - self.length)
         return max(0, -(-(self.tokens - 1) // self.stride))
 
@@ -37,8 +37,10 @@ class Cut:
         size = np.full(count, self.length, np.int32)
         if count:
             whole = (count - 1) * self.stride + self.length + 1
-            size[-1] -= max(0, whole - self.tokens)
-            tokens = np.pad(tokens, (0, max(0, whole - self.tokens)), "edge")
+            lacking = max(0, whole - self.tokens)
+            size[-1] -= lacking
+            if lacking:  # which takes a copy
+                tokens = np.pad(tokens, (0, lacking), "edge")
         views = np.lib.stride_tricks.sliding_window_view(tokens, self.length + 1)
         return MemorySplit({TEXT: views[:: self.stride][:count], SIZE: size})
 

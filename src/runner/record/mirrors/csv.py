@@ -11,7 +11,7 @@ from runner.record.mirrors.tracker import Source, Tracker
 class CsvTracker(Tracker):
     """metrics.csv in the run folder: a column for each metric, empty where it has none.
 
-    It is written anew each time, so that it is always what metrics.jsonl says.
+    It is written as a whole each time, so that it always has what metrics.jsonl has.
     """
 
     label = "CSV"

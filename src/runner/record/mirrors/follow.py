@@ -138,15 +138,20 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a process has the folder's metrics file open to write rows."""
+def is_locked(folder: Path) -> bool | None:
+    """Whether a process has the folder's metrics file open to write rows.
+
+    None on a file system without locks, where nobody knows.
+    """
     try:
         with (folder / "metrics.jsonl").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except FileNotFoundError:
+        return False
     except OSError:
-        pass
+        return None
     return False
 
 
@@ -166,7 +171,7 @@ class Trainer:
         if time.monotonic() - self._asked < 5:
             return True
         self._asked = time.monotonic()
-        is_free = not is_locked(self._folder)
+        is_free = is_locked(self._folder) is False
         # Twice: its end is written a moment after the lock is released.
         given_up, self._was_free = is_free and self._was_free, is_free
         return not given_up

@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,8 @@ class Mirror:
     def wait(self) -> None:
         """Wait for its end, as long as this process has any time for that."""
         if self._helper and not self._helper.wait(self._places.values()):
-            labels = {state(p).get("label", name) for name, p in self._missing()}
+            self._helper.has_said_so = True
+            labels = {state(p).get("label") or name for name, p in self._missing()}
             print(
                 f"{', '.join(sorted(labels))}: no answer in time, and continuing "
                 f"without it: {self._command()} brings what is missing",
@@ -68,9 +70,9 @@ class Mirror:
         for name, place in self._places.items():
             said = state(place)
             if said.get("problem") or not said.get("over"):
-                found[said.get("label", name)] = f"incomplete: {self._command()}"
+                found[said.get("label") or name] = f"incomplete: {self._command()}"
             elif said["where"]:
-                found[said["label"]] = said["where"]
+                found[said["label"] or name] = said["where"]
         return found
 
     def states(self) -> dict[str, dict[str, Any]]:
@@ -83,7 +85,7 @@ class Mirror:
     def _command(self) -> str:
         names = ",".join([name for name, _ in self._missing()] or self._places)
         trackers = f"'tracker=[{names}]'" if "," in names else f"tracker={names}"
-        return f"python -m runner.mirror {self._folder} {trackers}"
+        return f"python -m runner.mirror {shlex.quote(str(self._folder))} {trackers}"
 
 
 def prepare(trackers: Mapping[str, Spec], config: Mapping[str, Any]) -> None:
@@ -108,7 +110,7 @@ class _Helper:
         self._count = 0
         self._left = WAIT_SECONDS
         self._restarts_left = _RESTARTS
-        self._is_closed = False
+        self._is_closed = self.has_said_so = False
         self._told = 0  # bytes of what it has said
         (self.folder / RUNS).touch()
         self._start()
@@ -195,14 +197,23 @@ class _Helper:
 
     def _close(self) -> None:
         """Wait, as this process ends; the other does by itself when it is done."""
+        if self._is_closed:
+            return
         done = self.wait(self._places)
         self._is_closed = True
+        if not done and not self.has_said_so:
+            print(
+                "mirrors: no answer in time, and continuing without them: "
+                "python -m runner.mirror DIR brings what is missing",
+                file=sys.stderr,
+            )
         if not done:
             beat = self.folder / BEAT
             age = beat.stat().st_mtime_ns if beat.exists() else 0
             time.sleep(0.5)
             if not beat.exists() or beat.stat().st_mtime_ns == age:  # it is stopped
                 self.process.kill()
+                self.process.wait()
         if self.process.poll() is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.process.returncode = 0  # of what continues alone, Popen would warn

@@ -20,7 +20,7 @@ from typing import Any
 
 from runner.record.files import write_json
 from runner.record.mirrors.follow import Spec, Trainer, copy, one_line
-from runner.record.mirrors.tracker import Tracker, source
+from runner.record.mirrors.tracker import Source, Tracker, source
 
 RUNS, BEAT = "runs.jsonl", "beat"
 LEFT_ALONE_SECONDS = 90.0  # W&B's own timeouts, which end before
@@ -59,11 +59,10 @@ class _Mirrors:
             target=self._mirror, args=(folder, spec, place), daemon=True
         )
         thread.start()
-        self._threads.append(thread)
+        self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
 
     def are_over(self) -> bool:
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        return not self._threads
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _mirror(self, folder: Path, spec: Spec, place: Path) -> None:
         shown = None
@@ -92,7 +91,10 @@ class _Mirrors:
             tracker = copy(spec, run, alive, self._say, pause)
             tell(tracker, over=True)
         except Exception as error:
-            self._say(f"mirroring failed: {one_line(error)}")
+            none = Tracker(Source(folder, {}, {}))
+            none.problem = f"mirroring failed: {one_line(error)}"
+            self._say(none.problem)
+            tell(none, over=True)
 
     def _say(self, message: str) -> None:
         # All runs fail alike; the first one says it.

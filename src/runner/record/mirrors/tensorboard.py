@@ -14,7 +14,7 @@ _SUFFIX = ".runner"
 class TensorBoardTracker(Tracker):
     """The run folder's tensorboard/: a scalar for each metric, and the configuration.
 
-    It is written anew each time, so that it is always what metrics.jsonl says.
+    It is written as a whole each time, so that it always has what metrics.jsonl has.
     """
 
     label = "TensorBoard"

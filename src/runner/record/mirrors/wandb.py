@@ -57,7 +57,7 @@ class WandbTracker(Tracker):
         self._run: Any = None
         self._lock: IO[str] | None = None
         self._core = _core
-        self._rows = 0
+        self._rows = self._last = 0  # how many this one has written, and up to where
         self._over: int | None = None  # the exit code of the local run, if it has one
 
     @classmethod
@@ -74,15 +74,16 @@ class WandbTracker(Tracker):
             # Offline twice is useful too: W&B's process may have died since.
             for mode in (first, "offline"):
                 try:
-                    return self._open(mode)
+                    has = self._open(mode)
+                    if mode != wanted and not self.source.trainer:
+                        self.problem = "the server can't be reached"
+                    return has
                 except Exception as error:
                     problem = error
                     if mode != "offline":
                         message = f"W&B {mode} start failed: {one_line(error)}"
                         print(f"{message} (continuing offline)", file=sys.stderr)
                         _server_failed.set()
-                        if not self.source.trainer:  # which asked for nothing else
-                            self.problem = "the server can't be reached"
                     # Frees the run's id, which the failed start still holds, and the
                     # process of W&B if that broke.
                     _teardown(_core)
@@ -127,7 +128,7 @@ class WandbTracker(Tracker):
 
     def row(self, row: Mapping[str, Any]) -> None:
         self._continued().log(dict(row), step=row["step"], commit=True)
-        self._rows += 1
+        self._rows, self._last = self._rows + 1, row["step"]
 
     def _continued(self) -> Any:
         if self._run is None:  # it was over, and the folder has more
@@ -161,9 +162,10 @@ class WandbTracker(Tracker):
             from runner.record.state import FILE
 
             state = self.source.folder / FILE
-            model = wandb.Artifact(f"model-{self._fields['id']}", type="model")
-            model.add_file(str(state))
-            self._run.log_artifact(model)
+            if state.is_file():  # as it is once a run has finished
+                model = wandb.Artifact(f"model-{self._fields['id']}", type="model")
+                model.add_file(str(state))
+                self._run.log_artifact(model)
 
     def _check_file(self, file: Path) -> None:
         """Find out what a full disk has cost, of which W&B says nothing."""
@@ -180,7 +182,7 @@ class WandbTracker(Tracker):
         import wandb
 
         run = self._run
-        steps = summary.get("steps") or 0
+        steps = max(self._last, summary.get("steps") or 0)
         has = -1
         for seconds in (0, 0.5, 1):
             time.sleep(seconds)
