@@ -67,14 +67,14 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
             "train.stop.metric train.stop.value train.stop.patience "
             "train.stop.min_delta "
             "checkpoint.* !checkpoint.best tracker wandb.* cluster.* distributed.* "
-            "objective print probes "
+            "objective print probes callbacks "
             "compilation_cache data.data_dir data.manual_dir data.download",
         ),
         (
             lambda key: not identifies_job(key),
             "train.log_every_steps train.choose train.profile checkpoint.* "
             "!checkpoint.best "
-            "tracker wandb.* cluster.* distributed.* objective print probes "
+            "tracker wandb.* cluster.* distributed.* objective print probes callbacks "
             "compilation_cache "
             "data.data_dir data.manual_dir data.download",
         ),
@@ -82,7 +82,7 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
             makes_no_difference,
             "train.log_every_steps train.choose train.profile checkpoint.* "
             "!checkpoint.best "
-            "tracker wandb.* cluster.* distributed.* objective print probes "
+            "tracker wandb.* cluster.* distributed.* objective print probes callbacks "
             "compilation_cache "
             "data.data_dir data.manual_dir data.download",
         ),

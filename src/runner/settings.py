@@ -337,6 +337,7 @@ class Settings:
     metrics: dict[str, Any] = setting(PROGRAM)
     # They are compiled into the program too, but no step depends on them.
     probes: dict[str, Any] = setting(RECORD)
+    callbacks: dict[str, Any] = setting(RECORD)
     data: Any = setting(
         PROGRAM | NUMBERS,
         decides=(
@@ -354,7 +355,7 @@ class Settings:
 # The groups whose choices name a function by `_target_`.
 GROUPS = ("model", "framework", "optimizer", "schedule", "data", "task")
 # Those that have several, by names, which of hooks are in paths and in files' names.
-HOOKS = ("probes",)
+HOOKS = ("probes", "callbacks")
 NAMED = ("metrics", *HOOKS)
 
 # Arguments of targets that say where files are, or which rows a step uses.

@@ -15,6 +15,7 @@ PLACES = {
     "a form": ("framework=nnx", "model._target_=helpers.raising.nnx_form", *BARE),
     "loss": ("task=mine", "task._target_=helpers.raising.loss"),
     "metric": ("+metrics.x._target_=helpers.raising.metric",),
+    "probe": ("+probes.x._target_=helpers.raising.probe",),
     "schedule": ("schedule._target_=helpers.raising.schedule", "~schedule.value"),
     "transform": ("data.transforms=[{_target_: helpers.raising.transform}]",),
     "data": ("data=linear_ae", "data._target_=helpers.raising.data", "data={}"),

@@ -62,6 +62,31 @@ def stacked(*trees):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def test_a_look_at_an_evaluation_sees_each_members_own_state(built):
+    runs = [
+        built(*SMALL, "train.eval_every_steps=7", f"seed={seed}") for seed in (0, 1)
+    ]
+    alone, packed = {}, {}
+
+    def host(seen):
+        def look(index, row, state):
+            seen[index, row["step"]] = row["validation/loss"], state["params"]
+
+        return Host(lambda index, row: None, look=look, looks=True)
+
+    for index, run in enumerate(runs):
+        own = {}
+        SESSION.train(run, host(own))
+        alone |= {(index, step): each for (_, step), each in own.items()}
+    program = SESSION.program(runs[0].spec, runs[0].values, runs[0].timetable, 2)
+    assert not list(train(program, runs, host(packed)))
+    assert packed.keys() == alone.keys() and len(alone) > 2
+    for key, (loss, params) in packed.items():
+        assert loss == pytest.approx(alone[key][0], 1e-4)
+        for x, y in zip(*map(jax.tree.leaves, (params, alone[key][1])), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-4)
+
+
 @pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
 def test_members_differ_in_every_number_that_is_an_argument(built, framework):
     different = (

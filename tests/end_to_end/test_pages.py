@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
@@ -55,8 +56,26 @@ def test_an_own_model(tmp_path, own_modules, folders):
     assert ended.value.code == 0
 
 
+def test_own_hooks(ran, tmp_path, own_modules):
+    write_files("hooks", tmp_path)
+    own_modules(tmp_path)
+    small = "train.steps=4", "train.eval_every_steps=4"
+    kinds = {"probe": "largest", "callback": "mistakes"}
+    files = {k: tmp_path / f"conf/{k}/{name}.yaml" for k, name in kinds.items()}
+    used = [" ".join(command) for command in commands("hooks")]
+    given = []
+    for kind, name in kinds.items():
+        assert any(use.endswith(f"+{kind}@{kind}s.{name}={name}") for use in used)
+        for key, value in yaml.safe_load(files[kind].read_text()).items():
+            given.append(f"+{kind}s.{name}.{key}={value}")
+    rows = ran(tmp_path / "run", *small, *given)
+    assert {"probe/largest/kernel", "probe/largest/bias"} < set(rows[-1])
+    said = (tmp_path / "run/files/mistakes/4.txt").read_text()
+    assert said.startswith("after step 4\n") and ", not " in said
+
+
 @pytest.mark.nightly
-@pytest.mark.parametrize("page", ["own_model", "groups", "warm_start"])
+@pytest.mark.parametrize("page", ["own_model", "groups", "hooks", "warm_start"])
 def test_commands_run_as_they_stand(page, tmp_path):
     write_files(page, tmp_path)
     where = os.environ | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}

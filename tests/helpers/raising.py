@@ -67,3 +67,11 @@ def transform():
 
 def data():
     fail()
+
+
+def probe(gradients):
+    fail()
+
+
+def callback(step):
+    fail()

@@ -84,6 +84,9 @@ class Host:
         the numbers of its test splits.
       stop: gets the index of a run and a row that was written; True if the run ends
         with it, at an evaluation.
+      look: gets the index of a run, the row of an evaluation that was written, and the
+        state after it, as `finish` does.
+      looks: whether `look` does anything.
       may_stop: whether `stop` is ever True.
       may_shrink: whether a population of which half has ended is left.
       stopping: an exception to end with, at the end of a call, or None.
@@ -99,6 +102,10 @@ class Host:
         lambda index, state, numbers: None
     )
     stop: Callable[[int, dict[str, Any]], bool] = lambda index, row: False
+    look: Callable[[int, dict[str, Any], dict[str, Any]], None] = (
+        lambda index, row, state: None
+    )
+    looks: bool = False
     may_stop: bool = False
     may_shrink: bool = False
     stopping: Callable[[], BaseException | None] = lambda: None

@@ -89,7 +89,7 @@ def _train(
 
     def may_leave() -> bool:
         """Whether the state after an evaluation may be needed."""
-        return host.may_stop or shrinks()
+        return host.may_stop or host.looks or shrinks()
 
     calls = _calls(
         program, together, feeder, host, start, may_leave, witness, unfinished
@@ -97,7 +97,10 @@ def _train(
     for call in calls:
         speed = pace.measure(call)
         read = call.read()
-        stopped = []
+        stopped, state = [], None
+        if host.looks and call.evaluation:
+            assert call.snapshot is not None
+            state = on_host(_state(program, call.snapshot.carry))
         for index in sorted(unfinished):
             own = read if program.members is None else read.member(index)
             try:
@@ -105,6 +108,8 @@ def _train(
                     host.write(index, row)
                     if host.stop(index, row) and call.carry is None:
                         stopped.append(index)
+                    if state is not None and row["step"] == call.stop:
+                        host.look(index, row, _own(program, state, index))
             except Exception as error:
                 unfinished.remove(index)
                 yield index, error
@@ -168,17 +173,25 @@ def _finish(
         return
     best = host.best()
     carry = carry if best is None else best
-    params = evaluated_params if program.members is None else jax.vmap(evaluated_params)
     splits = runs[0].spec.dataset.tests
     numbers = evaluate(program, carry, splits)[0] if splits else {}
-    state = {"params": params(carry), "model_state": carry.state.model_state}
-    found = on_host((state, numbers))
+    found = on_host((_state(program, carry), numbers))
     for index in finished:
-        own = found
-        if program.members is not None:
-            own = jax.tree.map(lambda x, i=index: x[i], found)
-        state, numbers = own
+        state, numbers = _own(program, found, index)
         host.finish(index, state, {name: float(x) for name, x in numbers.items()})
+
+
+def _state(program: Program, carry: Any) -> dict[str, Any]:
+    """What `Host.finish` gets of a carry."""
+    params = evaluated_params if program.members is None else jax.vmap(evaluated_params)
+    return {"params": params(carry), "model_state": carry.state.model_state}
+
+
+def _own(program: Program, found: Any, index: int) -> Any:
+    """The part of the run of an index."""
+    if program.members is None:
+        return found
+    return jax.tree.map(lambda x: x[index], found)
 
 
 class _Pace:

@@ -80,6 +80,7 @@ class Dataset:
         reshuffle: Whether each epoch has an order of its own; see `Order`.
         contents: A digest of all examples, if whoever made the data set has one.
         threads: As many batches of a stream are read at the same time.
+        decode: What tokens say, as text, if they are of a text.
         drawn: None: an epoch is a permutation of the examples (see `Order`). A number:
             examples are drawn with replacement, and an epoch is as many (see `Draws`).
 
@@ -100,6 +101,7 @@ class Dataset:
     # of single examples; two threads, because decoding holds the GIL.
     threads: int = 2
     drawn: int | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
 
     def __post_init__(self):
         check_batch_size(self.batch_size)

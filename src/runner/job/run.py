@@ -24,7 +24,8 @@ from runner.core.program import Program, start_shapes
 from runner.core.run import Host, Run
 from runner.errors import ConfigError, Finished, Unwritable
 from runner.job import checkpoint, determinism, restore
-from runner.job.build import Built, build
+from runner.job.build import Built, build, listed
+from runner.job.callbacks import Callbacks
 from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
 from runner.job.processes import Processes, connected
@@ -55,6 +56,7 @@ class Prepared(NamedTuple):
       checkpoints: those in its folder, and the one that it starts from.
       objective: the metric whose final value is the job's result.
       stop: decides whether it ends early.
+      callbacks: called after its evaluations, by the first process.
     """
 
     run: Run
@@ -62,6 +64,7 @@ class Prepared(NamedTuple):
     checkpoints: Checkpoints
     objective: str
     stop: Stop
+    callbacks: Callbacks
 
     def recall(self) -> None:
         """Let `stop` see the rows that the run keeps from an earlier process."""
@@ -196,7 +199,9 @@ def _train_recorded(
             interruption,
             processes,
         )
-        host = replace(host, may_stop=job.stop.is_on)
+        host = replace(host, may_stop=job.stop.is_on, looks=bool(job.callbacks))
+        if processes.is_first:
+            host = replace(host, look=lambda index, *given: job.callbacks(*given))
         try:
             session.train(job.run, host, start, witness)
         finally:
@@ -274,6 +279,8 @@ def prepare(
         if missing:
             digests |= {"initial_parameters": before.get("initial_parameters")}
         record = fingerprints_and_provenance(built, digests, session)
+        asked = listed(cfg, "callbacks")
+        callbacks = Callbacks(cfg, asked, built.run.spec, session, folder)
         resumed = resume(built.cfg, built.run, folder, record, sweep is not None)
         if missing and not (resumed and resumed.start):
             raise ConfigError(missing)
@@ -318,7 +325,7 @@ def prepare(
         processes,
     )
     stop = Stop(run.settings.stop, directions(run.spec.task))
-    return Prepared(run, recorder, checkpoints, cfg.objective, stop)
+    return Prepared(run, recorder, checkpoints, cfg.objective, stop, callbacks)
 
 
 def built_and_identified(

@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from runner.errors import ConfigError, Unwritable
 
+FILES = "files"  # the folder of what callbacks leave: <name>/<step>.<ending>
+
 # The floats that JSON can't express. As null they would look the same, but a loss that
 # went to infinity is another finding than a NaN, so they are written as strings.
 NON_FINITE = {

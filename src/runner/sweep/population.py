@@ -177,7 +177,14 @@ def _train(
                 session.processes,
             )
             may_stop = any(m.prepared.stop.is_on for m in active.values())
-            host = replace(host, save=save, may_stop=may_stop, may_shrink=True)
+            host = replace(
+                host,
+                save=save,
+                look=lambda index, *given: active[index].prepared.callbacks(*given),
+                looks=any(m.prepared.callbacks for m in active.values()),
+                may_stop=may_stop,
+                may_shrink=True,
+            )
             training = train(compiled, runs, host, start, list(active), witness)
             while True:
                 try:

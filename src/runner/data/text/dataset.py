@@ -17,6 +17,7 @@ from runner.data.dataset import (
 from runner.data.digest import LARGEST
 from runner.data.files import expanded, find_files
 from runner.data.text.encoded import Encoded, encoded
+from runner.data.text.vocabulary import decoder
 from runner.data.text.windows import Cut, Mapped, next_tokens
 from runner.data.transforms import Transform
 from runner.errors import ConfigError, did_you_mean
@@ -115,6 +116,7 @@ def text(
         reshuffle=reshuffle,
         contents=found.digest if in_memory <= LARGEST else None,
         drawn=cuts["train"].tokens // block_size if windows == "random" else None,
+        decode=decoder(vocabulary, documents, found.vocabulary),
     )
 
 

@@ -42,6 +42,7 @@ class Encoded(NamedTuple):
         size: of the vocabulary.
         end: the token that ends a document, or None.
         digest: of tokens, parts and vocabulary.
+        vocabulary: its `description`.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Encoded(NamedTuple):
     size: int
     end: int | None
     digest: str
+    vocabulary: dict[str, Any]
 
     def mapped(self) -> mmap.mmap:
         """The file, whose memory is the system's; see `windows.Mapped`."""
@@ -171,7 +173,7 @@ def _read(path: Path) -> tuple[Encoded, dict[str, Any]]:
     facts = [record[k] for k in ("tokens", "parts", "vocabulary")]
     known = Encoded(
         path, dtype, record["parts"], record["size"], record["end"],
-        sha(json.dumps(facts, sort_keys=True).encode()),
+        sha(json.dumps(facts, sort_keys=True).encode()), record["vocabulary"],
     )  # fmt: skip
     return known, record["source"]
 

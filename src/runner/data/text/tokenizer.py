@@ -105,6 +105,10 @@ class Tokenizer:
             yield self._tokens(text[:place])
         yield self._tokens(held)
 
+    def decoded(self, tokens: Iterable[int]) -> str:
+        """The text of `tokens`, without END."""
+        return self._tokenizer.decode([int(t) for t in tokens if t < self._known])
+
     def _tokens(self, text: str) -> np.ndarray:
         parts = text.split(END)
         try:

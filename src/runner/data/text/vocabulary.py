@@ -1,7 +1,7 @@
 """Vocabularies: how text becomes tokens, and how many different ones there are."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,6 +88,27 @@ def source(named: str) -> str | list[str]:
         ConfigError: see `tokenizer.source`.
     """
     return named if named in NAMES else tokenizer.source(named, NAMES)
+
+
+def decoder(
+    named: str, documents: str | None, description: dict[str, Any]
+) -> Callable[[Iterable[int]], str]:
+    """A function that makes text of the tokens of a vocabulary; END is a line's end.
+
+    Args:
+        named, documents: See `vocabulary`.
+        description: That of the vocabulary.
+    """
+    if named not in NAMES:
+        return tokenizer.Tokenizer(named, documents).decoded
+    known = description["characters"] + "\n"
+
+    def decode(tokens):
+        text = "".join(known[token] for token in tokens)
+        is_bytes = named == "bytes"
+        return text.encode("latin-1").decode(errors="replace") if is_bytes else text
+
+    return decode
 
 
 def vocabulary(named: str, pieces: Iterable[str], documents: str | None) -> Vocabulary:
