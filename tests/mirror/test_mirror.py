@@ -2,16 +2,21 @@
 
 import csv
 import errno
+import io
+import json
 import math
 import os
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from PIL import Image
 
 from runner.mirror.__main__ import main
 from runner.record.files import read_metrics
 from runner.record.mirrors import follow
+from runner.record.mirrors.tracker import Tracker, source
 
 FIRST_EDITION = Path(__file__).parents[1] / "fixtures" / "first_edition"
 
@@ -107,3 +112,62 @@ def test_a_killed_run_ends_and_its_torn_row_is_none(runs):
     assert main([str(runs / "single"), "tracker=csv"]) == 0
     lines = (runs / "single" / "metrics.csv").read_text().splitlines()
     assert len(lines) - 1 == len(read_metrics(path))
+
+
+@pytest.fixture
+def with_files(runs, tmp_path):
+    """A run folder with what hooks leave, and a link to what is no part of it."""
+    folder = runs / "single"
+    config = json.loads((folder / "config.json").read_text())
+    config["callbacks"] = {"mine": {"_target_": "mine"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    counts = {"probe/h/low": -1.0, "probe/h/high": 1.0, "probe/h/counts": [1.0, 3.0]}
+    path = folder / "metrics.jsonl"
+    first, *rest = path.read_text().splitlines()
+    first = json.dumps(json.loads(first) | counts | {"probe/list": [1.0, 2.0]})
+    path.write_text("\n".join([first, *rest]) + "\n")
+    files = folder / "files/mine"
+    files.mkdir(parents=True)
+    (files / "20.txt").write_text("a text")
+    (files / "3.png").write_bytes(png())
+    (files / "notes.txt").write_text("of no step")
+    (tmp_path / "secret").write_text("a secret")
+    (files / "4.txt").symlink_to(tmp_path / "secret")
+    return folder
+
+
+def png():
+    data = io.BytesIO()
+    Image.new("L", (4, 2)).save(data, "png")
+    return data.getvalue()
+
+
+class Listing(Tracker):
+    seen: ClassVar[list] = []
+
+    def file(self, path, step):
+        self.seen.append((path.name, step))
+
+
+def test_a_tracker_gets_the_files_of_callbacks(with_files):
+    spec = {"_target_": f"{__name__}.Listing"}
+    found = follow.copy(spec, source(with_files), lambda: False, print)
+    assert not found.problem
+    assert Listing.seen == [("3.png", 3), ("20.txt", 20)]
+
+
+def test_tensorboard_shows_them(with_files):
+    pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    assert main([str(with_files), "tracker=tensorboard"]) == 0
+    events = reader.EventAccumulator(str(with_files / "tensorboard")).Reload()
+    (image,) = events.Images("files/mine.png")
+    assert (image.step, image.width, image.height) == (3, 4, 2)
+    text = events.Tensors("files/mine.txt/text_summary")[0]
+    assert text.step == 20 and b"a text" in text.tensor_proto.string_val[0]
+    (counted,) = events.Histograms("probe/h")
+    assert counted.histogram_value.bucket == [1.0, 3.0]
+    assert counted.histogram_value.bucket_limit == [0.0, 1.0]
+    assert "probe/list" not in events.Tags()["scalars"]

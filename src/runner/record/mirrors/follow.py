@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.record.files import rows_of
+from runner.record.files import FILES, rows_of
 from runner.record.mirrors.tracker import Source, Tracker
 from runner.record.secrets import scrub_message
-from runner.record.untrusted import read_foreign
+from runner.record.untrusted import JSON_BYTES, read_foreign
 
 ATTEMPTS = 3  # at a tracker that fails: each continues with what it has
 _CHUNK = 4 << 20  # bytes of rows at a time: the memory that a mirror takes
@@ -51,16 +51,23 @@ def copy(
     tracker = None
     for attempt in range(ATTEMPTS):
         stage = "start"
+        seen: set[Path] = set()
+
+        def caught_up(tracker: Tracker, seen: set[Path] = seen) -> None:
+            _add_files(source, tracker, seen)
+            pause(tracker)
+
         try:
             tracker = make(spec, source)
             has = tracker.open()
-            for row in _until_the_end(source.folder, is_alive, tracker, pause):
+            for row in _until_the_end(source.folder, is_alive, tracker, caught_up):
                 stage = "logging"
                 step = row["step"]
                 if step > has:
                     tracker.row(row)
                     has = step
             stage = "finishing"
+            _add_files(source, tracker, seen)
             tracker.finish(*_ending(source.folder))
             break
         except Exception as error:
@@ -75,6 +82,29 @@ def copy(
                     tracker.close()
     assert tracker is not None
     return tracker
+
+
+def _add_files(source: Source, tracker: Tracker, seen: set[Path]) -> None:
+    """Add the files of callbacks that aren't in `seen`, in the order of their steps.
+
+    A foreign folder may have links to what is nobody's business.
+    """
+    if not source.config.get("callbacks"):
+        return
+    folder, own = source.folder, source.folder.resolve()
+    new = set(folder.glob(f"{FILES}/*/*.*")) - seen
+    seen |= new
+    steps = {path: path.name.partition(".")[0] for path in new}
+    new = {
+        path
+        for path in new
+        if steps[path].isdecimal()
+        and path.resolve() == own / path.relative_to(folder)
+        and path.is_file()
+        and path.stat().st_size <= JSON_BYTES
+    }
+    for path in sorted(new, key=lambda path: (int(steps[path]), path)):
+        tracker.file(path, int(steps[path]))
 
 
 def _until_the_end(

@@ -2,9 +2,13 @@
 
 import importlib
 import json
+import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from runner.record.mirrors.tracker import Source, Tracker
 
@@ -13,6 +17,8 @@ _SUFFIX = ".runner"
 
 class TensorBoardTracker(Tracker):
     """The run folder's tensorboard/: a scalar for each metric, and the configuration.
+
+    Of callbacks the images and texts, of lists in rows those that count in buckets.
 
     It is written as a whole each time, so that it always has what metrics.jsonl has.
     """
@@ -42,11 +48,37 @@ class TensorBoardTracker(Tracker):
 
     def row(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():
-            if name != "step":
+            if isinstance(value, list):
+                self._write_histogram(name.removesuffix("/counts"), value, row)
+            elif name != "step":
                 self._write(name, "scalar", value, row["step"])
 
+    def _write_histogram(self, name: str, counts: list, row: Mapping[str, Any]) -> None:
+        """A list, if it is what the probe `histogram` counts in buckets."""
+        low, high = (row.get(f"{name}/{bound}", math.nan) for bound in ("low", "high"))
+        if not all(map(math.isfinite, [low, high, *counts])):
+            return
+        edges = np.linspace(low, high, len(counts) + 1)
+        total = sum(counts)
+        sums = np.dot(edges[1:], counts), np.dot(edges[1:] ** 2, counts)  # about
+        given = low, high, total, *sums, edges[1:].tolist(), counts
+        self._write(name, "histogram_raw", given, row["step"])
+
+    def file(self, path: Path, step: int) -> None:
+        name = f"files/{path.parent.name}{path.name.removeprefix(str(step))}"
+        if path.suffix in (".png", ".jpg", ".jpeg"):
+            from PIL import Image
+
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            self._write(name, "image", (pixels, 1, "HWC"), step)
+        elif path.suffix in (".txt", ".md", ".csv"):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            self._write(name, "text", f"    {text}".replace("\n", "\n    "), step)
+
     def _write(self, name: str, kind: str, value: Any, step: int) -> None:
-        made = getattr(self._summary, kind)(name, value)
+        values = value if isinstance(value, tuple) else (value,)
+        made = getattr(self._summary, kind)(name, *values)
         event = self._events.Event(wall_time=time.time(), step=step, summary=made)
         self._writer.write_event(event)
 

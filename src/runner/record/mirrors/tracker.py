@@ -82,6 +82,9 @@ class Tracker:
     def row(self, row: Mapping[str, Any]) -> None:
         """Add a row, which has a higher `step` than those before."""
 
+    def file(self, path: Path, step: int) -> None:
+        """Add a file that a callback, after which its folder is named, has left."""
+
     def flush(self) -> None:
         """Let people see the rows so far: these are all, for a while."""
 

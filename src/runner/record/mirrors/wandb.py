@@ -130,6 +130,10 @@ class WandbTracker(Tracker):
         self._continued().log(dict(row), step=row["step"], commit=True)
         self._rows, self._last = self._rows + 1, row["step"]
 
+    def file(self, path: Path, step: int) -> None:
+        if self._run is not None:  # else it was over, with this file
+            self._run.save(str(path), base_path=self.source.folder, policy="now")
+
     def _continued(self) -> Any:
         if self._run is None:  # it was over, and the folder has more
             with _starting:
