@@ -1,6 +1,9 @@
 """Probes see what the step has computed, and change no bit of the training."""
 
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -124,3 +127,25 @@ def test_a_key_of_the_program_alone(built):
     run, probed = built(*LENGTH), built(*LENGTH, *PROBES)
     assert probed.spec.key != run.spec.key
     assert probed.spec.description == run.spec.description
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+def test_nor_with_all_that_xla_optimizes(tmp_path, strategy):
+    """The other tests have it do little of that."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "WANDB_MODE")}
+    kept["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
+    sweep = (
+        "-m", "framework=jax,linen,nnx", "seed=0,1", "train.epochs=2", "verify=false",
+        "tracker=none", f"hydra.launcher.strategy={strategy}",
+    )  # fmt: skip
+    for name, probes in (("plain", ()), ("probed", PROBES[:4])):
+        command = [sys.executable, "-m", "runner", *sweep, *probes]
+        asked = [*command, f"hydra.sweep.dir={name}"]
+        done = subprocess.run(asked, cwd=tmp_path, env=kept, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+    plain = sorted((tmp_path / "plain").glob("*/state.safetensors"))
+    assert len(plain) == 6
+    for state in plain:
+        probed = tmp_path / "probed" / state.parent.name / state.name
+        assert state.read_bytes() == probed.read_bytes()

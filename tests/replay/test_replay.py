@@ -1,5 +1,6 @@
 """Replays of a recorded run: the same again, and each way in which it isn't."""
 
+import contextlib
 import json
 import math
 import os
@@ -495,3 +496,15 @@ def test_a_convolution_is_replayed_in_its_recorded_form(
     assert main([str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "bit for bit" in out and "warning" not in out
+
+
+@pytest.mark.parametrize(("tolerance", "equal"), [(None, False), (0.1, True)])
+def test_a_probe_counts_where_all_bits_do(tolerance, equal):
+    old, new = ({"step": 1, "probe/h/counts": [n, 2.0]} for n in (1.0, 3.0))
+    rows = Rows([old], True, tolerance)
+    with (
+        contextlib.nullcontext() if equal else pytest.raises(Differs, match="h/counts")
+    ):
+        rows.compare(new)
+    with pytest.raises(Differs, match="not logged"):
+        Rows([old], True, tolerance).compare({"step": 1})

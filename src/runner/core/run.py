@@ -69,7 +69,7 @@ Wanted = Literal["always", "if best", "no"]
 
 @dataclass(frozen=True)
 class Host:
-    """The callbacks of the loop. By default a run is alone and saves nothing.
+    """The functions that the loop calls. By default a run is alone and saves nothing.
 
     Attributes:
       write: gets the index of a run and a row of its metrics, in order of the steps.

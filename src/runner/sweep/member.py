@@ -10,7 +10,7 @@ from runner.sweep.job import Job
 
 @dataclass
 class Member:
-    """A job in progress, and its callbacks.
+    """A job in progress, and what it calls.
 
     Attributes:
       prepared: what is trained and recorded.
