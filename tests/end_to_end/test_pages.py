@@ -149,6 +149,19 @@ def test_an_own_model(tmp_path, own_modules, folders):
 
 
 @pytest.mark.nightly
+def test_the_page_on_python_is_executed(tmp_path):
+    ((_, text),) = (block for block in blocks("python") if block[0] == "python")
+    (tmp_path / "example.py").write_text(text)
+    where = os.environ | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
+    done = subprocess.run(
+        [sys.executable, "example.py"],
+        cwd=tmp_path, env=where, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("validation/loss\n")
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("page", RUN_AT_NIGHT)
 def test_commands_run_as_they_stand(page, tmp_path):
     write_files(page, tmp_path)
