@@ -23,7 +23,7 @@ from runner.replay.saved_run import SavedRun, load_run
 if TYPE_CHECKING:
     import polars as pl
 
-    from runner.compare.analysis import Analysis
+    from runner.compare.findings import Findings
 
 
 def run(
@@ -101,8 +101,10 @@ def compare_runs(
     by: str | None = None,
     metric: str | None = None,
     target: float | None = None,
-) -> "Analysis":
+) -> "Findings":
     """What `python -m runner.compare` finds about the runs in and below folders.
+
+    It shows itself in a notebook; its `figures` are charts of altair.
 
     Args:
       by: what to compare, such as "optimizer"; by default the group that varies.
@@ -113,9 +115,11 @@ def compare_runs(
       ConfigError: no finished run, or no such factor or metric.
     """
     from runner.compare.analysis import analyse
+    from runner.compare.findings import Findings
     from runner.compare.load import load
 
-    return analyse(load([Path(folder) for folder in folders]), by, metric, target)
+    runs = load([Path(folder) for folder in folders])
+    return Findings(runs, analyse(runs, by, metric, target))
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Runs from Python, as a notebook has them."""
 
+import html
 import logging
 
 import numpy as np
@@ -35,11 +36,14 @@ def test_a_run_is_trained_and_read(tiny, tmp_path, shared_session, capsys):
     saved = runner.run([*tiny, "seed=1"])
     assert saved.folder.parents[1] == tmp_path / "outputs"
     assert saved.config["seed"] == 1 and saved.summary["status"] == "finished"
-    assert saved.rows[-1]["step"] == 20
+    assert saved.rows["step"].to_list() == [*range(1, 21)]
+    assert saved.rows["validation/loss"].drop_nulls().len() == 2
+    last = f"validation/loss {saved.summary['final']['validation/loss']:.4g}"
+    assert "finished" in repr(saved) and last in saved._repr_html_()
     images = {"input": np.zeros((2, 8, 8, 1), np.uint8)}
     assert saved.predict(images).shape == (2, 10)
     again = runner.run([*tiny, "seed=1"], folder=saved.folder)
-    assert again.rows == saved.rows
+    assert again.rows.equals(saved.rows)
     assert "has finished already" in capsys.readouterr().err
 
 
@@ -71,6 +75,9 @@ def test_a_sweep_is_a_table_and_is_compared(tiny):
     assert table["status"].to_list() == ["finished"] * 2 + ["failed"] * 2
     assert table["final.validation/loss"].count() == 2
     found = runner.compare_runs([folder], by="optimizer.learning_rate")
-    assert found.metric == "validation/loss" and not found.higher_is_better
+    assert found.analysis.metric == "validation/loss"
+    assert "optimizer.learning_rate" in str(found) and "final" in found.figures
+    shown = found._repr_html_()
+    assert "data:image/png;base64,iVBOR" in shown and html.escape(str(found)) in shown
     with pytest.raises(ConfigError, match="Did you mean 'adam'"):
         runner.run_sweep([*tiny, "optimizer=admm,sgd"])
