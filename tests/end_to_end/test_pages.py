@@ -1,39 +1,99 @@
-"""The pages of docs/ about models and training: their code and their commands."""
+"""The README and the pages of docs/: each command is composed, each block is code."""
 
+import ast
+import importlib
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
+from helpers.composing import compose_command
+from helpers.pages import PAGES, ROOT, blocks, commands, write_files
 from helpers.training import build_job
 from runner.config import conf
 from runner.parity.__main__ import main as parity
 
-DOCS = Path(__file__).parents[2] / "docs"
+# Commands of others: in .ci/run, or to be read.
+OTHERS = ("python3 -m venv", "pip install", "wandb sweep")
+COMMANDS = [
+    pytest.param(page, line, id=f"{page}-{number}")
+    for page in PAGES
+    for number, line in enumerate(commands(page))
+    if not line.startswith(OTHERS)
+]
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
-    text = (DOCS / f"{page}.md").read_text()
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_command_is_composed(page, command, tmp_path, monkeypatch, own_modules):
+    write_files(page, tmp_path)
+    for name in ("docs", "src", "examples"):  # what a checkout has
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    own_modules(tmp_path)
+    compose_command(command, monkeypatch)
 
 
-def commands(page: str) -> list[list[str]]:
-    text = "".join(code for kind, code in blocks(page) if kind == "sh")
-    return [shlex.split(line) for line in text.replace("\\\n", " ").splitlines()]
-
-
-def write_files(page: str, folder: Path) -> None:
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in PAGES[p]])
+def test_python_is_code_whose_imports_are_there(page, tmp_path, own_modules):
+    write_files(page, tmp_path)
+    own_modules(tmp_path)
     for kind, text in blocks(page):
-        name = re.match(r"# (\S+/\S+\.(?:py|yaml))\n", text)
-        if kind in ("python", "yaml") and name:
-            (folder / name[1]).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name[1]).write_text(text)
+        if kind != "python":
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    importlib.import_module(alias.name)
+            elif isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    assert hasattr(module, alias.name) or importlib.import_module(name)
+    for path in tmp_path.rglob("*.py"):
+        name = ".".join(path.relative_to(tmp_path).with_suffix("").parts)
+        importlib.import_module(name)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_data_in_blocks_is_read(page):
+    for kind, text in blocks(page):
+        if kind == "yaml":
+            assert yaml.safe_load(text)
+        elif kind == "json":
+            assert [json.loads(line) for line in text.splitlines()]
+        assert kind in ("sh", "python", "yaml", "json", "text", "csv", "toml"), kind
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", t).strip().lower().replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = ROOT if page == "README" else (ROOT / "docs" / page).parent
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", PAGES[page], flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (folder / file).resolve() if file else None
+        assert path is None or path.exists(), target
+        if anchor:
+            text = path.read_text() if path else PAGES[page]
+            assert anchor in anchors(text), target
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 6 * 1024
 
 
 def test_an_own_model(tmp_path, own_modules, folders):
@@ -42,7 +102,7 @@ def test_an_own_model(tmp_path, own_modules, folders):
     conf.register()
     search = conf.search_path(tmp_path / "conf")
     with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        for _, _, module, *arguments in commands("own_model"):
+        for _, _, module, *arguments in map(shlex.split, commands("own_model")):
             assert arguments[:2] == ["--config-dir", "conf"]
             if module == "runner":
                 quick = ["mesh=single", "train.epochs=1"]
@@ -60,7 +120,7 @@ def test_an_own_model(tmp_path, own_modules, folders):
 def test_commands_run_as_they_stand(page, tmp_path):
     write_files(page, tmp_path)
     where = os.environ | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
-    for _, *command in commands(page):
+    for _, *command in map(shlex.split, commands(page)):
         done = subprocess.run(
             [sys.executable, *command], cwd=tmp_path, env=where, capture_output=True,
             text=True,
