@@ -1,6 +1,6 @@
 """Executes docs/notebook.ipynb and writes it again, and as docs/notebook.md.
 
-Run it when what the notebook shows has changed; it needs pip install nbclient ipykernel.
+Run it when what the notebook shows has changed. It needs nbclient and ipykernel.
 
   python scripts/notebook.py
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOTEBOOK, PAGE = DOCS / "notebook.ipynb", DOCS / "notebook.md"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PNG = re.compile(r'data:image/png;base64,([^"]*)')
 
 
@@ -27,7 +28,7 @@ def executed(notebook: Path) -> dict[str, Any]:
     cells = nbformat.read(notebook, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         place = {"metadata": {"path": folder}}
-        NotebookClient(cells, kernel_name="python3", resources=place).execute()
+        NotebookClient(cells, resources=place, coalesce_streams=True).execute()
         text = nbformat.writes(cells).replace(f"{folder}/", "")
     found = json.loads(text)
     for cell in found["cells"]:
@@ -48,7 +49,7 @@ def lines(cells: list[dict[str, Any]]) -> Iterator[str]:
             image = PNG.search("".join(data.get("text/html", "")))
             encoded = image[1] if image else data.get("image/png")
             if "image/png" not in data:
-                yield _block("text", shown)
+                yield _block("text", COLOUR.sub("", shown))
             if encoded:
                 figures += 1
                 name = f"notebook_{figures}.png"
@@ -57,7 +58,8 @@ def lines(cells: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _block(kind: str, text: str) -> str:
-    return f"\n```{kind}\n{text.rstrip()}\n```"
+    kept = "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+    return f"\n```{kind}\n{kept}\n```"
 
 
 def main() -> None:

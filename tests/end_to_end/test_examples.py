@@ -1,6 +1,5 @@
 """The folders in examples/: the commands of their READMEs do what they say."""
 
-import csv
 import json
 import runpy
 import shlex
@@ -8,24 +7,18 @@ import shutil
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import runner
-from helpers.documented import SHORT, arguments, blocks, in_process, is_runner, lines
+from helpers.documented import SHORT, arguments, in_process, is_runner
+from helpers.pages import ROOT, blocks, commands
 from helpers.training import SESSION
 from runner import library
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
-
-
-def commands(example: str) -> list[str]:
-    page = (EXAMPLES / example / "README.md").read_text()
-    return [line for kind, text in blocks(page) if kind == "sh" for line in lines(text)]
-
 
 def shortened(overrides: list[str]) -> list[str]:
-    return [*overrides, *SHORT, "train.steps=4", "mesh=single"]
+    return [*overrides, *SHORT, "train.steps=4"]
 
 
 @pytest.fixture
@@ -33,10 +26,10 @@ def inside(tmp_path, monkeypatch, own_modules, folders):
     """Copy an example and go there, to train what is short."""
 
     def inside(example: str) -> list[str]:
-        shutil.copytree(EXAMPLES / example, tmp_path / example)
+        shutil.copytree(ROOT / "examples" / example, tmp_path / example)
         monkeypatch.chdir(tmp_path / example)
         own_modules(tmp_path / example)
-        return commands(example)
+        return commands(f"examples/{example}")
 
     for module in ("job.run", "job.session"):
         monkeypatch.setattr(f"runner.{module}.Session", lambda *_, **__: SESSION)
@@ -51,8 +44,8 @@ def inside(tmp_path, monkeypatch, own_modules, folders):
 
 
 def test_each_example_says_how_it_is_run():
-    for example in EXAMPLES.iterdir():
-        assert any(is_runner(line) for line in commands(example.name))
+    for example in (ROOT / "examples").iterdir():
+        assert any(is_runner(line) for line in commands(f"examples/{example.name}"))
 
 
 def test_own_training(inside):
@@ -73,16 +66,15 @@ def test_own_training(inside):
 
 def test_a_figure_for_a_paper(inside, monkeypatch):
     sweep, compared, figure = inside("paper_figure")
-    few = {"seed": "0,1", "optimizer.learning_rate": "0.001,0.01"}
-    fewer = [f"{key}={values}" for key, values in few.items()]
+    fewer = ["optimizer=sgd,adam", "optimizer.learning_rate=0.001,0.01", "seed=0,1"]
     in_process(arguments(sweep), lambda o: [*shortened(o), *fewer])
     in_process(arguments(compared), shortened)
     _, *argv = shlex.split(figure)
     monkeypatch.setattr(sys, "argv", argv)
     runpy.run_path(argv[0], run_name="__main__")
     assert Path("figure.pdf").read_bytes().startswith(b"%PDF")
-    rows = [*csv.DictReader(Path("numbers.csv").open())]
-    assert len(rows) == 3 * 2 and all(row["runs"] == "2" for row in rows)
+    numbers = pl.read_csv("numbers.csv")
+    assert numbers["runs"].to_list() == [2] * 4
 
 
 def test_the_notebook(inside, tmp_path, monkeypatch):
@@ -96,8 +88,7 @@ def test_the_notebook(inside, tmp_path, monkeypatch):
     for text in code:
         exec(compile(text, "notebook", "exec"), names)
     assert names["table"].height == 6 and "final" in names["found"].figures
-    page = (ROOT / "docs" / "notebook.md").read_text()
-    assert [text for kind, text in blocks(page) if kind == "python"] == [
+    assert [text for kind, text in blocks("notebook") if kind == "python"] == [
         f"{text}\n" for text in code
     ]
     assert all(cell["outputs"] for cell in cells[3:] if cell["cell_type"] == "code")

@@ -2,11 +2,15 @@
 
 import html
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.utils import setup_globals
+from omegaconf import OmegaConf
 
 import runner
+from runner import library
 from runner.errors import ConfigError, TrainingStopped
 
 TINY = ["debug=tiny", "wandb=disabled", "mesh=single", "framework=jax", "verify=false"]
@@ -48,6 +52,25 @@ def test_a_run_is_trained_and_read(tiny, tmp_path, shared_session, capsys):
 
 
 @pytest.mark.parametrize(
+    "folder,asked,chosen",
+    [
+        (None, "${now:%H-%M-%S}", "${now:%H-%M-%S}-2"),
+        (None, "mine", "mine"),
+        ("mine", "${now:%H-%M-%S}", "mine"),
+    ],
+)
+def test_runs_of_one_second_have_a_folder_each(
+    folder, asked, chosen, tmp_path, monkeypatch
+):
+    """A loop in a notebook may start them as fast as it likes."""
+    monkeypatch.chdir(tmp_path)
+    setup_globals()
+    when = OmegaConf.create({"dir": asked, "chosen": chosen})
+    Path(when.dir).mkdir()
+    assert library._place(folder, when) == tmp_path / when.chosen
+
+
+@pytest.mark.parametrize(
     "overrides,said",
     [
         (["optimzer=adam"], "Did you mean 'optimizer'"),
@@ -68,7 +91,7 @@ def test_a_loss_that_is_nan_is_raised(tiny, shared_session):
     assert runner.load_run("run").summary["status"] == "failed"
 
 
-def test_a_sweep_is_a_table_and_is_compared(tiny):
+def test_a_sweep_is_a_table_and_is_compared(tiny, monkeypatch):
     rates = "optimizer.learning_rate=0.1,1e30"
     folder = "it's"  # whose name Hydra has to be told with care
     table = runner.run_sweep([*tiny, "optimizer=sgd", rates, "seed=0,1"], folder=folder)
@@ -76,7 +99,9 @@ def test_a_sweep_is_a_table_and_is_compared(tiny):
     assert table["final.validation/loss"].count() == 2
     found = runner.compare_runs([folder], by="optimizer.learning_rate")
     assert found.analysis.metric == "validation/loss"
-    assert "optimizer.learning_rate" in str(found) and "final" in found.figures
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a notebook does
+    assert "optimizer.learning_rate" in str(found) and "\x1b" not in str(found)
+    assert "final" in found.figures
     shown = found._repr_html_()
     assert "data:image/png;base64,iVBOR" in shown and html.escape(str(found)) in shown
     with pytest.raises(ConfigError, match="Did you mean 'adam'"):

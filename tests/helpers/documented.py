@@ -1,11 +1,9 @@
-"""Pages of docs/ and examples/: their code blocks, and how commands in them are run."""
+"""Commands of docs/ and examples/ that are run in this process, shortened."""
 
 import importlib
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -15,27 +13,8 @@ from runner import library
 # Of a run that is shortened: lengths, and what is the same for all of them.
 SHORT = (
     "train.epochs=null", "train.eval_every_steps=2",
-    "train.log_every_steps=1", "verify=false", "wandb=disabled",
+    "train.log_every_steps=1", "verify=false", "wandb=disabled", "mesh=single",
 )  # fmt: skip
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """The code blocks of a page: (language, code)."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def write_file(code: str, folder: Path) -> bool:
-    """Write a block whose first line is the comment of a file's name; else False."""
-    name = re.match(r"# ([\w/]+\.(?:py|yaml))\n", code)
-    if name:
-        (folder / name[1]).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name[1]).write_text(code)
-    return bool(name)
-
-
-def lines(code: str) -> list[str]:
-    """The commands of a shell block."""
-    return code.replace("\\\n", " ").splitlines()
 
 
 def is_runner(line: str) -> bool:

@@ -9,6 +9,6 @@ def huber(*, features, inputs, target, delta):
     """A number is learnt; each example counts as 1."""
 
     def loss(outputs, batch):
-        return optax.huber_loss(outputs[:, 0], batch[target], delta), 1.0
+        return optax.huber_loss(outputs[:, 0], batch[target], delta=delta), 1.0
 
     return Task(columns(inputs, features), output=(1,), loss=loss)

@@ -35,7 +35,7 @@ class Findings(NamedTuple):
 
     def __str__(self) -> str:
         text = io.StringIO()
-        show(self.runs, self.analysis, console(text), False)
+        show(self.runs, self.analysis, console(text, plain=True), False)
         return text.getvalue()
 
     __repr__ = __str__
