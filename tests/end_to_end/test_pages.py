@@ -1,7 +1,7 @@
 """The README and the pages of docs/: each command is composed, each block is code."""
 
 import ast
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -19,15 +19,29 @@ from helpers.pages import PAGES, ROOT, blocks, commands, write_files
 from helpers.training import build_job
 from runner.config import conf
 from runner.parity.__main__ import main as parity
+from runner.settings import GROUPS, SECTIONS, SETTINGS
 
+# Their commands need nothing that isn't on the page.
+RUN_AT_NIGHT = (
+    "coming_from_flax", "coming_from_lightning", "coming_from_wandb_sweeps", "groups",
+    "index", "own_framework", "own_metric", "own_model", "own_optimizer", "own_task",
+    "own_tracker", "own_transform", "warm_start",
+)  # fmt: skip
+SCRIPT = "scripts/configuration_page.py"
+OPEN = (*GROUPS, "tracker", "metrics")
 # Commands of others: in .ci/run, or to be read.
 OTHERS = ("python3 -m venv", "pip install", "wandb sweep")
-COMMANDS = [
-    pytest.param(page, line, id=f"{page}-{number}")
-    for page in PAGES
+# Once each, unless it needs the files of its page.
+PAGE_OF = {
+    line if "--config-dir" not in line else (line, page): page
+    for page in reversed(PAGES)
     if page != "tasks"  # of which test_tasks.py runs all
-    for number, line in enumerate(commands(page))
+    for line in commands(page)
     if not line.startswith(OTHERS)
+}
+COMMANDS = [
+    pytest.param(page, key if isinstance(key, str) else key[0], id=f"{page}-{number}")
+    for number, (key, page) in enumerate(reversed(PAGE_OF.items()))
 ]
 
 
@@ -97,6 +111,25 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= 6 * 1024
 
 
+def test_the_page_of_all_keys_is_current():
+    spec = importlib.util.spec_from_file_location("page", ROOT / SCRIPT)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    text = made.page()
+    assert text == PAGES["configuration"], f"renew it: python {SCRIPT}"
+    told = set(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE))
+    groups = {key for key in SETTINGS if key.partition(".")[0] in OPEN}
+    assert SETTINGS.keys() - groups - {*SECTIONS} <= told
+    for key, meaning in re.findall(r"^\| `(.*?)` \| `.*?` \| (.*?) \|", text, re.M):
+        assert meaning and meaning[0] != "*", f"conf/ doesn't say what {key} means"
+
+
+def test_each_page_is_in_the_table_of_contents():
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = re.findall(r"[\w/]+\.md", str(site["nav"]))
+    assert sorted(listed) == sorted(f"{page}.md" for page in PAGES if page != "README")
+
+
 def test_an_own_model(tmp_path, own_modules, folders):
     write_files("own_model", tmp_path)
     own_modules(tmp_path)
@@ -117,7 +150,20 @@ def test_an_own_model(tmp_path, own_modules, folders):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("page", ["own_model", "groups", "warm_start"])
+def test_the_page_on_python_is_executed(tmp_path):
+    ((_, text),) = (block for block in blocks("python") if block[0] == "python")
+    (tmp_path / "example.py").write_text(text)
+    where = os.environ | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
+    done = subprocess.run(
+        [sys.executable, "example.py"],
+        cwd=tmp_path, env=where, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("validation/loss\n")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("page", RUN_AT_NIGHT)
 def test_commands_run_as_they_stand(page, tmp_path):
     write_files(page, tmp_path)
     where = os.environ | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}

@@ -24,7 +24,7 @@ from runner.sweep.compose import Composer
 
 # Arguments of our commands that are overrides of a configuration, among others.
 OVERRIDES = re.compile(r"[+~]*[\w@/.]+=.*", re.DOTALL)
-MOST = 6  # jobs of one sweep that are composed: what they choose repeats itself
+MOST = 3  # jobs of one sweep that are composed: what they choose repeats itself
 
 
 class Composed(Exception):
