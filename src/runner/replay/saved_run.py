@@ -1,9 +1,10 @@
 """A run folder as a value: what it recorded, its parameters and its predictions."""
 
 import functools
+import html
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +16,14 @@ from runner.errors import ConfigError
 from runner.job.build import build
 from runner.job.session import Session
 from runner.record.state import load_state, restored
-from runner.record.untrusted import read_foreign
+from runner.record.terminal import number
+from runner.record.untrusted import printable, read_foreign
 from runner.replay import configuration
 from runner.replay.record import Recorded, read
 from runner.replay.trusted import check_targets
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class SavedRun:
@@ -27,17 +32,32 @@ class SavedRun:
     Attributes:
       folder: the run folder.
       config: the resolved configuration.
-      rows: the rows of metrics.jsonl.
       summary: final and best values, `test/*` among the former.
     """
 
     def __init__(self, recorded: Recorded, summary: dict[str, Any], trust: bool):
         self.folder = recorded.source
         self.config = recorded.config
-        self.rows = recorded.rows
         self.summary = summary
         self._recorded = recorded
         self._trust = trust
+
+    def __repr__(self) -> str:
+        final = self.summary.get("final", {})
+        results = [f"{k} {number(k, x)}" for k, x in final.items()]
+        status = self.summary.get("status")
+        return printable("\n".join([f"{self.folder}: {status}", *results]))
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    @functools.cached_property
+    def rows(self) -> "pl.DataFrame":
+        """Those of metrics.jsonl; null where a row lacks what others have."""
+        import polars as pl
+
+        return pl.DataFrame(self._recorded.rows, infer_schema_length=None, strict=False)
 
     @functools.cached_property
     def parameters(self) -> dict[str, np.ndarray]:
