@@ -18,7 +18,7 @@ from runner.config.hydra_job import facts
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import ConfigError, TrainingStopped
 from runner.job.run import run_job
-from runner.replay.saved_run import SavedRun, load_run
+from runner.saved.saved_run import SavedRun, load_run
 
 if TYPE_CHECKING:
     import polars as pl

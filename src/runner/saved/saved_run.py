@@ -16,9 +16,9 @@ from runner.job.build import build
 from runner.job.session import Session
 from runner.record.state import load_state, restored
 from runner.record.untrusted import read_foreign
-from runner.replay import configuration
-from runner.replay.record import Recorded, read
-from runner.replay.trusted import check_targets
+from runner.saved import configuration
+from runner.saved.record import Recorded, read
+from runner.saved.trusted import check_targets
 
 
 class SavedRun:
