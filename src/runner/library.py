@@ -57,7 +57,8 @@ def run(
         del cfg["hydra"]
     place.mkdir(parents=True, exist_ok=True)
     run_job(cfg, composed)
-    return load_run(place, trust=True)  # its functions have just been called
+    # Its functions have just been called.
+    return load_run(place, trust=True, config_dir=config_dir)
 
 
 def run_sweep(
