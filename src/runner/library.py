@@ -14,10 +14,12 @@ from omegaconf import open_dict
 from runner.cli import job
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain, was_reported
+from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import facts
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import ConfigError, TrainingStopped
 from runner.job.run import run_job
+from runner.record.secrets import forgotten
 from runner.replay.saved_run import SavedRun, load_run
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from runner.compare.analysis import Analysis
 
 
+@forgotten()
 def run(
     overrides: Sequence[str] = (),
     *,
@@ -60,6 +63,7 @@ def run(
     return load_run(place, trust=True)  # its functions have just been called
 
 
+@forgotten()
 def run_sweep(
     overrides: Sequence[str],
     *,
@@ -128,6 +132,7 @@ def _hydra(
       ConfigError: what Hydra refuses, as the command line explains it.
     """
     conf.register()
+    hydra_files()
     setup_globals()  # Hydra's own resolvers
     given = [*overrides]
     if config_dir is not None:
