@@ -194,7 +194,7 @@ def tried(
 def met(
     fault: Fault, folder: Path, env: Mapping, server: FakeWandb, effort: Effort
 ) -> tuple[int, float]:
-    """The exit status of a run that meets `fault`, and for how long it waited at last."""
+    """The exit status of a run that meets `fault`, and how long it waited then."""
     waited = float("inf")
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, str(effort.rows), str(effort.stalled)],
