@@ -115,7 +115,7 @@ def test_curves_by_each_cost_that_is_known():
     records = [run(o, optimizer=o) for o in ("adam", "sgd")]
     records = [r._replace(rows=[row | speed for row in r.rows]) for r in records]
     flops = {"flops_per_step": 1000}
-    records = [r._replace(provenance=flops) for r in records]
+    records = [r._replace(summary=r.summary | flops) for r in records]
     found = drawn(tables(records))
     by = {n: values(f.chart)[-1]["at"] for n, f in found.items() if "_by_" in n}
     assert by == {

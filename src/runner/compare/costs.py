@@ -9,7 +9,6 @@ from runner.compare.load import Runs
 from runner.settings import FACT
 
 _SPEED = "time/steps_per_second"
-_FLOPS = f"{FACT}flops_per_step"
 _MEMBERS = f"{FACT}members"
 
 # {column of `with_costs`: its unit}
@@ -42,15 +41,12 @@ def with_costs(runs: Runs) -> pl.DataFrame:
     curves = curves.with_columns((taken / speed).alias("cost/seconds"))
     known = pl.col("cost/seconds").is_not_null().all().over("run")
     seconds = pl.when(known).then(pl.col("cost/seconds").cum_sum().over("run"))
-    per_step = pl.lit(None, pl.Float64)
-    if _FLOPS in runs.table and runs.table[_FLOPS].dtype.is_numeric():
-        each = runs.table.select("run", per_step=pl.col(_FLOPS).cast(pl.Float64))
-        curves = curves.join(each, on="run", how="left", maintain_order="left")
-        per_step = pl.col("per_step")
-    flops = pl.col("step") * per_step
+    each = runs.table.select("run", "flops_per_step")
+    curves = curves.join(each, on="run", how="left", maintain_order="left")
+    flops = pl.col("step") * pl.col("flops_per_step")
     return curves.with_columns(
         seconds.alias("cost/seconds"), flops.alias("cost/flops")
-    ).drop("per_step", strict=False)
+    ).drop("flops_per_step")
 
 
 def at_equal(

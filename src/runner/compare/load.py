@@ -20,6 +20,7 @@ from runner.settings import FACT, GROUPS
 from runner.trees import flatten
 
 CHOICES = (*GROUPS, "precision", "mesh")
+COSTS = ("wall_seconds", "compile_seconds", "flops_per_step")
 SEEDS = ("seeds.init", "seeds.order", "seeds.step")  # null: that of `seed`
 
 
@@ -28,10 +29,9 @@ class Runs(NamedTuple):
 
     Attributes:
       table: one row for each run, in the natural order of `run`, its name. `folder`,
-        `status`, `error`, `wall_seconds` and `compile_seconds`; the names chosen in
-        CHOICES; the resolved config and `provenance.` flattened with dots, lists as
-        JSON text; `final.`, `best.` and `best_step.` of each metric. What a run lacks
-        is null.
+        `status`, `error` and COSTS of its summary; the names chosen in CHOICES; the
+        resolved config and `provenance.` flattened with dots, lists as JSON text;
+        `final.`, `best.` and `best_step.` of each metric. What a run lacks is null.
       curves: `run`, `step` in optimizer steps, and a Float64 column for each metric.
         Sorted by run, as in `table`, and step.
       problems: one line for each run that can't be read.
@@ -218,8 +218,7 @@ def _row(record: Record) -> dict[str, Any]:
         "seed": config.get("seed"),
         "status": summary.get("status", "unknown"),
         "error": summary.get("error"),
-        "wall_seconds": summary.get("wall_seconds"),
-        "compile_seconds": summary.get("compile_seconds"),
+        **{cost: summary.get(cost) for cost in COSTS},
     }
 
 
@@ -249,11 +248,11 @@ def _whole(value: Any) -> int | None:
 
 
 _FIRST = ("run", "folder", "status", "error", "seed", *CHOICES)
-_LAST = ("provenance", "final", "best", "best_step", "wall_seconds", "compile_seconds")
+_LAST = ("provenance", "final", "best", "best_step", *COSTS)
 _TYPES = {
     **dict.fromkeys(("folder", "status", "error"), pl.String),
     **dict.fromkeys(("seed", "best_step"), pl.Int64),
-    **dict.fromkeys(("wall_seconds", "compile_seconds", "final", "best"), pl.Float64),
+    **dict.fromkeys(("final", "best", *COSTS), pl.Float64),
 }
 _COMMON_TYPES = {
     frozenset({bool}): pl.Boolean,

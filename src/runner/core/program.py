@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from runner.core import feed, step
-from runner.core.choose import steps_per_call
+from runner.core.choose import flops, steps_per_call
 from runner.core.compiling import Compiling
 from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
@@ -90,6 +90,7 @@ class Program:
       data: returns the columns on the devices, which both read.
       eval_batches: returns one pass over the split of a name.
       members: of a population; None for a single run.
+      flops: of a step of one run; see `choose.flops`.
     """
 
     init: Compiling
@@ -104,6 +105,7 @@ class Program:
     data: Callable[[], feed.DeviceData]
     eval_batches: Callable[[str], Iterable[dict]]
     members: int | None
+    flops: float
 
     @property
     def longest(self) -> Compiling:
@@ -142,7 +144,8 @@ def compile_program(
       keep: for what programs may share: data on the devices, and what is compiled.
     """
     dataset = spec.dataset
-    most, eval_capacity = _capacities(spec, values, members)
+    jaxpr = step_jaxpr(spec, values)
+    most, eval_capacity = _capacities(spec, jaxpr, members)
     cut = timetable.cut(most)
     mesh, lead = _mesh(spec, members)
     own = partial(with_sharding, sharding=mesh.own, lead=lead)  # of each member
@@ -220,6 +223,7 @@ def compile_program(
         data=lambda: keep(on_devices, lambda: feed.device_data(dataset, mesh)),
         eval_batches=feed.eval_feed(dataset, mesh, eval_capacity),
         members=members,
+        flops=flops(jaxpr),
     )
 
 
@@ -359,13 +363,11 @@ def _mesh(spec: ProgramSpec, members: int | None) -> tuple[Mesh, tuple]:
 
 
 def _capacities(
-    spec: ProgramSpec, values: Values, members: int | None
+    spec: ProgramSpec, jaxpr: Jaxpr, members: int | None
 ) -> tuple[int, int]:
     """The most steps of a training call, and the batches of an evaluation call."""
     steps = spec.steps_per_call
-    fitting = steps_per_call(
-        step_jaxpr(spec, values), jax.default_backend(), members or 1
-    )
+    fitting = steps_per_call(jaxpr, jax.default_backend(), members or 1)
     if steps is None:
         steps = feed.steps_that_fit(spec.dataset, fitting)
     evals = 1
