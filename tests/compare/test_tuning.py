@@ -101,7 +101,7 @@ def test_nothing_tuned_is_one_setting():
     assert tuning.sensitivity["chosen"].to_list() == [True]
 
 
-def costs(flops=None, runs=("a", "b", "c")):
+def costs(flops=None, runs=("a", "b", "c"), members=1):
     curves = pl.DataFrame(
         {
             "run": [run for run in runs for _ in range(3)],
@@ -111,7 +111,8 @@ def costs(flops=None, runs=("a", "b", "c")):
         }
     )
     flops = pl.Series(flops, dtype=pl.Float64) if flops else pl.lit(None, pl.Float64)
-    table = pl.DataFrame({"run": runs}).with_columns(flops_per_step=flops)
+    table = pl.DataFrame({"run": runs, "provenance.members": members})
+    table = table.with_columns(flops_per_step=flops)
     return with_costs(Runs(table, curves))
 
 
@@ -131,19 +132,17 @@ def test_what_it_cost_to_reach_a_target():
 
 def test_runs_are_compared_when_the_cheapest_of_them_ends():
     rows = pl.DataFrame({"run": ["a", "b", "c"], "value": [2.0, 0.9, math.inf]})
-    alone = pl.DataFrame({"provenance.members": [1, 1, None]})
-    cost, at = at_equal(costs([1, 2, 2]), rows, alone, "validation/loss", "cost/flops")
+    cost, at = at_equal(costs([1, 2, 2]), rows, "validation/loss", "cost/flops")
     assert cost == 30 and at["value"].to_list() == [2.0, 3.0, math.inf]
     both = rows[[0, 1]]  # these two took equally many steps and seconds
     for axis in ("step", "cost/seconds"):
-        assert at_equal(costs(), both, alone, "validation/loss", axis) is None
-    assert at_equal(costs(), rows, alone, "validation/loss", "cost/flops") is None
+        assert at_equal(costs(), both, "validation/loss", axis) is None
+    assert at_equal(costs(), rows, "validation/loss", "cost/flops") is None
     rows = rows.with_columns(value=pl.lit(1.0))
-    cost, at = at_equal(costs(), rows, alone, "validation/loss", "cost/seconds")
+    cost, at = at_equal(costs(), rows, "validation/loss", "cost/seconds")
     assert cost == 3 and at["value"].to_list()[:2] == [1.0, 3.0]
-    together = pl.DataFrame({"provenance.members": [1, 2, 2]})
     axis = "cost/seconds"
-    assert at_equal(costs(), rows, together, "validation/loss", axis) is None
+    assert at_equal(costs(members=2), rows, "validation/loss", axis) is None
 
 
 def test_the_variance_goes_to_the_factor_that_makes_it():

@@ -105,10 +105,8 @@ def _read_text(path: Path, most: int) -> str:
 
 def clean(tree: Any) -> Any:
     """`tree` as a table can hold it: text on one line, integers of 64 bits or text."""
-    if type(tree) is float:  # most of what there is
-        return tree
-    if isinstance(tree, Mapping):
-        return {_key(key): clean(item) for key, item in tree.items()}
+    if isinstance(tree, Mapping):  # of floats, mostly
+        return {_key(k): v if type(v) is float else clean(v) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
         return [clean(item) for item in tree]
     if isinstance(tree, str):
