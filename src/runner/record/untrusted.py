@@ -65,13 +65,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
       OSError, ValueError: it can't be read, has a line that isn't a JSON object, or is
         too large; names file and line.
     """
-    rows: list[dict[str, Any]] = []
-    columns: set[str] = set()
-    for row in rows_of(read_bytes(path, ROWS_BYTES), path.name):
-        columns |= row.keys()
-        if len(columns) > _COLUMNS:
-            raise ValueError(f"{path.name} has more than {_COLUMNS:,} columns")
-        rows.append(row)
+    rows = list(rows_of(read_bytes(path, ROWS_BYTES), path.name))
+    if len(set().union(*rows)) > _COLUMNS:
+        raise ValueError(f"{path.name} has more than {_COLUMNS:,} columns")
     return rows
 
 
