@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from runner.core import feed, step
-from runner.core.choose import steps_per_call
+from runner.core.choose import flops, steps_per_call
 from runner.core.compiling import Compiling
 from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
@@ -106,6 +106,7 @@ class Program:
       evaluation: of its carry; None without a split to evaluate.
       data: returns the columns on the devices, which both read.
       members: of a population; None for a single run.
+      flops: of a step of one run; see `choose.flops`.
     """
 
     init: Compiling
@@ -117,6 +118,7 @@ class Program:
     mesh: Mesh
     data: Callable[[], feed.DeviceData]
     members: int | None
+    flops: float
 
     @property
     def longest(self) -> Compiling:
@@ -156,7 +158,8 @@ def compile_program(
       keep: for what programs may share: data on the devices, and what is compiled.
     """
     dataset = spec.dataset
-    most, eval_capacity = capacities(spec, values, members)
+    jaxpr = step_jaxpr(spec, values)
+    most, eval_capacity = capacities(spec, jaxpr, members)
     cut = timetable.cut(most)
     mesh, lead = _mesh(spec, members)
     own = partial(with_sharding, sharding=mesh.own, lead=lead)  # of each member
@@ -220,6 +223,7 @@ def compile_program(
         mesh=mesh,
         data=_data(dataset, mesh, keep),
         members=members,
+        flops=flops(jaxpr),
     )
 
 
@@ -399,14 +403,10 @@ def _mesh(spec: ProgramSpec, members: int | None) -> tuple[Mesh, tuple]:
     return population_mesh(spec.mesh.devices, members), (members,)
 
 
-def capacities(
-    spec: ProgramSpec, values: Values, members: int | None
-) -> tuple[int, int]:
+def capacities(spec: ProgramSpec, jaxpr: Jaxpr, members: int | None) -> tuple[int, int]:
     """The most steps of a training call, and the batches of an evaluation call."""
     steps = spec.steps_per_call
-    fitting = steps_per_call(
-        step_jaxpr(spec, values), jax.default_backend(), members or 1
-    )
+    fitting = steps_per_call(jaxpr, jax.default_backend(), members or 1)
     if steps is None:
         steps = feed.steps_that_fit(spec.dataset, fitting)
     evals = 1
