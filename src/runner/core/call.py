@@ -17,6 +17,7 @@ from runner.settings import PROBE
 class Call(NamedTuple):
     """Results in flight: rows of the steps after `start`, maybe an evaluation.
 
+    `dispatched` is when its program was there to be called, by `time.perf_counter`.
     `logged`, bool [stop - start], says which steps get a row in metrics.jsonl. `rows`
     are the program's, whose norms and probes are those of the last step of each block.
     `first` is the row of step 1 with them, if it isn't the last of its block.
@@ -27,6 +28,7 @@ class Call(NamedTuple):
 
     start: int
     stop: int
+    dispatched: float
     logged: np.ndarray
     rows: dict[str, Any]
     first: dict[str, Any] | None
