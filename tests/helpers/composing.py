@@ -24,7 +24,7 @@ from runner.sweep.compose import Composer
 
 # Arguments of our commands that are overrides of a configuration, among others.
 OVERRIDES = re.compile(r"[+~]*[\w@/.]+=.*", re.DOTALL)
-MOST = 3  # jobs of one sweep that are composed: what they choose repeats itself
+MOST = 2  # jobs of one sweep that are composed: what they choose repeats itself
 
 
 class Composed(Exception):
@@ -57,7 +57,7 @@ def compose_command(command: str, monkeypatch) -> int:
 def _train(arguments: Sequence[str], monkeypatch) -> int:
     given = get_args_parser().parse_args(arguments)
     GlobalHydra.instance().clear()
-    found: list[DictConfig]
+    found: list[DictConfig] = []
 
     def launch(self, overrides, initial_job_idx):
         composer = Composer(self.hydra_context.config_loader, self.config)
@@ -67,15 +67,14 @@ def _train(arguments: Sequence[str], monkeypatch) -> int:
 
     monkeypatch.setattr(PackedLauncher, "launch", launch)
     with _hydra(given.overrides, given.config_dir) as (hydra, overrides):
-        if given.multirun:
-            leave_to_jobs()
-        mode = RunMode.MULTIRUN if given.multirun else RunMode.RUN
-        found = [hydra.compose_config("config", overrides, mode)]
         # Optuna's sweeper draws values for its jobs, which need results.
-        if given.multirun and "grid" in found[0].hydra.sweeper._target_:
-            found = []
+        if given.multirun and "sweep=optuna" not in overrides:
+            leave_to_jobs()
             with contextlib.suppress(Composed):
                 hydra.multirun("config", lambda cfg: None, overrides)
+        else:
+            mode = RunMode.MULTIRUN if given.multirun else RunMode.RUN
+            found.append(hydra.compose_config("config", overrides, mode))
     for cfg in found:
         facts(cfg, cfg.hydra, Path("run"), sweep=None)
         with open_dict(cfg):
