@@ -8,6 +8,10 @@ PAGES = {"README": (ROOT / "README.md").read_text()} | {
     str(path.relative_to(ROOT / "docs").with_suffix("")): path.read_text()
     for path in sorted((ROOT / "docs").rglob("*.md"))
 }
+EXAMPLES = {
+    str(path.parent.relative_to(ROOT)): path.read_text()
+    for path in sorted((ROOT / "examples").glob("*/README.md"))
+}
 README = PAGES["README"]
 # The name of a file whose format has no comments.
 SAVED = {"csv": "rents.csv"}
@@ -15,24 +19,40 @@ SAVED = {"csv": "rents.csv"}
 
 def blocks(page: str) -> list[tuple[str, str]]:
     """The language and the text of each code block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
+    return blocks_of((PAGES | EXAMPLES)[page])
+
+
+def blocks_of(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(page: str) -> list[str]:
     """The lines of the page's shell blocks, and those that its output begins with."""
     text = "".join(code for kind, code in blocks(page) if kind == "sh")
-    lines = text.replace("\\\n", " ").splitlines()
-    told = re.findall(r"^\$ (.*)$", PAGES[page], re.MULTILINE)
-    return [line.strip() for line in lines if line and line[0] != "#"] + told
+    told = re.findall(r"^\$ (.*)$", (PAGES | EXAMPLES)[page], re.MULTILINE)
+    return lines(text) + told
+
+
+def lines(code: str) -> list[str]:
+    """The commands of a shell block."""
+    found = code.replace("\\\n", " ").splitlines()
+    return [line.strip() for line in found if line and line[0] != "#"]
 
 
 def write_files(page: str, folder: Path) -> None:
     """Write the files that the page shows, as their first lines name them."""
     for kind, text in blocks(page):
-        named = re.match(r"# (\S+/\S+\.\w+)\n", text)
-        if name := named[1] if named else SAVED.get(kind):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
+        write_file(kind, text, folder)
+
+
+def write_file(kind: str, text: str, folder: Path) -> bool:
+    """Write a block that is a file; returns whether it is one."""
+    named = re.match(r"(?:# @package .*\n)?# (\S+/\S+\.\w+)\n", text)
+    name = named[1] if named else SAVED.get(kind)
+    if name:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return bool(name)
 
 
 # Each command that starts this program or one beside it, once.
