@@ -22,8 +22,9 @@ from runner.job.build import check
 from runner.library import _hydra
 from runner.sweep.compose import Composer
 
-# Arguments of our commands that are overrides of a configuration, among others.
-OVERRIDES = re.compile(r"[+~]*[\w@/.]+=.*", re.DOTALL)
+# The arguments of our commands that hold overrides, among others.
+HOLDING = ("overrides", "items", "data")
+OVERRIDE = re.compile(r"[+~]*[\w@/.]+=.*", re.DOTALL)
 MOST = 2  # jobs of one sweep that are composed: what they choose repeats itself
 
 
@@ -86,9 +87,18 @@ def _train(arguments: Sequence[str], monkeypatch) -> int:
 
 def _other(module: str, arguments: Sequence[str], monkeypatch) -> int:
     name = module if module in COMMANDS.values() else f"{module}.__main__"
-    parser: argparse.ArgumentParser = importlib.import_module(name)._parser()
-    given = vars(parser.parse_args(arguments))
-    overrides = [a for a in arguments if OVERRIDES.fullmatch(a)]
+    given = {}
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_args(self, args=None, namespace=None):
+        given.update(vars(parse(self, args, namespace)))
+        raise Composed
+
+    with monkeypatch.context() as patch, contextlib.suppress(Composed):
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        importlib.import_module(name).main(arguments)
+    words = [word for key in HOLDING for word in given.get(key) or ()]
+    overrides = [word for word in words if OVERRIDE.fullmatch(word)]
     if given.get("config_dir"):
         overrides += ["--config-dir", str(given["config_dir"])]
     return _train(overrides, monkeypatch) if overrides else 0
