@@ -19,7 +19,7 @@ from runner.config.hydra_job import facts
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import ConfigError, TrainingStopped
 from runner.job.run import run_job
-from runner.replay.saved_run import SavedRun, load_run
+from runner.saved.saved_run import SavedRun, load_run
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,7 +61,8 @@ def run(
         del cfg["hydra"]
     place.mkdir(parents=True, exist_ok=True)
     run_job(cfg, composed)
-    return load_run(place, trust=True)  # its functions have just been called
+    # Its functions have just been called.
+    return load_run(place, trust=True, config_dir=config_dir)
 
 
 def run_sweep(

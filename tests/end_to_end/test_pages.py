@@ -23,7 +23,8 @@ from runner.settings import GROUPS, SECTIONS, SETTINGS
 
 # Their commands need nothing that isn't on the page.
 RUN_AT_NIGHT = (
-    "coming_from_flax", "coming_from_lightning", "coming_from_wandb_sweeps", "groups",
+    "coming_from_flax", "coming_from_lightning", "coming_from_wandb_sweeps", "evaluate",
+    "groups",
     "index", "own_framework", "own_metric", "own_model", "own_optimizer", "own_task",
     "own_tracker", "own_transform", "warm_start",
 )  # fmt: skip

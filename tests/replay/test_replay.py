@@ -25,9 +25,9 @@ from runner.record import checksums
 from runner.record.conditions import changed
 from runner.record.files import read_metrics
 from runner.replay.__main__ import main
-from runner.replay.record import read
 from runner.replay.rows import Differs, RecordEnds, Rows, relative
-from runner.replay.trusted import check_targets
+from runner.saved.record import read
+from runner.saved.trusted import check_targets
 
 pytestmark = pytest.mark.usefixtures("shared_session")
 SHORT = [

@@ -70,6 +70,26 @@ def key_of(description: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class Evaluation(NamedTuple):
+    """A compiled evaluation, and what it reads. In a population the carry, the totals
+    and the numbers have a leading member axis.
+
+    Attributes:
+      call: (carry, columns, batches, totals) -> (totals, numbers) over `capacity`
+        batches and those of earlier calls.
+      capacity: the number of batches of a call.
+      totals: zeros that the first call starts from.
+      columns: returns the columns on the devices.
+      batches: returns one pass over the split of a name.
+    """
+
+    call: Compiling
+    capacity: int
+    totals: Any
+    columns: Callable[[], dict[str, jax.Array]]
+    batches: Callable[[str], Iterable[dict]]
+
+
 @dataclass(frozen=True)
 class Program:
     """Compiled functions. In a population, per-member arguments and results (carry,
@@ -83,12 +103,8 @@ class Program:
         for each number, [steps], or [blocks] for the norms.
       made: those that were wanted so far.
       looped: whether each call is a loop, also over a single step.
-      evaluation: (carry, columns, batches, totals) -> (totals, numbers) over
-        `eval_capacity` batches and those of earlier calls. None without a split to
-        evaluate.
-      totals: zeros that the first evaluation call starts from.
+      evaluation: of its carry; None without a split to evaluate.
       data: returns the columns on the devices, which both read.
-      eval_batches: returns one pass over the split of a name.
       members: of a population; None for a single run.
     """
 
@@ -97,12 +113,9 @@ class Program:
     made: dict[int, Compiling]
     cut: Cut
     looped: bool
-    evaluation: Compiling | None
-    eval_capacity: int
-    totals: Any
+    evaluation: Evaluation | None
     mesh: Mesh
     data: Callable[[], feed.DeviceData]
-    eval_batches: Callable[[str], Iterable[dict]]
     members: int | None
 
     @property
@@ -121,8 +134,9 @@ class Program:
 
     def compile_seconds(self) -> float:
         """The time that runs have waited for these since this was called last."""
-        made = [self.init, self.evaluation, *self.made.values()]
-        return sum(one.waited() for one in made if one is not None)
+        made = [self.init, *self.made.values()]
+        made += [self.evaluation.call] if self.evaluation else []
+        return sum(one.waited() for one in made)
 
 
 def compile_program(
@@ -142,18 +156,18 @@ def compile_program(
       keep: for what programs may share: data on the devices, and what is compiled.
     """
     dataset = spec.dataset
-    most, eval_capacity = _capacities(spec, values, members)
+    most, eval_capacity = capacities(spec, values, members)
     cut = timetable.cut(most)
     mesh, lead = _mesh(spec, members)
     own = partial(with_sharding, sharding=mesh.own, lead=lead)  # of each member
     shapes = carry_shapes(spec, values)
     state = mesh.state(shapes)
     carry = with_sharding(shapes, state, lead)
-    columns, eval_columns = with_sharding(feed.column_shapes(dataset), mesh.replicated)
+    columns = with_sharding(feed.column_shapes(dataset).train, mesh.replicated)
     numbers = jax.eval_shape(lambda: values)
     number, one = jax.ShapeDtypeStruct((), jnp.float32), np.int32(0)
 
-    initialize, train_step, eval_step = _functions(spec, members)
+    initialize, train_step, _ = _functions(spec, members)
 
     def kept(*name: Hashable, make: Callable[[], Compiling]) -> Compiling:
         kind, *rest = name
@@ -193,20 +207,9 @@ def compile_program(
     calls(cut.after(0, timetable.next_stop(0)))  # the first to be used
     calls(cut.blocks)
 
-    evaluation, totals = None, {}
+    evaluation = None
     if dataset.evaluated:
-        eval_batches = with_sharding(
-            feed.eval_shapes(dataset, eval_capacity), mesh.eval_batches
-        )
-        totals = _eval_sums(spec, shapes)
-        evaluate = step.eval_call(eval_step, spec.task, eval_capacity)
-        if members:
-            evaluate = jax.vmap(evaluate, (0, None, None, 0))
-        evaluation = kept("evaluation", eval_capacity, make=lambda: Compiling(
-            jax.jit(evaluate, out_shardings=mesh.own),
-            carry, eval_columns, eval_batches, own(totals),
-        ))  # fmt: skip
-    on_devices = ("device data", dataset, mesh)
+        evaluation = compile_evaluation(spec, shapes, eval_capacity, members, keep)
     return Program(
         init=initial,
         calls=calls,
@@ -214,13 +217,51 @@ def compile_program(
         cut=cut,
         looped=most > 1,
         evaluation=evaluation,
-        eval_capacity=eval_capacity,
-        totals=jax.tree.map(lambda s: np.zeros((*lead, *s.shape), s.dtype), totals),
         mesh=mesh,
-        data=lambda: keep(on_devices, lambda: feed.device_data(dataset, mesh)),
-        eval_batches=feed.eval_feed(dataset, mesh, eval_capacity),
+        data=_data(dataset, mesh, keep),
         members=members,
     )
+
+
+def compile_evaluation(
+    spec: ProgramSpec,
+    shapes: Any,
+    capacity: int,
+    members: int | None = None,
+    keep: Keep = make_anew,
+) -> Evaluation:
+    """Start to compile the evaluation of the splits of `spec`.
+
+    Args:
+      spec: what to compile.
+      shapes: of the carry of one run.
+      capacity: see `capacities`.
+      members, keep: see `compile_program`.
+    """
+    dataset = spec.dataset
+    mesh, lead = _mesh(spec, members)
+    carry = with_sharding(shapes, mesh.state(shapes), lead)
+    columns = with_sharding(feed.column_shapes(dataset).eval, mesh.replicated)
+    batches = with_sharding(feed.eval_shapes(dataset, capacity), mesh.eval_batches)
+    totals = with_sharding(_eval_sums(spec, shapes), mesh.own, lead)
+    evaluate = step.eval_call(_functions(spec, members)[2], spec.task, capacity)
+    if members:
+        evaluate = jax.vmap(evaluate, (0, None, None, 0))
+    jitted = jax.jit(evaluate, out_shardings=mesh.own)
+    key = "evaluation", spec.key, members, capacity, jax.tree.structure(shapes)
+    data = _data(dataset, mesh, keep)
+    return Evaluation(
+        call=keep(key, lambda: Compiling(jitted, carry, columns, batches, totals)),
+        capacity=capacity,
+        totals=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), totals),
+        columns=lambda: data().eval,
+        batches=feed.eval_feed(dataset, mesh, capacity),
+    )
+
+
+def _data(dataset: Dataset, mesh: Mesh, keep: Keep) -> Callable[[], feed.DeviceData]:
+    key = "device data", dataset, mesh
+    return lambda: keep(key, lambda: feed.device_data(dataset, mesh))
 
 
 def init(spec: ProgramSpec, values: Values) -> Compiling:
@@ -358,7 +399,7 @@ def _mesh(spec: ProgramSpec, members: int | None) -> tuple[Mesh, tuple]:
     return population_mesh(spec.mesh.devices, members), (members,)
 
 
-def _capacities(
+def capacities(
     spec: ProgramSpec, values: Values, members: int | None
 ) -> tuple[int, int]:
     """The most steps of a training call, and the batches of an evaluation call."""
