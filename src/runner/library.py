@@ -15,10 +15,12 @@ from omegaconf import OmegaConf, open_dict
 from runner.cli import job
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain, was_reported
+from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import facts
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import ConfigError, TrainingStopped
 from runner.job.run import run_job
+from runner.record.secrets import forgotten
 from runner.saved.saved_run import SavedRun, load_run
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _TIME = "${now:%H-%M-%S}"  # the end of the folders in conf/config.yaml
 
 
+@forgotten()
 def run(
     overrides: Sequence[str] = (),
     *,
@@ -65,6 +68,7 @@ def run(
     return load_run(place, trust=True, config_dir=config_dir)
 
 
+@forgotten()
 def run_sweep(
     overrides: Sequence[str],
     *,
@@ -151,6 +155,7 @@ def _hydra(
       ConfigError: what Hydra refuses, as the command line explains it.
     """
     conf.register()
+    hydra_files()
     setup_globals()  # Hydra's own resolvers
     given = [*overrides]
     if config_dir is not None:

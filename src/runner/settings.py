@@ -322,7 +322,9 @@ class Settings:
     # What JAX started with is recorded too.
     deterministic: bool = setting(PROGRAM | ROUNDING, decides=(f"{FACT}xla_flags",))
     verify: bool = setting(CHECKS)
-    print: str | None = setting(RECORD, *_or_null(_one_of("sharding", "model")))
+    print: str | None = setting(
+        RECORD, *_or_null(_one_of("config", "model", "sharding"))
+    )
     compilation_cache: str | None = setting(MACHINE)
     train: TrainSettings = setting(PROGRAM, decides=(_PROBE,))
     checkpoint: CheckpointSettings = setting(RECORD)

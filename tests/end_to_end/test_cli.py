@@ -52,6 +52,19 @@ def summary(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
 
 
+def test_importing_runner_imports_nothing_but_it():
+    code = (
+        "import sys; before = {*sys.modules}; import runner; "
+        "print(*{*sys.modules} - before - {*sys.stdlib_module_names})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["runner"], (
+        "what it needs is imported when it is used"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
@@ -62,7 +75,7 @@ def summary(folder: Path) -> dict:
 def test_help_and_the_config_import_nothing_heavy(arguments, shown):
     code = (
         "import atexit, sys; from runner.cli import main; "
-        "heavy = ('jax', 'flax', 'optax', 'wandb', 'tensorflow_datasets', 'orbax'); "
+        "heavy = ('jax', 'numpy', 'flax', 'optax', 'wandb', 'rich', 'polars'); "
         "tell = lambda: print([m for m in heavy if m in sys.modules], file=sys.stderr);"
         "atexit.register(tell); main()"
     )

@@ -16,6 +16,7 @@ from runner.errors import TrainingStopped
 class Call(NamedTuple):
     """Results in flight: rows of the steps after `start`, maybe an evaluation.
 
+    `dispatched` is when its program was there to be called, by `time.perf_counter`.
     `logged`, bool [stop - start], says which steps get a row in metrics.jsonl. `rows`
     are the program's, whose norms are those of the last step of each block. `first` is
     the row of step 1 with norms, if it isn't the last of its block. `snapshot` is for a
@@ -25,6 +26,7 @@ class Call(NamedTuple):
 
     start: int
     stop: int
+    dispatched: float
     logged: np.ndarray
     rows: dict[str, Any]
     first: dict[str, Any] | None

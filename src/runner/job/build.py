@@ -416,9 +416,13 @@ def _check_metrics(
     deciding = {}
     if cfg.checkpoint.best:
         deciding["checkpoint.best=true"] = "objective", cfg.objective
+    stop = "train.stop.metric", settings.stop.metric
     if settings.stop.is_on:
-        deciding["train.stop"] = "train.stop.metric", settings.stop.metric
-    for key, name in [("objective", cfg.objective), *deciding.values()]:
+        deciding["train.stop"] = stop
+    named = [("objective", cfg.objective), *deciding.values()]
+    if settings.stop.metric != "validation/loss":  # the default, which a run may lack
+        named.append(stop)
+    for key, name in named:
         if name not in metrics:
             raise ConfigError(
                 f"{key}={name} is not a metric of this run, which has "

@@ -74,6 +74,8 @@ RUNS = [
     ("train.steps_per_call=fast", "train.steps_per_call=fast must be auto, or"),
     ("train.gradient_accumulation=0", "train.gradient_accumulation=0"),
     ("train.gradient_accumulation=3", "train.gradient_accumulation=3"),
+    ("train.stop.metric=nonsense", "train.stop.metric=nonsense is not a metric"),
+    ("train.stop.metric=validation/acuracy", "Did you mean 'validation/accuracy'?"),
     ("train.on_nan=explode", "train.on_nan=explode must be stop or continue"),
     ("train.ema_decay=1", "train.ema_decay=1.0 must be between"),
     ("train.clip_global_norm=0", "train.clip_global_norm=0.0 must be greater"),
