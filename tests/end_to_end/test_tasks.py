@@ -43,6 +43,7 @@ AT_NIGHT = {
     "What would run, without running it?": "Hydra's own flags need a process",
     "Where does the time go?": "traces take seconds",
     "Which of these optimizers is better?": "30 jobs",
+    "Which schedule is better?": "as is that of optimizers, at five seeds",
 } | dict.fromkeys(
     (
         "How do I accumulate gradients?",
