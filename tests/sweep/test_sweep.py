@@ -442,6 +442,7 @@ def test_members_that_stop_leave_and_the_rest_go_on_in_a_smaller_population(
             assert row == pytest.approx(other, rel=1e-3)
         found, other = (summary(tmp_path / s / name) for s in ("packed", "loop"))
         assert found.get("stopped") == other.get("stopped")
+        assert found["flops_per_step"] == other["flops_per_step"] > 0
         assert (found.get("stopped") is None) == (ends[name] == 60)
         assert found["final"]["test/loss"] == pytest.approx(
             other["final"]["test/loss"], rel=1e-3
