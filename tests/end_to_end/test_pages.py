@@ -31,7 +31,7 @@ RUN_AT_NIGHT = (
 SCRIPT = "scripts/configuration_page.py"
 OPEN = (*GROUPS, "tracker", "metrics")
 # Commands of others: in .ci/run, or to be read.
-OTHERS = ("python3 -m venv", "pip install", "wandb sweep")
+OTHERS = ("python3 -m venv", "pip install", "wandb sweep", "eval ")
 # Once each, unless it needs the files of its page.
 PAGE_OF = {
     line if "--config-dir" not in line else (line, page): page
