@@ -175,6 +175,31 @@ def test_data_that_cannot_be(trained, overrides, said, capsys):
     assert re.search(said, told), told
 
 
+def test_rows_of_another_table_are_scaled_as_the_run_has_learned(ran, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, size, shift in (("own", 60, 0.0), ("new", 9, 5.0)):
+        x, y = rng.normal(shift, 2, size), rng.normal(size=size)
+        rows = {"x": x, "kind": ["a", "b", "b"] * (size // 3), "y": y}
+        pl.DataFrame(rows).write_csv(tmp_path / f"{name}.csv")
+    ran(tmp_path / "run", *SHORT, "data=table", f"data.path={tmp_path / 'own.csv'}",
+        "data.target=y", "task=regression", "data.batch_size=9")  # fmt: skip
+    run, new = str(tmp_path / "run"), tmp_path / "new.csv"
+    assert evaluate([run, f"data.path={new}", "data.batch_size=2"]) == 1
+    assert (
+        "split beside the run's own: +data.splits.test_new" in capsys.readouterr().err
+    )
+    (tmp_path / "own.csv").rename(tmp_path / "moved.csv")
+    moved = f"data.path={tmp_path / 'moved.csv'}"
+    out = tmp_path / "rows.csv"
+    beside = [moved, f"+data.splits.test_new={new}", "--split", "test_new"]
+    assert predict([run, *beside, "--out", str(out)]) == 0
+    table = pl.read_csv(out)
+    assert table.columns == ["index", "output", "target", "loss"]
+    np.testing.assert_allclose(table["target"], pl.read_csv(new)["y"], rtol=1e-6)
+    losses = (table["output"] - table["target"]) ** 2
+    np.testing.assert_allclose(losses, table["loss"], rtol=1e-4)
+
+
 def test_other_data_and_any_split(trained, capsys):
     folder = trained()
     whole = load_run(folder).evaluate("test")
