@@ -41,7 +41,17 @@ RUNS = {
         "schedule.scales=[300]", "optimizer.learning_rate=0.3",
     ),
 }  # fmt: skip
+WITH_STATISTICS = [name for name in RUNS if name.endswith("statistics")]
+AT_NIGHT = (
+    "linen", "nnx", "an average", "schedule-free", "jax with statistics",
+    "linen with statistics",
+)  # fmt: skip
 TRAINED: dict[str, Path] = {}
+
+
+def some_at_night(names):
+    marks = [pytest.mark.nightly]
+    return [pytest.param(n, marks=marks * (n in AT_NIGHT)) for n in names]
 
 
 @pytest.fixture
@@ -81,16 +91,7 @@ def edit(folder: Path, **values) -> None:
     path.write_text(json.dumps(config))
 
 
-AT_NIGHT = ("linen", "nnx", "an average", "schedule-free")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.nightly] * (name in AT_NIGHT))
-        for name in RUNS
-    ],
-)
+@pytest.mark.parametrize("name", some_at_night(RUNS))
 def test_the_numbers_are_those_of_training_bit_for_bit(trained, name, capsys):
     folder = trained(name)
     assert evaluate([str(folder), "--json"]) == 0
@@ -220,9 +221,9 @@ def _data(folder: Path) -> str:
     return json.loads((folder / "config.json").read_text())["data"]["data_dir"]
 
 
-@pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
-def test_predictions_are_in_the_order_of_the_data(trained, framework, tmp_path):
-    folder = trained(f"{framework} with statistics")
+@pytest.mark.parametrize("name", some_at_night(WITH_STATISTICS))
+def test_predictions_are_in_the_order_of_the_data(trained, name, tmp_path):
+    folder = trained(name)
     out = tmp_path / "rows.parquet"
     assert predict([str(folder), "--out", str(out)]) == 0
     table, saved = pl.read_parquet(out), load_run(folder)
@@ -260,7 +261,7 @@ def test_a_table_that_cannot_be_written(trained, out, said, tmp_path, capsys):
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [n for n in RUNS if n.endswith("statistics")])
+@pytest.mark.parametrize("name", some_at_night(WITH_STATISTICS))
 def test_an_export_starts_another_run_exactly(trained, name, tmp_path, built):
     folder = trained(name)
     out = tmp_path / "model"
