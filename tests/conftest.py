@@ -67,7 +67,7 @@ Plugins.instance()
 # Files whose tests share what takes seconds to make.
 SHARING = (
     "test_browser.py", "test_damage.py", "test_load_wandb.py", "test_package.py",
-    "test_report.py", "test_saved.py", "test_secrets.py",
+    "test_report.py", "test_saved.py", "test_secrets.py", "test_tasks.py",
 )  # fmt: skip
 
 

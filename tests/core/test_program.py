@@ -74,3 +74,24 @@ def test_runs_with_one_program_compile_it_once(built, monkeypatch):
         run = built("train.epochs=1", "model.hidden_sizes=[12]", override)
         train_run(run, lambda row: None)
     assert not made
+
+
+@pytest.mark.parametrize(
+    ("members", "overrides"),
+    [
+        (None, ("framework=linen",)),
+        (None, ("framework=nnx",)),
+        (3, ()),
+        (None, ("train.gradient_accumulation=4",)),
+    ],
+)
+def test_a_step_of_one_run_has_the_same_flops_however_it_is_trained(
+    members, overrides, built
+):
+    def flops(members, *overrides):
+        run = built("model.hidden_sizes=[8]", "train.epochs=1", *overrides)
+        return SESSION.program(run.spec, run.values, run.timetable, members).flops
+
+    alone = flops(None, "framework=jax")
+    assert alone > 6 * 64 * 8 * 10
+    assert flops(members, "framework=jax", *overrides) == alone

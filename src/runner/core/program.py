@@ -13,12 +13,13 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from runner.core import feed, step
-from runner.core.choose import steps_per_call
+from runner.core.choose import flops, steps_per_call
 from runner.core.compiling import Compiling
 from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
 from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline
+from runner.core.probe import Probe
 from runner.core.snapshot import Snapshot
 from runner.core.step import Values
 from runner.core.timetable import Cut, Timetable
@@ -36,6 +37,9 @@ class ProgramSpec(NamedTuple):
         it. `key` is their hash.
       init, train_step, eval_step: those of `runner.core.step`, jitted, so that each is
         traced only once.
+      probe: gives more numbers of a logged step; None without `probes`. `look` is that
+        of `runner.core.step` with it.
+      probes: the section of the configuration, which `key` depends on too.
       steps_per_call: the most; None leaves it to the rule of `choose`.
       reference: makes the pipeline that a witness computes with.
       canonical: whether all pipelines of its model start from the same values.
@@ -58,15 +62,19 @@ class ProgramSpec(NamedTuple):
     canonical: bool
     optimizer: Optimizer
     warm: bool
+    probe: Probe | None
+    look: Callable | None
+    probes: dict[str, Any]
 
     @property
     def key(self) -> str:
-        return key_of(self.description)
+        return key_of(self.description, self.probes)
 
 
-def key_of(description: dict[str, Any]) -> str:
-    """The name of a program: a hash of its `description`."""
-    text = json.dumps(description, sort_keys=True)
+def key_of(description: dict[str, Any], probes: dict[str, Any]) -> str:
+    """The name of a program: a hash of its `description` and `probes`."""
+    described = description | ({"probes": probes} if probes else {})
+    text = json.dumps(described, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -106,6 +114,7 @@ class Program:
       evaluation: of its carry; None without a split to evaluate.
       data: returns the columns on the devices, which both read.
       members: of a population; None for a single run.
+      flops: of a step of one run; see `choose.flops`.
     """
 
     init: Compiling
@@ -117,6 +126,7 @@ class Program:
     mesh: Mesh
     data: Callable[[], feed.DeviceData]
     members: int | None
+    flops: float
 
     @property
     def longest(self) -> Compiling:
@@ -156,7 +166,8 @@ def compile_program(
       keep: for what programs may share: data on the devices, and what is compiled.
     """
     dataset = spec.dataset
-    most, eval_capacity = capacities(spec, values, members)
+    jaxpr = step_jaxpr(spec, values)
+    most, eval_capacity = capacities(spec, jaxpr, members)
     cut = timetable.cut(most)
     mesh, lead = _mesh(spec, members)
     own = partial(with_sharding, sharding=mesh.own, lead=lead)  # of each member
@@ -167,7 +178,8 @@ def compile_program(
     numbers = jax.eval_shape(lambda: values)
     number, one = jax.ShapeDtypeStruct((), jnp.float32), np.int32(0)
 
-    initialize, train_step, _ = _functions(spec, members)
+    initialize, train_step, _, look = _functions(spec, members)
+    looking = look and (look, timetable.is_logged)
 
     def kept(*name: Hashable, make: Callable[[], Compiling]) -> Compiling:
         kind, *rest = name
@@ -178,13 +190,14 @@ def compile_program(
         count = max(1, blocks) * block
         batches = with_sharding(feed.train_shapes(dataset, count), mesh.batches, lead)
         rates = jax.ShapeDtypeStruct((count,), jnp.float32)
-        function = step.train_call(train_step, block, max(1, blocks), looped=most > 1)
+        function = step.train_call(train_step, block, max(1, blocks), most > 1, looking)
         if members:
             # In the order of the arguments: 0 where each member has its own, None where
             # they share one.
             function = jax.vmap(function, (0, None, 0, 0, None, 0, 0))
         jitted = jax.jit(function, out_shardings=(state, mesh.own), donate_argnums=0)
-        return kept("call", block, blocks, most > 1, make=lambda: Compiling(
+        logged = looking and timetable
+        return kept("call", block, blocks, most > 1, logged, make=lambda: Compiling(
             jitted,
             carry, columns, batches, own(rates), one, own(number), own(numbers),
         ))  # fmt: skip
@@ -220,6 +233,7 @@ def compile_program(
         mesh=mesh,
         data=_data(dataset, mesh, keep),
         members=members,
+        flops=flops(jaxpr),
     )
 
 
@@ -320,6 +334,9 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
     outputs = jax.eval_shape(spec.pipeline.predict, carry.state, _on_mesh(spec, inputs))
     _check_outputs(spec, outputs)
     _, row = spec.train_step.trace(*arguments).out_info
+    if spec.look is not None:
+        state, values = carry.state, arguments[-1]
+        jax.eval_shape(spec.look, state, state.params, *arguments[1:3], values)
     found = jax.eval_shape(lambda s: numbers(spec.task, s), _eval_sums(spec, carry))
     # Nothing is chosen by a test split.
     evaluations = [f"{s}/{name}" for s in spec.dataset.validations for name in found]
@@ -399,14 +416,10 @@ def _mesh(spec: ProgramSpec, members: int | None) -> tuple[Mesh, tuple]:
     return population_mesh(spec.mesh.devices, members), (members,)
 
 
-def capacities(
-    spec: ProgramSpec, values: Values, members: int | None
-) -> tuple[int, int]:
+def capacities(spec: ProgramSpec, jaxpr: Jaxpr, members: int | None) -> tuple[int, int]:
     """The most steps of a training call, and the batches of an evaluation call."""
     steps = spec.steps_per_call
-    fitting = steps_per_call(
-        step_jaxpr(spec, values), jax.default_backend(), members or 1
-    )
+    fitting = steps_per_call(jaxpr, jax.default_backend(), members or 1)
     if steps is None:
         steps = feed.steps_that_fit(spec.dataset, fitting)
     evals = 1
@@ -420,14 +433,15 @@ def capacities(
 
 def _functions(
     spec: ProgramSpec, members: int | None
-) -> tuple[Callable, Callable, Callable]:
-    """The initial state, the training step and the evaluation step."""
+) -> tuple[Callable, Callable, Callable, Callable | None]:
+    """The initial state, the training and the evaluation step, and a look at one."""
     if members is None:
-        return spec.init, spec.train_step, spec.eval_step
+        return spec.init, spec.train_step, spec.eval_step, spec.look
     # A population has a mesh of its own.
     parts = spec.pipeline, spec.task, spec.dataset.transforms
     return (
         step.init(spec.pipeline, spec.averaging, spec.optimizer),
         step.train_step(*parts, spec.microbatches),
         step.eval_step(*parts),
+        spec.probe and step.look(parts[0], parts[2], spec.microbatches, spec.probe),
     )

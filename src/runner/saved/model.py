@@ -19,6 +19,7 @@ from runner.core.program import (
     carry_shapes,
     compile_evaluation,
     start_shapes,
+    step_jaxpr,
 )
 from runner.core.run import Run
 from runner.core.snapshot import on_host
@@ -179,7 +180,7 @@ def metrics(built: Built, state: TrainState, splits: Sequence[str]) -> dict[str,
     carry = Carry(state._replace(params=()), state.params)
     shapes = jax.eval_shape(lambda: carry)
     placed = jax.device_put(carry, spec.mesh.state(shapes))
-    _, capacity = capacities(spec, values, None)
+    _, capacity = capacities(spec, step_jaxpr(spec, values), None)
     numbers: dict[str, float] = {}
     for split in splits:
         own, name = evaluated_as(spec, split)

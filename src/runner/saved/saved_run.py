@@ -1,6 +1,7 @@
 """A run folder as a value: what it recorded, its parameters and its predictions."""
 
 import functools
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ import numpy as np
 
 from runner.data.transforms import transformed
 from runner.errors import ConfigError
-from runner.record.untrusted import read_foreign
+from runner.record.terminal import number
+from runner.record.untrusted import printable, read_foreign
 from runner.saved.export import export
 from runner.saved.record import Recorded, read
 from runner.saved.state import State, find
@@ -27,7 +29,6 @@ class SavedRun:
     Attributes:
       folder: the run folder.
       config: the resolved configuration.
-      rows: the rows of metrics.jsonl.
       summary: final and best values, `test/*` among the former.
     """
 
@@ -41,13 +42,29 @@ class SavedRun:
     ):
         self.folder = recorded.source
         self.config = recorded.config
-        self.rows = recorded.rows
         self.summary = summary
         self._recorded = recorded
         self._asked = state
         self._trust = trust
         self._config_dir = config_dir
         self._built: dict[tuple[str, ...], Built] = {}
+
+    def __repr__(self) -> str:
+        final = self.summary.get("final", {})
+        results = [f"{k} {number(k, x)}" for k, x in final.items()]
+        status = self.summary.get("status")
+        return printable("\n".join([f"{self.folder}: {status}", *results]))
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    @functools.cached_property
+    def rows(self) -> "pl.DataFrame":
+        """Those of metrics.jsonl; null where a row lacks what others have."""
+        import polars as pl
+
+        return pl.DataFrame(self._recorded.rows, infer_schema_length=None, strict=False)
 
     @functools.cached_property
     def state(self) -> State:
