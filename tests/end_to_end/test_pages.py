@@ -56,7 +56,7 @@ def test_an_own_model(tmp_path, own_modules, folders):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("page", ["own_model", "groups", "warm_start"])
+@pytest.mark.parametrize("page", ["own_model", "groups", "warm_start", "terminal"])
 def test_commands_run_as_they_stand(page, tmp_path):
     write_files(page, tmp_path)
     where = os.environ | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
