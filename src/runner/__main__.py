@@ -12,9 +12,12 @@ from runner import signals
 COMMANDS = {
     "audit": "runner.audit.__main__",
     "compare": "runner.compare.__main__",
+    "evaluate": "runner.evaluate.__main__",
+    "export": "runner.export.__main__",
     "list": "runner.browse.list",
     "mirror": "runner.mirror.__main__",
     "parity": "runner.parity.__main__",
+    "predict": "runner.predict.__main__",
     "replay": "runner.replay.__main__",
     "show": "runner.browse.show",
 }

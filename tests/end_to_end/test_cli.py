@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.at_night import one_in
+from helpers.forked import python
 from runner.compare.load_wandb import read_run, wandb_files
 from runner.config.conf import conf_dir
 from runner.config.hydra_job import HydraJob
@@ -35,15 +36,9 @@ def run(folders, tmp_path):
         env["TFDS_DATA_DIR"] = str(folders["data"])
         given = [a.split("=")[0] for a in arguments]
         cache = [f"compilation_cache={folders['xla']}"]
-        return subprocess.run(
-            [sys.executable, "-m", "runner", *arguments]
-            + ("compilation_cache" not in given and "--help" not in given) * cache,
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        plain = "compilation_cache" in given or "--help" in given
+        command = ["-m", "runner", *arguments, *([] if plain else cache)]
+        return python(*command, cwd=tmp_path, env=env)
 
     return run
 

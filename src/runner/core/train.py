@@ -11,7 +11,7 @@ import numpy as np
 
 from runner.core import feed
 from runner.core.call import Call, rows
-from runner.core.program import Program
+from runner.core.program import Evaluation, Program
 from runner.core.run import BLIND, Host, Run, Witness
 from runner.core.snapshot import Snapshot, Start, copied, on_host
 from runner.core.step import evaluated_params
@@ -135,18 +135,18 @@ def _train(
 
 
 def evaluate(
-    program: Program, carry: Any, splits: Sequence[str]
+    evaluation: Evaluation | None, carry: Any, splits: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The loss and the metrics of a state on `splits`: `split/loss` and so on.
 
     Also, by split and name, what they were after its first call.
     """
-    assert program.evaluation is not None
-    evaluated = program.evaluation.result()
-    found, begun, columns = {}, {}, program.data().eval
+    assert evaluation is not None
+    evaluated = evaluation.call.result()
+    found, begun, columns = {}, {}, evaluation.columns()
     for split in splits:
-        totals, numbers = program.totals, {}
-        for batches in program.eval_batches(split):
+        totals, numbers = evaluation.totals, {}
+        for batches in evaluation.batches(split):
             totals, numbers = evaluated(carry, columns, batches, totals)
             begun.setdefault(split, numbers)
         found |= {f"{split}/{name}": value for name, value in numbers.items()}
@@ -170,7 +170,7 @@ def _finish(
     carry = carry if best is None else best
     params = evaluated_params if program.members is None else jax.vmap(evaluated_params)
     splits = runs[0].spec.dataset.tests
-    numbers = evaluate(program, carry, splits)[0] if splits else {}
+    numbers = evaluate(program.evaluation, carry, splits)[0] if splits else {}
     state = {"params": params(carry), "model_state": carry.state.model_state}
     found = on_host((state, numbers))
     for index in finished:
@@ -282,7 +282,7 @@ def _calls(
         carry, rows = compiled(carry, data.train, batches, rates, *rest)
         evaluation, begun = None, {}
         if stop == evaluated and validations:
-            evaluation, begun = evaluate(program, carry, validations)
+            evaluation, begun = evaluate(program.evaluation, carry, validations)
         witness.after(carry, evaluation, begun)
         eval_loss = no_eval_loss
         if evaluation:

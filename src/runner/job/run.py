@@ -236,6 +236,7 @@ def program_facts(program: Program) -> dict[str, Any]:
     return {
         "compile_seconds": round(program.compile_seconds(), 3),
         "steps_per_call": program.cut.steps,
+        "flops_per_step": program.flops,
     }
 
 

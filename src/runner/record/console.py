@@ -23,11 +23,23 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
-def console(stream: TextIO | None = None) -> "Console":
-    """A rich console that prints text as it is, and folds it on a terminal only."""
+def console(stream: TextIO | None = None, *, plain: bool = False) -> "Console":
+    """A rich console that prints text as it is, and folds it on a terminal only.
+
+    Args:
+      stream: stdout by default.
+      plain: no colours, even where the environment asks for them, as in a notebook.
+    """
     from rich.console import Console
 
-    found = Console(file=stream, markup=False, emoji=False, highlight=False)
+    found = Console(
+        file=stream,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        force_terminal=False if plain else None,
+        force_jupyter=False,  # else a notebook shows what is written to `stream`
+    )
     if not found.is_terminal:
         found.width = 10_000
     return found

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from runner.record.console import LiveLine, console, print_table, time_left
+from runner.settings import PROBE
 
 _BAR_WIDTH = 20
 _PACE_SECONDS = 30.0  # steps/s and the time left follow from about the last of these
@@ -162,7 +163,7 @@ def print_summary(
             str(best[key]["step"]) if key in best else "",
         )
         for key, value in summary.get("final", {}).items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and not key.startswith(PROBE)
     ]
     header = ("metric", "final", "best", "at step")
     print_table(header, metrics, out, right=slice(1, None))
