@@ -25,7 +25,7 @@ RUN_AT_NIGHT = (
     "coming_from_flax", "coming_from_lightning", "coming_from_wandb_sweeps", "evaluate",
     "groups",
     "index", "own_framework", "own_metric", "own_model", "own_optimizer", "own_task",
-    "own_tracker", "own_transform", "warm_start",
+    "own_tracker", "own_transform", "terminal", "warm_start",
 )  # fmt: skip
 SCRIPT = "scripts/configuration_page.py"
 OPEN = (*GROUPS, "tracker", "metrics")
