@@ -148,7 +148,7 @@ def tables(experiments: int) -> Iterator[str]:
     yield from _head("settings tried", "seeds", "a winner")
     for tries in ((9, 1), (9, 3), (9, 9), (9, 9, 1)):
         for seeds in (3, 5, 10):
-            share = false_after_tuning(tries, seeds, experiments)
+            share = false_after_tuning(tries, seeds, 5 * experiments)
             yield f"| {' and '.join(map(str, tries))} | {seeds} | {share:.1%} |"
     yield from _head("groups", "seeds at first", "in all", "separated")
     for count in (2, 3, 5):

@@ -110,18 +110,29 @@ def test_curves_carry_names_and_identical_ones_are_called_so():
     assert labels == ["a = b", "c"]
 
 
-def test_curves_by_each_cost_that_is_known():
+@pytest.mark.parametrize(
+    ("flops", "members", "expected"),
+    [
+        ((1000, 2000), 1, {"seconds": "20.0", "flops": "80000.0"}),
+        ((1000, 1000), 1, {"seconds": "20.0"}),  # the steps say it
+        ((1000, None), 1, {"seconds": "20.0"}),
+        ((1000, 2000), 2, {"flops": "80000.0"}),  # members share their seconds
+    ],
+)
+def test_curves_by_each_cost_that_says_something_of_all_runs(flops, members, expected):
     speed = {"time/steps_per_second": 2.0}
-    records = [run(o, optimizer=o) for o in ("adam", "sgd")]
-    records = [r._replace(rows=[row | speed for row in r.rows]) for r in records]
-    flops = {"flops_per_step": 1000}
-    records = [r._replace(provenance=flops) for r in records]
+    records = [
+        r._replace(
+            rows=[row | speed for row in r.rows],
+            summary=r.summary | {"flops_per_step": each},
+            provenance={"members": members},
+        )
+        for each, o in zip(flops, ("adam", "sgd"), strict=True)
+        for r in [run(o, optimizer=o)]
+    ]
     found = drawn(tables(records))
     by = {n: values(f.chart)[-1]["at"] for n, f in found.items() if "_by_" in n}
-    assert by == {
-        "validation_loss_by_seconds": "20.0",
-        "validation_loss_by_flops": "40000.0",
-    }
+    assert by == {f"validation_loss_by_{k}": at for k, at in expected.items()}
 
 
 def test_of_many_groups_the_best_ten_are_drawn_in_ten_colours():

@@ -101,10 +101,7 @@ def test_nothing_tuned_is_one_setting():
     assert tuning.sensitivity["chosen"].to_list() == [True]
 
 
-FLOPS = "provenance.flops_per_step"
-
-
-def costs(runs=("a", "b", "c"), **table):
+def costs(flops=None, runs=("a", "b", "c"), members=1):
     curves = pl.DataFrame(
         {
             "run": [run for run in runs for _ in range(3)],
@@ -113,18 +110,21 @@ def costs(runs=("a", "b", "c"), **table):
             "time/steps_per_second": [10.0, 5, 5] * 2 + [10.0, 10, 10],
         }
     )
-    return with_costs(Runs(pl.DataFrame({"run": runs, **table}), curves))
+    flops = pl.Series(flops, dtype=pl.Float64) if flops else pl.lit(None, pl.Float64)
+    table = pl.DataFrame({"run": runs, "provenance.members": members})
+    table = table.with_columns(flops_per_step=flops)
+    return with_costs(Runs(table, curves))
 
 
 def test_what_it_cost_to_reach_a_target():
     used = pl.DataFrame({"run": ["a", "b", "c"], "group": ["x", "x", "y"]})
-    curves = costs(**{FLOPS: [1, 2, 2]})
+    curves = costs([1, 2, 2])
     x, y = reach(curves, used, "validation/loss", 1.0, False)
     assert (x.group, x.runs, x.reached, x.steps) == ("x", 2, 2, 25)
     assert x.seconds == pytest.approx((3 + 5) / 2) and x.flops == (20 + 60) / 2
     never = (math.inf, math.inf, math.inf)
     assert (y.reached, (y.steps, y.seconds, y.flops)) == (0, never)
-    x, _ = reach(costs(**{FLOPS: [1, None, 2]}), used, "validation/loss", 1.0, False)
+    x, _ = reach(costs([1, None, 2]), used, "validation/loss", 1.0, False)
     assert (x.steps, x.seconds, x.flops) == (25, pytest.approx(4), None)
     x, y = reach(curves, used, "validation/loss", 3.0, True)
     assert (x.steps, y.reached) == (10, 1)
@@ -132,21 +132,17 @@ def test_what_it_cost_to_reach_a_target():
 
 def test_runs_are_compared_when_the_cheapest_of_them_ends():
     rows = pl.DataFrame({"run": ["a", "b", "c"], "value": [2.0, 0.9, math.inf]})
-    alone = pl.DataFrame({"provenance.members": [1, 1, None]})
-    cost, at = at_equal(
-        costs(**{FLOPS: [1, 2, 2]}), rows, alone, "validation/loss", "cost/flops"
-    )
+    cost, at = at_equal(costs([1, 2, 2]), rows, "validation/loss", "cost/flops")
     assert cost == 30 and at["value"].to_list() == [2.0, 3.0, math.inf]
     both = rows[[0, 1]]  # these two took equally many steps and seconds
     for axis in ("step", "cost/seconds"):
-        assert at_equal(costs(), both, alone, "validation/loss", axis) is None
-    assert at_equal(costs(), rows, alone, "validation/loss", "cost/flops") is None
+        assert at_equal(costs(), both, "validation/loss", axis) is None
+    assert at_equal(costs(), rows, "validation/loss", "cost/flops") is None
     rows = rows.with_columns(value=pl.lit(1.0))
-    cost, at = at_equal(costs(), rows, alone, "validation/loss", "cost/seconds")
+    cost, at = at_equal(costs(), rows, "validation/loss", "cost/seconds")
     assert cost == 3 and at["value"].to_list()[:2] == [1.0, 3.0]
-    together = pl.DataFrame({"provenance.members": [1, 2, 2]})
     axis = "cost/seconds"
-    assert at_equal(costs(), rows, together, "validation/loss", axis) is None
+    assert at_equal(costs(members=2), rows, "validation/loss", axis) is None
 
 
 def test_the_variance_goes_to_the_factor_that_makes_it():

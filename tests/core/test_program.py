@@ -59,7 +59,7 @@ def test_no_call_waits_for_the_host(framework, built, monkeypatch):
     program = SESSION.program(run.spec, run.values, run.timetable)
     assert program.cut == (11, (2, 1))
     compiled = [program.calls(n) for n in (0, 1, 2)]
-    texts = [c.result().as_text() for c in [*compiled, program.evaluation]]
+    texts = [c.result().as_text() for c in [*compiled, program.evaluation.call]]
     loops = [line for text in texts for line in text.splitlines() if " while(" in line]
     assert len(loops) >= 4 and all("known_trip_count" in line for line in loops)
     assert not any(" conditional(" in text for text in texts)
@@ -74,3 +74,24 @@ def test_runs_with_one_program_compile_it_once(built, monkeypatch):
         run = built("train.epochs=1", "model.hidden_sizes=[12]", override)
         train_run(run, lambda row: None)
     assert not made
+
+
+@pytest.mark.parametrize(
+    ("members", "overrides"),
+    [
+        (None, ("framework=linen",)),
+        (None, ("framework=nnx",)),
+        (3, ()),
+        (None, ("train.gradient_accumulation=4",)),
+    ],
+)
+def test_a_step_of_one_run_has_the_same_flops_however_it_is_trained(
+    members, overrides, built
+):
+    def flops(members, *overrides):
+        run = built("model.hidden_sizes=[8]", "train.epochs=1", *overrides)
+        return SESSION.program(run.spec, run.values, run.timetable, members).flops
+
+    alone = flops(None, "framework=jax")
+    assert alone > 6 * 64 * 8 * 10
+    assert flops(members, "framework=jax", *overrides) == alone

@@ -14,7 +14,7 @@ from runner.compare.columns import (
     tuned_keys,
 )
 from runner.compare.controlled import Control, control
-from runner.compare.costs import AXES, Target, at_equal, reach, with_costs
+from runner.compare.costs import Target, at_equal, axes, reach, with_costs
 from runner.compare.load import CHOICES, SEEDS, Runs
 from runner.compare.reproduced import first_steps, once
 from runner.compare.statistics import Comparison, Group, compare, groups, worst_of
@@ -126,8 +126,8 @@ def analyse(
     final, warnings = judge(rows)
     at_cost = {
         unit: (found[0], judge(found[1])[0])
-        for axis, unit in AXES.items()
-        if (found := at_equal(curves, rows, table, metric, axis))
+        for axis, unit in axes(table).items()
+        if (found := at_equal(curves, rows, metric, axis))
     }
     varied = dict.fromkeys([by, *crossed, "seed"])
     used = final.used

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import polars as pl
 
-from runner.compare.load import CHOICES, SEEDS, natural
+from runner.compare.load import CHOICES, COSTS, SEEDS, natural
 from runner.record.provenance import FACTS, affects
 from runner.settings import (
     FACT,
@@ -23,7 +23,7 @@ from runner.settings import affects as setting_affects
 # Names, results and repetitions. Other columns are settings and facts, which declare
 # what they affect.
 _RESULTS = (
-    "run", "folder", "status", "error", "wall_seconds", "compile_seconds",
+    "run", "folder", "status", "error", *COSTS,
     "final.*", "best.*", "best_step.*",
     "optimizer_probe",  # the same as in provenance
     "provenance.git", "provenance.runner_git",  # null; their parts are compared

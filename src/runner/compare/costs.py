@@ -9,7 +9,6 @@ from runner.compare.load import Runs
 from runner.settings import FACT
 
 _SPEED = "time/steps_per_second"
-_FLOPS = f"{FACT}flops_per_step"
 _MEMBERS = f"{FACT}members"
 
 # {column of `with_costs`: its unit}
@@ -35,30 +34,35 @@ class Target(NamedTuple):
 
 
 def with_costs(runs: Runs) -> pl.DataFrame:
-    """`runs.curves` and what each row had cost, in columns of AXES; null if unknown."""
-    curves = runs.curves
-    speed = pl.col(_SPEED) if _SPEED in curves else pl.lit(None, pl.Float64)
+    """`runs.curves` and what each row had cost, in columns of AXES; null if unknown.
+
+    The members of a population share their seconds, so these say nothing of each.
+    """
+    curves, table = runs.curves, runs.table
+    members = table[_MEMBERS] if _MEMBERS in table else pl.Series([1])
+    shared = (members.cast(pl.Int64, strict=False) > 1).any()
+    is_known = _SPEED in curves and not shared
+    speed = pl.col(_SPEED) if is_known else pl.lit(None, pl.Float64)
     taken = pl.col("step") - pl.col("step").shift(1, fill_value=0).over("run")
     curves = curves.with_columns((taken / speed).alias("cost/seconds"))
     known = pl.col("cost/seconds").is_not_null().all().over("run")
     seconds = pl.when(known).then(pl.col("cost/seconds").cum_sum().over("run"))
-    per_step = pl.lit(None, pl.Float64)
-    if _FLOPS in runs.table and runs.table[_FLOPS].dtype.is_numeric():
-        each = runs.table.select("run", per_step=pl.col(_FLOPS).cast(pl.Float64))
-        curves = curves.join(each, on="run", how="left", maintain_order="left")
-        per_step = pl.col("per_step")
-    flops = pl.col("step") * per_step
+    each = table.select("run", "flops_per_step")
+    curves = curves.join(each, on="run", how="left", maintain_order="left")
+    flops = pl.col("step") * pl.col("flops_per_step")
     return curves.with_columns(
         seconds.alias("cost/seconds"), flops.alias("cost/flops")
-    ).drop("per_step", strict=False)
+    ).drop("flops_per_step")
+
+
+def axes(table: pl.DataFrame) -> dict[str, str]:
+    """AXES, but FLOPs only if a step of some runs takes more: else steps say it."""
+    same = table["flops_per_step"].n_unique() == 1
+    return {k: unit for k, unit in AXES.items() if not (same and unit == "FLOPs")}
 
 
 def at_equal(
-    curves: pl.DataFrame,
-    rows: pl.DataFrame,
-    table: pl.DataFrame,
-    metric: str,
-    axis: str,
+    curves: pl.DataFrame, rows: pl.DataFrame, metric: str, axis: str
 ) -> tuple[float, pl.DataFrame] | None:
     """What each run of `rows` had reached when the cheapest of them ended.
 
@@ -66,8 +70,6 @@ def at_equal(
 
     Args:
       rows: `run`, `value` (not finite if it failed), and more.
-      table: see `Runs`. Members of a population share their time, which therefore says
-        nothing of how it varies.
 
     Returns:
       that cost, and `rows` with these values. None if the cost of a run isn't known, or
@@ -75,9 +77,6 @@ def at_equal(
     """
     ended = rows.filter(pl.col("value").is_finite()).select("run")
     if metric not in curves or ended.is_empty():
-        return None
-    together = pl.col(_MEMBERS) > 1 if _MEMBERS in table else pl.lit(False)
-    if axis == "cost/seconds" and table.filter(together).height:
         return None
     curves = curves.select("run", axis, metric).join(ended, on="run")
     totals = curves.group_by("run").agg(pl.max(axis))

@@ -31,8 +31,9 @@ def aggregate(
     value = pl.col(metric)
     runs = shown.table.select("run", *keys, "failed", worst="value")
     logged = curves.select("run", "step", metric, at=pl.col(axis).cast(pl.Float64))
-    logged = logged.filter(value.is_finite(), pl.col("at").is_not_null())
-    logged = logged.join(runs, on="run")
+    logged = logged.filter(value.is_finite()).join(runs, on="run")
+    if logged["at"].null_count():  # a figure of some of the runs would mislead
+        return logged.clear()
     if metric == shown.metric and runs["failed"].any():
         ends = logged.group_by("run").agg(end=pl.max("step"))
         after = (
@@ -88,7 +89,7 @@ def curves(
         color=shown.colour(),
         detail="cell:N",
     )
-    band = base.mark_area(opacity=0.16).encode(
+    band = base.mark_area(fillOpacity=0.16).encode(
         y=switch.encoding(alt.Y, "low", metric), y2="high_at:Q"
     )
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round")

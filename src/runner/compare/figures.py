@@ -7,7 +7,7 @@ import altair as alt
 
 from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
-from runner.compare.costs import AXES
+from runner.compare.costs import axes
 from runner.compare.curves import aggregate, curves, identical
 from runner.compare.final_charts import heat_map, sensitivity, strip
 from runner.compare.load import Runs
@@ -42,7 +42,7 @@ def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
         text = f"Mean final {metric} over all runs. Stronger blue is better."
         yield Figure("heat_map", "Two factors", text, chart)
     for name in dict.fromkeys((metric, "validation/loss", "train/loss")):
-        for axis, unit in AXES.items():
+        for axis, unit in axes(runs.table).items():
             # The same at another cost says something new only of what is compared.
             if axis == "step" or name == metric:
                 yield from _curves(analysis, shown, name, axis, unit)

@@ -4,7 +4,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+from scipy.special import nctdtr, stdtr, stdtrit
 
 LEVEL = 0.95
 POWER = 0.8
@@ -37,8 +37,8 @@ def mean_of(values: np.ndarray) -> Mean:
         mean = np.where(known, values, 0).sum(-1) / size
         around = np.where(known, values - mean[..., None], 0)
         error = np.sqrt((around**2).sum(-1) / (size - 1) / size)
-        p_value = 2 * scipy.stats.t.sf(np.abs(mean) / error, size - 1)
-    half = error * scipy.stats.t.ppf((1 + LEVEL) / 2, np.maximum(size - 1, 1))
+        p_value = 2 * stdtr(size - 1, -np.abs(mean) / error)
+    half = error * stdtrit(np.maximum(size - 1, 1), (1 + LEVEL) / 2)
     p_value = np.where(error == 0, mean == 0, p_value)
     return Mean(size, mean, mean - half, mean + half, p_value)
 
@@ -62,6 +62,6 @@ def seeds_needed(tests: int) -> int:
     little (Hoenig and Heisey, 2001).
     """
     sizes = np.unique(np.geomspace(3, _MOST_SEEDS, 2000).astype(int))
-    critical = scipy.stats.t.ppf(1 - (1 - LEVEL) / 2 / tests, sizes - 1)
-    power = scipy.stats.nct.sf(critical, sizes - 1, EFFECT * np.sqrt(sizes))
+    critical = stdtrit(sizes - 1, 1 - (1 - LEVEL) / 2 / tests)
+    power = 1 - nctdtr(sizes - 1, EFFECT * np.sqrt(sizes), critical)
     return int(sizes[np.argmax(power >= POWER)])

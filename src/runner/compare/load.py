@@ -20,6 +20,7 @@ from runner.settings import FACT, GROUPS
 from runner.trees import flatten
 
 CHOICES = (*GROUPS, "precision", "mesh")
+COSTS = ("wall_seconds", "compile_seconds", "flops_per_step")
 SEEDS = ("seeds.init", "seeds.order", "seeds.step")  # null: that of `seed`
 
 
@@ -28,10 +29,9 @@ class Runs(NamedTuple):
 
     Attributes:
       table: one row for each run, in the natural order of `run`, its name. `folder`,
-        `status`, `error`, `wall_seconds` and `compile_seconds`; the names chosen in
-        CHOICES; the resolved config and `provenance.` flattened with dots, lists as
-        JSON text; `final.`, `best.` and `best_step.` of each metric. What a run lacks
-        is null.
+        `status`, `error` and COSTS of its summary; the names chosen in CHOICES; the
+        resolved config and `provenance.` flattened with dots, lists as JSON text;
+        `final.`, `best.` and `best_step.` of each metric. What a run lacks is null.
       curves: `run`, `step` in optimizer steps, and a Float64 column for each metric.
         Sorted by run, as in `table`, and step.
       problems: one line for each run that can't be read.
@@ -43,7 +43,10 @@ class Runs(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One run as it was read: its three JSON files, and the rows of its metrics."""
+    """One run as it was read: its three JSON files, and the rows of its metrics.
+
+    Its rows may have anything in them; `_curves` takes the numbers.
+    """
 
     folder: Path
     config: Mapping[str, Any]
@@ -99,20 +102,19 @@ def read_all(
     Raises:
       ConfigError: nothing could be read; the message is `none` and the problems.
     """
-    records = []
+    found = []
     for source in sources:
         try:
             record = read(source)
-            record = Record(record.folder, *map(clean, record[1:]))
+            record = Record(record.folder, *map(clean, record[1:4]), record.rows)
             _check_directions(record.provenance)
-            _row(record)
-            records.append(record)
+            found.append((record, _row(record)))
         # Whatever another program may have left there: the other runs are fine.
         except Exception as error:
             problems.append(_problem(source, error))
-    if not records:
+    if not found:
         raise ConfigError("\n".join([none, *problems]))
-    return tables(records, problems)
+    return _tables(found, problems)
 
 
 def _problem(source: Path, error: Exception) -> str:
@@ -153,16 +155,23 @@ def _read_if_there(path: Path, read: Callable[[Path], Any]) -> Any:
         return None
 
 
-def tables(records: Sequence[Record], problems: Iterable[str] = ()) -> Runs:
+def tables(records: Iterable[Record]) -> Runs:
     """The tables of `records`, whatever their order."""
-    parents = [str(record.folder.parent) for record in records]
-    root = os.path.commonpath(parents)
-    named = {one_line(record.folder.relative_to(root)): record for record in records}
-    named = dict(sorted(named.items(), key=lambda item: natural(item[0])))
-    rows = [_row(record) | {"run": name} for name, record in named.items()]
+    return _tables([(record, _row(record)) for record in records])
+
+
+def _tables(
+    found: Sequence[tuple[Record, dict[str, Any]]], problems: Iterable[str] = ()
+) -> Runs:
+    """The tables of records and their rows in the first of them."""
+    root = os.path.commonpath([str(record.folder.parent) for record, _ in found])
+    by_name = {one_line(one[0].folder.relative_to(root)): one for one in found}
+    names = sorted(by_name, key=natural)
+    named = {name: by_name[name][0] for name in names}
+    rows = [by_name[name][1] | {"run": name} for name in names]
     _add_absent(rows, list(named.values()))
-    names = sorted({k for row in rows for k in row}, key=_column_order)
-    columns = [_column(name, [row.get(name) for row in rows]) for name in names]
+    keys = sorted({k for row in rows for k in row}, key=_column_order)
+    columns = [_column(name, [row.get(name) for row in rows]) for name in keys]
     table = _with_repeats(pl.DataFrame(columns))
     return Runs(table, _curves(named), tuple(problems))
 
@@ -218,8 +227,7 @@ def _row(record: Record) -> dict[str, Any]:
         "seed": config.get("seed"),
         "status": summary.get("status", "unknown"),
         "error": summary.get("error"),
-        "wall_seconds": summary.get("wall_seconds"),
-        "compile_seconds": summary.get("compile_seconds"),
+        **{cost: summary.get(cost) for cost in COSTS},
     }
 
 
@@ -239,8 +247,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _number(value: Any) -> float | None:
     if isinstance(value, str):
         return NON_FINITE.get(value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None
+    if type(value) is int and abs(value) < 2**1023:
+        return float(value)
+    return value if isinstance(value, float) else None
 
 
 def _whole(value: Any) -> int | None:
@@ -249,11 +258,11 @@ def _whole(value: Any) -> int | None:
 
 
 _FIRST = ("run", "folder", "status", "error", "seed", *CHOICES)
-_LAST = ("provenance", "final", "best", "best_step", "wall_seconds", "compile_seconds")
+_LAST = ("provenance", "final", "best", "best_step", *COSTS)
 _TYPES = {
     **dict.fromkeys(("folder", "status", "error"), pl.String),
     **dict.fromkeys(("seed", "best_step"), pl.Int64),
-    **dict.fromkeys(("wall_seconds", "compile_seconds", "final", "best"), pl.Float64),
+    **dict.fromkeys(("final", "best", *COSTS), pl.Float64),
 }
 _COMMON_TYPES = {
     frozenset({bool}): pl.Boolean,
@@ -288,27 +297,30 @@ def _column(name: str, values: list[Any]) -> pl.Series:
     return pl.Series(name, values, dtype, strict=False)
 
 
-def _series(name: str, values: list[Any], dtype: Any) -> pl.Series:
+def _series(name: str, values: list[Any]) -> pl.Series:
     try:
-        return pl.Series(name, values, dtype, strict=False)
+        return pl.Series(name, values, pl.Float64, strict=False)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-        return pl.Series(name, [_number(value) for value in values], dtype)
+        return pl.Series(name, [_number(value) for value in values], pl.Float64)
 
 
 def _curves(named: Mapping[str, Record]) -> pl.DataFrame:
     rows = [
-        {**row, "run": name}
+        (name, row)
         for name, record in named.items()
         for row in record.rows
-        if type(row.get("step")) is int
+        if type(row.get("step")) is int and abs(row["step"]) < 2**63
     ]
-    metrics = sorted({key for row in rows for key in row} - {"run", "step"})
-    types = {"run": pl.String, "step": pl.Int64} | dict.fromkeys(metrics, pl.Float64)
+    found = {one_line(key): key for key in sorted({k for _, row in rows for k in row})}
     table = pl.DataFrame(
-        [
-            _series(name, [row.get(name) for row in rows], dtype)
-            for name, dtype in types.items()
-        ]
+        {
+            "run": pl.Series([name for name, _ in rows], dtype=pl.String),
+            "step": pl.Series([row["step"] for _, row in rows], dtype=pl.Int64),
+        }
+    ).with_columns(
+        _series(name, [row.get(key) for _, row in rows])
+        for name, key in found.items()
+        if name not in ("run", "step")
     )
     # A resumed run repeats the steps after its checkpoint: the last row counts.
     table = table.unique(["run", "step"], keep="last", maintain_order=True)

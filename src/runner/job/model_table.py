@@ -3,9 +3,8 @@
 import math
 from typing import TextIO
 
-from runner.core.choose import flops
 from runner.core.groups import label_of
-from runner.core.program import Program, step_jaxpr
+from runner.core.program import Program
 from runner.core.run import Run
 from runner.job.sharding import Placed, placed
 from runner.record.console import console, print_table
@@ -30,9 +29,8 @@ def print_model(run: Run, compiled: Program, stream: TextIO | None = None) -> No
     if frozen:
         kept = sum(c for c, of in zip(counts, labels, strict=True) if of in frozen)
         out.print(f"{sum(counts) - kept:,} are trained, {kept:,} frozen")
-    operations = flops(step_jaxpr(run.spec, run.values))
     out.print(
-        f"\nFLOPs a step: {operations:,.0f} in matrix products and convolutions, "
+        f"\nFLOPs a step: {compiled.flops:,.0f} in matrix products and convolutions, "
         "forward and backward, of a whole batch; counted in the step's jaxpr"
     )
     print_table(

@@ -255,14 +255,25 @@ def read_metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:
 def rows_of(data: bytes, name: object) -> Iterator[dict[str, Any]]:
     """The rows in the contents of a metrics file called `name`: see `read_metrics`."""
     *lines, _torn = data.split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = dict(json.loads(line).items())
-        except (ValueError, AttributeError, RecursionError):
-            text = line.decode(errors="replace")
-            shown = f"{text[:80]!r}" + "..." * (len(text) > 80)
-            raise ValueError(f"{name}:{number}: not a JSON object: {shown}") from None
-        yield from_json(row)
+    try:  # all at once, in half the time
+        rows = json.loads(b"[%b]" % b",".join(lines))
+    except (ValueError, RecursionError):
+        rows = []
+    if len(rows) != len(lines) or {*map(type, rows)} - {dict}:
+        rows = (_row(line, f"{name}:{i}") for i, line in enumerate(lines, start=1))
+    return map(from_json, rows)
+
+
+def _row(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if isinstance(row, dict):
+            return row
+    except (ValueError, RecursionError):
+        pass
+    text = line.decode(errors="replace")
+    shown = f"{text[:80]!r}" + "..." * (len(text) > 80)
+    raise ValueError(f"{place}: not a JSON object: {shown}")
 
 
 def from_json(value: Any) -> Any:
@@ -270,5 +281,5 @@ def from_json(value: Any) -> Any:
     if isinstance(value, str):
         return NON_FINITE.get(value, value)
     if isinstance(value, dict):
-        return {key: from_json(item) for key, item in value.items()}
+        return {k: v if type(v) is float else from_json(v) for k, v in value.items()}
     return [from_json(item) for item in value] if isinstance(value, list) else value

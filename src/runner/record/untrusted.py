@@ -65,13 +65,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
       OSError, ValueError: it can't be read, has a line that isn't a JSON object, or is
         too large; names file and line.
     """
-    rows: list[dict[str, Any]] = []
-    columns: set[str] = set()
-    for row in rows_of(read_bytes(path, ROWS_BYTES), path.name):
-        columns |= row.keys()
-        if len(columns) > _COLUMNS:
-            raise ValueError(f"{path.name} has more than {_COLUMNS:,} columns")
-        rows.append(row)
+    rows = list(rows_of(read_bytes(path, ROWS_BYTES), path.name))
+    if len(set().union(*rows)) > _COLUMNS:
+        raise ValueError(f"{path.name} has more than {_COLUMNS:,} columns")
     return rows
 
 
@@ -105,10 +101,8 @@ def _read_text(path: Path, most: int) -> str:
 
 def clean(tree: Any) -> Any:
     """`tree` as a table can hold it: text on one line, integers of 64 bits or text."""
-    if type(tree) is float:  # most of what there is
-        return tree
-    if isinstance(tree, Mapping):
-        return {_key(key): clean(item) for key, item in tree.items()}
+    if isinstance(tree, Mapping):  # of floats, mostly
+        return {_key(k): v if type(v) is float else clean(v) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
         return [clean(item) for item in tree]
     if isinstance(tree, str):
