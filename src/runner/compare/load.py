@@ -106,7 +106,8 @@ def read_all(
     for source in sources:
         try:
             record = read(source)
-            record = Record(record.folder, *map(clean, record[1:4]), record.rows)
+            config, provenance, summary = map(clean, record[1:4])
+            record = Record(record.folder, config, provenance, summary, record.rows)
             _check_directions(record.provenance)
             found.append((record, _row(record)))
         # Whatever another program may have left there: the other runs are fine.
