@@ -176,7 +176,9 @@ class WandbTracker(Tracker):
         from runner.record.mirrors.wandb_reader import extent
 
         is_large = file.stat().st_size > _READ_BYTES
-        for _ in range(20):  # `run.finish` returns before the file is complete
+        # `run.finish` returns before the file is complete.
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
             rows, _, over = extent(file, 1 << 16 if is_large else None)
             if over is not None and (is_large or rows >= self._rows):
                 return
