@@ -106,7 +106,8 @@ def read_all(
     for source in sources:
         try:
             record = read(source)
-            record = Record(record.folder, *map(clean, record[1:4]), record.rows)
+            files = (clean(file) for file in record[1:4])
+            record = Record(record.folder, *files, rows=record.rows)
             _check_directions(record.provenance)
             found.append((record, _row(record)))
         # Whatever another program may have left there: the other runs are fine.
