@@ -5,9 +5,10 @@ Its folder must have all rows, its end must come at most 10 seconds later than w
 the fault, and `python -m runner.mirror` must then give a server that works each row
 once. The server is tests/helpers/fake_wandb.py.
 
-  python scripts/faults.py [NAME ...]
+  python scripts/faults.py [--quick] [NAME ...]
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,29 +27,54 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 from helpers.fake_wandb import FakeWandb  # noqa: E402
 from runner.record.files import read_metrics, read_object  # noqa: E402
 
-ROWS, MOST_SECONDS, SLACK_SECONDS = 200, 10.0, 3.0
-RUN = f"""
+MOST_SECONDS, SLACK_SECONDS = 10.0, 3.0
+RUN = """
 import sys, time
 from pathlib import Path
 from runner.record.mirrors import helper
 from runner.record.recorder import Recorder
 
-trackers = {{"wandb": {{"_target_": "runner.record.mirrors.wandb.WandbTracker"}}}}
-config = {{"wandb": {{"mode": "online", "project": "runner"}}}}
-recorder = Recorder(Path("run"), config=config, provenance={{"wandb_id": "faulty"}},
-                    directions={{"loss": "min"}}, trackers=trackers,
-                    total_steps={ROWS}, quiet=False)
-begun = time.monotonic()
+rows, helper._STALLED_SECONDS = int(sys.argv[1]), float(sys.argv[2])
+trackers = {"wandb": {"_target_": "runner.record.mirrors.wandb.WandbTracker"}}
+config = {"wandb": {"mode": "online", "project": "runner"}}
+recorder = Recorder(Path("run"), config=config, provenance={"wandb_id": "faulty"},
+                    directions={"loss": "min"}, trackers=trackers,
+                    total_steps=rows, quiet=False)
 with recorder:
-    for step in range(1, {ROWS} + 1):
-        recorder.row({{"step": step, "train/loss": 1 / step}})
+    for step in range(1, rows + 1):
+        recorder.row({"step": step, "train/loss": 1 / step})
         time.sleep(0.02)
-        if step == {ROWS} // 2:
+        if step == rows // 2:
             print("helper", helper._helpers[-1].process.pid, flush=True)
     trained = time.monotonic()
 helper._helpers[-1]._close()
 print("waited", time.monotonic() - trained, flush=True)
 """
+
+
+# In Python's processes it is an hour earlier from one moment to the next.
+CLOCK = """
+import time
+now, begun = time.time, time.time()
+time.time = lambda: now() - 3600 * (now() > begun + 1)
+"""
+
+
+class Effort(NamedTuple):
+    """How much is tried.
+
+    Attributes:
+      rows: of the run, one every 20 ms.
+      stalled: how long a helper that does nothing is waited for, in seconds.
+      brings: whether the folder is mirrored to a good server afterwards, twice.
+    """
+
+    rows: int
+    stalled: float
+    brings: bool
+
+
+WHOLE, QUICK = Effort(200, 10.0, True), Effort(40, 2.0, False)
 
 
 class Fault(NamedTuple):
@@ -107,6 +134,7 @@ FAULTS = {
     "helper stopped": Fault(middle=lambda server, pid: os.kill(pid, signal.SIGSTOP)),
     "folder full": Fault(env={"WANDB_DIR": "{full}"}),
     "folder read-only": Fault(env={"WANDB_DIR": "/proc/none"}),
+    "clock": Fault(env={"PYTHONPATH": f"{{folder}}/clock:{ROOT / 'src'}"}),
     "no key": Fault(env={"WANDB_API_KEY": None}),
     "wrong key": Fault(env={"WANDB_API_KEY": "short"}),
 }
@@ -126,80 +154,106 @@ def full_disk() -> Iterator[Path | None]:
             subprocess.run(["umount", "-l", folder], check=True)
 
 
-def tried(fault: Fault, folder: Path, full: Path | None) -> list[str]:
-    """What is wrong with a run that meets `fault`."""
+def tried(
+    fault: Fault, folder: Path, full: Path | None, effort: Effort
+) -> tuple[list[str], str]:
+    """What is wrong with a run that meets `fault`, and what it said."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     own |= {"PYTHONPATH": str(ROOT / "src"), "WANDB_ERROR_REPORTING": "false"}
+    (folder / "clock").mkdir()
+    (folder / "clock" / "sitecustomize.py").write_text(CLOCK)
     with FakeWandb() as server:
-        port = server.url.rpartition(":")[2]
         env = own | server.env()
         for name, value in fault.env.items():
             env.pop(name, None)
             if value is not None:
-                env[name] = value.format(port=port, full=full)
+                port = server.url.rpartition(":")[2]
+                env[name] = value.format(port=port, full=full, folder=folder)
         fault.start(server)
-        process = subprocess.Popen(
-            [sys.executable, "-c", RUN],
-            cwd=folder,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=(folder / "stderr").open("w"),
-            text=True,
-        )
-        assert process.stdout is not None
-        waited = None
-        for line in process.stdout:
-            word, value = line.split()
-            if word == "helper":
-                fault.middle(server, int(value))
-            else:
-                waited = float(value)
-        status = process.wait()
+        status, waited = met(fault, folder, env, server, effort)
         said = (folder / "stderr").read_text()
         rows = read_metrics(folder / "run" / "metrics.jsonl")
         wrong = [f"exit status {status}"] if status else []
-        if [row["step"] for row in rows] != [*range(1, ROWS + 1)]:
+        if [row["step"] for row in rows] != [*range(1, effort.rows + 1)]:
             wrong.append(f"{len(rows)} rows in the folder")
         if read_object(folder / "run" / "summary.json")["status"] != "finished":
             wrong.append("its summary isn't finished")
-        if waited is None or waited > MOST_SECONDS + SLACK_SECONDS:
+        if waited > MOST_SECONDS + SLACK_SECONDS:
             wrong.append(f"waited {waited} s")
-        arrived = "faulty" in server.runs and len(server.runs["faulty"].history) == ROWS
-        claims = "\nW&B           http" in said
-        if claims and not arrived:
-            wrong.append("it names a page that lacks rows")
-        vars(server).update(down=False, status=None, delay=0.0, body=None)
-        server.fail = lambda operation: None
-        command = [sys.executable, "-m", "runner.mirror", "run", "wandb=online"]
-        for _ in range(2):
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env=own | server.env(),
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode:
-                wrong.append(f"runner.mirror: {done.stdout}{done.stderr}")
         history = server.runs["faulty"].history if "faulty" in server.runs else []
-        if [{k: row[k] for k in rows[0]} for row in history] != rows:
-            wrong.append(f"{len(history)} rows on the server in the end")
-        took = "?" if waited is None else f"{waited:.1f}"
-        print(f"  waited {took} s; {said.strip().splitlines()[-1] if said else ''}")
-        return wrong
+        if "\nW&B           http" in said and len(history) != effort.rows:
+            wrong.append("it names a page that lacks rows")
+        if effort.brings:
+            vars(server).update(down=False, status=None, delay=0.0, body=None)
+            server.fail = lambda operation: None
+            wrong += brought(folder, own | server.env(), server, rows)
+    last = said.strip().splitlines()[-1:] or [""]
+    return wrong, f"waited {waited:.1f} s; {' '.join(last[0].split())}"
+
+
+def met(
+    fault: Fault, folder: Path, env: Mapping, server: FakeWandb, effort: Effort
+) -> tuple[int, float]:
+    """The exit status of a run that meets `fault`, and how long it waited then."""
+    waited = float("inf")
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(effort.rows), str(effort.stalled)],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=(folder / "stderr").open("w"),
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        word, value = line.split()
+        if word == "helper":
+            fault.middle(server, int(value))
+        else:
+            waited = float(value)
+    return process.wait(), waited
+
+
+def brought(
+    folder: Path, env: Mapping, server: FakeWandb, rows: list[dict[str, Any]]
+) -> list[str]:
+    """What is wrong with the server after runner.mirror has brought `rows` there."""
+    wrong = []
+    command = [sys.executable, "-m", "runner.mirror", "run", "wandb=online"]
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=folder, env=env, capture_output=True, text=True
+        )
+        if done.returncode:
+            wrong.append(f"runner.mirror: {done.stdout}{done.stderr}")
+    history = server.runs["faulty"].history if "faulty" in server.runs else []
+    if [{k: row[k] for k in rows[0]} for row in history] != rows:
+        wrong.append(f"{len(history)} rows on the server in the end")
+    return wrong
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FAULTS))
+    quick = "few rows, all faults at once, and nothing is brought afterwards"
+    parser.add_argument("--quick", action="store_true", help=quick)
+    options = parser.parse_args()
+    names = options.names or [*FAULTS]
     failed = 0
     with full_disk() as full:
-        for name in sys.argv[1:] or FAULTS:
+
+        def result(name: str) -> tuple[list[str], str]:
             if name == "folder full" and full is None:
-                print(f"{name}: not tried: no disk can be mounted here", flush=True)
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                wrong = tried(FAULTS[name], Path(folder), full)
-            print(f"{name}: {'; '.join(wrong) or 'ok'}", flush=True)
-            failed += bool(wrong)
+                return [], "not tried: no disk can be mounted here"
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                effort = QUICK if options.quick else WHOLE
+                return tried(FAULTS[name], Path(folder), full, effort)
+
+        with ThreadPoolExecutor(len(names) if options.quick else 1) as pool:
+            results = pool.map(result, names)
+            for name, (wrong, said) in zip(names, results, strict=True):
+                print(f"{name}: {'; '.join(wrong) or 'ok'} ({said})", flush=True)
+                failed += bool(wrong)
     return 1 if failed else 0
 
 

@@ -67,7 +67,7 @@ Plugins.instance()
 # Files whose tests share what takes seconds to make.
 SHARING = (
     "test_browser.py", "test_damage.py", "test_load_wandb.py", "test_package.py",
-    "test_report.py", "test_secrets.py",
+    "test_report.py", "test_saved.py", "test_secrets.py", "test_tasks.py",
 )  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def shared_session(monkeypatch):
 
     Commands, each a process of its own, are in tests/end_to_end, job and sweep.
     """
-    for module in ("job.run", "replay.again"):
+    for module in ("job.run", "replay.again", "saved.model"):
         monkeypatch.setattr(f"runner.{module}.Session", lambda *_: SESSION)
 
 

@@ -67,21 +67,23 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
             "train.stop.metric train.stop.value train.stop.patience "
             "train.stop.min_delta "
             "checkpoint.* !checkpoint.best tracker wandb.* cluster.* distributed.* "
-            "objective print "
+            "objective print probes "
             "compilation_cache data.data_dir data.manual_dir data.download",
         ),
         (
             lambda key: not identifies_job(key),
             "train.log_every_steps train.choose train.profile checkpoint.* "
             "!checkpoint.best "
-            "tracker wandb.* cluster.* distributed.* objective print compilation_cache "
+            "tracker wandb.* cluster.* distributed.* objective print probes "
+            "compilation_cache "
             "data.data_dir data.manual_dir data.download",
         ),
         (
             makes_no_difference,
             "train.log_every_steps train.choose train.profile checkpoint.* "
             "!checkpoint.best "
-            "tracker wandb.* cluster.* distributed.* objective print compilation_cache "
+            "tracker wandb.* cluster.* distributed.* objective print probes "
+            "compilation_cache "
             "data.data_dir data.manual_dir data.download",
         ),
         (

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -73,6 +74,19 @@ class GridSweeper(BasicSweeper):
         super().__init__(max_batch_size, params)
         self.zip = zip
         self.grids = grids or {}
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all jobs; where none can begin, leave no folder behind."""
+        from runner.config.hydra_files import discard_unused
+
+        assert self.config is not None
+        folder = Path(self.config.hydra.sweep.dir)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            return super().sweep(arguments)
+        except BaseException:
+            discard_unused(folder, made)
+            raise
 
     # Static in the parent, which calls it on `self`.
     def split_arguments(  # pyright: ignore[reportIncompatibleMethodOverride]

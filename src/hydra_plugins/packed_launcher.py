@@ -51,6 +51,7 @@ class PackedLauncher(BasicLauncher):
         self.max_members = max_members
         self.executor = executor
         self.resume = resume
+        self.search: Any = None  # what sweep=optuna collects its jobs in
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -73,4 +74,4 @@ class PackedLauncher(BasicLauncher):
             self.executor,
             self.resume,
         )
-        return launch(launcher, job_overrides, initial_job_idx)
+        return launch(launcher, job_overrides, initial_job_idx, self.search)

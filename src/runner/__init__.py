@@ -7,7 +7,7 @@ from typing import Any
 # line shouldn't wait for what it doesn't use.
 _NAMES = {
     "compare_runs": "runner.library",
-    "load_run": "runner.replay.saved_run",
+    "load_run": "runner.saved.saved_run",
     "run": "runner.library",
     "run_sweep": "runner.library",
 }

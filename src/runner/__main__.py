@@ -12,9 +12,12 @@ from runner import signals
 COMMANDS = {
     "audit": "runner.audit.__main__",
     "compare": "runner.compare.__main__",
+    "evaluate": "runner.evaluate.__main__",
+    "export": "runner.export.__main__",
     "list": "runner.browse.list",
     "mirror": "runner.mirror.__main__",
     "parity": "runner.parity.__main__",
+    "predict": "runner.predict.__main__",
     "replay": "runner.replay.__main__",
     "show": "runner.browse.show",
 }
@@ -24,8 +27,9 @@ def main() -> None:
     """Train, or do what the first argument names."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first in COMMANDS:
-        del sys.argv[1]
-        sys.exit(importlib.import_module(COMMANDS[first]).main())
+        command = importlib.import_module(COMMANDS[first])
+        sys.argv[:2] = [str(command.__file__)]  # as `python -m runner.compare` has it
+        sys.exit(command.main())
     if re.fullmatch(r"[a-z]+", first):  # which no override of Hydra's is
         from runner.errors import did_you_mean
 
@@ -36,7 +40,7 @@ def main() -> None:
     signals.watch()  # before the imports, which take a second
     from runner.cli import main
 
-    main()
+    main([*COMMANDS])
 
 
 def script() -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -19,11 +20,13 @@ from omegaconf import DictConfig
 from runner import signals
 from runner.cluster.plan import IN_TASK
 from runner.config import conf
+from runner.config.completion import complete_commands
 from runner.config.explain import MISTAKES, explain, failure, was_reported
 from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import hydra_job
 from runner.config.ignored_files import refuse_ignored
 from runner.config.quick_start import quick_start
+from runner.config.shown import show_resolved
 from runner.config.users_code import raised
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import Preempted
@@ -31,8 +34,11 @@ from runner.record.files import mark_preempted
 from runner.record.secrets import scrub_command, scrub_message
 
 
-def main() -> None:
+def main(commands: Sequence[str] = ()) -> None:
     """`python -m runner`: one job, or with `-m` one per combination.
+
+    `commands` are what else the first argument may be, for a shell to complete.
+
 
     Exit status 0 when every job finished, 1 when one didn't, 130 after Ctrl-C, 75 (try
     again later) when a signal ended it and the same command can resume it: see
@@ -50,6 +56,8 @@ def main() -> None:
     sys.excepthook = _show
     hydra_files()
     quick_start()
+    show_resolved()
+    complete_commands(commands)
     leave_to_jobs()
     # A log that can't be written, on a full disk, would print a traceback at each line.
     logging.raiseExceptions = False

@@ -1,6 +1,7 @@
 """Runs from Python, such as in a notebook: `from runner import run, run_sweep`."""
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,23 +10,28 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from runner.cli import job
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain, was_reported
+from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import facts
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import ConfigError, TrainingStopped
 from runner.job.run import run_job
-from runner.replay.saved_run import SavedRun, load_run
+from runner.record.secrets import forgotten
+from runner.saved.saved_run import SavedRun, load_run
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from runner.compare.analysis import Analysis
+    from runner.compare.findings import Findings
+
+_TIME = "${now:%H-%M-%S}"  # the end of the folders in conf/config.yaml
 
 
+@forgotten()
 def run(
     overrides: Sequence[str] = (),
     *,
@@ -36,8 +42,9 @@ def run(
 
     Args:
       overrides: such as `["optimizer=adam", "train.epochs=3"]`.
-      folder: the run folder; by default that which `hydra.run.dir` names. A run in it
-        that was interrupted is resumed; one that has finished is returned as it is.
+      folder: the run folder; by default that which `hydra.run.dir` names, or a new one.
+        A run in it that was interrupted is resumed; one that has finished is returned
+        as it is.
       config_dir: your own YAML files, as `--config-dir` has them.
 
     Returns:
@@ -49,7 +56,7 @@ def run(
     """
     with _hydra(overrides, config_dir) as (hydra, given):
         cfg = hydra.compose_config("config", given, RunMode.RUN)
-        place = Path(cfg.hydra.run.dir if folder is None else folder).absolute()
+        place = _place(folder, cfg.hydra.run)
         composed = facts(cfg, cfg.hydra, place, sweep=None)
     if cfg.print is not None:
         raise ConfigError(f"print={cfg.print} is for the command line")
@@ -57,9 +64,11 @@ def run(
         del cfg["hydra"]
     place.mkdir(parents=True, exist_ok=True)
     run_job(cfg, composed)
-    return load_run(place, trust=True)  # its functions have just been called
+    # Its functions have just been called.
+    return load_run(place, trust=True, config_dir=config_dir)
 
 
+@forgotten()
 def run_sweep(
     overrides: Sequence[str],
     *,
@@ -84,7 +93,7 @@ def run_sweep(
     leave_to_jobs()
     with _hydra(overrides, config_dir) as (hydra, given):
         master = hydra.compose_config("config", given, RunMode.MULTIRUN)
-        place = Path(master.hydra.sweep.dir if folder is None else folder).absolute()
+        place = _place(folder, master.hydra.sweep)
         try:
             hydra.multirun(
                 "config", job, [*given, f"hydra.sweep.dir={conf.quoted(place)}"]
@@ -101,8 +110,10 @@ def compare_runs(
     by: str | None = None,
     metric: str | None = None,
     target: float | None = None,
-) -> "Analysis":
+) -> "Findings":
     """What `python -m runner.compare` finds about the runs in and below folders.
+
+    It shows itself in a notebook; its `figures` are charts of altair.
 
     Args:
       by: what to compare, such as "optimizer"; by default the group that varies.
@@ -113,9 +124,25 @@ def compare_runs(
       ConfigError: no finished run, or no such factor or metric.
     """
     from runner.compare.analysis import analyse
+    from runner.compare.findings import Findings
     from runner.compare.load import load
 
-    return analyse(load([Path(folder) for folder in folders]), by, metric, target)
+    runs = load([Path(folder) for folder in folders])
+    return Findings(runs, analyse(runs, by, metric, target))
+
+
+def _place(folder: str | Path | None, asked: Any) -> Path:
+    """`folder`, or what `asked.dir` names: a new one if that is just the time.
+
+    It is in seconds, and from Python several runs may be started in one.
+    """
+    if folder is not None:
+        return Path(folder).absolute()
+    first = Path(asked.dir).absolute()
+    if not OmegaConf.to_container(asked, resolve=False)["dir"].endswith(_TIME):
+        return first
+    others = (first.with_name(f"{first.name}-{n}") for n in itertools.count(2))
+    return next(p for p in itertools.chain([first], others) if not p.exists())
 
 
 @contextlib.contextmanager
@@ -128,6 +155,7 @@ def _hydra(
       ConfigError: what Hydra refuses, as the command line explains it.
     """
     conf.register()
+    hydra_files()
     setup_globals()  # Hydra's own resolvers
     given = [*overrides]
     if config_dir is not None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_type_hints
 from runner.trees import is_pattern
 
 MISSING: Any = "???"  # as OmegaConf writes a value that must be given
+PROBE = "probe/"  # how the names of what `probes` record in a row begin
 
 
 class Affects(Flag):
@@ -324,7 +325,9 @@ class Settings:
     # What JAX started with is recorded too.
     deterministic: bool = setting(PROGRAM | ROUNDING, decides=(f"{FACT}xla_flags",))
     verify: bool = setting(CHECKS)
-    print: str | None = setting(RECORD, *_or_null(_one_of("sharding", "model")))
+    print: str | None = setting(
+        RECORD, *_or_null(_one_of("config", "model", "sharding"))
+    )
     compilation_cache: str | None = setting(MACHINE)
     train: TrainSettings = setting(PROGRAM, decides=(_PROBE,))
     checkpoint: CheckpointSettings = setting(RECORD)
@@ -336,6 +339,8 @@ class Settings:
     cluster: ClusterSettings = setting(MACHINE)
     task: Any = setting(PROGRAM)
     metrics: dict[str, Any] = setting(PROGRAM)
+    # They are compiled into the program too, but no step depends on them.
+    probes: dict[str, Any] = setting(RECORD)
     data: Any = setting(
         PROGRAM | NUMBERS,
         decides=(
@@ -352,6 +357,9 @@ class Settings:
 
 # The groups whose choices name a function by `_target_`.
 GROUPS = ("model", "framework", "optimizer", "schedule", "data", "task")
+# Those that have several, by names, which of hooks are in paths and in files' names.
+HOOKS = ("probes",)
+NAMED = ("metrics", *HOOKS)
 
 # Arguments of targets that say where files are, or which rows a step uses.
 _ARGUMENTS = {

@@ -25,6 +25,14 @@ def is_pattern(pattern: Any) -> bool:
         return False
 
 
+NAME_RULE = "letters, digits, _ and -"
+
+
+def is_name(name: Any) -> bool:
+    """Whether it can be a part of a path, and of a file's name."""
+    return isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name) is not None
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a.b": 1} from {"a": {"b": 1}}. Lists and empty mappings stay as they are."""
     flat = {}

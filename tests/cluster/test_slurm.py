@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.launched import events, run, start, states, wait_for, write_broken_model
-from helpers.readme import COMMANDS
+from helpers.pages import COMMANDS
 from runner.cluster.plan import Plan
 from runner.record.files import read_metrics
 
@@ -45,8 +45,8 @@ def kill(task: str) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def readme(tmp_path: Path, folders, marks: str, *short: str) -> str:
-    """Run the README's command that has `marks` in it; what it said."""
+def of_the_page(tmp_path: Path, folders, marks: str, *short: str) -> str:
+    """Run the page's command that has `marks` in it; what it said."""
     (command,) = [c for c in COMMANDS if marks in c and "dry_run" not in c]
     done = subprocess.run(
         [sys.executable, *shlex.split(command)[1:], *short],
@@ -60,13 +60,13 @@ def readme(tmp_path: Path, folders, marks: str, *short: str) -> str:
     return done.stderr
 
 
-def test_the_readmes_run(tmp_path, folders):
-    said = readme(tmp_path, folders, "cluster.time=2:00:00", "train.epochs=1")
+def test_the_pages_run(tmp_path, folders):
+    said = of_the_page(tmp_path, folders, "cluster.time=2:00:00", "train.epochs=1")
     assert "running on n" in said and "done, validation/loss" in said
 
 
-def test_the_readmes_sweep(tmp_path, folders):
-    said = readme(tmp_path, folders, "-m cluster=slurm", "train.epochs=1")
+def test_the_pages_sweep(tmp_path, folders):
+    said = of_the_page(tmp_path, folders, "-m cluster=slurm", "train.epochs=1")
     assert "jobs in 2 tasks on Slurm" in said
     (sweep,) = tmp_path.glob("multirun/*/*")
     assert set(states(sweep)) == {"done"} and len(states(sweep)) >= 6

@@ -1,11 +1,15 @@
 """`python -m runner.compare` on written runs: what it says, writes and returns."""
 
 import json
+import os
+import subprocess
+import sys
 
 import polars as pl
 import pytest
 
 from helpers.compare_runs import write_run, write_sweep
+from helpers.fake_wandb import FakeWandb
 from runner.compare.__main__ import main
 from runner.compare.analysis import analyse
 from runner.compare.load import load
@@ -278,3 +282,38 @@ def test_only_what_has_a_direction_is_ranked(tmp_path, name, direction):
         return
     with pytest.raises(ConfigError, match="don't say whether lower or higher"):
         analyse(runs, metric=f"validation/{name}")
+
+
+def test_the_report_becomes_an_artifact(tmp_path):
+    write_sweep(tmp_path / "runs", range(2), {"sgd": 0.7, "adam": 0.3})
+    with FakeWandb() as server:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "runner.compare", "runs", "--wandb-report"],
+            cwd=tmp_path,
+            env=env | server.env() | {"WANDB_ERROR_REPORTING": "false"},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert not server.unknown
+    (run,) = server.runs.values()
+    assert f"W&B: {server.url}/me/runner/runs/{run.name}" in done.stdout
+    assert (run.last("jobType"), run.exit_code) == ("report", 0)
+    (report,) = server.artifacts
+    names = ("artifactTypeName", "artifactCollectionName")
+    assert [report[n] for n in names] == ["report", "comparison-by-optimizer"]
+    page = (tmp_path / "compare" / "report.html").read_bytes()
+    assert server.uploads["report.html"] == page
+    table = json.loads(server.uploads["runs.table.json"])
+    assert len(table["data"]) == 4
+    assert {"run", "folder", "optimizer", "seed"} <= {*table["columns"]}
+
+
+def test_a_report_for_wandb_without_wandb(tmp_path, monkeypatch, capsys):
+    write_sweep(tmp_path / "runs", range(2), {"sgd": 0.7, "adam": 0.3})
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    out = ["--out", str(tmp_path / "out")]
+    monkeypatch.setattr("runner.compare.report.write_report", lambda *_: None)
+    assert main([str(tmp_path / "runs"), "--wandb-report", *out]) == 1
+    assert "WANDB_MODE=online" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from omegaconf._utils import OmegaConfDumper
 USED = [
     ("quick_start", Hydra.get_mode, "self config_name overrides"),
     ("quick_start", get_args_parser, ""),
+    ("shown", Hydra.show_cfg, "self config_name overrides cfg_type package resolve"),
     ("whole_sweep", ConfigLoaderImpl.load_configuration,
      "self config_name overrides run_mode from_shell validate_sweep_overrides"),
     ("hydra_files", utils._save_config, "cfg filename output_dir"),
@@ -43,6 +44,7 @@ def test_a_function_is_as_expected(user, function, parameters):
 CALLED = [
     ("hydra.main", "get_args_parser()"),
     ("hydra._internal.utils", "hydra.get_mode("),
+    ("hydra._internal.utils", "show_cfg("),
     ("hydra._internal.hydra", ".load_configuration("),
     ("hydra.core.utils", "_save_config("),
     ("hydra._internal.config_loader_impl", "get_overrides_dirname("),

@@ -13,7 +13,7 @@ def run_in(cfg, monkeypatch):
         cfg.hydra.runtime.cwd, cfg.hydra.runtime.output_dir = "/given", "/run"
         cfg.hydra.mode = "RUN"
     monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
-    hydra_job(cfg)
+    return hydra_job(cfg)
 
 
 def test_so_do_those_of_ones_own_files(composer, monkeypatch):
@@ -51,7 +51,8 @@ def test_relative_paths_begin_where_the_command_was_given(composer, chdir, monke
             "+model.vocabulary_file=words", "+model.name=words",
         ]
     )  # fmt: skip
-    run_in(cfg, monkeypatch)
+    composed = run_in(cfg, monkeypatch)
+    assert str(composed.started) == "/given"  # whose repository is the user's
     given = "/given/" if chdir else ""
     assert cfg.checkpoint.resume == f"{given}outputs/first"
     assert cfg.data.data_dir == f"{given}data"

@@ -50,7 +50,7 @@ def test_every_group_is_tested():
     groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     assert groups == {
         "cluster", "data", "debug", "distributed", "experiment", "framework",
-        "mesh", "metric", "model", "optimizer", "precision",
+        "mesh", "metric", "model", "optimizer", "precision", "probe",
         "schedule", "sweep", "task", "tracker", "wandb",
     }  # fmt: skip
 

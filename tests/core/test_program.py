@@ -59,7 +59,7 @@ def test_no_call_waits_for_the_host(framework, built, monkeypatch):
     program = SESSION.program(run.spec, run.values, run.timetable)
     assert program.cut == (11, (2, 1))
     compiled = [program.calls(n) for n in (0, 1, 2)]
-    texts = [c.result().as_text() for c in [*compiled, program.evaluation]]
+    texts = [c.result().as_text() for c in [*compiled, program.evaluation.call]]
     loops = [line for text in texts for line in text.splitlines() if " while(" in line]
     assert len(loops) >= 4 and all("known_trip_count" in line for line in loops)
     assert not any(" conditional(" in text for text in texts)

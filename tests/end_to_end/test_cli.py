@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.at_night import one_in
+from helpers.forked import python
 from runner.compare.load_wandb import read_run, wandb_files
 from runner.config.conf import conf_dir
 from runner.config.hydra_job import HydraJob
@@ -35,21 +36,28 @@ def run(folders, tmp_path):
         env["TFDS_DATA_DIR"] = str(folders["data"])
         given = [a.split("=")[0] for a in arguments]
         cache = [f"compilation_cache={folders['xla']}"]
-        return subprocess.run(
-            [sys.executable, "-m", "runner", *arguments]
-            + ("compilation_cache" not in given and "--help" not in given) * cache,
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        plain = "compilation_cache" in given or "--help" in given
+        command = ["-m", "runner", *arguments, *([] if plain else cache)]
+        return python(*command, cwd=tmp_path, env=env)
 
     return run
 
 
 def summary(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
+
+
+def test_importing_runner_imports_nothing_but_it():
+    code = (
+        "import sys; before = {*sys.modules}; import runner; "
+        "print(*{*sys.modules} - before - {*sys.stdlib_module_names})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["runner"], (
+        "what it needs is imported when it is used"
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +70,7 @@ def summary(folder: Path) -> dict:
 def test_help_and_the_config_import_nothing_heavy(arguments, shown):
     code = (
         "import atexit, sys; from runner.cli import main; "
-        "heavy = ('jax', 'flax', 'optax', 'wandb', 'tensorflow_datasets', 'orbax'); "
+        "heavy = ('jax', 'numpy', 'flax', 'optax', 'wandb', 'rich', 'polars'); "
         "tell = lambda: print([m for m in heavy if m in sys.modules], file=sys.stderr);"
         "atexit.register(tell); main()"
     )

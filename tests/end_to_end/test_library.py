@@ -1,11 +1,16 @@
 """Runs from Python, as a notebook has them."""
 
+import html
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.utils import setup_globals
+from omegaconf import OmegaConf
 
 import runner
+from runner import library
 from runner.errors import ConfigError, TrainingStopped
 
 TINY = ["debug=tiny", "wandb=disabled", "mesh=single", "framework=jax", "verify=false"]
@@ -35,12 +40,34 @@ def test_a_run_is_trained_and_read(tiny, tmp_path, shared_session, capsys):
     saved = runner.run([*tiny, "seed=1"])
     assert saved.folder.parents[1] == tmp_path / "outputs"
     assert saved.config["seed"] == 1 and saved.summary["status"] == "finished"
-    assert saved.rows[-1]["step"] == 20
+    assert saved.rows["step"].to_list() == [*range(1, 21)]
+    assert saved.rows["validation/loss"].drop_nulls().len() == 2
+    last = f"validation/loss {saved.summary['final']['validation/loss']:.4g}"
+    assert "finished" in repr(saved) and last in saved._repr_html_()
     images = {"input": np.zeros((2, 8, 8, 1), np.uint8)}
     assert saved.predict(images).shape == (2, 10)
     again = runner.run([*tiny, "seed=1"], folder=saved.folder)
-    assert again.rows == saved.rows
+    assert again.rows.equals(saved.rows)
     assert "has finished already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "folder,asked,chosen",
+    [
+        (None, "${now:%H-%M-%S}", "${now:%H-%M-%S}-2"),
+        (None, "mine", "mine"),
+        ("mine", "${now:%H-%M-%S}", "mine"),
+    ],
+)
+def test_runs_of_one_second_have_a_folder_each(
+    folder, asked, chosen, tmp_path, monkeypatch
+):
+    """A loop in a notebook may start them as fast as it likes."""
+    monkeypatch.chdir(tmp_path)
+    setup_globals()
+    when = OmegaConf.create({"dir": asked, "chosen": chosen})
+    Path(when.dir).mkdir()
+    assert library._place(folder, when) == tmp_path / when.chosen
 
 
 @pytest.mark.parametrize(
@@ -64,13 +91,18 @@ def test_a_loss_that_is_nan_is_raised(tiny, shared_session):
     assert runner.load_run("run").summary["status"] == "failed"
 
 
-def test_a_sweep_is_a_table_and_is_compared(tiny):
+def test_a_sweep_is_a_table_and_is_compared(tiny, monkeypatch):
     rates = "optimizer.learning_rate=0.1,1e30"
     folder = "it's"  # whose name Hydra has to be told with care
     table = runner.run_sweep([*tiny, "optimizer=sgd", rates, "seed=0,1"], folder=folder)
     assert table["status"].to_list() == ["finished"] * 2 + ["failed"] * 2
     assert table["final.validation/loss"].count() == 2
     found = runner.compare_runs([folder], by="optimizer.learning_rate")
-    assert found.metric == "validation/loss" and not found.higher_is_better
+    assert found.analysis.metric == "validation/loss"
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a notebook does
+    assert "optimizer.learning_rate" in str(found) and "\x1b" not in str(found)
+    assert "final" in found.figures
+    shown = found._repr_html_()
+    assert "data:image/png;base64,iVBOR" in shown and html.escape(str(found)) in shown
     with pytest.raises(ConfigError, match="Did you mean 'adam'"):
         runner.run_sweep([*tiny, "optimizer=admm,sgd"])

@@ -2,39 +2,24 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import open_dict
 
+from helpers.pages import PAGES, ROOT, commands, write_files
 from helpers.training import build_job, train_run
 from runner.config import conf
 from runner.sweep.compose import Composer
 
-ROOT = Path(__file__).parents[2]
-PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("own_*.md")}
-PAGES = {k: PAGES[k] for k in ("own_text", "own_table", "own_source")}
+OWN = ("own_text", "own_table", "own_source")
 SHORT = ("train.epochs=null", "train.steps=2", "train.log_every_steps=1")
-# The name of a file whose format has no comments.
-SAVED = {"csv": "rents.csv"}
-
-
-def blocks(page):
-    return re.findall(r"^```(\w+)\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
-
-
-def commands(page):
-    for kind, text in blocks(page):
-        if kind == "sh":
-            yield from text.splitlines()
-
 
 # The first of each page is run always, the others at night.
 COMMANDS = [
     pytest.param(page, line, marks=[pytest.mark.nightly] if i else [], id=f"{page}-{i}")
-    for page in PAGES
+    for page in OWN
     for i, line in enumerate(commands(page))
 ]
 
@@ -62,11 +47,7 @@ def composed(folder, arguments):
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_a_command_trains(page, command, tmp_path, monkeypatch, own_modules):
-    for kind, text in blocks(page):
-        named = re.match(r"# (\S+/\S+\.\w+)\n", text)
-        if name := named[1] if named else SAVED.get(kind):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(text)
+    write_files(page, tmp_path)
     for name in ("docs", "src"):  # what a checkout has
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -79,7 +60,7 @@ def test_a_command_trains(page, command, tmp_path, monkeypatch, own_modules):
     assert rows[-1]["step"] == 2 and rows[-1]["validation/loss"] > 0
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", OWN)
 def test_a_page_is_short_and_its_options_exist(page):
     assert len(PAGES[page].splitlines()) <= 60
     options = (conf.conf_dir() / "data" / f"{page[4:]}.yaml").read_text()
@@ -88,7 +69,7 @@ def test_a_page_is_short_and_its_options_exist(page):
 
 
 def test_each_option_is_explained():
-    for page in PAGES:
+    for page in OWN:
         text = (conf.conf_dir() / "data" / f"{page[4:]}.yaml").read_text()
         lines = text[text.index("_target_") :].splitlines()[1:]
         for before, line in zip(["", *lines], lines, strict=False):

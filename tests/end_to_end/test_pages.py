@@ -1,39 +1,134 @@
-"""The pages of docs/ about models and training: their code and their commands."""
+"""The README and the pages of docs/: each command is composed, each block is code."""
 
+import ast
+import importlib.util
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
+from helpers.composing import compose_command
+from helpers.pages import PAGES, ROOT, blocks, commands, write_files
 from helpers.training import build_job
 from runner.config import conf
 from runner.parity.__main__ import main as parity
+from runner.settings import GROUPS, SECTIONS, SETTINGS
 
-DOCS = Path(__file__).parents[2] / "docs"
+# Their commands need nothing that isn't on the page.
+RUN_AT_NIGHT = (
+    "coming_from_flax", "coming_from_lightning", "coming_from_wandb_sweeps", "evaluate",
+    "groups",
+    "index", "own_framework", "own_metric", "own_model", "own_optimizer", "own_task",
+    "own_tracker", "own_transform", "warm_start",
+)  # fmt: skip
+SCRIPT = "scripts/configuration_page.py"
+OPEN = (*GROUPS, "tracker", "metrics")
+# Commands of others: in .ci/run, or to be read.
+OTHERS = ("python3 -m venv", "pip install", "wandb sweep")
+# Once each, unless it needs the files of its page.
+PAGE_OF = {
+    line if "--config-dir" not in line else (line, page): page
+    for page in reversed(PAGES)
+    if page != "tasks"  # of which test_tasks.py runs all
+    for line in commands(page)
+    if not line.startswith(OTHERS)
+}
+COMMANDS = [
+    pytest.param(page, key if isinstance(key, str) else key[0], id=f"{page}-{number}")
+    for number, (key, page) in enumerate(reversed(PAGE_OF.items()))
+]
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
-    text = (DOCS / f"{page}.md").read_text()
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_command_is_composed(page, command, tmp_path, monkeypatch, own_modules):
+    write_files(page, tmp_path)
+    for name in ("docs", "src", "examples"):  # what a checkout has
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    own_modules(tmp_path)
+    compose_command(command, monkeypatch)
 
 
-def commands(page: str) -> list[list[str]]:
-    text = "".join(code for kind, code in blocks(page) if kind == "sh")
-    return [shlex.split(line) for line in text.replace("\\\n", " ").splitlines()]
-
-
-def write_files(page: str, folder: Path) -> None:
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in PAGES[p]])
+def test_python_is_code_whose_imports_are_there(page, tmp_path, own_modules):
+    write_files(page, tmp_path)
+    own_modules(tmp_path)
     for kind, text in blocks(page):
-        name = re.match(r"# (\S+/\S+\.(?:py|yaml))\n", text)
-        if kind in ("python", "yaml") and name:
-            (folder / name[1]).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name[1]).write_text(text)
+        if kind != "python":
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    importlib.import_module(alias.name)
+            elif isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    assert hasattr(module, alias.name) or importlib.import_module(name)
+    for path in tmp_path.rglob("*.py"):
+        name = ".".join(path.relative_to(tmp_path).with_suffix("").parts)
+        importlib.import_module(name)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_data_in_blocks_is_read(page):
+    for kind, text in blocks(page):
+        if kind == "yaml":
+            assert yaml.safe_load(text)
+        elif kind == "json":
+            assert [json.loads(line) for line in text.splitlines()]
+        assert kind in ("sh", "python", "yaml", "json", "text", "csv", "toml"), kind
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", t).strip().lower().replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = ROOT if page == "README" else (ROOT / "docs" / page).parent
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", PAGES[page], flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (folder / file).resolve() if file else None
+        assert path is None or path.exists(), target
+        if anchor:
+            text = path.read_text() if path else PAGES[page]
+            assert anchor in anchors(text), target
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 6 * 1024
+
+
+def test_the_page_of_all_keys_is_current():
+    spec = importlib.util.spec_from_file_location("page", ROOT / SCRIPT)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    text = made.page()
+    assert text == PAGES["configuration"], f"renew it: python {SCRIPT}"
+    told = set(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE))
+    groups = {key for key in SETTINGS if key.partition(".")[0] in OPEN}
+    assert SETTINGS.keys() - groups - {*SECTIONS} <= told
+    for key, meaning in re.findall(r"^\| `(.*?)` \| `.*?` \| (.*?) \|", text, re.M):
+        assert meaning and meaning[0] != "*", f"conf/ doesn't say what {key} means"
+
+
+def test_each_page_is_in_the_table_of_contents():
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = re.findall(r"[\w/]+\.md", str(site["nav"]))
+    assert sorted(listed) == sorted(f"{page}.md" for page in PAGES if page != "README")
 
 
 def test_an_own_model(tmp_path, own_modules, folders):
@@ -42,7 +137,7 @@ def test_an_own_model(tmp_path, own_modules, folders):
     conf.register()
     search = conf.search_path(tmp_path / "conf")
     with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        for _, _, module, *arguments in commands("own_model"):
+        for _, _, module, *arguments in map(shlex.split, commands("own_model")):
             assert arguments[:2] == ["--config-dir", "conf"]
             if module == "runner":
                 quick = ["mesh=single", "train.epochs=1"]
@@ -56,11 +151,24 @@ def test_an_own_model(tmp_path, own_modules, folders):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("page", ["own_model", "groups", "warm_start"])
+def test_the_page_on_python_is_executed(tmp_path):
+    ((_, text),) = (block for block in blocks("python") if block[0] == "python")
+    (tmp_path / "example.py").write_text(text)
+    where = os.environ | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
+    done = subprocess.run(
+        [sys.executable, "example.py"],
+        cwd=tmp_path, env=where, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("validation/loss\n")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("page", RUN_AT_NIGHT)
 def test_commands_run_as_they_stand(page, tmp_path):
     write_files(page, tmp_path)
     where = os.environ | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
-    for _, *command in commands(page):
+    for _, *command in map(shlex.split, commands(page)):
         done = subprocess.run(
             [sys.executable, *command], cwd=tmp_path, env=where, capture_output=True,
             text=True,

@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.forked import python
 from runner.cluster.handed_over import refuse_secrets
 from runner.config.hydra_files import plain
 from runner.errors import ConfigError
@@ -88,15 +87,8 @@ def told(folders, tmp_path_factory):
         (["-m", "hydra.sweep.dir=sweep", *failed[:1], f"{swept},b", *OVERRIDES], 0),
         (["hydra.run.dir=elsewhere", "cluster=local", *named], 1),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "runner", *arguments]
-            + [f"compilation_cache={folders['xla']}"],
-            cwd=root,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        cache = f"compilation_cache={folders['xla']}"
+        done = python("-m", "runner", *arguments, cache, cwd=root, env=env)
         assert done.returncode == status, done.stderr
         shown.append(done.stderr)
     (root / "terminal").write_text("".join(shown))

@@ -1,9 +1,9 @@
 """The program as a process of its own, on one device."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
+
+from helpers.forked import python
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -17,11 +17,4 @@ def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def _runner(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "runner", *arguments],
-        cwd=folder,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return python("-m", "runner", *arguments, cwd=folder)

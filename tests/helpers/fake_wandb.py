@@ -1,10 +1,10 @@
 """A W&B server in the standard library, so that real online runs end in a test.
 
 It answers the operations that wandb 0.31 sends for a run and keeps what they say in
-`runs`. `unknown` collects everything else: it must stay empty, and tells when a new
-wandb says something new. Faults: `down` drops every connection, `status` answers all
-with an HTTP error, `delay` waits (seconds), `fail(operation)` gives an error or None,
-`body` is sent whatever was asked.
+`runs`, `artifacts` and `uploads`. `unknown` collects everything else: it must stay
+empty, and tells when a new wandb says something new. Faults: `down` drops every
+connection, `status` answers all with an HTTP error, `delay` waits (seconds),
+`fail(operation)` gives an error or None, `body` is sent whatever was asked.
 """
 
 import json
@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+_ARTIFACT = {"id": "a", "digest": "d"}
 
 
 @dataclass
@@ -37,13 +39,26 @@ class FakeRun:
     @property
     def history(self) -> list[dict]:
         """The rows that were logged; W&B adds one of its own at the end."""
-        rows = map(json.loads, self.files.get("wandb-history.jsonl", []))
-        return [row for row in rows if "step" in row]
+        return [row for row in self._lines("history") if "step" in row]
+
+    @property
+    def events(self) -> list[dict]:
+        """The system metrics."""
+        return self._lines("events")
+
+    @property
+    def summary(self) -> dict:
+        return json.loads(self.files["wandb-summary.json"][-1])
+
+    def _lines(self, name: str) -> list[dict]:
+        return [json.loads(line) for line in self.files.get(f"wandb-{name}.jsonl", [])]
 
 
 class FakeWandb:
     def __init__(self):
         self.runs: dict[str, FakeRun] = {}
+        self.artifacts: list[dict] = []  # what `CreateArtifact` was given
+        self.uploads: dict[str, bytes] = {}  # by the file's name
         self.unknown: list[str] = []
         self.down = False
         self.status: int | None = None
@@ -80,6 +95,12 @@ class FakeWandb:
             "Run": self._public_run,
             "RunHistoryKeys": self._public_run,
             "RunResumeStatus": self._resume_status,
+            "ArtifactType": lambda _: {"project": None},  # no such artifact so far
+            "CreateArtifact": self._create_artifact,
+            "CreateArtifactManifest": self._create_manifest,
+            "CreateArtifactFiles": self._create_artifact_files,
+            "CommitArtifact": lambda _: {"commitArtifact": {"artifact": _ARTIFACT}},
+            "ArtifactByID": lambda _: {"artifact": _committed(self.artifacts[-1])},
             "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
             "OrganizationCoreWeaveOrganizationID": lambda _: {"entity": None},
             "GetDefaultEntity": lambda _: {"viewer": {"id": "u", "entity": "me"}},
@@ -167,6 +188,34 @@ class FakeWandb:
         answer = {"runID": "r", "uploadHeaders": [], "files": files}
         return {"createRunFiles": answer}
 
+    def _create_artifact(self, variables: dict) -> dict:
+        self.artifacts.append(variables["input"])
+        found = _ARTIFACT | {
+            "state": "PENDING",
+            "artifactSequence": {"id": "s", "latestArtifact": None},
+        }
+        return {"createArtifact": {"artifact": found}}
+
+    def _create_manifest(self, variables: dict) -> dict:
+        url = f"{self.url}/put/{variables['name']}"
+        file = {"id": "f", "uploadUrl": url, "uploadHeaders": []}
+        manifest = {"artifactManifest": {"id": "m", "file": file}}
+        return {"createArtifactManifest": manifest}
+
+    def _create_artifact_files(self, variables: dict) -> dict:
+        nodes = [
+            {
+                "storagePath": None,
+                "uploadUrl": f"{self.url}/put/{file['name']}",
+                "uploadHeaders": [],
+                "uploadMultipartUrls": None,
+                "artifact": {"id": "a"},
+            }
+            for file in variables["input"]["artifactFiles"]
+        ]
+        edges = [{"node": node} for node in nodes]
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
     def stream(self, name: str, body: dict) -> None:
         run = self.runs.setdefault(name, FakeRun(name))
         for file, part in (body.get("files") or {}).items():
@@ -174,6 +223,22 @@ class FakeWandb:
             lines[part["offset"] :] = part["content"]
         if body.get("complete"):
             run.exit_code = body["exitcode"]
+
+
+def _committed(given: dict) -> dict:
+    """An artifact as the server has it once its files have arrived."""
+    kind, name = given["artifactTypeName"], given["artifactCollectionName"]
+    entity = {"name": "me"}
+    project = {"id": "p", "internalId": "p", "name": "runner", "entity": entity}
+    absent = ("versionIndex", "description", "metadata", "historyStep", "commitHash")
+    return (
+        _ARTIFACT
+        | dict.fromkeys((*absent, "updatedAt"))
+        | {"ttlDurationSeconds": 0, "ttlIsInherited": True, "tags": [], "aliases": []}
+        | {"artifactSequence": {"name": name, "project": project}, "size": 0}
+        | {"artifactType": {"name": kind}, "state": "COMMITTED", "fileCount": 1}
+        | {"createdAt": "2026-01-01T00:00:00Z"}
+    )
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -187,6 +252,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         time.sleep(self.fake.delay)
         message = json.loads(body) if self.command == "POST" else {}
+        if self.command == "PUT":
+            self.fake.uploads[self.path.removeprefix("/put/")] = body
         stream = re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
         if stream:
             operation = "file_stream"

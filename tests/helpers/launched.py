@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from helpers.forked import python
+
 TINY = (
     "debug=tiny", "framework=jax", "model.hidden_sizes=[8]", "verify=false",
     "wandb=disabled",
 )  # fmt: skip
+
+
+def command(folders: dict[str, Path], *arguments: str) -> list[str]:
+    """The arguments of `python` for a run or a sweep."""
+    cache = f"compilation_cache={folders['xla']}"
+    return ["-m", "runner", *arguments, *TINY, cache]
 
 
 @pytest.fixture
@@ -20,11 +28,9 @@ def start(tmp_path, folders):
     """Start the program in a folder of its own; its output goes to a file."""
 
     def start(*arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "runner", *arguments]
-        command += [*TINY, f"compilation_cache={folders['xla']}"]
         with (tmp_path / "said").open("a") as said:
             return subprocess.Popen(
-                command,
+                [sys.executable, *command(folders, *arguments)],
                 cwd=tmp_path,
                 env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
                 stdout=said,
@@ -35,13 +41,12 @@ def start(tmp_path, folders):
 
 
 @pytest.fixture
-def run(start, tmp_path):
+def run(tmp_path, folders):
     """Run the program to its end: exit status and what it said."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        (tmp_path / "said").unlink(missing_ok=True)
-        status = start(*arguments).wait(timeout=120)
-        return status, (tmp_path / "said").read_text()
+        done = python(*command(folders, *arguments), cwd=tmp_path)
+        return done.returncode, done.stdout + done.stderr
 
     return run
 

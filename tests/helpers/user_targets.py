@@ -148,3 +148,32 @@ def adam_l2(*, learning_rate, weight_decay, b1, b2, eps, **unused):
 def adam_decoupled(*, learning_rate, weight_decay, b1, b2, eps, **unused):
     """The same arguments for a decay beside the moments."""
     return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)
+
+
+def products(parameters, gradients, batch, scale=1.0):
+    """A probe that computes what an optimizer does too, for XLA to share if it may."""
+    both = jax.tree.map(lambda p, g: scale * p * g + 0.1 * p, parameters, gradients)
+    return {
+        "sum": sum(x.sum() for x in jax.tree.leaves(both)),
+        "examples": len(batch["input"]),
+    }
+
+
+def not_finite(gradients):
+    return {"loss": jax.numpy.nan, "some": [float("inf"), float("nan")]}
+
+
+def matrix(gradients):
+    return {"kernel": jax.numpy.ones((3, 3))}
+
+
+def nothing(gradients):
+    pass
+
+
+def words():
+    return "many"
+
+
+def mistaken(gradients):
+    return gradients["nowhere"]

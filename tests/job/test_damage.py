@@ -15,7 +15,7 @@ from runner.errors import ConfigError
 from runner.job import restore, resume
 from runner.job.checkpoint import Checkpoints
 from runner.record import checksums
-from runner.replay.record import read
+from runner.saved.record import read
 
 KEPT = ("checkpoint.every_steps=10", "checkpoint.keep=2")
 

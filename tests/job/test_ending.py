@@ -22,8 +22,7 @@ def test_the_test_split_comes_once_and_the_state_gives_it_again(ran, tmp_path):
     assert not any(key.startswith("test") for row in rows for key in row)
     final = summary(tmp_path / "run")["final"]
     saved = load_run(tmp_path / "run")
-    run, _ = saved._model
-    split = run.spec.dataset.splits["test"]
+    split = saved._model(()).run.spec.dataset.splits["test"]
     columns = split.rows(np.arange(len(split)))
     logits = np.asarray(saved.predict({"input": columns["input"]}))
     hits = logits.argmax(axis=-1) == columns["label"]

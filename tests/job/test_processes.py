@@ -11,7 +11,7 @@ from runner.config.rank import ALONE, Rank, rank
 from runner.errors import ConfigError
 from runner.job import restore
 from runner.record import checksums
-from runner.replay.record import read
+from runner.saved.record import read
 from runner.settings import DistributedSettings
 
 SECTION = {

@@ -2,7 +2,7 @@
 
 import io
 
-from runner.record.console import LiveLine, console, print_table
+from runner.record.console import console, print_table, time_left
 
 
 def printed(rows, **options):
@@ -28,15 +28,7 @@ def test_no_rows_are_no_table():
     assert printed([], title="t") == []
 
 
-def test_plain_lines_come_at_each_twentieth_and_when_asked_for():
-    line = LiveLine(io.StringIO())
-    assert [i for i in range(101) if line._is_due(i / 100, always=False)] == [
-        *range(0, 101, 5)
-    ]
-    assert line._is_due(0.5, always=True)
-
-
-def test_plain_lines_keep_their_distance_in_time():
-    line = LiveLine(io.StringIO(), quiet_seconds=60.0)
-    assert line._is_due(0.0, always=True)
-    assert not line._is_due(1.0, always=True)
+def test_less_than_a_second_left_is_none():
+    assert [time_left(seconds) for seconds in (0.0, 0.9, 1.0, 3725.5)] == [
+        "", "", "0:00:01 left", "1:02:05 left",
+    ]  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.record.code import Code, git_state
-from runner.record.provenance import PACKAGES, affects, provenance
+from runner.record.provenance import PACKAGES, affects, command_line, provenance
 from runner.record.secrets import scrub
 from runner.settings import PROGRAM
 
@@ -138,3 +138,23 @@ def test_the_record_imports_nothing_heavy():
     check = "import sys; print({'jax','wandb','rich','numpy'} & set(sys.modules))"
     command = [sys.executable, "-c", f"{imports}; {check}"]
     assert subprocess.check_output(command, text=True).strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["/a/src/runner/__main__.py", "-m", "seed=0,1"],
+         "python -m runner -m seed=0,1"),
+        (["/runner/src/runner/audit/__main__.py", "a b.yaml"],
+         "python -m runner.audit 'a b.yaml'"),
+        (["/usr/bin/runner", "optimizer=adam"], "runner optimizer=adam"),
+        (["/x/ipykernel_launcher.py", "-f", "k"], "ipykernel_launcher.py -f k"),
+        (["/x/__main__.py"], "__main__.py"),
+        ([""], ""),
+        (["/usr/bin/runner", "--api-key", "hunter2!"],
+         "runner --api-key '<redacted>'"),
+    ],
+)  # fmt: skip
+def test_the_command_is_the_one_that_was_given(monkeypatch, argv, line):
+    monkeypatch.setattr("sys.argv", argv)
+    assert command_line() == (line or "''")

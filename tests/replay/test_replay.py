@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from helpers.at_night import each_in_one
+from helpers.forked import python
 from runner.config import conf
 from runner.config.hydra_job import HydraJob
 from runner.core import choose
@@ -25,9 +25,9 @@ from runner.record import checksums
 from runner.record.conditions import changed
 from runner.record.files import read_metrics
 from runner.replay.__main__ import main
-from runner.replay.record import read
 from runner.replay.rows import Differs, RecordEnds, Rows, relative
-from runner.replay.trusted import check_targets
+from runner.saved.record import read
+from runner.saved.trusted import check_targets
 
 pytestmark = pytest.mark.usefixtures("shared_session")
 SHORT = [
@@ -448,23 +448,17 @@ def test_rows():
 
 def test_from_the_command_line_with_a_wandb_file(folders, tmp_path, capsys):
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    env |= {"TFDS_DATA_DIR": str(folders["data"])}
 
-    def python(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=tmp_path,
-            env=env | {"TFDS_DATA_DIR": str(folders["data"])},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return python("-m", *arguments, cwd=tmp_path, env=env)
 
-    done = python(
+    done = run(
         "runner", "train.steps=50", "mesh=single", "hydra.run.dir=run",
         "schedule=warmup_cosine", "seed=3", f"compilation_cache={folders['xla']}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    done = python("runner.replay", "run")
+    done = run("runner.replay", "run")
     assert done.returncode == 0, done.stderr
     verdict = "Replayed 50 steps of run: all 8 logged rows equal bit for bit.\n"
     assert done.stdout.endswith(verdict)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from absl import logging as absl_logging
 
+from helpers.forked import python
 from helpers.full import small_disk
 from runner import cli
 from runner.job import session
@@ -29,14 +30,26 @@ TINY = (
 
 
 @pytest.fixture
-def start(tmp_path, folders):
+def command(folders):
+    """The arguments of `python` for a sweep, into a folder if one is named."""
+
+    def command(*arguments: str, folder: str | None = "sweep") -> list[str]:
+        into = [f"hydra.sweep.dir={folder}"] if folder else []
+        return [
+            "-m", "runner", "-m", *arguments, *TINY, *into,
+            f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}",
+        ]  # fmt: skip
+
+    return command
+
+
+@pytest.fixture
+def start(command, tmp_path):
     """Start the program in a folder of its own."""
 
-    def start(*arguments: str, folder: str | None = "sweep") -> subprocess.Popen:
-        into = [f"hydra.sweep.dir={folder}"] if folder else []
+    def start(*arguments: str, **options) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", "runner", "-m", *arguments, *TINY, *into,
-             f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}"],
+            [sys.executable, *command(*arguments, **options)],
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -44,13 +57,12 @@ def start(tmp_path, folders):
 
 
 @pytest.fixture
-def run(start):
+def run(command, tmp_path):
     """Run the program to its end: exit status and what it said."""
 
     def run(*arguments: str, **options) -> tuple[int, str]:
-        process = start(*arguments, **options)
-        out, err = process.communicate(timeout=120)
-        return process.returncode, out + err
+        done = python(*command(*arguments, **options), cwd=tmp_path, env=os.environ)
+        return done.returncode, done.stdout + done.stderr
 
     return run
 

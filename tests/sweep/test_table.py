@@ -1,6 +1,7 @@
 """The table at the end of a sweep."""
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -58,3 +59,63 @@ def test_seeds_alone_are_one_row():
     lines = table(jobs, ["seed"])
     assert lines[1].split() == ["1", "0", "3", "all", "seeds"]
     assert lines[-1] == "compare with: python -m runner.compare sweep"
+
+
+def job_with(folder, directions, final, *overrides, result):
+    """A job that has left its final metrics, and their directions, in its folder."""
+    made = job(*overrides, result=result)
+    made.folder = folder / made.name
+    made.folder.mkdir()
+    facts = {"provenance": {"directions": directions}, "summary": {"final": final}}
+    for name, values in facts.items():
+        (made.folder / f"{name}.json").write_text(json.dumps(values))
+    return made
+
+
+def test_other_metrics_have_columns_and_the_objective_comes_first(tmp_path):
+    directions = {"loss": "min", "accuracy": "max", "top5": "max", "size": None}
+    jobs = []
+    for optimizer, seed in (("sgd", 0), ("sgd", 1), ("adam", 0)):
+        final = {
+            "train/loss": 1.0, "validation/loss": 0.5 + seed,
+            "validation/accuracy": 0.9 - seed / 10, "validation/size": 3.0,
+            "validation/top5/3": 0.1, "validation/top5": 0.12345678, "test/loss": 2.0,
+        }  # fmt: skip
+        overrides = f"optimizer={optimizer}", f"seed={seed}"
+        result = 0.5 + seed if optimizer == "sgd" else 0.25
+        jobs.append(job_with(tmp_path, directions, final, *overrides, result=result))
+    lines = table(jobs, ["optimizer", "seed"])
+    assert lines[:3] == [
+        "validation/loss    sd  runs  accuracy    top5  setting",
+        "           0.25           1       0.9  0.1235  optimizer=adam",
+        "              1  0.71     2      0.85  0.1235  optimizer=sgd",
+    ]
+    (jobs[2].folder / "summary.json").write_text("damaged")
+    assert table(jobs, ["optimizer", "seed"])[1].split() == [
+        "0.25", "1", "optimizer=adam",
+    ]  # fmt: skip
+
+
+def test_a_table_of_many_metrics_stays_readable(tmp_path):
+    names = [f"a_metric_with_a_name_{i}" for i in range(30)]
+    directions = dict.fromkeys(names, "max")
+    final = {f"validation/{name}": 0.5 for name in names}
+    key = "optimizer.learning_rate"
+    jobs = [
+        job_with(tmp_path, directions, final, f"{key}={x}", result=x)
+        for x in (0.1, 0.2)
+    ]
+    lines = table(jobs, [key])
+    assert max(map(len, lines[:3])) <= 80
+    assert "a_metric_with_a_name_0  setting" in lines[0]
+
+
+def test_settings_have_sensible_digits_if_that_tells_them_apart():
+    key = "optimizer.learning_rate"
+    rates = "0.004430375245218269", "0.0020547625", "5e-05", "128"
+    jobs = [job(f"{key}={rate}", result=1.0) for rate in rates]
+    shown = [line.rpartition("=")[2] for line in table(jobs, [key])[1:5]]
+    assert shown == ["0.00443", "0.002055", "5e-05", "128"]
+    names = [f"a=0.10000{i}" for i in (1, 2)]
+    lines = table([job(name, result=1.0) for name in names], ["a"])
+    assert [line.split()[1] for line in lines[1:3]] == names

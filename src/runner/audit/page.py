@@ -1,8 +1,6 @@
 """An audit as a page, and as JSON."""
 
 import math
-import shlex
-import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
@@ -16,6 +14,7 @@ from runner.audit import text
 from runner.audit.audit import Audit
 from runner.audit.verdict import Verdict
 from runner.record.files import write_bytes, write_json
+from runner.record.provenance import command_line
 
 PAGE, DATA = "audit.html", "audit.json"
 
@@ -65,7 +64,7 @@ def page(audit: Audit) -> str:
         text=text,
         bars=[_bar(v) for v in audit.verdicts],
         made={
-            "Command": shlex.join(["python", "-m", "runner.audit", *sys.argv[1:]]),
+            "Command": command_line(),
             "Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             "Version": version("jax-experiment-runner"),
         },

@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.print()
         for line in _write(runs, analysis, options.out, options.report):
             out.print(line, soft_wrap=True)
+        if options.wandb_report:
+            where = _log_report(runs, analysis, options.out)
+            out.print(f"W&B: {where}", soft_wrap=True)
     except ConfigError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 1
@@ -97,11 +100,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="for runs.parquet, runs.csv, report.html and figures (./compare)",
     )
-    add(
+    page = parser.add_mutually_exclusive_group()
+    page.add_argument(
         "--no-report",
         dest="report",
         action="store_false",
         help="write only the tables, without the page and figures",
+    )
+    page.add_argument(
+        "--wandb-report",
+        action="store_true",
+        help="also log the page and the table of runs as a W&B artifact, in the "
+        "project and mode of the first run (WANDB_MODE=online uploads it)",
     )
     return parser
 
@@ -144,6 +154,16 @@ def _write(runs: Runs, analysis: Analysis, out: Path, report: bool) -> list[str]
     except OSError as error:
         raise ConfigError(f"--out {out} must be writable: {error}") from error
     return lines
+
+
+def _log_report(runs: Runs, analysis: Analysis, out: Path) -> str:
+    from runner.compare.report import PAGE
+    from runner.record.mirrors.wandb_report import log_report
+
+    first = runs.table.row(0, named=True)
+    settings = {k.removeprefix("wandb."): first[k] for k in first if "wandb." in k[:6]}
+    title, table = f"comparison by {analysis.by}", defused(runs.table)
+    return log_report(title, out / PAGE, table.columns, table.rows(), settings)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Target(NamedTuple):
 def with_costs(runs: Runs) -> pl.DataFrame:
     """`runs.curves` and what each row had cost, in columns of AXES; null if unknown.
 
-    Members of a population share their seconds, which therefore say nothing of each.
+    The members of a population share their seconds, so these say nothing of each.
     """
     curves, table = runs.curves, runs.table
     members = table[_MEMBERS] if _MEMBERS in table else pl.Series([1])

@@ -143,8 +143,7 @@ def _refused(refused: OmegaConfBaseException, error: BaseException) -> str:
     if "'${train.steps" in text:
         return (
             f"{key} depends on train.steps or train.steps_per_epoch, which are known "
-            "only once the data is loaded. `--cfg job` alone shows the configuration "
-            "unresolved; config.json in a run's folder has every value"
+            "only once the data is loaded; print=config shows every value"
         )
     if isinstance(refused, InterpolationKeyError):
         missing = text.split("'")[1]

@@ -1,6 +1,7 @@
 """Hydra's own files of a job, and its names for folders, without secrets."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf._utils import OmegaConfDumper
 
 from runner.record.secrets import named, scrub
 
+_OF_SWEEP = "multirun.yaml"
 _with_secrets = config_loader_impl.get_overrides_dirname
 _saved = OmegaConf.save
 _returned: Any = utils.JobReturn.return_value
@@ -23,7 +25,7 @@ _Dumper.add_representer(str, OmegaConfDumper.str_representer)
 
 
 def hydra_files() -> None:
-    """Let Hydra write and print what it does without secrets.
+    """Let Hydra write what it does without secrets, and leave errors to us.
 
     They aren't removed later: a process that is killed must leave none behind.
     """
@@ -42,21 +44,38 @@ def plain(config: Any) -> Any:
     return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
 
 
-def write_yaml(path: Path, values: Any) -> None:
-    """Write the same as Hydra's own `OmegaConf.save`, without secrets."""
-    text = yaml.dump(
+def to_yaml(values: Any) -> str:
+    """The same text as that of Hydra's own `OmegaConf.save`, without secrets."""
+    return yaml.dump(
         scrub(values),
         default_flow_style=False,
         allow_unicode=True,
         sort_keys=False,
         Dumper=_Dumper,
     )
-    path.write_text(text, encoding="utf-8")
+
+
+def write_yaml(path: Path, values: Any) -> None:
+    """Write `values` as `to_yaml` shows them."""
+    path.write_text(to_yaml(values), encoding="utf-8")
+
+
+def discard_unused(folder: Path, made: Iterable[Path]) -> None:
+    """Remove what Hydra put into a sweep's folder at first, if nothing else is there.
+
+    And those of the folders that were `made` for it, from the innermost one.
+    """
+    if not folder.is_dir() or [path.name for path in folder.iterdir()] != [_OF_SWEEP]:
+        return
+    (folder / _OF_SWEEP).unlink()
+    for empty in made:
+        if not any(empty.iterdir()):
+            empty.rmdir()
 
 
 def _save(config: Any, f: Any, resolve: bool = False) -> None:
     # Hydra loads its sweepers again, so they can't be told apart from other callers.
-    if isinstance(f, Path) and f.name == "multirun.yaml":
+    if isinstance(f, Path) and f.name == _OF_SWEEP:
         write_yaml(f, plain(config))
     else:
         _saved(config, f, resolve)
@@ -68,8 +87,10 @@ def _save_config(cfg: Any, filename: str, output_dir: Path) -> None:
 
 
 def _return_value(job: utils.JobReturn) -> Any:
-    job.overrides = scrub(job.overrides)  # it prints them after an error
-    return _returned.fget(job)
+    # Hydra's own prints the overrides before it raises, beside our own message.
+    if job.status is utils.JobStatus.FAILED:
+        raise job._return_value
+    return job._return_value
 
 
 def _overrides_dirname(overrides: list[Override], **others: Any) -> str:

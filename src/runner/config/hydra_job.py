@@ -29,12 +29,14 @@ class HydraJob(NamedTuple):
       choices: the name chosen in each config group.
       overrides: its command line, as recorded.
       sweep: the name of the sweep that it belongs to, if any.
+      started: where the command was given; by default the working folder.
     """
 
     folder: Path
     choices: Mapping[str, str]
     overrides: Sequence[str]
     sweep: str | None
+    started: Path = Path()
 
 
 def hydra_job(cfg: DictConfig) -> HydraJob:
@@ -70,7 +72,7 @@ def facts(cfg: DictConfig, hydra: Any, folder: Path, sweep: str | None) -> Hydra
         # Without Hydra's own groups, and those of presets for Hydra's section.
         if not group.startswith("hydra/") and "@hydra." not in group
     }
-    return HydraJob(folder, choices, overrides, sweep)
+    return HydraJob(folder, choices, overrides, sweep, Path(hydra.runtime.cwd))
 
 
 def _refuse_lists(overrides: Sequence[str]) -> None:

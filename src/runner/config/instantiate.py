@@ -5,7 +5,7 @@ import importlib
 import inspect
 import operator
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -91,21 +91,33 @@ def call(cfg: DictConfig, group: str, **given) -> Any:
     An argument that optax or runner refuses is a mistake in the configuration; what a
     user's own target raises is shown in full.
     """
-    function = target(cfg, group)
+    made = function(cfg, group, given)
+    try:
+        return made(**given)
+    except (TypeError, ValueError) as error:
+        if _is_known(section(cfg, group)._target_) and not raised(error):
+            raise ConfigError(f"{group}: {error}") from error
+        raise
+
+
+def function(cfg: DictConfig, group: str, given: Collection[str]) -> Callable[..., Any]:
+    """`cfg`'s target for `group` as a function of `given`, by name.
+
+    It passes on those of them that the target takes.
+
+    Raises:
+      ConfigError: see `target`; or it needs an argument that nobody gives it.
+    """
+    made = target(cfg, group)
     name = section(cfg, group)._target_
-    parameters = inspect.signature(function).parameters
-    taken = {k: v for k, v in given.items() if k in parameters or _open(parameters)}
+    parameters = inspect.signature(made).parameters
+    taken = [k for k in given if k in parameters or _open(parameters)]
     for argument, parameter in parameters.items():
         variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
         if parameter.default is parameter.empty and not variable:
             if argument not in taken:
                 raise ConfigError(f"{group}.{argument} must be given: {name} needs it")
-    try:
-        return function(**taken)
-    except (TypeError, ValueError) as error:
-        if _is_known(name) and not raised(error):
-            raise ConfigError(f"{group}: {error}") from error
-        raise
+    return lambda **values: made(**{k: values[k] for k in taken})
 
 
 def _check(node: Any, key: str) -> None:

@@ -2,17 +2,15 @@
 
 import functools
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from runner.core.groups import REST, Group
 from runner.errors import ConfigError
-from runner.trees import is_pattern
+from runner.trees import NAME_RULE, is_name, is_pattern
 
 # Of a group, beside arguments of its optimizer's function.
 NOT_ARGUMENTS = ("pattern", "ndim", "frozen", "learning_rate", "_target_")
-_NAME = re.compile(r"\w[\w-]*")
 
 
 def sections(node: Any, key: str) -> dict[str, Any]:
@@ -67,10 +65,10 @@ def _groups(node: Mapping[str, Any]) -> dict[str, dict]:
             f"optimizer.groups={given} must be a mapping of names, each with a pattern"
         )
     for name, group in given.items():
-        if not _NAME.fullmatch(str(name)) or name == REST:
+        if not is_name(str(name)) or name == REST:
             raise ConfigError(
                 f"optimizer.groups.{name}: the name of a group must be made of "
-                f"letters, digits, _ and -, and not be {REST!r}, the other parameters"
+                f"{NAME_RULE}, and not be {REST!r}, the other parameters"
             )
         if not isinstance(group, dict):
             raise ConfigError(

@@ -9,22 +9,26 @@ import numpy as np
 
 from runner.core.run import Wanted
 from runner.core.snapshot import Snapshot
-from runner.core.step import NORMS
+from runner.core.step import NORMS, of_block_ends
 from runner.errors import TrainingStopped
+from runner.settings import PROBE
 
 
 class Call(NamedTuple):
     """Results in flight: rows of the steps after `start`, maybe an evaluation.
 
+    `dispatched` is when its program was there to be called, by `time.perf_counter`.
     `logged`, bool [stop - start], says which steps get a row in metrics.jsonl. `rows`
-    are the program's, whose norms are those of the last step of each block. `first` is
-    the row of step 1 with norms, if it isn't the last of its block. `snapshot` is for a
-    checkpoint after `stop`, if one is `wanted`, and for runs that end there. `carry` is
-    the state after the last call of a run, else None: the next call takes it over.
+    are the program's, whose norms and probes are those of the last step of each block.
+    `first` is the row of step 1 with them, if it isn't the last of its block.
+    `snapshot` is for a checkpoint after `stop`, if one is `wanted`, and for runs that
+    end there. `carry` is the state after the last call of a run, else None: the next
+    call takes it over.
     """
 
     start: int
     stop: int
+    dispatched: float
     logged: np.ndarray
     rows: dict[str, Any]
     first: dict[str, Any] | None
@@ -56,17 +60,19 @@ def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str,
     picked = np.flatnonzero(call.logged | bad)
     # As a list at once, which is much faster than one number after the other.
     columns = {
-        name: numbers[picked // block if name in NORMS else picked].tolist()
+        name: numbers[picked // block if of_block_ends(name) else picked].tolist()
         for name, numbers in call.rows.items()
     }
     for n, i in enumerate(picked.tolist()):
         step = call.start + 1 + i
         row: dict[str, Any] = {"step": step}
         row |= {name: column[n] for name, column in columns.items()}
-        for name in NORMS if (i + 1) % block else ():
-            if step == 1 and call.first:
-                row[name] = float(call.first[name][0])
-            else:
+        for name in filter(of_block_ends, columns):
+            if name.startswith(PROBE) and not call.logged[i]:  # wasn't computed
+                del row[name]
+            elif (i + 1) % block and step == 1 and call.first:
+                row[name] = call.first[name][0].tolist()
+            elif (i + 1) % block:
                 del row[name]
         row |= evaluation if step == call.stop else {}
         ends = on_nan == "stop" and _not_finite(row)
@@ -89,6 +95,7 @@ def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str,
 def _not_finite(row: dict[str, float]) -> str | None:
     """The name of a loss in `row` that is not finite."""
     for name, value in row.items():
-        if name.endswith("/loss") and not math.isfinite(value):
+        is_loss = name.endswith("/loss") and not name.startswith(PROBE)
+        if is_loss and not math.isfinite(value):
             return name
     return None

@@ -10,7 +10,7 @@ from runner.core import recomputation, step
 from runner.core.compiling import QUICK, Compiling
 from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen, apart
 from runner.core.keep import Keep
-from runner.core.program import Program
+from runner.core.program import Evaluation, Program
 from runner.core.recomputation import adapted
 from runner.core.run import Run
 from runner.core.step import NORMS, Carry
@@ -82,7 +82,7 @@ class Comparison:
             self._compile("initial", jitted, self._seeded(seen))
         if seen.begun and "evaluation" not in self._made:
             data = self._evaluated(next(iter(seen.begun)))
-            capacity = self._program.eval_capacity
+            capacity = self._evaluation.capacity
             evaluate = step.eval_call(step.eval_step(*parts), parts[1], capacity)
             self._compile("evaluation", _once(evaluate), (before, *data, self._totals))
             outputs = recomputation.outputs(self._spec.pipeline.predict, *parts[1:])
@@ -234,13 +234,17 @@ class Comparison:
 
     def _evaluated(self, split: str) -> tuple:
         """The columns, and the batches of the first evaluation call."""
-        first = next(iter(self._program.eval_batches(split)))
-        return self._program.data().eval, first
+        first = next(iter(self._evaluation.batches(split)))
+        return self._evaluation.columns(), first
+
+    @property
+    def _evaluation(self) -> Evaluation:
+        assert self._program.evaluation is not None
+        return self._program.evaluation
 
     @property
     def _totals(self) -> Any:
-        totals = self._program.totals
-        return _own(totals, 0, self._program.members)
+        return _own(self._evaluation.totals, 0, self._program.members)
 
     def _compile(self, name: str, jitted: Callable, arguments: tuple) -> None:
         cut, looped = self._program.cut, self._program.looped

@@ -19,6 +19,7 @@ from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
 from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline
+from runner.core.probe import Probe
 from runner.core.snapshot import Snapshot
 from runner.core.step import Values
 from runner.core.timetable import Cut, Timetable
@@ -36,6 +37,9 @@ class ProgramSpec(NamedTuple):
         it. `key` is their hash.
       init, train_step, eval_step: those of `runner.core.step`, jitted, so that each is
         traced only once.
+      probe: gives more numbers of a logged step; None without `probes`. `look` is that
+        of `runner.core.step` with it.
+      probes: the section of the configuration, which `key` depends on too.
       steps_per_call: the most; None leaves it to the rule of `choose`.
       reference: makes the pipeline that a witness computes with.
       canonical: whether all pipelines of its model start from the same values.
@@ -58,16 +62,40 @@ class ProgramSpec(NamedTuple):
     canonical: bool
     optimizer: Optimizer
     warm: bool
+    probe: Probe | None
+    look: Callable | None
+    probes: dict[str, Any]
 
     @property
     def key(self) -> str:
-        return key_of(self.description)
+        return key_of(self.description, self.probes)
 
 
-def key_of(description: dict[str, Any]) -> str:
-    """The name of a program: a hash of its `description`."""
-    text = json.dumps(description, sort_keys=True)
+def key_of(description: dict[str, Any], probes: dict[str, Any]) -> str:
+    """The name of a program: a hash of its `description` and `probes`."""
+    described = description | ({"probes": probes} if probes else {})
+    text = json.dumps(described, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Evaluation(NamedTuple):
+    """A compiled evaluation, and what it reads. In a population the carry, the totals
+    and the numbers have a leading member axis.
+
+    Attributes:
+      call: (carry, columns, batches, totals) -> (totals, numbers) over `capacity`
+        batches and those of earlier calls.
+      capacity: the number of batches of a call.
+      totals: zeros that the first call starts from.
+      columns: returns the columns on the devices.
+      batches: returns one pass over the split of a name.
+    """
+
+    call: Compiling
+    capacity: int
+    totals: Any
+    columns: Callable[[], dict[str, jax.Array]]
+    batches: Callable[[str], Iterable[dict]]
 
 
 @dataclass(frozen=True)
@@ -83,12 +111,8 @@ class Program:
         for each number, [steps], or [blocks] for the norms.
       made: those that were wanted so far.
       looped: whether each call is a loop, also over a single step.
-      evaluation: (carry, columns, batches, totals) -> (totals, numbers) over
-        `eval_capacity` batches and those of earlier calls. None without a split to
-        evaluate.
-      totals: zeros that the first evaluation call starts from.
+      evaluation: of its carry; None without a split to evaluate.
       data: returns the columns on the devices, which both read.
-      eval_batches: returns one pass over the split of a name.
       members: of a population; None for a single run.
       flops: of a step of one run; see `choose.flops`.
     """
@@ -98,12 +122,9 @@ class Program:
     made: dict[int, Compiling]
     cut: Cut
     looped: bool
-    evaluation: Compiling | None
-    eval_capacity: int
-    totals: Any
+    evaluation: Evaluation | None
     mesh: Mesh
     data: Callable[[], feed.DeviceData]
-    eval_batches: Callable[[str], Iterable[dict]]
     members: int | None
     flops: float
 
@@ -123,8 +144,9 @@ class Program:
 
     def compile_seconds(self) -> float:
         """The time that runs have waited for these since this was called last."""
-        made = [self.init, self.evaluation, *self.made.values()]
-        return sum(one.waited() for one in made if one is not None)
+        made = [self.init, *self.made.values()]
+        made += [self.evaluation.call] if self.evaluation else []
+        return sum(one.waited() for one in made)
 
 
 def compile_program(
@@ -145,18 +167,19 @@ def compile_program(
     """
     dataset = spec.dataset
     jaxpr = step_jaxpr(spec, values)
-    most, eval_capacity = _capacities(spec, jaxpr, members)
+    most, eval_capacity = capacities(spec, jaxpr, members)
     cut = timetable.cut(most)
     mesh, lead = _mesh(spec, members)
     own = partial(with_sharding, sharding=mesh.own, lead=lead)  # of each member
     shapes = carry_shapes(spec, values)
     state = mesh.state(shapes)
     carry = with_sharding(shapes, state, lead)
-    columns, eval_columns = with_sharding(feed.column_shapes(dataset), mesh.replicated)
+    columns = with_sharding(feed.column_shapes(dataset).train, mesh.replicated)
     numbers = jax.eval_shape(lambda: values)
     number, one = jax.ShapeDtypeStruct((), jnp.float32), np.int32(0)
 
-    initialize, train_step, eval_step = _functions(spec, members)
+    initialize, train_step, _, look = _functions(spec, members)
+    looking = look and (look, timetable.is_logged)
 
     def kept(*name: Hashable, make: Callable[[], Compiling]) -> Compiling:
         kind, *rest = name
@@ -167,13 +190,14 @@ def compile_program(
         count = max(1, blocks) * block
         batches = with_sharding(feed.train_shapes(dataset, count), mesh.batches, lead)
         rates = jax.ShapeDtypeStruct((count,), jnp.float32)
-        function = step.train_call(train_step, block, max(1, blocks), looped=most > 1)
+        function = step.train_call(train_step, block, max(1, blocks), most > 1, looking)
         if members:
             # In the order of the arguments: 0 where each member has its own, None where
             # they share one.
             function = jax.vmap(function, (0, None, 0, 0, None, 0, 0))
         jitted = jax.jit(function, out_shardings=(state, mesh.own), donate_argnums=0)
-        return kept("call", block, blocks, most > 1, make=lambda: Compiling(
+        logged = looking and timetable
+        return kept("call", block, blocks, most > 1, logged, make=lambda: Compiling(
             jitted,
             carry, columns, batches, own(rates), one, own(number), own(numbers),
         ))  # fmt: skip
@@ -196,20 +220,9 @@ def compile_program(
     calls(cut.after(0, timetable.next_stop(0)))  # the first to be used
     calls(cut.blocks)
 
-    evaluation, totals = None, {}
+    evaluation = None
     if dataset.evaluated:
-        eval_batches = with_sharding(
-            feed.eval_shapes(dataset, eval_capacity), mesh.eval_batches
-        )
-        totals = _eval_sums(spec, shapes)
-        evaluate = step.eval_call(eval_step, spec.task, eval_capacity)
-        if members:
-            evaluate = jax.vmap(evaluate, (0, None, None, 0))
-        evaluation = kept("evaluation", eval_capacity, make=lambda: Compiling(
-            jax.jit(evaluate, out_shardings=mesh.own),
-            carry, eval_columns, eval_batches, own(totals),
-        ))  # fmt: skip
-    on_devices = ("device data", dataset, mesh)
+        evaluation = compile_evaluation(spec, shapes, eval_capacity, members, keep)
     return Program(
         init=initial,
         calls=calls,
@@ -217,14 +230,52 @@ def compile_program(
         cut=cut,
         looped=most > 1,
         evaluation=evaluation,
-        eval_capacity=eval_capacity,
-        totals=jax.tree.map(lambda s: np.zeros((*lead, *s.shape), s.dtype), totals),
         mesh=mesh,
-        data=lambda: keep(on_devices, lambda: feed.device_data(dataset, mesh)),
-        eval_batches=feed.eval_feed(dataset, mesh, eval_capacity),
+        data=_data(dataset, mesh, keep),
         members=members,
         flops=flops(jaxpr),
     )
+
+
+def compile_evaluation(
+    spec: ProgramSpec,
+    shapes: Any,
+    capacity: int,
+    members: int | None = None,
+    keep: Keep = make_anew,
+) -> Evaluation:
+    """Start to compile the evaluation of the splits of `spec`.
+
+    Args:
+      spec: what to compile.
+      shapes: of the carry of one run.
+      capacity: see `capacities`.
+      members, keep: see `compile_program`.
+    """
+    dataset = spec.dataset
+    mesh, lead = _mesh(spec, members)
+    carry = with_sharding(shapes, mesh.state(shapes), lead)
+    columns = with_sharding(feed.column_shapes(dataset).eval, mesh.replicated)
+    batches = with_sharding(feed.eval_shapes(dataset, capacity), mesh.eval_batches)
+    totals = with_sharding(_eval_sums(spec, shapes), mesh.own, lead)
+    evaluate = step.eval_call(_functions(spec, members)[2], spec.task, capacity)
+    if members:
+        evaluate = jax.vmap(evaluate, (0, None, None, 0))
+    jitted = jax.jit(evaluate, out_shardings=mesh.own)
+    key = "evaluation", spec.key, members, capacity, jax.tree.structure(shapes)
+    data = _data(dataset, mesh, keep)
+    return Evaluation(
+        call=keep(key, lambda: Compiling(jitted, carry, columns, batches, totals)),
+        capacity=capacity,
+        totals=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), totals),
+        columns=lambda: data().eval,
+        batches=feed.eval_feed(dataset, mesh, capacity),
+    )
+
+
+def _data(dataset: Dataset, mesh: Mesh, keep: Keep) -> Callable[[], feed.DeviceData]:
+    key = "device data", dataset, mesh
+    return lambda: keep(key, lambda: feed.device_data(dataset, mesh))
 
 
 def init(spec: ProgramSpec, values: Values) -> Compiling:
@@ -283,6 +334,9 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
     outputs = jax.eval_shape(spec.pipeline.predict, carry.state, _on_mesh(spec, inputs))
     _check_outputs(spec, outputs)
     _, row = spec.train_step.trace(*arguments).out_info
+    if spec.look is not None:
+        state, values = carry.state, arguments[-1]
+        jax.eval_shape(spec.look, state, state.params, *arguments[1:3], values)
     found = jax.eval_shape(lambda s: numbers(spec.task, s), _eval_sums(spec, carry))
     # Nothing is chosen by a test split.
     evaluations = [f"{s}/{name}" for s in spec.dataset.validations for name in found]
@@ -362,9 +416,7 @@ def _mesh(spec: ProgramSpec, members: int | None) -> tuple[Mesh, tuple]:
     return population_mesh(spec.mesh.devices, members), (members,)
 
 
-def _capacities(
-    spec: ProgramSpec, jaxpr: Jaxpr, members: int | None
-) -> tuple[int, int]:
+def capacities(spec: ProgramSpec, jaxpr: Jaxpr, members: int | None) -> tuple[int, int]:
     """The most steps of a training call, and the batches of an evaluation call."""
     steps = spec.steps_per_call
     fitting = steps_per_call(jaxpr, jax.default_backend(), members or 1)
@@ -381,14 +433,15 @@ def _capacities(
 
 def _functions(
     spec: ProgramSpec, members: int | None
-) -> tuple[Callable, Callable, Callable]:
-    """The initial state, the training step and the evaluation step."""
+) -> tuple[Callable, Callable, Callable, Callable | None]:
+    """The initial state, the training and the evaluation step, and a look at one."""
     if members is None:
-        return spec.init, spec.train_step, spec.eval_step
+        return spec.init, spec.train_step, spec.eval_step, spec.look
     # A population has a mesh of its own.
     parts = spec.pipeline, spec.task, spec.dataset.transforms
     return (
         step.init(spec.pipeline, spec.averaging, spec.optimizer),
         step.train_step(*parts, spec.microbatches),
         step.eval_step(*parts),
+        spec.probe and step.look(parts[0], parts[2], spec.microbatches, spec.probe),
     )

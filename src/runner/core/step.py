@@ -10,9 +10,11 @@ import optax
 from runner.core import feed, groups
 from runner.core.optimizers import Optimizer, evaluation_params
 from runner.core.pipeline import Pipeline, TrainState, same_dtypes
+from runner.core.probe import Probe
 from runner.core.schedules import plateau_scale
 from runner.core.warm_start import warmed
 from runner.data.transforms import Transform, transformed
+from runner.settings import PROBE
 from runner.tasks.task import Task, mean, numbers, sums
 
 # Of a row, beside the loss and the metrics.
@@ -119,6 +121,30 @@ def train_step(
     return step
 
 
+def look(
+    pipeline: Pipeline,
+    transforms: Sequence[Transform],
+    microbatches: int,
+    probe: Probe,
+) -> Callable:
+    """(state, params, batch, step, values) -> numbers of the step's row, by name.
+
+    They are those of the step that makes `params` from `state`. Its gradients are
+    computed a second time: what else used those of the training could change how XLA
+    fuses, and so rounds, them.
+    """
+    gradients = _accumulated(pipeline.gradients, microbatches)
+
+    def look(state, params, batch, step, values):
+        key = jax.random.fold_in(values.key, step)
+        batch = training_batch(transforms, batch, key)
+        grads = gradients(state, batch, key)[1]
+        updates = optax.tree.sub(params, state.params)
+        return probe(state.params, grads, updates, batch)
+
+    return look
+
+
 def training_batch(
     transforms: Sequence[Transform], batch: dict[str, Any], key: jax.Array
 ) -> dict[str, Any]:
@@ -194,7 +220,18 @@ def _accumulated(gradients: Callable, microbatches: int) -> Callable:
     return accumulated
 
 
-def train_call(train_step: Callable, block: int, blocks: int, looped: bool) -> Callable:
+def of_block_ends(name: str) -> bool:
+    """Whether a call gives a number of a row only for the last step of each block."""
+    return name in NORMS or name.startswith(PROBE)
+
+
+def train_call(
+    train_step: Callable,
+    block: int,
+    blocks: int,
+    looped: bool,
+    looking: tuple[Callable, Callable[[Any], Any]] | None = None,
+) -> Callable:
     """Several steps as one call: see `Program.calls`.
 
     A call is a scan over blocks, and each of these a scan over all of its steps but the
@@ -203,6 +240,10 @@ def train_call(train_step: Callable, block: int, blocks: int, looped: bool) -> C
 
     With `looped`, which other calls of the run are, a call of one block is a loop too:
     XLA may round the same step differently outside of one.
+
+    `looking` is what `look` returns, and whether a step, counted from 1, is logged. It
+    is a branch, which XLA compiles on its own, of steps that are; rows of others have
+    zeros.
     """
     scan = _scan if looped else _once
 
@@ -218,6 +259,18 @@ def train_call(train_step: Callable, block: int, blocks: int, looped: bool) -> C
             batch = feed.batch(columns, batch)
             return train_step(carry, batch, step, learning_rate, eval_loss, values)
 
+        def take_and_look(carry, given):
+            new, row = take(carry, given)
+            if looking is None:
+                return new, row
+            look, is_logged = looking
+
+            def found(state, params, columns, sent, step, values):
+                return look(state, params, feed.batch(columns, sent), step, values)
+
+            seen = carry.state, new.state.params, columns, *given[:2], values
+            return new, row | _if(is_logged(given[1] + 1), found, *seen)
+
         def plain(carry, given):
             carry, row = take(carry, given)
             return carry, {k: v for k, v in row.items() if k not in NORMS}
@@ -225,17 +278,27 @@ def train_call(train_step: Callable, block: int, blocks: int, looped: bool) -> C
         def take_block(carry, given):
             before = jax.tree.map(lambda x: x[:-1], given)
             carry, rows = jax.lax.scan(plain, carry, before)
-            carry, row = take(carry, jax.tree.map(lambda x: x[-1], given))
+            carry, row = take_and_look(carry, jax.tree.map(lambda x: x[-1], given))
             joined = {k: jnp.append(v, row[k]) for k, v in rows.items()}
-            return carry, joined | {k: row[k][None] for k in NORMS}
+            return carry, joined | {k: row[k][None] for k in row.keys() - rows.keys()}
 
         if block == 1:
-            return scan(take, carry, given)
+            return scan(take_and_look, carry, given)
         given = jax.tree.map(lambda x: x.reshape(blocks, block, *x.shape[1:]), given)
         carry, rows = scan(take_block, carry, given)
-        return carry, jax.tree.map(jnp.ravel, rows)
+        return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
     return call
+
+
+def _if(condition: Any, function: Callable, *given: Any) -> Any:
+    """The results of `function`, or zeros."""
+
+    def zeros(*given):
+        shapes = jax.eval_shape(function, *given)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    return jax.lax.cond(condition, function, zeros, *given)
 
 
 def _scan(body: Callable, carry: Any, given: Any) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """When a run logs and evaluates, and how its steps are cut into calls."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,9 +30,12 @@ class Timetable(NamedTuple):
     @property
     def logged(self) -> np.ndarray:
         """The steps that get a row in metrics.jsonl: bool [steps]."""
-        done = np.arange(1, self.steps + 1)
-        logged = (done == 1) | (done == self.steps) | (done % self.log_every == 0)
-        return logged | (done % self.eval_every == 0)
+        return self.is_logged(np.arange(1, self.steps + 1))
+
+    def is_logged(self, step: Any) -> Any:
+        """Whether a step, or each of an array, gets a row."""
+        logged = (step == 1) | (step == self.steps) | (step % self.log_every == 0)
+        return logged | (step % self.eval_every == 0)
 
     def next_evaluation(self, step: int) -> int:
         """The first step after `step` that is followed by an evaluation."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from runner.core import feed
 from runner.core.call import Call, rows
-from runner.core.program import Program
+from runner.core.program import Evaluation, Program
 from runner.core.run import BLIND, Host, Run, Witness
 from runner.core.snapshot import Snapshot, Start, copied, on_host
 from runner.core.step import evaluated_params
@@ -79,7 +79,7 @@ def _train(
 ) -> Generator[tuple[int, Exception | None], None, Start | None]:
     """`train`, which raises Refused. Removes the runs that end from `unfinished`."""
     together, feeder = _together(program, runs, start)
-    pace = _Pace(start.step if start else 0)
+    pace = _Pace()
     began = len(unfinished)
     carry = start.snapshot.carry if start else None
 
@@ -135,18 +135,18 @@ def _train(
 
 
 def evaluate(
-    program: Program, carry: Any, splits: Sequence[str]
+    evaluation: Evaluation | None, carry: Any, splits: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The loss and the metrics of a state on `splits`: `split/loss` and so on.
 
     Also, by split and name, what they were after its first call.
     """
-    assert program.evaluation is not None
-    evaluated = program.evaluation.result()
-    found, begun, columns = {}, {}, program.data().eval
+    assert evaluation is not None
+    evaluated = evaluation.call.result()
+    found, begun, columns = {}, {}, evaluation.columns()
     for split in splits:
-        totals, numbers = program.totals, {}
-        for batches in program.eval_batches(split):
+        totals, numbers = evaluation.totals, {}
+        for batches in evaluation.batches(split):
             totals, numbers = evaluated(carry, columns, batches, totals)
             begun.setdefault(split, numbers)
         found |= {f"{split}/{name}": value for name, value in numbers.items()}
@@ -170,7 +170,7 @@ def _finish(
     carry = carry if best is None else best
     params = evaluated_params if program.members is None else jax.vmap(evaluated_params)
     splits = runs[0].spec.dataset.tests
-    numbers = evaluate(program, carry, splits)[0] if splits else {}
+    numbers = evaluate(program.evaluation, carry, splits)[0] if splits else {}
     state = {"params": params(carry), "model_state": carry.state.model_state}
     found = on_host((state, numbers))
     for index in finished:
@@ -182,13 +182,15 @@ def _finish(
 
 
 class _Pace:
-    """The speed of calls."""
+    """The speed of calls, from when the first of them was compiled."""
 
-    def __init__(self, start: int):
-        self._reads = deque([(time.perf_counter(), start)])  # (time, steps done)
+    def __init__(self) -> None:
+        self._reads: deque[tuple[float, int]] = deque()  # (time, steps done)
 
     def measure(self, call: Call) -> float:
         """Wait for `call`; steps per second over the last second or so."""
+        if not self._reads:
+            self._reads.append((call.dispatched, call.start))
         jax.block_until_ready(call.rows)
         now = time.perf_counter()
         self._reads.append((now, call.stop))
@@ -268,20 +270,19 @@ def _calls(
         stop = step + max(1, blocks * program.cut.block)
         batches, rates = feeder.take(stop - step), run.learning_rates[..., step:stop]
         rest = np.int32(step), eval_loss, run.values
-        first = None
+        compiled, first = program.calls(blocks).result(), None
         if step == 0 and blocks and program.cut.block > 1:
             alone = jax.tree.map(lambda x: x[:, :1] if lead else x[:1], batches)
             begun = jax.tree.map(jnp.copy, carry)  # which the call takes over
             _, first = program.calls(0).result()(
                 begun, data.train, alone, rates[..., :1], *rest
             )
+        dispatched = time.perf_counter()
         witness.before(step, stop, carry, batches, eval_loss, active)
-        carry, rows = program.calls(blocks).result()(
-            carry, data.train, batches, rates, *rest
-        )
+        carry, rows = compiled(carry, data.train, batches, rates, *rest)
         evaluation, begun = None, {}
         if stop == evaluated and validations:
-            evaluation, begun = evaluate(program, carry, validations)
+            evaluation, begun = evaluate(program.evaluation, carry, validations)
         witness.after(carry, evaluation, begun)
         eval_loss = no_eval_loss
         if evaluation:
@@ -300,8 +301,8 @@ def _calls(
             placed = jax.device_put(eval_loss, program.mesh.own)
             snapshot = copied(Snapshot(carry, placed))
         waiting.append(Call(
-            step, stop, logged[step:stop], rows, first, evaluation, snapshot, wanted,
-            carry if stop == steps else None,
+            step, stop, dispatched, logged[step:stop], rows, first, evaluation,
+            snapshot, wanted, carry if stop == steps else None,
         ))  # fmt: skip
         step = stop
         # A snapshot takes the memory of a state, so it is saved soon.

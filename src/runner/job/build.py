@@ -19,6 +19,7 @@ from runner.config.conf import recorded
 from runner.config.instantiate import (
     call,
     check_targets,
+    function,
     target,
     target_names,
     targets,
@@ -35,6 +36,7 @@ from runner.core.mesh import device_mesh
 from runner.core.optimizer_spec import OptimizerSpec
 from runner.core.optimizers import Optimizer, optimizer
 from runner.core.pipeline import Pipeline
+from runner.core.probe import GIVEN, probe
 from runner.core.program import ProgramSpec, check_traces, key_of
 from runner.core.run import Run
 from runner.core.step import ROW_NAMES, Values
@@ -49,8 +51,9 @@ from runner.job.memory import refuse_too_large
 from runner.job.session import Session, described
 from runner.job.warm_start import Taken, take
 from runner.record.directions import better
-from runner.settings import GROUPS, TrainSettings
+from runner.settings import GROUPS, HOOKS, NAMED, TrainSettings
 from runner.tasks.task import Task, directions
+from runner.trees import NAME_RULE, is_name
 
 
 class Built(NamedTuple):
@@ -270,6 +273,9 @@ def _shared(
     model = session.made(cfg, "model", dtype=cfg.precision.compute, **sizes)
     _check_precision(cfg)
     plain = description(config, dataset, mesh, tx, asked)
+    functions = {
+        name: function(cfg, f"probes.{name}", GIVEN) for name in listed(cfg, "probes")
+    }
 
     def make() -> _Shared:
         example = feed.transformed_example(dataset)
@@ -299,16 +305,14 @@ def _shared(
         on_mesh = sharded(pipeline, placed)
         averaging = config["train"]["ema_decay"] is not None
         steps = config["train"]["steps_per_call"]
+        parts = on_mesh, task, dataset.transforms
+        probed = probe(functions) if functions else None
         spec = ProgramSpec(
             description=plain,
             pipeline=pipeline,
             init=jax.jit(step.init(on_mesh, averaging, tx)),
-            train_step=jax.jit(
-                step.train_step(
-                    on_mesh, task, dataset.transforms, microbatches, placed.devices
-                )
-            ),
-            eval_step=jax.jit(step.eval_step(on_mesh, task, dataset.transforms)),
+            train_step=jax.jit(step.train_step(*parts, microbatches, placed.devices)),
+            eval_step=jax.jit(step.eval_step(*parts)),
             task=task,
             dataset=dataset,
             mesh=placed,
@@ -321,10 +325,13 @@ def _shared(
             canonical=model.init is not None,
             optimizer=tx,
             warm=config["init_from"] is not None,
+            probe=probed,
+            look=probed and step.look(on_mesh, parts[2], microbatches, probed),
+            probes=config["probes"],
         )
         return _Shared(spec, Trajectories(_toy(cfg, dataset, task, asked, tx)))
 
-    return session.keep(("shared", key_of(plain)), make)
+    return session.keep(("shared", key_of(plain, config["probes"])), make)
 
 
 def _task(cfg: DictConfig, session: Session, dataset: Dataset) -> Task:
@@ -401,8 +408,17 @@ def check(cfg: DictConfig) -> None:
     """
     check_keys(cfg)
     check_ranges(cfg)
-    metrics = [f"metrics.{k}" for k in cfg.metrics if cfg.metrics[k] is not None]
-    check_targets(cfg, [*GROUPS, *metrics])
+    for key in HOOKS:
+        for name in cfg[key]:
+            if not is_name(name):
+                raise ConfigError(f"{key}.{name}: a name must be made of {NAME_RULE}")
+    named = [f"{key}.{name}" for key in NAMED for name in listed(cfg, key)]
+    check_targets(cfg, [*GROUPS, *named])
+
+
+def listed(cfg: DictConfig, key: str) -> list[str]:
+    """The names in a section of NAMED; null takes one away."""
+    return [name for name in cfg[key] if cfg[key][name] is not None]
 
 
 def _check_metrics(
@@ -416,9 +432,13 @@ def _check_metrics(
     deciding = {}
     if cfg.checkpoint.best:
         deciding["checkpoint.best=true"] = "objective", cfg.objective
+    stop = "train.stop.metric", settings.stop.metric
     if settings.stop.is_on:
-        deciding["train.stop"] = "train.stop.metric", settings.stop.metric
-    for key, name in [("objective", cfg.objective), *deciding.values()]:
+        deciding["train.stop"] = stop
+    named = [("objective", cfg.objective), *deciding.values()]
+    if settings.stop.metric != "validation/loss":  # the default, which a run may lack
+        named.append(stop)
+    for key, name in named:
         if name not in metrics:
             raise ConfigError(
                 f"{key}={name} is not a metric of this run, which has "

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.fingerprints import Examples, identify
 from runner.config.explain import explain
+from runner.config.hydra_files import to_yaml
 from runner.config.hydra_job import HydraJob
 from runner.core.compiling import Compiling
 from runner.core.mesh import devices
@@ -153,11 +154,15 @@ def _print(cfg: DictConfig, session: Session) -> None:
     from runner.job.model_table import print_model
     from runner.job.sharding import print_sharding
 
-    shown = {"sharding": print_sharding, "model": print_model}
     _set_up(cfg, session)
     run = build(cfg, session).run
+    out = sys.stdout if session.processes.is_first else StringIO()
+    if cfg.print == "config":
+        out.write(to_yaml(run.config | {"print": None}))
+        return
+    shown = {"sharding": print_sharding, "model": print_model}
     program = session.program(run.spec, run.values, run.timetable)
-    shown[cfg.print](run, program, None if session.processes.is_first else StringIO())
+    shown[cfg.print](run, program, out)
 
 
 def train_recorded(
@@ -257,9 +262,9 @@ def prepare(
       ConfigError: also recorded in the folder's summary.json, like any other error.
       Finished: the folder holds it already.
     """
-    folder, choices, overrides, sweep = composed
+    folder, choices, overrides, sweep, started = composed
     processes = session.processes
-    _code(session)  # which is found out meanwhile
+    _code(session, started)  # which is found out meanwhile
     try:
         if cfg.print is not None:
             raise ConfigError(f"print={cfg.print} is for a single run, not for a sweep")
@@ -269,12 +274,12 @@ def prepare(
         cfg = with_choice(cfg, folder)
         _set_up(cfg, session)
         before = checkpoint_facts(folder) if cfg.init_from is not None else {}
-        started = before.get("init_from")
-        built, digests = built_and_identified(cfg, session, begin, most, started)
+        earlier = before.get("init_from")
+        built, digests = built_and_identified(cfg, session, begin, most, earlier)
         missing = built.taken.missing if built.taken else ""
         if missing:
             digests |= {"initial_parameters": before.get("initial_parameters")}
-        record = fingerprints_and_provenance(built, digests, session)
+        record = fingerprints_and_provenance(built, digests, session, started)
         resumed = resume(built.cfg, built.run, folder, record, sweep is not None)
         if missing and not (resumed and resumed.start):
             raise ConfigError(missing)
@@ -347,15 +352,18 @@ def built_and_identified(
 
 
 def fingerprints_and_provenance(
-    built: Built, digests: Mapping[str, Any], session: Session
+    built: Built, digests: Mapping[str, Any], session: Session, started: Path = Path()
 ) -> dict[str, Any]:
-    """The facts that identify a run: what it computes, and where it comes from."""
+    """The facts that identify a run: what it computes, and where it comes from.
+
+    `started` is where its command was given; by default the working folder.
+    """
     run, found = built.run, built.found
     digests = {**digests, "optimizer_probe": found.probe, "optax": found.optax}
     if built.taken is not None:
         digests["init_from"] = built.taken.facts
     return digests | provenance(
-        _code(session).facts(),
+        _code(session, started).facts(),
         backend=jax.default_backend(),
         devices=[d.device_kind for d in jax.devices()[: run.spec.mesh.devices]],
         jax_options={name: getattr(jax.config, name, None) for name in JAX_OPTIONS},
@@ -365,8 +373,9 @@ def fingerprints_and_provenance(
     )
 
 
-def _code(session: Session) -> Code:
-    return session.keep(("code", Path.cwd()), lambda: Code(Path.cwd(), PACKAGES))
+def _code(session: Session, folder: Path) -> Code:
+    folder = folder.absolute()
+    return session.keep(("code", folder), lambda: Code(folder, PACKAGES))
 
 
 def checkpoint_record(run: Run, step: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from runner.record.untrusted import printable
 _EPILOG = """
 DIR is a run folder or holds some, of a sweep for example; those of the first edition
 too. A run that is still training is followed until its end. Nothing is mirrored twice:
-a tracker gets what it lacks. Files (csv, tensorboard) are written from the start.
+W&B gets what it lacks; csv, tensorboard and trackio are written from the start.
 
 W&B gets a run as its own settings say, unless an override says otherwise.
 

@@ -1,6 +1,7 @@
 """How every command prints tables and progress, to a terminal or to a file."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -11,15 +12,34 @@ from runner.record.untrusted import one_line
 if TYPE_CHECKING:  # elsewhere in functions: recording should not have to load rich
     from rich.console import Console
 
-_PLAIN_LINES = 20  # from start to end: enough for a job's log
+# Between two plain lines: at least this, in seconds, and this share of all time so far.
+_QUIET_SECONDS = 3.0
+_QUIET_SHARE = 0.1
 _REFRESHES_PER_SECOND = 10
 
 
-def console(stream: TextIO | None = None) -> "Console":
-    """A rich console that prints text as it is, and folds it on a terminal only."""
+def is_terminal(stream: TextIO) -> bool:
+    """Whether `stream` is shown to a person, by something that can redraw a line."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def console(stream: TextIO | None = None, *, plain: bool = False) -> "Console":
+    """A rich console that prints text as it is, and folds it on a terminal only.
+
+    Args:
+      stream: stdout by default.
+      plain: no colours, even where the environment asks for them, as in a notebook.
+    """
     from rich.console import Console
 
-    found = Console(file=stream, markup=False, emoji=False, highlight=False)
+    found = Console(
+        file=stream,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        force_terminal=False if plain else None,
+        force_jupyter=False,  # else a notebook shows what is written to `stream`
+    )
     if not found.is_terminal:
         found.width = 10_000
     return found
@@ -61,24 +81,27 @@ def print_table(
 
 
 def time_left(seconds: float) -> str:
-    """Such as "0:00:12 left"."""
-    seconds = int(seconds)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+    """Such as "0:00:12 left"; nothing for less than a second, which is soon over."""
+    whole = int(seconds)
+    if whole < 1:
+        return ""
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02} left"
 
 
 class LiveLine:
-    """Progress as one line, redrawn in place on a terminal; elsewhere as some twenty.
+    """Progress as one line, redrawn in place on a terminal; elsewhere as plain lines.
+
+    Of these there is a first one, then ever fewer: some thirty in the first minutes and
+    a hundred in a day.
 
     Args:
       stream: stderr by default.
-      quiet_seconds: the least time between two plain lines.
     """
 
-    def __init__(self, stream: TextIO | None, quiet_seconds: float = 0.0):
+    def __init__(self, stream: TextIO | None):
         self._stream = stream or sys.stderr
-        self._quiet_seconds = quiet_seconds
-        self._printed_at = -math.inf
-        self._next_fraction = 0.0
+        self._began = time.monotonic()
+        self._next = -math.inf
         self._live: Any = None
 
     def __rich_console__(self, console: Any, options: Any) -> Iterable[Any]:
@@ -87,7 +110,7 @@ class LiveLine:
 
     def start(self) -> None:
         """Begin to draw, if this is a terminal."""
-        if self._stream.isatty():
+        if is_terminal(self._stream):
             from rich.live import Live
 
             self._live = Live(
@@ -110,13 +133,10 @@ class LiveLine:
         else:
             print(text, file=self._stream, flush=True)
 
-    def _is_due(self, fraction: float, always: bool) -> bool:
-        """Whether to print a plain line: at each twentieth of the way, or `always`."""
+    def _is_due(self) -> bool:
+        """Whether it is time for a plain line."""
         now = time.monotonic()
-        if self._live or now - self._printed_at < self._quiet_seconds:
+        if self._live or now < self._next:
             return False
-        if fraction < self._next_fraction and not always:
-            return False
-        self._printed_at = now
-        self._next_fraction = (fraction * _PLAIN_LINES // 1 + 1) / _PLAIN_LINES
+        self._next = now + max(_QUIET_SECONDS, _QUIET_SHARE * (now - self._began))
         return True

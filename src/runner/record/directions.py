@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runner.errors import ConfigError
 from runner.record.files import read_object
+from runner.settings import PROBE
 
 # What the first edition, which didn't record it, knew of its metrics.
 FIRST_EDITION = {"loss": "min", "accuracy": "max"}
@@ -32,6 +33,8 @@ def better(key: str, directions: Mapping[str, str | None]) -> int:
       key: of a row, such as "validation/accuracy" or "test/per_class_accuracy/3".
       directions: "min", "max" or None for each metric of the run, by name.
     """
+    if key.startswith(PROBE):  # whatever it calls its numbers
+        return 0
     name = key.partition("/")[2] or key
     direction = directions.get(name, directions.get(name.partition("/")[0]))
     return {"max": 1, "min": -1, None: 0}[direction]

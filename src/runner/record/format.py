@@ -9,6 +9,8 @@ from runner.errors import ConfigError
 
 FORMAT = 2
 
+# An exported model has it in place of a summary.json, and is no run.
+EXPORTED = "metrics.json"
 # These folders of a run hold thousands of files and no other run.
 _NOT_RUNS = {"wandb", "checkpoints", "profile", ".hydra", "tensorboard"}
 
@@ -16,7 +18,8 @@ _NOT_RUNS = {"wandb", "checkpoints", "profile", ".hydra", "tensorboard"}
 def run_folders(path: Path) -> Iterator[Path]:
     """The run folders in and below `path`, with symbolic links in it resolved."""
     for folder, subfolders, files in os.walk(path.resolve()):
-        if "config.json" in files or "summary.json" in files:
+        is_run = "config.json" in files and EXPORTED not in files
+        if is_run or "summary.json" in files:
             yield Path(folder)
             subfolders[:] = [s for s in subfolders if s not in _NOT_RUNS]
 

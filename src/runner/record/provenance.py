@@ -2,11 +2,14 @@
 
 import os
 import platform
+import shlex
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from runner.record.secrets import scrub, scrub_command
@@ -161,6 +164,16 @@ def provenance(
         "choice": choice,
         "members": 1,  # of its population; a sweep may make it more
     }
+
+
+def command_line() -> str:
+    """The command that this process was given, without secrets, for a shell."""
+    path, *arguments = sys.argv[0], *scrub_command(sys.argv)[1:]
+    *folders, name = Path(path).parts or ("",)
+    if name != "__main__.py" or "runner" not in folders:  # a script, or a user's own
+        return shlex.join([name, *arguments])
+    package = folders[len(folders) - 1 - folders[::-1].index("runner") :]
+    return shlex.join(["python", "-m", ".".join(package), *arguments])
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -1,10 +1,11 @@
 """Keeps passwords, tokens and API keys out of every file of a run and out of W&B."""
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any, Literal
 
@@ -70,6 +71,23 @@ _Kind = Literal["any", "text"] | None
 # and what it has read from the environment.
 _known: set[str] = set()
 _from_environment: set[str] = set()
+
+
+@contextlib.contextmanager
+def forgotten() -> Iterator[None]:
+    """Forget the secrets met within a block, or a function, at its end.
+
+    A command's process meets those of one launch, and ends with it; a notebook's those
+    of many.
+    """
+    kept = _known, _from_environment
+    before = [set(values) for values in kept]
+    try:
+        yield
+    finally:
+        for values, earlier in zip(kept, before, strict=True):
+            values.intersection_update(earlier)
+        _scrub_text.cache_clear()
 
 
 def scrub(tree: Any) -> Any:

@@ -23,11 +23,16 @@ def save_state(folder: Path, state: Any) -> None:
     """
     from safetensors.numpy import save
 
-    named = {
+    named = arrays_of(state)
+    write_bytes(folder / FILE, save(named, {"sha256": _digest(named)}))
+
+
+def arrays_of(state: Any) -> dict[str, np.ndarray]:
+    """The arrays of a tree, by their names."""
+    return {
         name: np.ascontiguousarray(leaf)
         for name, leaf in zip(_names(state), jax.tree.leaves(state), strict=True)
     }
-    write_bytes(folder / FILE, save(named, {"sha256": _digest(named)}))
 
 
 def load_state(folder: Path) -> dict[str, np.ndarray]:

@@ -1,21 +1,16 @@
 """Train a recorded run again."""
 
 import contextlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.fingerprints import FINGERPRINTS
-from runner.core.mesh import devices
-from runner.core.placement import Axes
 from runner.core.run import Host, Run
 from runner.core.train import train
 from runner.errors import ConfigError
-from runner.job import determinism
 from runner.job.run import (
     built_and_identified,
     fingerprints_and_provenance,
@@ -23,16 +18,16 @@ from runner.job.run import (
 )
 from runner.job.session import Session
 from runner.job.warm_start import check_same
-from runner.record import compiled
-from runner.record.conditions import BITS, Fact, changed, counted
+from runner.record.conditions import BITS, Fact, changed
 from runner.record.console import console, print_table
 from runner.record.recorder import Recorder
 from runner.record.terminal import Progress
 from runner.record.untrusted import printable
-from runner.replay import configuration
-from runner.replay.record import Recorded, read
 from runner.replay.rows import Differs, RecordEnds, Rows
-from runner.replay.trusted import check_targets
+from runner.saved import configuration
+from runner.saved.machine import set_up
+from runner.saved.record import Recorded, read
+from runner.saved.trusted import check_targets
 from runner.settings import GROUPS
 from runner.tasks.task import directions
 from runner.trees import differences
@@ -72,14 +67,19 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
     """
     if out is not None and (out / "config.json").exists():
         raise ConfigError(f"--out {out} already has a run; name another folder")
-    recorded = read(path)
+    recorded = read(path, "replayed")
+    if not recorded.rows:
+        raise ConfigError(f"{path} has no metrics to compare a replay with")
     if not limits.trust:
         how = "--config-dir adds your own YAML files; --trust imports whatever it names"
         folders = [limits.config_dir] if limits.config_dir else []
         check_targets(recorded, folders, how)
     cfg = _configuration(recorded, limits)
     session = Session()
-    _set_up(recorded, cfg)
+    set_up(cfg, recorded.provenance)
+    # The recorded number of steps counts. If the data have another size now, the
+    # digest of the data shows it, not an error about epochs.
+    cfg.train.epochs = None
     built, digests = built_and_identified(cfg, session)
     check_same(recorded.provenance, built.taken)
     run, here = built.run, fingerprints_and_provenance(built, digests, session)
@@ -138,47 +138,6 @@ def _configuration(recorded: Recorded, limits: Limits) -> DictConfig:
     if not limits.contradiction:
         configuration.check_agreement(recorded, today)
     return cfg
-
-
-def _set_up(recorded: Recorded, cfg: DictConfig) -> None:
-    """Let what is built here be what was recorded, as far as this machine can."""
-    determinism.set_up(cfg.deterministic)
-    count = _check_devices(recorded.provenance)
-    if count is not None:
-        mesh = cfg.mesh  # -1 takes all other devices, and here may be more of them
-        for axis in Axes._fields:
-            if mesh[axis] == -1:
-                others = math.prod(mesh[other] for other in Axes._fields)
-                mesh[axis] = count // -others
-    # The recorded number of steps counts. If the data have another size now, the
-    # digest of the data shows it, not an error about epochs.
-    cfg.train.epochs = None
-    try:
-        compiled.set_up(cfg.compilation_cache)
-    except ConfigError as error:  # another machine's folder
-        print(printable(f"warning: no compilation cache is used: {error}"))
-        compiled.set_up(None)
-    jax.config.update("jax_debug_nans", cfg.train.debug_nans)
-
-
-def _check_devices(recorded: Mapping[str, Any]) -> int | None:
-    """How many devices the run had; None if that isn't recorded.
-
-    Raises:
-      ConfigError: there are fewer here.
-    """
-    here = devices()
-    count = recorded.get("device_count")
-    if count is not None and count > len(here):
-        hint = " JAX_NUM_CPU_DEVICES sets how many CPU devices there are."
-        raise ConfigError(
-            f"the run had {counted(recorded.get('devices')) or count} devices, and "
-            f"there are {len(here)} x {here[0].device_kind} here. Another number of "
-            "devices adds numbers in another order."
-            + hint
-            * (here[0].platform == "cpu")
-        )
-    return count
 
 
 def _show_rule(facts: Sequence[Fact], limits: Limits) -> None:

@@ -12,20 +12,23 @@ from omegaconf import DictConfig
 
 from runner import signals
 from runner.cluster.plan import Plan
-from runner.config.hydra_files import plain
+from runner.config.hydra_files import discard_unused, plain
 from runner.errors import ConfigError, Preempted, did_you_mean
 from runner.job.identity import base_of
 from runner.settings import ClusterSettings
 from runner.sweep.compose import Composer
 from runner.sweep.job import Job, assign_folder, compose_job, load_finished, varying
-from runner.sweep.launcher import Launcher
+from runner.sweep.launcher import Launcher, Search
 from runner.sweep.ledger import Ledger, unfinished
 from runner.sweep.sweep import Sweep
 from runner.sweep.table import is_higher_better, print_results
 
 
 def launch(
-    launcher: Launcher, overrides: Sequence[Sequence[str]], first: int
+    launcher: Launcher,
+    overrides: Sequence[Sequence[str]],
+    first: int,
+    search: Search | None = None,
 ) -> list[JobReturn]:
     """Run the jobs of a sweep, or of one batch of it.
 
@@ -33,6 +36,7 @@ def launch(
       launcher: what runs them.
       overrides: of each job.
       first: the number of the first of them.
+      search: gets them, to show all of its jobs at its end.
 
     Returns:
       the result of each.
@@ -40,13 +44,21 @@ def launch(
     Raises:
       ConfigError: the jobs can't be composed, or the folder is another sweep's.
     """
-    keys = varying(overrides)
+    keys = search.keys if search else varying(overrides)
     jobs, folder = run_jobs(launcher, overrides, first, keys)
-    if len(jobs) > 1:
-        objective = launcher.master.objective
-        higher = is_higher_better(objective, jobs)
-        print_results(jobs, keys, folder, objective, higher)
+    if search:
+        search.jobs.update({job.fingerprint: job for job in jobs})
+    elif len(jobs) > 1:
+        show_results(jobs, keys, folder, launcher.master.objective)
     return [job.returned() for job in jobs]
+
+
+def show_results(
+    jobs: Sequence[Job], keys: Sequence[str], folder: Path, objective: str
+) -> None:
+    """Print what the jobs of a sweep have found; see `print_results`."""
+    higher = is_higher_better(objective, jobs)
+    print_results(jobs, keys, folder, objective, higher)
 
 
 def run_jobs(
@@ -78,7 +90,7 @@ def run_jobs(
         )
     base = base_of(master)
     folder = Path(master.hydra.sweep.dir)
-    if launcher.resume and not _is_given(master, "hydra.sweep.dir"):
+    if launcher.resume and not is_given(master, "hydra.sweep.dir"):
         folder = _unfinished(folder, base, jobs) or folder
     cluster = _cluster(launcher, jobs, keys)
     if cluster:
@@ -103,7 +115,7 @@ def run_jobs(
         ledger.write()
         unfinished = list(reversed(todo.values()))
         with _resumable(ledger):
-            _run(launcher, cluster, ledger, plan, unfinished, len(jobs), keys)
+            _run(launcher, cluster, ledger, plan, unfinished, first + len(jobs), keys)
     for job in jobs:
         if job.fingerprint in todo:
             original = todo[job.fingerprint]
@@ -212,7 +224,8 @@ def _cluster(
     return settings
 
 
-def _is_given(master: DictConfig, key: str) -> bool:
+def is_given(master: DictConfig, key: str) -> bool:
+    """Whether the command line sets this key of Hydra's."""
     return any(
         o.lstrip("+").startswith(f"{key}=") for o in master.hydra.overrides.hydra
     )
@@ -229,11 +242,7 @@ def _unfinished(new: Path, base: dict[str, Any], jobs: list[Job]) -> Path | None
                 "(hydra.launcher.resume=false starts a new one)",
                 file=sys.stderr,
             )
-            # All that Hydra has put there so far.
-            (new / "multirun.yaml").unlink(missing_ok=True)
-            for empty in (new, new.parent):
-                if empty.is_dir() and not any(empty.iterdir()):
-                    empty.rmdir()
+            discard_unused(new, (new, new.parent))
             return folder
     return None
 

@@ -5,6 +5,20 @@ from typing import Literal, NamedTuple
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from runner.sweep.job import Job
+
+
+class Search(NamedTuple):
+    """A sweep whose jobs aren't known from the start, but come batch by batch.
+
+    Attributes:
+      keys: those that are searched.
+      jobs: of all batches so far, by their fingerprints.
+    """
+
+    keys: list[str]
+    jobs: dict[str, Job]
+
 
 class Launcher(NamedTuple):
     """The settings of a Hydra launcher.

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import sys
 import time
 import typing
@@ -13,7 +12,8 @@ from typing import Any, Literal, Self, TypedDict
 from runner import signals
 from runner.errors import ConfigError, Unwritable
 from runner.record.files import lock, read_object, to_json, write_json, writing
-from runner.record.secrets import scrub, scrub_command
+from runner.record.provenance import command_line
+from runner.record.secrets import scrub
 from runner.sweep.job import inside
 from runner.trees import differences
 
@@ -127,9 +127,8 @@ class Ledger:
             is in the folders of the jobs.
         """
         started = time.monotonic()
-        command = shlex.join(["python", "-m", "runner", *scrub_command(sys.argv)[1:]])
         ledger = {
-            "command": command,
+            "command": command_line(),
             "base": self._base,
             "swept": self._swept,
             "jobs": {name: self._shown(name) for name in self.jobs},

@@ -18,7 +18,7 @@ class Status(LiveLine):
     """
 
     def __init__(self, total: int, done: int, stream: TextIO | None = None):
-        super().__init__(stream, quiet_seconds=2.0)
+        super().__init__(stream)
         self.total = total
         self.skipped = self.done = done
         self.failed = self.running = 0
@@ -26,7 +26,8 @@ class Status(LiveLine):
         self.progress: dict[int, float] = {}  # of each job that trained, from 0 to 1
         self._trained = 0.0  # their sum
         self._started = time.monotonic()
-        self._training: float | None = None
+        self._training: tuple[float, float] | None = None  # since when, from what
+        self._said = ""
 
     def __enter__(self) -> "Status":
         self.start()
@@ -39,9 +40,9 @@ class Status(LiveLine):
 
     def advance(self, number: int, fraction: float) -> None:
         """Job `number` has trained for this fraction of its steps."""
-        if self._training is None:
-            self._training = time.monotonic()
         self.reached(number, fraction)
+        if self._training is None:  # what comes before is the start-up
+            self._training = time.monotonic(), self._fraction()
         self.changed()
 
     def reached(self, number: int, fraction: float) -> None:
@@ -50,9 +51,11 @@ class Status(LiveLine):
         self.progress[number] = fraction
 
     def changed(self) -> None:
-        """Print a plain line if enough has happened since the last."""
-        if self._is_due(self._fraction(), always=self.phase == "preparing"):
-            self.say(self.line())
+        """Print a plain line if it says something new and it is time for one."""
+        line = self.line()
+        if line != self._said and self._is_due():
+            self._said = line
+            self.say(line)
 
     def line(self) -> str:
         """Such as `sweep 60/100 done, 1 failed, 20 running, 0:00:12 left`."""
@@ -63,8 +66,10 @@ class Status(LiveLine):
             parts.append(f"{self.running} running")
         if self.done + self.failed >= self.total:
             parts.append(f"{time.monotonic() - self._started:.1f} s")
-        else:
-            parts.append(self._time_left() or self.phase)
+        elif not self._trained:
+            parts.append(self.phase)
+        elif left := self._time_left():
+            parts.append(left)
         return ", ".join(parts)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterable[Any]:
@@ -75,7 +80,9 @@ class Status(LiveLine):
         return self._trained / max(self.total - self.skipped, 1)
 
     def _time_left(self) -> str:
-        if self._training is None or not self._fraction():
+        now, before = self._training or (0.0, 0.0)
+        done = self._fraction()
+        if done <= before:
             return ""
-        spent = time.monotonic() - self._training
-        return time_left(spent * (1 / self._fraction() - 1))
+        spent = time.monotonic() - now
+        return time_left(spent * (1 - done) / (done - before))

@@ -2,20 +2,48 @@
 
 import contextlib
 import math
+import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from runner.errors import ConfigError
 from runner.record.console import console, print_table
 from runner.record.directions import better, recorded
+from runner.record.files import read_object
 from runner.record.secrets import named
-from runner.record.terminal import number
+from runner.record.terminal import number, short
 from runner.sweep.job import Job
 
 _ROWS = 12
+_WIDTH = 80  # of a table in a file; on a terminal it is the terminal's
+_LEAST = 24  # of which the settings get at least this before other metrics get any
+_LONG = re.compile(r"(?<==)\d+\.\d{4,}(e-?\d+)?(?=\s|$)")
+
+
+class _Row(NamedTuple):
+    """A setting, and what its jobs, one a seed, ended with."""
+
+    name: str
+    results: list[float]
+    others: list[Mapping[str, float]]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.results)
+
+    @property
+    def deviation(self) -> str:
+        values = self.results
+        if len(values) < 2 or not all(map(math.isfinite, values)):
+            return ""  # a NaN or an infinity has none
+        return f"{statistics.stdev(values):.2g}"
+
+    def other(self, metric: str) -> str:
+        values = [other[metric] for other in self.others if metric in other]
+        return number(metric, statistics.fmean(values)) if values else ""
 
 
 def print_results(
@@ -41,16 +69,12 @@ def print_results(
     done = [job for job in jobs if job.error is None]
     sign = -1 if higher_is_better else 1
     rows = _rows(done, settings)
-    rows.sort(key=lambda row: (math.isnan(row[1]), sign * row[1]))
-    seeds = any(count > 1 for *_, count in rows)
-    header = [objective, *(["sd", "runs"] if seeds else []), "setting"]
-    lines = []
-    for name, mean, deviation, count in rows:
-        line = [number(objective, mean)]
-        if seeds:
-            line += ["" if math.isnan(deviation) else f"{deviation:.2g}", str(count)]
-        lines.append([*line, name])
-    print_table(header, lines, out, right=slice(-1), most=_ROWS)
+    rows.sort(key=lambda row: (math.isnan(row.mean), sign * row.mean))
+    width = out.width if out.is_terminal else _WIDTH
+    header, *lines = zip(*_columns(rows[:_ROWS], objective, width), strict=True)
+    print_table(header, lines, out, right=slice(-1))
+    if len(rows) > _ROWS:
+        out.print(f"... and {len(rows) - _ROWS} more")
     failed = len(jobs) - len(done)
     if failed:
         out.print(
@@ -71,27 +95,55 @@ def is_higher_better(objective: str, jobs: Sequence[Job]) -> bool:
     return False
 
 
-def _rows(
-    jobs: Sequence[Job], settings: Sequence[str]
-) -> list[tuple[str, float, float, int]]:
-    """Name, mean, standard deviation and number of the jobs of each setting."""
-    results: dict[str, list[float]] = {}
+def _columns(rows: Sequence[_Row], objective: str, width: int) -> list[list[str]]:
+    """The columns, each with its title: as many metrics as fit beside the settings."""
+    columns = [[objective, *(number(objective, row.mean) for row in rows)]]
+    if any(len(row.results) > 1 for row in rows):
+        columns.append(["sd", *(row.deviation for row in rows)])
+        columns.append(["runs", *(str(len(row.results)) for row in rows)])
+    names = ["setting", *_shortened([row.name for row in rows])]
+    room = width - sum(map(_wide, columns)) - min(_wide(names), _LEAST)
+    metrics = dict.fromkeys(m for row in rows for other in row.others for m in other)
+    for metric in metrics:
+        title = metric.removeprefix("validation/")
+        column = [title, *(row.other(metric) for row in rows)]
+        if metric != objective and room >= _wide(column):
+            room -= _wide(column)
+            columns.append(column)
+    return [*columns, names]
+
+
+def _wide(column: Sequence[str]) -> int:
+    return max(map(len, column)) + 2
+
+
+def _rows(jobs: Sequence[Job], settings: Sequence[str]) -> list[_Row]:
+    """The jobs of each setting."""
+    rows: dict[str, _Row] = {}
     for job in jobs:
         given = [o for o in job.overrides if o.partition("=")[0] in settings]
-        setting = map(named, given)
+        name = " ".join(map(named, given)) or "all seeds"
+        row = rows.setdefault(name, _Row(name, [], []))
         assert job.result is not None
-        results.setdefault(" ".join(setting) or "all seeds", []).append(job.result)
-    return [
-        (
-            name,
-            statistics.fmean(values),
-            # A NaN or an infinity has none.
-            statistics.stdev(values) if _are_several(values) else math.nan,
-            len(values),
-        )
-        for name, values in results.items()
-    ]
+        row.results.append(job.result)
+        row.others.append(_final(job))
+    return list(rows.values())
 
 
-def _are_several(values: Sequence[float]) -> bool:
-    return len(values) > 1 and all(map(math.isfinite, values))
+def _final(job: Job) -> dict[str, float]:
+    """The final value of each validation metric that is one number with a direction."""
+    with contextlib.suppress(OSError, ValueError, KeyError, ConfigError):
+        directions = recorded(job.folder)
+        final = read_object(job.folder / "summary.json")["final"]
+        return {
+            metric: float(value)
+            for metric, value in final.items()
+            if re.fullmatch(r"validation/[^/]+", metric) and better(metric, directions)
+        }
+    return {}
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """`names` with four digits a number, where that leaves them different."""
+    texts = [_LONG.sub(lambda long: short(float(long[0])), name) for name in names]
+    return texts if len(set(texts)) == len(set(names)) else list(names)

@@ -70,5 +70,7 @@ COMMAND_LINES = [
     ("-m seed=0,1 cluster=local +data.api_key=pwned123", "api_key=<redacted> would"),
     ("cluster=local wandb.notes='password: pwned123'", "notes='password: <redacted>"),
     ("-m deterministic=true,false", "deterministic must be the same for all jobs"),
-    ("--cfg job --resolve", "train.eval_every_steps depends on", "data is loaded"),
+    ("--cfg all --resolve", "train.eval_every_steps depends on", "print=config"),
+    ("--cfg job --resolve -p trian", "--package trian is no part", "mean 'train'?"),
+    ("--cfg job --resolve model.x=1", "model has no key 'x'"),
 ]

@@ -87,7 +87,7 @@ def start(folder: Path, code: str, **env):
 def run(folder: Path, code: str, expect: int = 0, **env) -> str:
     process = start(folder, code, **env)
     try:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == expect, err
@@ -198,8 +198,21 @@ record(".", each=end)
 
 
 def test_online_run_arrives(tmp_path):
+    code = """
+ballast = b"x" * (300 << 20)
+def each(step):
+    if step == 5:
+        Path("a/runner.log").write_text("began with api_key=hunter2")
+        Path("a/state.safetensors").write_bytes(b"weights")
+    if step == 20:
+        wait_for_start()
+        time.sleep(1)
+record("a", each=each, log_model=True)
+record("b", 5)
+"""
     with FakeWandb() as server:
-        out = run(tmp_path, 'record("a"); record("b", 5)', **server.env())
+        env = server.env() | {"WANDB_X_STATS_SAMPLING_INTERVAL": "0.2"}
+        out = run(tmp_path, code, **env)
     assert not server.unknown
     first, second = server.runs.values()
     assert first.config["optimizer"] == {"name": "adam"}
@@ -209,6 +222,40 @@ def test_online_run_arrives(tmp_path):
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert len(second.history) == 5
     assert out.count("W&B: http") == 2
+    # The step is the axis, and a metric with a direction has its best value beside
+    # the last one.
+    defined = json.loads(first.last("config"))["_wandb"]["value"]["m"]
+    axis = [metric.get("1") for metric in defined].index("step") + 1
+    names = ("train/loss", "*")
+    shown = [m for m in defined if m.get("1", m.get("2")) in names]
+    assert [metric["5"] for metric in shown] == [axis, axis]
+    assert first.summary["train/loss"] == {"min": 0.05, "last": 0.05}
+    # The trainer's own memory, not the helper's; its log; its model.
+    assert max(e.get("system.proc.memory.rssMB", 0) for e in first.events) > 300
+    assert server.uploads["output.log"] == b"began with api_key=<redacted>"
+    assert server.uploads["state.safetensors"] == b"weights"
+    (model,) = server.artifacts
+    assert model["artifactTypeName"] == "model"
+    assert model["artifactCollectionName"] == f"model-{first.name}"
+
+
+@pytest.mark.nightly
+def test_a_model_that_cannot_be_uploaded_costs_no_row(tmp_path):
+    code = """
+def each(step):
+    if step == 20:
+        Path("a/state.safetensors").write_bytes(b"weights")
+print(record("a", each=each, log_model=True).mirror.locations())
+"""
+    with FakeWandb() as server:
+        server.fail = lambda operation: 404 if "Artifact" in operation else None
+        assert "incomplete" in run(tmp_path, code, **server.env())
+        (only,) = server.runs.values()
+        assert (len(only.history), only.exit_code) == (20, 0)
+        server.fail = lambda operation: None
+        brought(tmp_path, "a", "wandb=online", **server.env())
+    assert server.uploads["state.safetensors"] == b"weights"
+    assert [row["step"] for row in only.history] == [*range(1, 21)]
 
 
 def test_dead_server_falls_back_to_offline_once_for_all_runs(tmp_path):
@@ -273,7 +320,7 @@ record(".", each=slow)
             assert process.poll() is None
         server.down = True
         begin = time.monotonic()
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert time.monotonic() - begin < 12
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 20
@@ -388,7 +435,7 @@ def brought(folder: Path, *arguments: str, expect: int = 0, **env) -> str:
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == expect, done.stderr
     return done.stdout

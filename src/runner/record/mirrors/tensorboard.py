@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from runner.record.mirrors.tracker import Source, Tracker
+from runner.record.mirrors.tracker import Source, Tracker, tested
 
 _SUFFIX = ".runner"
 
@@ -54,8 +54,8 @@ class TensorBoardTracker(Tracker):
         self._writer.flush()
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
-        for name, value in summary.get("final", {}).items():
-            if name.startswith("test/") and isinstance(value, int | float):
+        for name, value in tested(summary).items():
+            if isinstance(value, int | float):
                 self._write(name, "scalar", value, summary["steps"])
         self.close()
 

@@ -49,6 +49,12 @@ def source(folder: Path, trainer: int | None = None) -> Source:
     )
 
 
+def tested(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of the test splits, which no row has."""
+    final = summary.get("final", {})
+    return {name: value for name, value in final.items() if name.startswith("test/")}
+
+
 class Tracker:
     """A tracker's copy of one run. Its methods are called in this order, in one thread.
 

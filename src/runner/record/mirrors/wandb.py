@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from runner.record.directions import FIRST_EDITION, better
 from runner.record.files import lock
 from runner.record.mirrors.follow import one_line
-from runner.record.mirrors.tracker import Source, Tracker
+from runner.record.mirrors.tracker import Source, Tracker, tested
 from runner.record.mirrors.wandb_fields import fields, wanted_mode, without_variables
 from runner.record.secrets import scrub_message
 
@@ -65,8 +66,6 @@ class WandbTracker(Tracker):
         return wanted_mode(config) != "disabled"
 
     def open(self) -> int:
-        # The summary table says where everything is. W&B reads it when it first starts.
-        os.environ.setdefault("WANDB_SILENT", "true")
         self._lock = _locked(self._root / f".{self._fields['id']}.lock")
         with _starting:
             wanted = wanted_mode(self.source.config)
@@ -104,31 +103,31 @@ class WandbTracker(Tracker):
         return min(self._run.summary.get("step", -1), self._run.starting_step - 1)
 
     def _init(self, mode: str) -> None:
-        import wandb
-
-        client = {k: v for k, v in _CLIENT.items() if _variable(k) not in os.environ}
-        if self.source.trainer:
-            client["x_stats_pid"] = self.source.trainer
-        else:
-            client["x_disable_stats"] = True
-        run = wandb.init(
-            mode=mode,  # pyright: ignore[reportArgumentType]
-            config={**self.source.config, "provenance": dict(self.source.provenance)},
-            reinit="create_new",
-            resume=None if "WANDB_RESUME" in os.environ else "allow",
-            settings=wandb.Settings(**client),
-            **without_variables(self._fields),
-        )
+        trainer = self.source.trainer
+        stats = {"x_stats_pid": trainer} if trainer else {"x_disable_stats": True}
+        config = {**self.source.config, "provenance": dict(self.source.provenance)}
+        run = begin(mode, self._fields, config, **stats)
         run.define_metric("*", step_metric="step")
-        self._run = run
+        self._run, self._defined = run, {"step"}
         self.where = f"wandb sync {run.settings.sync_dir}"
         if not run.offline:
             self.where = run.url
             print(f"W&B: {run.url}", file=sys.stderr)
 
     def row(self, row: Mapping[str, Any]) -> None:
-        self._continued().log(dict(row), step=row["step"], commit=True)
+        run = self._continued()
+        for name in row.keys() - self._defined:
+            self._define(name)
+        run.log(dict(row), step=row["step"], commit=True)
         self._rows, self._last = self._rows + 1, row["step"]
+
+    def _define(self, name: str) -> None:
+        """Have W&B's summary keep a metric's best value as well as its last one."""
+        self._defined.add(name)
+        directions = self.source.provenance.get("directions", FIRST_EDITION)
+        if sign := better(name, directions):
+            best = "max" if sign > 0 else "min"
+            self._run.define_metric(name, step_metric="step", summary=f"{best},last")
 
     def _continued(self) -> Any:
         if self._run is None:  # it was over, and the folder has more
@@ -143,7 +142,10 @@ class WandbTracker(Tracker):
         run.summary.update(_facts(summary))
         if summary["status"] == "preempted":
             run.mark_preempting()
-        self._add_files()
+        try:
+            self._add_files()
+        except Exception as error:
+            self.problem = f"files are missing: {one_line(error)}"
         run.finish(exit_code=exit_code)
         if run.offline:
             self._check_file(Path(run.settings.sync_file))
@@ -165,15 +167,15 @@ class WandbTracker(Tracker):
             if state.is_file():  # as it is once a run has finished
                 model = wandb.Artifact(f"model-{self._fields['id']}", type="model")
                 model.add_file(str(state))
-                self._run.log_artifact(model)
+                log_artifact(self._run, model, 20 if self.source.trainer else 600)
 
     def _check_file(self, file: Path) -> None:
         """Find out what a full disk has cost, of which W&B says nothing."""
-        from runner.record.mirrors.wandb_reader import read_run
+        from runner.record.mirrors.wandb_reader import extent
 
         lacks = not _has_exit_record(file)
         if not lacks and file.stat().st_size < _READ_BYTES:
-            lacks = len(read_run(file)["history"]) < self._rows
+            lacks = extent(file)[0] < self._rows
         if lacks:
             raise OSError(f"{file} lacks rows")
 
@@ -204,14 +206,38 @@ class WandbTracker(Tracker):
             _teardown(self._core)
 
 
+def begin(
+    mode: str, fields: Mapping[str, Any], config: Mapping[str, Any], **client: Any
+) -> Any:
+    """W&B's run with these `fields`, of which WANDB_* variables override each."""
+    import wandb
+
+    # We say where everything is. W&B reads this when it first starts.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    client |= {k: v for k, v in _CLIENT.items() if _variable(k) not in os.environ}
+    return wandb.init(
+        mode=mode,  # pyright: ignore[reportArgumentType]
+        config=dict(config),
+        reinit="create_new",
+        resume=None if "WANDB_RESUME" in os.environ else "allow",
+        settings=wandb.Settings(**client),
+        **without_variables(fields),
+    )
+
+
+def log_artifact(run: Any, artifact: Any, seconds: float) -> None:
+    """Log an artifact, and wait for its upload; W&B itself says nothing of failures."""
+    logged = run.log_artifact(artifact)
+    if not run.offline:
+        logged.wait(seconds)
+
+
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The facts that W&B's own summary, the last value of each metric, lacks."""
-    final = summary.get("final", {})
     known = ("final", "best", "steps", "exit_code")
     facts = {k: v for k, v in summary.items() if k not in known}
     best = {f"best/{k}": v["value"] for k, v in summary.get("best", {}).items()}
-    tested = {k: v for k, v in final.items() if k.startswith("test/")}
-    return facts | best | tested
+    return facts | best | tested(summary)
 
 
 def _locked(path: Path) -> IO[str] | None:
@@ -232,18 +258,17 @@ def _locked(path: Path) -> IO[str] | None:
 
 def _local(root: Path, identity: str) -> tuple[int, int | None, Path | None]:
     """The last step in W&B's local files of a run, its exit code, and where it is."""
-    from runner.record.mirrors.wandb_reader import read_run
+    from runner.record.mirrors.wandb_reader import extent
 
     last, over, where = -1, None, None
     for file in sorted(root.glob(f"*run-*-{identity}/run-{identity}.wandb")):
         try:
-            run = read_run(file)
+            rows, step, over = extent(file)
         except ValueError:  # of a start that failed
             continue
-        steps = [int(row["step"]) for row in run["history"]]
-        if steps or where is None:
+        if rows or where is None:
             where = file.parent
-        last, over = max([last, *steps]), run["exit_code"]
+        last = max(last, step)
     return last, over if last >= 0 else None, where
 
 

@@ -5,12 +5,13 @@ framing is as old as the format, but the protobuf module is private, so nothing 
 the run folder relies on it.
 """
 
+import io
 import json
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from runner.record.untrusted import ROWS_BYTES, read_bytes
 
@@ -26,11 +27,12 @@ def read_run(path: Path) -> dict[str, Any]:
     """{"config", "history", "summary", "exit_code", "group", "name", ...} of a file.
 
     Raises:
-      ValueError: not a .wandb file of this version.
+      OSError, ValueError: it can't be read, is too large, or isn't a .wandb file of
+        this version.
     """
     run: dict[str, Any] = {"config": {}, "history": [], "summary": {}}
     run["exit_code"] = None
-    for record in records(path):
+    for record in _records(io.BytesIO(read_bytes(path, ROWS_BYTES)), path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             message = record.run
@@ -58,30 +60,43 @@ def read_run(path: Path) -> dict[str, Any]:
     return run
 
 
-def records(path: Path) -> Iterator[Any]:
-    """The records up to the end or the first torn one.
+def extent(path: Path) -> tuple[int, int, int | None]:
+    """How many rows a file of any size has, the last step of them, -1 if none, and
+    the run's exit code.
 
     Raises:
-      ValueError: not a .wandb file of this version.
+      OSError, ValueError: it can't be read, or isn't a .wandb file of this version.
     """
+    rows, last, exit_code = 0, -1, None
+    with path.open("rb") as file:
+        for record in _records(file, path):
+            kind = record.WhichOneof("record_type")
+            if kind == "exit":
+                exit_code = record.exit.exit_code
+            elif kind == "history":
+                for item in record.history.item:
+                    if "step" in (item.key, *item.nested_key):
+                        rows, last = rows + 1, max(last, int(item.value_json))
+    return rows, last, exit_code
+
+
+def _records(file: IO[bytes], path: Path) -> Iterator[Any]:
+    """The records up to the end or the first torn one."""
     from wandb.proto import wandb_internal_pb2
 
-    data = read_bytes(path, ROWS_BYTES)
-    if data[:7] != struct.pack("<4sHB", b":W&B", 0xBEE1, 0):
+    if file.read(7) != struct.pack("<4sHB", b":W&B", 0xBEE1, 0):
         raise ValueError(f"{path}: not a .wandb file of version 0")
-    position, record = 7, b""
+    record = b""
     while True:
-        left = _BLOCK - position % _BLOCK
-        if left < 7:
-            position += left
-        if position + 7 > len(data):
+        left = _BLOCK - file.tell() % _BLOCK
+        header = file.read(7 if left >= 7 else left + 7)[-7:]
+        if len(header) < 7:
             return
-        checksum, size, kind = struct.unpack_from("<IHB", data, position)
-        chunk = data[position + 7 : position + 7 + size]
+        checksum, size, kind = struct.unpack("<IHB", header)
+        chunk = file.read(size)
         is_whole = len(chunk) == size
         if not is_whole or zlib.crc32(chunk, zlib.crc32(bytes([kind]))) != checksum:
             return
-        position += 7 + size
         record = chunk if kind in (1, 2) else record + chunk  # 1 full, 2 first
         if kind in (1, 4):  # 4 last
             # Made at import by protobuf, so no type checker sees it.

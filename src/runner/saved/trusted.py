@@ -8,7 +8,7 @@ from typing import Any
 from runner.config.conf import conf_dir
 from runner.config.instantiate import target_names
 from runner.errors import ConfigError
-from runner.replay.record import Recorded
+from runner.saved.record import Recorded
 
 # A data set's class, which `data.name` may name as pkg.module:Class.
 _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

@@ -34,12 +34,22 @@ class Recorded(NamedTuple):
     finished: bool
 
 
-def read(path: Path) -> Recorded:
+def read(path: Path, purpose: str = "used") -> Recorded:
     """Read a run folder, a `run-*.wandb` file or a folder with one such file.
 
+    Args:
+      purpose: what can't be done with one of another format, such as "replayed".
+
     Raises:
-      ConfigError: it is not a run, is damaged or has no rows.
+      ConfigError: it is not a run, is damaged or of another format.
     """
+    recorded = _read(path)
+    check_format(recorded.config, recorded.source, purpose)
+    own = {k: v for k, v in recorded.config.items() if k not in _ADDED}
+    return recorded._replace(config=own)
+
+
+def _read(path: Path) -> Recorded:
     if path.exists() and not path.is_dir():
         return _from_wandb(path)
     if not path.is_dir():
@@ -92,26 +102,16 @@ def _recorded(
         raise ConfigError(f"{source}: hydra.overrides in its config is no list of text")
     if not isinstance(provenance, dict):
         raise ConfigError(f"{source}: its provenance is not a mapping")
-    if not rows:
-        raise ConfigError(f"{source} has no metrics to compare a replay with")
     kept = [
         # W&B adds its own keys, which begin with an underscore.
         {k: v for k, v in row.items() if not k.startswith(("_", "time/"))}
         for row in rows
     ]
-    check_format(config, source, "replayed")
-    return Recorded(
-        source,
-        {k: v for k, v in config.items() if k not in _ADDED},
-        hydra,
-        provenance,
-        kept,
-        finished,
-    )
+    return Recorded(source, config, hydra, provenance, kept, finished)
 
 
 def _needed(path: Path, read: Callable[[Path], Any]) -> Any:
-    """What `read` makes of a file that a replay needs.
+    """What `read` makes of a file that must be there.
 
     Raises:
       ConfigError: `read` raised OSError or ValueError.
@@ -120,7 +120,7 @@ def _needed(path: Path, read: Callable[[Path], Any]) -> Any:
         return read(path)
     except OSError as error:
         raise ConfigError(
-            f"{path} can't be read: {error.strerror}. A replay needs it"
+            f"{path} can't be read: {error.strerror}. A run leaves it"
         ) from error
     except ValueError as error:
         where = "" if str(path) in str(error) else f"{path.parent}: "

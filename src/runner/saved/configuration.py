@@ -1,4 +1,4 @@
-"""The configuration to replay, and what today's conf/ gives instead."""
+"""The configuration of a run as it was recorded, and what today's conf/ gives."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from runner.config.explain import explain
 from runner.errors import ConfigError, few
 from runner.record.files import from_json, to_json
 from runner.record.secrets import REDACTED, scrub
-from runner.replay.record import Recorded
+from runner.saved.record import Recorded
 from runner.settings import Settings, identifies_job
 from runner.trees import flatten
 
@@ -38,7 +38,7 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
         if value == REDACTED and identifies_job(key):
             raise ConfigError(
                 f"{recorded.source}: {key} is a secret and was not recorded, so the "
-                "run can't be replayed. Given as ${oc.env:NAME}, it would be read again"
+                "run can't be built again. As ${oc.env:NAME} it would be read there"
             )
     try:
         plain = OmegaConf.create(from_json(recorded.config))

@@ -1,4 +1,4 @@
-"""The README's commands, as they stand or shortened by length alone."""
+"""Commands of the README and of docs/, as they stand or shortened by length alone."""
 
 import itertools
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.readme import BLOCKS, COMMANDS, README
+from helpers.pages import COMMANDS, PAGES, commands, write_files
 from runner.config.conf import conf_dir
 from runner.record.files import read_metrics
 
@@ -23,6 +23,11 @@ SHORTENED = (
     "schedule=reduce_on_plateau schedule@schedule.base=cosine schedule.patience=2",
     "-m optimizer=sgd,adam seed=0,1,2 train.epochs=3 hydra.sweep.dir=s1",
     "-m sweep=tuned optimizer=sgd,adam seed=0,1,2",
+)
+RATES = (
+    "-m optimizer=sgd,adam"
+    " optimizer.learning_rate=0.0001,0.0003,0.001,0.003,0.01,0.03,0.1,0.3,1.0"
+    " seed=0,1,2 schedule=cosine train.on_nan=continue hydra.sweep.dir=rates"
 )
 RUN_BY = dict.fromkeys(SHORTENED, SHORT) | {
     "mesh=fsdp print=sharding": "",
@@ -39,6 +44,8 @@ RUN_BY = dict.fromkeys(SHORTENED, SHORT) | {
     "-m runner.compare multirun/<date>/<time> --by framework": (
         "test_frameworks_are_compared"
     ),
+    RATES: "test_the_readmes_sweep_is_compared",
+    "-m runner.compare rates --by optimizer": "test_the_readmes_sweep_is_compared",
     "-m runner.parity model=cnn optimizer=adamw schedule=cosine": "test_parity",
     "optimizer=adam framework._target_=my_lab.quiet.pipeline": (
         "test_the_quiet_optimizer_is_refused"
@@ -58,10 +65,10 @@ RUN_BY = dict.fromkeys(SHORTENED, SHORT) | {
         "data/tfds/test_prepare.py::test_the_real_fashion_mnist_by_tfds_own_builder"
     ),
     "cluster=slurm cluster.partition=gpu cluster.gpus=1 cluster.time=2:00:00": (
-        "cluster/test_slurm.py::test_the_readmes_run"
+        "cluster/test_slurm.py::test_the_pages_run"
     ),
     "-m cluster=slurm cluster.partition=gpu cluster.gpus=1 sweep=tuned"
-    " optimizer=sgd,adam seed=0,1,2": "cluster/test_slurm.py::test_the_readmes_sweep",
+    " optimizer=sgd,adam seed=0,1,2": "cluster/test_slurm.py::test_the_pages_sweep",
 }
 
 
@@ -74,8 +81,11 @@ def arguments(command: str) -> str:
 DIRECT = [c for c in RUN_BY if not RUN_BY[c].startswith(("test_", "c", "data/"))]
 
 
-def test_each_command_is_run():
-    assert sorted({arguments(command) for command in COMMANDS}) == sorted(RUN_BY)
+def test_each_command_that_is_run_is_on_a_page():
+    """All of the README are; test_pages.py composes the others, and runs some."""
+    assert RUN_BY.keys() <= {arguments(command) for command in COMMANDS}
+    told = [line for line in commands("README") if ".venv" not in line]
+    assert told and {arguments(line) for line in told} <= RUN_BY.keys()
     for test in set(RUN_BY.values()) - {"", SHORT}:
         file, _, name = test.rpartition("::")
         path = Path(__file__).parents[1] / file if file else Path(__file__)
@@ -99,13 +109,10 @@ def runner(folder: Path, *arguments: str, **variables: str):
 
 @pytest.fixture(scope="module")
 def own_parts(tmp_path_factory) -> Path:
-    """A folder with the files that the README shows, where its comments say."""
+    """A folder with the files that these pages show, where their comments say."""
     folder = tmp_path_factory.mktemp("own_parts")
-    for kind, text in BLOCKS:
-        name = re.match(r"# (\S+/\S+\.(?:py|yaml))\n", text)
-        if kind in ("python", "yaml") and name:
-            (folder / name[1]).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name[1]).write_text(text)
+    for page in ("own_parts", "verify"):
+        write_files(page, folder)
     return folder
 
 
@@ -147,7 +154,7 @@ def test_a_run_is_resumed(tmp_path, ready):
     first, longer, elsewhere = (
         shlex.split(command) for command in RUN_BY if "my_run" in command
     )
-    # So that there is a checkpoint after step 1000, which the README's run has.
+    # So that there is a checkpoint after step 1000, which the page's run has.
     saved = ("train.steps=1000", "checkpoint.every_steps=1000", "train.epochs=null")
     result = runner(tmp_path, first[0], *saved, **ready)
     assert result.returncode == 0, result.stderr
@@ -172,6 +179,17 @@ def test_frameworks_are_compared(tmp_path, ready):
     assert (tmp_path / "compare" / "report.html").exists()
 
 
+@pytest.mark.nightly
+def test_the_readmes_sweep_is_compared(tmp_path, ready):
+    for command in (c for c in RUN_BY if "rates" in c):
+        result = runner(tmp_path, *shlex.split(command), **ready)
+        assert result.returncode == 0, result.stderr
+    # Another machine rounds differently.
+    assert "adam is better than sgd on validation/loss by 0.04" in result.stdout
+    assert "adam is better than sgd on validation/loss by 0.04" in PAGES["README"]
+    assert (tmp_path / "compare" / "sensitivity.png").exists()
+
+
 def test_parity(tmp_path, ready):
     given = next(command for command in RUN_BY if "runner.parity" in command)
     result = runner(tmp_path, *shlex.split(given), "--steps", "2", **ready)
@@ -187,7 +205,7 @@ def test_own_parts_train(own_parts, ready):
     (metrics,) = own_parts.glob("outputs/*/*/metrics.jsonl")
     rows = read_metrics(metrics)
     assert rows[-1]["validation/accuracy"] > 0.9
-    for row in rows:  # what the schedule and the README say of a row's learning rate
+    for row in rows:  # what the schedule and the pages say of a row's learning rate
         rate = 0.001 * (1 - abs(2 * (row["step"] - 1) / rows[-1]["step"] - 1))
         assert row["train/learning_rate"] == pytest.approx(rate, rel=1e-4)
 
@@ -196,13 +214,14 @@ def test_the_quiet_optimizer_is_refused(own_parts, ready):
     (command,) = [command for command in RUN_BY if "my_lab.quiet" in command]
     result = runner(own_parts, *shlex.split(command), **ready)
     assert result.returncode == 1
-    assert "The observed updates match\noptax.sgd(0.001), not optax.adam" in README
+    told = "The observed updates match\noptax.sgd(0.001), not optax.adam"
+    assert told in PAGES["verify"]
     assert "match optax.sgd(0.001), not optax.adam(0.001)" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_table_lists_every_choice():
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGES["choosing"], re.MULTILINE)
     named = {group: set(re.findall(r"`(\w+)`", choices)) for group, choices in rows}
     groups = itertools.groupby(sorted(conf_dir().glob("*/*.yaml")), lambda p: p.parent)
     assert named == {

@@ -1,0 +1,117 @@
+"""The probes that come with the runner: conf/probe names them."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from runner.core.groups import parameter
+from runner.errors import ConfigError, did_you_mean
+
+TREES = ("parameters", "gradients", "updates")
+
+
+def norm_by_layer(
+    parameters: Any, gradients: Any, updates: Any, *, of: Sequence[str] = TREES
+) -> dict[str, dict[str, jax.Array]]:
+    """The Euclidean norm of each layer's parameters, gradients and updates.
+
+    A layer is what has the same path but for its last name: `dense_0` is of
+    `dense_0/kernel` and `dense_0/bias`.
+
+    Args:
+      parameters, gradients, updates: see docs/hooks.md.
+      of: some of these three.
+    """
+    trees = _chosen("norm_by_layer", of, (parameters, gradients, updates))
+    return {name: _norms(tree) for name, tree in trees.items()}
+
+
+def update_to_weight(parameters: Any, updates: Any) -> dict[str, jax.Array]:
+    """The norm of each layer's update over that of its parameters before it.
+
+    About 1e-3 is often taken for a good rate. Infinite or NaN where all are 0.
+    """
+    before, moved = _norms(parameters), _norms(updates)
+    return {layer: moved[layer] / norm for layer, norm in before.items()}
+
+
+def histogram(
+    parameters: Any,
+    gradients: Any,
+    updates: Any,
+    *,
+    of: Sequence[str] = ("gradients",),
+    buckets: int = 32,
+) -> dict[str, dict[str, dict[str, jax.Array]]]:
+    """How many values of each layer lie in each of some buckets of one width.
+
+    `counts` is a list of `buckets` numbers; `low`, where the first bucket begins, is
+    the least value, and `high`, where the last one ends, the largest. Values that
+    aren't finite don't count.
+
+    Args:
+      parameters, gradients, updates: see docs/hooks.md.
+      of: some of these three.
+      buckets: their number.
+    """
+    if buckets < 1:
+        raise ConfigError(f"histogram: buckets={buckets} must be at least 1")
+    trees = _chosen("histogram", of, (parameters, gradients, updates))
+    return {
+        name: {
+            layer: _histogram(leaves, buckets)
+            for layer, leaves in _by_layer(tree).items()
+        }
+        for name, tree in trees.items()
+    }
+
+
+def _histogram(leaves: Sequence[jax.Array], buckets: int) -> dict[str, jax.Array]:
+    def bound(x: jax.Array, largest: bool) -> jax.Array:
+        if largest:
+            return jnp.max(x, where=jnp.isfinite(x), initial=-jnp.inf)
+        return jnp.min(x, where=jnp.isfinite(x), initial=jnp.inf)
+
+    low, high = (
+        jnp.stack([bound(x, largest) for x in leaves]) for largest in (False, True)
+    )
+    low, high = low.min(), high.max()
+    width = jnp.where(high > low, (high - low) / buckets, 1)
+
+    def counts(x: jax.Array) -> jax.Array:
+        at = jnp.clip(jnp.floor((x - low) / width), 0, buckets - 1)
+        counted = jnp.isfinite(x)
+        at = jnp.where(counted, at, 0).astype(jnp.int32).ravel()
+        return jnp.zeros(buckets).at[at].add(counted.ravel())
+
+    return {"low": low, "high": high, "counts": sum(map(counts, leaves), jnp.zeros(()))}
+
+
+def _norms(tree: Any) -> dict[str, jax.Array]:
+    return {
+        layer: jnp.sqrt(sum((jnp.sum(x * x) for x in leaves), jnp.zeros(())))
+        for layer, leaves in _by_layer(tree).items()
+    }
+
+
+def _by_layer(tree: Any) -> Mapping[str, list[jax.Array]]:
+    """The leaves of each layer, by its path; `.` is that of what has no layer."""
+    layers = defaultdict(list)
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        layer = parameter(path).rpartition("/")[0]
+        layers[layer or "."].append(jnp.asarray(leaf, jnp.float32))
+    return layers
+
+
+def _chosen(probe: str, of: Sequence[str], trees: Sequence[Any]) -> dict[str, Any]:
+    known: dict[str, Any] = dict(zip(TREES, trees, strict=True))
+    for name in of:
+        if name not in known:
+            raise ConfigError(
+                f"{probe}: of={name} must be one of {', '.join(known)}."
+                + did_you_mean(name, known)
+            )
+    return {name: known[name] for name in of}

@@ -1,0 +1,1 @@
+"""`python -m runner.predict`: what a saved run gives for each example, as a table."""

@@ -1,0 +1,1 @@
+"""Runs that have ended: what their folders have recorded, and their models again."""

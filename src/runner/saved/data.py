@@ -1,0 +1,114 @@
+"""The data that a saved run is used on: its own, or what overrides name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from runner.config import conf
+from runner.config.explain import MISTAKES, explain
+from runner.data.dataset import Dataset, Feature
+from runner.errors import ConfigError
+from runner.job.session import Session
+
+
+def with_data(
+    cfg: DictConfig, overrides: Sequence[str], config_dir: Path | None
+) -> DictConfig:
+    """A copy of `cfg` with the data that `overrides` name.
+
+    Args:
+      overrides: of `data.*`, and maybe `data=NAME`, which today's conf/ or `config_dir`
+        has.
+
+    Raises:
+      ConfigError: one is of something else, or can't be.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for override in parsed:
+            if override.key_or_group.partition(".")[0] != "data":
+                raise ConfigError(
+                    f"{override.input_line} can't be given here: only the data can be "
+                    "others, by data=NAME and data.KEY=VALUE"
+                )
+            if override.is_sweep_override():
+                raise ConfigError(f"{override.input_line} must be one value")
+        choice = [str(o.input_line) for o in parsed if o.key_or_group == "data"]
+        keys = [o for o in parsed if o.key_or_group != "data"]
+        made = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
+        assert isinstance(made, DictConfig)
+        if choice:
+            own = conf.search_path(config_dir) if config_dir else []
+            with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
+                data = compose("config", [*choice, *own]).data
+            made.data = OmegaConf.to_container(data, resolve=False)
+        OmegaConf.set_struct(made, True)
+        ConfigLoaderImpl._apply_overrides_to_config(keys, made)
+    except ConfigError:
+        raise
+    except MISTAKES as error:
+        raise ConfigError(explain(error)) from error
+    new = cfg.copy()
+    with open_dict(new):
+        new.data = made.data
+    return new
+
+
+def check_alike(
+    cfg: DictConfig, own: DictConfig, session: Session, names: str
+) -> dict[str, Feature]:
+    """Refuse data of which a column has another shape or type than the run's own.
+
+    Args:
+      cfg: with the other data.
+      own: with the run's.
+      names: the overrides, for messages.
+
+    Returns:
+      the columns of the run's own data; none if these aren't here.
+
+    Raises:
+      ConfigError: names the column, and both shapes.
+    """
+    there = _own(own, session)
+    if there is None:
+        return {}
+    here: Dataset = session.made(cfg, "data")
+    for name, feature in there.features.items():
+        found = here.features.get(name)
+        if found is not None and found[:2] != feature[:2]:
+            raise ConfigError(
+                f"{names} doesn't fit the run: the column {name} is {_text(found)} "
+                f"there, and {_text(feature)} in the data that the run has learned from"
+            )
+    return there.features
+
+
+def _own(cfg: DictConfig, session: Session) -> Dataset | None:
+    """The run's own data; None if they aren't here."""
+    cfg = cfg.copy()
+    if "download" in cfg.data:
+        cfg.data.download = False
+    try:
+        return session.made(cfg, "data")
+    except (ConfigError, OSError):
+        return None
+
+
+def misfit(here: dict[str, Feature], own: dict[str, Feature]) -> str:
+    """What differs between the columns of two data sets, in words."""
+    return "; ".join(
+        f"the column {name} is {_text(here[name])}, and {_text(feature)} in the data "
+        "that the run has learned from"
+        for name, feature in own.items()
+        if name in here and here[name] != feature
+    )
+
+
+def _text(feature: Feature) -> str:
+    classes = "" if feature.classes is None else f" of {feature.classes} classes"
+    return f"{feature.dtype}{[*feature.shape]}{classes}"

@@ -1,0 +1,126 @@
+"""Probes see what the step has computed, and change no bit of the training."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from helpers.at_night import each_in_one, one_in
+from helpers.packed import together
+from helpers.training import SESSION, train_run
+from runner.core import timetable
+from runner.core.run import Host
+from runner.record.files import to_json
+
+LENGTH = (
+    "train.epochs=null", "train.steps=12", "train.log_every_steps=4",
+    "train.eval_every_steps=6", "model.hidden_sizes=[16]",
+)  # fmt: skip
+PROBES = (
+    "+probe@probes.norms=norm_by_layer", "+probe@probes.moved=update_to_weight",
+    "+probe@probes.values=histogram",
+    "probes.values.of=[parameters,gradients,updates]",
+    "+probes.mine._target_=helpers.user_targets.products",
+)  # fmt: skip
+MESHES = [
+    ("mesh=single",),
+    ("mesh=data", "train.gradient_accumulation=2", "optimizer=muon"),
+    ("mesh=fsdp", "mesh.min_shard_elements=1", "precision=bfloat16"),
+    ("mesh=tensor", "mesh.rules=[[kernel,[null,model]]]", "mesh.model=2"),
+]
+
+
+def ended(run):
+    """The rows of a run, and the bits of its state at the end."""
+    rows, states = [], []
+    host = Host(
+        lambda index, row: rows.append(row),
+        finish=lambda index, state, numbers: states.append(state),
+    )
+    SESSION.train(run, host)
+    return rows, [x.tobytes() for x in jax.tree.leaves(states)]
+
+
+def without(rows, *kinds):
+    return to_json(
+        [{k: v for k, v in row.items() if not k.startswith(kinds)} for row in rows]
+    )
+
+
+FRAMEWORKS = ["jax", "linen", "nnx"]
+
+
+@pytest.mark.parametrize("blocks", one_in(2, [False, True]))
+@pytest.mark.parametrize(("mesh", "framework"), each_in_one(MESHES, FRAMEWORKS))
+def test_they_change_no_bit(built, mesh, framework, blocks, monkeypatch):
+    if blocks:
+        monkeypatch.setattr(timetable, "SHORT", 0)
+    asked = (*LENGTH, f"framework={framework}", "model.dropout=0.1", *mesh)
+    rows, bits = ended(built(*asked))
+    probed, again = ended(built(*asked, *PROBES))
+    assert again == bits
+    assert without(probed, "probe/", "time/") == without(rows, "time/")
+    for row in probed:
+        norms = [v for k, v in row.items() if k.startswith("probe/norms/gradients")]
+        assert len(norms) == 2
+        assert math.hypot(*norms) == pytest.approx(row["train/grad_norm"], 1e-3)
+        norms = [v for k, v in row.items() if k.startswith("probe/norms/updates")]
+        assert math.hypot(*norms) == pytest.approx(row["train/update_norm"], 1e-3)
+        assert sum(row["probe/values/gradients/dense_0/counts"]) == 64 * 16 + 16
+        assert row["probe/mine/examples"] == 64
+
+
+def test_a_row_of_a_long_run_has_them_too(trained, monkeypatch):
+    short = trained(*LENGTH, *PROBES)
+    monkeypatch.setattr(timetable, "SHORT", 0)
+    assert to_json(trained(*LENGTH, *PROBES)) == to_json(short)
+
+
+def test_each_member_has_its_own(built):
+    runs = [built(*LENGTH, *PROBES, f"seed={seed}") for seed in (0, 1)]
+    plain = [built(*LENGTH, f"seed={seed}") for seed in (0, 1)]
+    rows, _ = together(runs)
+    assert [without(own, "probe/", "time/") for own in rows] == [
+        without(own, "time/") for own in together(plain)[0]
+    ]
+    for run, own in zip(runs, rows, strict=True):
+        alone = []
+        train_run(run, alone.append)
+        for row, other in zip(own, alone, strict=True):
+            assert row.keys() == other.keys()
+            key = "probe/norms/updates/dense_0"
+            assert row[key] == pytest.approx(other[key], 1e-4)
+            key = "probe/values/updates/output/counts"
+            assert len(row[key]) == 32 and sum(row[key]) == 16 * 10 + 10
+
+
+def test_a_resumed_run_has_the_same_rows(ran, tmp_path):
+    asked = "train.steps=12", "checkpoint.every_steps=4", "train.eval_every_steps=6"
+    whole = ran(tmp_path / "whole", *asked, *PROBES)
+    ran(tmp_path / "killed", *asked, *PROBES, stop=7)
+    assert to_json(ran(tmp_path / "killed", *asked, *PROBES)) == to_json(whole)
+    assert "probe/mine/examples" in whole[-1]
+
+
+def test_they_may_change_when_a_run_is_resumed(ran, tmp_path):
+    asked = "train.steps=12", "checkpoint.every_steps=4", "train.eval_every_steps=6"
+    plain = ran(tmp_path / "plain", *asked)
+    ran(tmp_path / "killed", *asked, stop=7)
+    resumed = ran(tmp_path / "killed", *asked, *PROBES)
+    assert without(resumed, "probe/") == without(plain)
+    assert "probe/mine/examples" in resumed[-1]
+
+
+def test_what_isnt_finite_is_recorded_and_ends_nothing(trained):
+    target = "+probes.bad._target_=helpers.user_targets.not_finite"
+    rows = trained(*LENGTH, target)
+    assert rows[-1]["step"] == 12
+    assert math.isnan(rows[-1]["probe/bad/loss"])
+    np.testing.assert_array_equal(rows[-1]["probe/bad/some"], [np.inf, np.nan])
+
+
+def test_a_key_of_the_program_alone(built):
+    run, probed = built(*LENGTH), built(*LENGTH, *PROBES)
+    assert probed.spec.key != run.spec.key
+    assert probed.spec.description == run.spec.description
