@@ -4,13 +4,12 @@ import itertools
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from helpers.composing import compose_command
+from helpers.forked import python
 from helpers.pages import COMMANDS, PAGES, ROOT, commands, write_files
 from runner.config.conf import conf_dir
 from runner.record.files import read_metrics
@@ -134,15 +133,9 @@ def runner(folder: Path, *arguments: str, **variables: str):
     program = ["-m", "runner"] if not arguments[:1] == ("-m",) else []
     if arguments[:1] == ("-m",) and not arguments[1].startswith("runner."):
         program = ["-m", "runner"]
-    return subprocess.run(
-        [sys.executable, *program, *arguments],
-        cwd=folder,
-        env=os.environ
-        | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
-        | variables,
-        capture_output=True,
-        text=True,
-    )
+    quick = {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
+    env = os.environ | quick | variables
+    return python(*program, *arguments, cwd=folder, env=env)
 
 
 @pytest.fixture(scope="module")

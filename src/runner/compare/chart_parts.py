@@ -142,8 +142,9 @@ class Switch(NamedTuple):
         )
 
     def place(self, value: float) -> float:
-        """Where `value` is on the axis at first: 0 at the low end, 1 at the high one."""
-        is_log = self.parameter.param.value is True
+        """Where `value` is on the axis at first: from 0, low, to 1, high."""
+        parameter: Any = self.parameter.param
+        is_log = parameter.value is True
         at, low, high = (
             self._log(v) if is_log else v for v in (value, self.low, self.high)
         )
