@@ -40,8 +40,13 @@ def as_patches(function: Callable) -> Callable:
 
 def has_convolution(jaxpr: Jaxpr) -> bool:
     """Whether `jaxpr`, or one that it calls, has a convolution."""
+    return has(jaxpr, NAME)
+
+
+def has(jaxpr: Jaxpr, name: str) -> bool:
+    """Whether `jaxpr`, or one that it calls, has an operation of that name."""
     return any(
-        eqn.primitive.name == NAME or any(map(has_convolution, inner(eqn)))
+        eqn.primitive.name == name or any(has(called, name) for called in inner(eqn))
         for eqn in jaxpr.eqns
     )
 

@@ -15,6 +15,7 @@ from jax.extend.core import Jaxpr
 from runner.core import feed, step
 from runner.core.choose import flops, steps_per_call
 from runner.core.compiling import Compiling
+from runner.core.convolution import has
 from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
 from runner.core.optimizers import Optimizer
@@ -115,6 +116,7 @@ class Program:
       data: returns the columns on the devices, which both read.
       members: of a population; None for a single run.
       flops: of a step of one run; see `choose.flops`.
+      jumps: whether a step takes the sign of a number, which rounding may change.
     """
 
     init: Compiling
@@ -127,6 +129,7 @@ class Program:
     data: Callable[[], feed.DeviceData]
     members: int | None
     flops: float
+    jumps: bool
 
     @property
     def longest(self) -> Compiling:
@@ -234,6 +237,7 @@ def compile_program(
         data=_data(dataset, mesh, keep),
         members=members,
         flops=flops(jaxpr),
+        jumps=has(jaxpr, "sign"),
     )
 
 
