@@ -156,9 +156,7 @@ class Agreement:
         """A sentence about the leaf that is furthest beyond what it may be off."""
         if found.distances is None:
             return None
-        others = [
-            (_factor(n), _leaves(n.distances)) for n in noises if n.distances is not None
-        ]
+        others = [(_factor(n), _leaves(n.distances)) for n in noises if n.distances]
         worst, sentence = (False, 1.0), None
         for i, (path, off, moved, size) in enumerate(_leaves(found.distances)):
             moved_by, steps = isfinite(moved) and moved, found.stop - found.start

@@ -1,5 +1,6 @@
 """A call of a run, compared with what the run's reference makes of it."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ from runner.errors import Refused
 
 # Numbers that noise is made from: see `recomputation.shaken`.
 _NOISE = 1.7, 2.9
-# In rounding errors. A single one seldom changes a sign, but then for good.
-_MUCH = 1000.0
+# Noise that changes some signs. Rounding seldom does, but the update is another then.
+_MUCH = 1e-4
 _LOSS = "train/loss"
 # Of a step, what an optimizer's state decides.
 _AFTER = "train/learning_rate", "train/update_norm"
@@ -158,13 +159,14 @@ class Comparison:
 
         def again() -> list[Evidence]:
             found = []
-            for much in (1.0, _MUCH) if self._program.jumps else (1.0,):
-                for number in _NOISE:
-                    share = much * self._judge.rounding
-                    noise = recomputation.shaken(before, number, share)
-                    carry, shaken = _run(call, noise, *given)
-                    got = evidence(jax.device_get(shaken), carry, end)
-                    found.append(got._replace(noise=much))
+            shares = {self._judge.rounding}
+            if self._program.jumps:
+                shares.add(max(shares | {_MUCH}))
+            for share, number in itertools.product(sorted(shares), _NOISE):
+                noise = recomputation.shaken(before, number, share)
+                carry, shaken = _run(call, noise, *given)
+                got = evidence(jax.device_get(shaken), carry, end)
+                found.append(got._replace(noise=share / self._judge.rounding))
             return found
 
         after = self._adapted(seen.after)[0] if reaches_end else None

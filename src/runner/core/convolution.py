@@ -40,15 +40,15 @@ def as_patches(function: Callable) -> Callable:
 
 def has_convolution(jaxpr: Jaxpr) -> bool:
     """Whether `jaxpr`, or one that it calls, has a convolution."""
-    return has(jaxpr, NAME)
+    return any(eqn.primitive.name == NAME for eqn in equations(jaxpr))
 
 
-def has(jaxpr: Jaxpr, name: str) -> bool:
-    """Whether `jaxpr`, or one that it calls, has an operation of that name."""
-    return any(
-        eqn.primitive.name == name or any(has(called, name) for called in inner(eqn))
-        for eqn in jaxpr.eqns
-    )
+def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """Those of `jaxpr` and of all that it calls."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for called in inner(eqn):
+            yield from equations(called)
 
 
 def inner(eqn: JaxprEqn) -> list[Jaxpr]:

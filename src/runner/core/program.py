@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from jax.extend.core import Jaxpr
 from runner.core import feed, step
 from runner.core.choose import flops, steps_per_call
 from runner.core.compiling import Compiling
-from runner.core.convolution import has
+from runner.core.convolution import equations
 from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
 from runner.core.optimizers import Optimizer
@@ -116,7 +117,7 @@ class Program:
       data: returns the columns on the devices, which both read.
       members: of a population; None for a single run.
       flops: of a step of one run; see `choose.flops`.
-      jumps: whether a step takes the sign of a number, which rounding may change.
+      jumps: whether an update follows the signs of numbers, which rounding may change.
     """
 
     init: Compiling
@@ -237,7 +238,7 @@ def compile_program(
         data=_data(dataset, mesh, keep),
         members=members,
         flops=flops(jaxpr),
-        jumps=has(jaxpr, "sign"),
+        jumps=_jumps(jaxpr, shapes.state.params),
     )
 
 
@@ -433,6 +434,13 @@ def capacities(spec: ProgramSpec, jaxpr: Jaxpr, members: int | None) -> tuple[in
         batches = len(eval_indices(spec.dataset, first)[0])
         evals = feed.steps_that_fit(spec.dataset, batches)
     return steps, evals
+
+
+def _jumps(step: Jaxpr, params: Any) -> bool:
+    largest = max((x.shape for x in jax.tree.leaves(params)), key=math.prod)
+    signs = (eqn for eqn in equations(step) if eqn.primitive.name == "sign")
+    operands: Any = [eqn.invars[0].aval for eqn in signs]
+    return any(operand.shape == largest for operand in operands)
 
 
 def _functions(
