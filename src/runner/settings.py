@@ -321,6 +321,18 @@ class Settings:
         "a list of regular expressions, or null",
         decides=(_INITIAL, f"{FACT}init_from.*"),
     )
+    init_rename: list[Any] | None = setting(
+        NUMBERS,
+        lambda x: all(
+            isinstance(pair, Sequence)
+            and len(pair) == 2
+            and is_pattern(pair[0])
+            and isinstance(pair[1], str)
+            for pair in x
+        ),
+        "a list of pairs, each a regular expression and its replacement, or null",
+        decides=(_INITIAL, f"{FACT}init_from.*"),
+    )
     objective: str = setting(RECORD)
     # What JAX started with is recorded too.
     deterministic: bool = setting(PROGRAM | ROUNDING, decides=(f"{FACT}xla_flags",))

@@ -321,6 +321,7 @@ def test_runs_that_cannot_be_used(command, copied, tmp_path, capsys):
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.nightly
 def test_the_page_says_what_runs(trained, tmp_path, monkeypatch):
     """All of docs/evaluate.md but what trains, on a run that is here already."""
     monkeypatch.chdir(tmp_path)
