@@ -139,7 +139,8 @@ def _place(folder: str | Path | None, asked: Any) -> Path:
     if folder is not None:
         return Path(folder).absolute()
     first = Path(asked.dir).absolute()
-    if not OmegaConf.to_container(asked, resolve=False)["dir"].endswith(_TIME):
+    raw: Any = OmegaConf.to_container(asked, resolve=False)
+    if not raw["dir"].endswith(_TIME):
         return first
     others = (first.with_name(f"{first.name}-{n}") for n in itertools.count(2))
     return next(p for p in itertools.chain([first], others) if not p.exists())

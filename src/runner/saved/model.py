@@ -86,7 +86,8 @@ def rebuilt(
     session, own = Session(), {}
     if data:
         there, cfg = cfg, with_data(cfg, data, config_dir)
-        own = check_alike(cfg, there, session, " ".join(data))
+        digest = recorded.provenance.get("data_digest")
+        own = check_alike(cfg, there, session, " ".join(data), digest)
     return Built(build(cfg, session).run, session, own)
 
 
