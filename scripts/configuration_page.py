@@ -38,10 +38,12 @@ FILES = {
     "wandb": "offline",
     "cluster": "none",
 }
+# The groups whose choices have keys of their own, and the settings that these are in.
 OPEN = {group: group for group in GROUPS} | {
-    "metric": "metrics", "probe": "probes", "callback": "callbacks",
-    "tracker": "tracker",
-}  # fmt: skip
+    group: group if group in SETTINGS else f"{group}s"
+    for group in sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+    if group not in {*GROUPS, *FILES, "experiment", "debug", "sweep"}
+}
 _LINE = re.compile(r"( *)([\w.]+):(?: ([^#]*|'[^']*'|\"[^\"]*\"))??(?: *# (.*))?$")
 _TEXT = object()  # a line of a text, which looks like a key
 

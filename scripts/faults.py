@@ -84,11 +84,13 @@ class Fault(NamedTuple):
       start: before the run begins.
       middle: when half of its rows are there; gets the pid of the helper process.
       env: variables of the run.
+      says: what the run must say.
     """
 
     start: Callable[[FakeWandb], Any] = lambda server: None
     middle: Callable[[FakeWandb, int], Any] = lambda server, pid: None
     env: Mapping[str, str | None] = MappingProxyType({})
+    says: str = ""
 
 
 def given(**attributes: Any) -> Fault:
@@ -133,6 +135,9 @@ FAULTS = {
     "helper killed": Fault(middle=lambda server, pid: os.kill(pid, signal.SIGKILL)),
     "helper stopped": Fault(middle=lambda server, pid: os.kill(pid, signal.SIGSTOP)),
     "folder full": Fault(env={"WANDB_DIR": "{full}"}),
+    "folder full, offline": Fault(
+        env={"WANDB_DIR": "{full}", "WANDB_MODE": "offline"}, says="incomplete"
+    ),
     "folder read-only": Fault(env={"WANDB_DIR": "/proc/none"}),
     "clock": Fault(env={"PYTHONPATH": f"{{folder}}/clock:{ROOT / 'src'}"}),
     "no key": Fault(env={"WANDB_API_KEY": None}),
@@ -183,6 +188,8 @@ def tried(
         history = server.runs["faulty"].history if "faulty" in server.runs else []
         if "\nW&B           http" in said and len(history) != effort.rows:
             wrong.append("it names a page that lacks rows")
+        if fault.says not in said:
+            wrong.append(f"it doesn't say {fault.says!r}")
         if effort.brings:
             vars(server).update(down=False, status=None, delay=0.0, body=None)
             server.fail = lambda operation: None

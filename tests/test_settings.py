@@ -90,7 +90,7 @@ def test_a_key_that_doesnt_say_what_it_affects_is_an_error():
             only_numbers,
             "seed seeds.* train.steps_per_epoch train.on_nan train.clip_global_norm "
             "train.ema_decay train.limit_batches checkpoint.best data.reshuffle "
-            "init_from init_exclude",
+            "init_from init_exclude init_rename",
         ),
     ],
     ids=["program", "resume", "job", "compare", "numbers"],

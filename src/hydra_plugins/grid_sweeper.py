@@ -293,6 +293,9 @@ def _values(override: Override) -> list[str]:
         raise ConfigError(f"{override.input_line}: {error}") from error
     if not values:
         raise ConfigError(f"{override.input_line} has no values")
+    if isinstance(value, RangeSweep):
+        # A sum of steps: 0.3, where Hydra's own has 0.30000000000000004.
+        values = [str(float(f"{float(x):.15g}")) if "." in x else x for x in values]
     return values
 
 

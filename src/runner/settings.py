@@ -51,7 +51,8 @@ class Setting(NamedTuple):
       switch: whether it is null is part of the program; its value isn't.
       decides: other columns of compare that follow from it; may be patterns.
       label: a readable name, if it differs from the key.
-      absent: what it means that a mapping lacks a key that other runs have; nothing is
+      absent: what it means that a run lacks it, or a key of it, that other runs have:
+        the value that it has without, or that an older runner always had. Nothing is
         known then if this is empty.
     """
 
@@ -61,7 +62,7 @@ class Setting(NamedTuple):
     switch: bool
     decides: tuple[str, ...]
     label: str
-    absent: str
+    absent: Any
 
 
 def setting(
@@ -72,7 +73,7 @@ def setting(
     switch: bool = False,
     decides: tuple[str, ...] = (),
     label: str = "",
-    absent: str = "",
+    absent: Any = "",
 ) -> Any:
     """A field of a settings dataclass. The arguments are those of `Setting`."""
     meta = Setting(affects, valid, rule, switch, decides, label, absent)
@@ -134,10 +135,10 @@ _HORIZON = (
 class StopSettings:
     """`train.stop`: when a run ends before its last step."""
 
-    metric: str = setting(LENGTH)
+    metric: str = setting(LENGTH, absent="validation/loss")
     value: float | None = setting(LENGTH, lambda x: x == x, "a number, or null")
     patience: int | None = setting(LENGTH, *_or_null(_at_least(1)))
-    min_delta: float = setting(LENGTH, *_at_least(0))
+    min_delta: float = setting(LENGTH, *_at_least(0), absent=0.0)
 
     @property
     def is_on(self) -> bool:
@@ -181,7 +182,7 @@ class TrainSettings:
         "true, false or a list of regular expressions",
     )
     convolution: str = setting(
-        PROGRAM | ROUNDING, *_one_of("auto", "native", "patches")
+        PROGRAM | ROUNDING, *_one_of("auto", "native", "patches"), absent="native"
     )
     choose: str = setting(
         RECORD, *_one_of("table", "measure")
@@ -309,6 +310,7 @@ class Settings:
         PROGRAM | NUMBERS,
         *_one_of("validation", "test"),
         decides=(f"{FACT}data_digest.*", _ORDER),
+        absent="validation",
     )
     init_from: str | None = setting(
         NUMBERS, switch=True, decides=(_INITIAL, f"{FACT}init_from.*")
@@ -317,6 +319,18 @@ class Settings:
         NUMBERS,
         lambda x: all(map(is_pattern, x)),
         "a list of regular expressions, or null",
+        decides=(_INITIAL, f"{FACT}init_from.*"),
+    )
+    init_rename: list[Any] | None = setting(
+        NUMBERS,
+        lambda x: all(
+            isinstance(pair, Sequence)
+            and len(pair) == 2
+            and is_pattern(pair[0])
+            and isinstance(pair[1], str)
+            for pair in x
+        ),
+        "a list of pairs, each a regular expression and its replacement, or null",
         decides=(_INITIAL, f"{FACT}init_from.*"),
     )
     objective: str = setting(RECORD)
@@ -364,7 +378,7 @@ NAMED = ("metrics", *HOOKS)
 _ARGUMENTS = {
     f"data.{name}": Setting(MACHINE, None, "", False, (), "", "")
     for name in ("data_dir", "manual_dir", "download")
-} | {"data.reshuffle": Setting(NUMBERS, None, "", False, (_ORDER,), "", "")}
+} | {"data.reshuffle": Setting(NUMBERS, None, "", False, (_ORDER,), "", True)}
 # Keys of config.json beside the configuration.
 RECORDED = ("hydra", "optimizer_probe", "format")
 

@@ -56,6 +56,15 @@ def test_anything_else_is(found, noise, message):
         Agreement(FLOAT32).steps(found, lambda: [noise])
 
 
+def test_signs_that_change_are_rounding():
+    """One alone is as large as many: the effect of much noise isn't multiplied."""
+    found, much = evidence(leaf=0.1), evidence(leaf=0.2)._replace(noise=1000.0)
+    Agreement(FLOAT32).steps(found, lambda: [evidence(), much])
+    much = evidence(leaf=0.05)._replace(noise=1000.0)
+    with pytest.raises(Refused, match=r"w is 0\.1 away"):
+        Agreement(FLOAT32).steps(found, lambda: [evidence(), much])
+
+
 def test_a_metric_that_differs_again_and_again_is_no_tie():
     judge = Agreement(FLOAT32)
     with pytest.raises(Refused, match="train/accuracy"):

@@ -141,6 +141,33 @@ WAYS = {
         {"provenance": {"data_digest": None}} | with_setting("data.data_dir", "/other"),
         "data.data_dir",
     ),
+    "another file with the same data": (
+        FRAMEWORK, with_setting("data.path", "/other.csv"), None
+    ),
+    "another file with other data": (
+        FRAMEWORK,
+        with_setting("data.path", "/other.csv") | with_fact(data_digest=DATA),
+        "data_digest.train.label",
+    ),
+    "another file with unknown data": (
+        FRAMEWORK,
+        {"provenance": {"data_digest": None}}
+        | with_setting("data.path", "/other.csv"),
+        "data.path",
+    ),
+    "of an older runner": (
+        FRAMEWORK,
+        {
+            "config": {
+                "validation": "validation", "data.reshuffle": True,
+                "train.stop": {"metric": "validation/loss", "min_delta": 0.0},
+            }
+        },
+        None,
+    ),
+    "what no older runner did": (
+        FRAMEWORK, with_setting("data.reshuffle", False), "data.reshuffle"
+    ),
     "edited code": (
         FRAMEWORK, with_fact(module_digests={"my_lab.parts": "b"}),
         "module_digests.my_lab.parts",

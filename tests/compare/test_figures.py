@@ -110,6 +110,23 @@ def test_curves_carry_names_and_identical_ones_are_called_so():
     assert labels == ["a = b", "c"]
 
 
+def test_labels_of_curves_that_end_close_together_do_not_cover_each_other():
+    names = ("a", "b", "c")
+    close = [run(o, optimizer=o, final=1 + 0.001 * i) for i, o in enumerate(names)]
+    ends = values(drawn(tables(close))["validation_loss"].chart)
+    at = {r["label"]: float(r["dy"]) for r in ends if r["label"]}
+    assert at["a"] == -8 and at["a"] - at["b"] > 11 and at["b"] - at["c"] > 11
+
+
+def test_where_cells_are_crossed_each_curve_has_its_cell_in_its_label():
+    runs = sweep(schedules=("constant", "cosine"))
+    ends = values(drawn(runs)["validation_loss"].chart)
+    found = {r["label"] for r in ends} - {""}
+    assert found == {
+        f"{o}, {s}" for o in ("adam", "sgd") for s in ("constant", "cosine")
+    }
+
+
 @pytest.mark.parametrize(
     ("flops", "members", "expected"),
     [

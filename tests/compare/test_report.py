@@ -71,7 +71,7 @@ def test_the_page_and_its_figures_are_all_that_is_left(out, page):
 
 
 def test_headline_verdict_and_numbers_are_in_the_page(page):
-    assert "Adam is better than sgd" in page.text
+    assert "adam is better than sgd" in page.text
     assert "Controlled comparison" in page.text
     assert "adam - sgd" in page.text and "adam is better" in page.text
     for number in ("1.01", "2.01", "-1"):  # the means, and their difference

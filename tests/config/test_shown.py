@@ -10,7 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from runner.cli import main
 from runner.config import shown
 from runner.config.conf import conf_dir
+from runner.config.hydra_job import HydraJob
 from runner.config.shown import PENDING
+from runner.job.run import run_job
 
 
 @pytest.fixture
@@ -69,6 +71,18 @@ def test_a_part_is_shown(printed, package, value):
 def test_a_section_is_shown(printed):
     part = printed("--cfg", "job", "--resolve", "--package", "optimizer")
     assert part["_target_"] == "optax.adam" and part["learning_rate"] == 0.001
+
+
+def test_what_would_run_is_printed_and_nothing_trained(composed, tmp_path, capsys):
+    cfg = composed("print=config", "schedule=warmup_cosine", "train.epochs=2")
+    run_job(cfg, HydraJob(tmp_path, {}, [], None))
+    job = yaml.safe_load(capsys.readouterr().out)
+    assert job["print"] is None and job["optimizer"]["_target_"] == "optax.adam"
+    steps = job["train"]["steps"]
+    assert steps == 2 * job["train"]["steps_per_epoch"]
+    assert steps == job["schedule"]["decay_steps"]
+    assert job["train"]["convolution"] == "native"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_secret_is_not_shown(printed, monkeypatch):

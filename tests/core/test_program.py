@@ -95,3 +95,9 @@ def test_a_step_of_one_run_has_the_same_flops_however_it_is_trained(
     alone = flops(None, "framework=jax")
     assert alone > 6 * 64 * 8 * 10
     assert flops(members, "framework=jax", *overrides) == alone
+
+
+@pytest.mark.parametrize(("optimizer", "jumps"), [("adam", False), ("lion", True)])
+def test_whether_a_step_takes_signs(optimizer, jumps, built):
+    run = built("framework=jax", f"optimizer={optimizer}")
+    assert SESSION.program(run.spec, run.values, run.timetable).jumps is jumps

@@ -1,16 +1,16 @@
-"""Commands of the README and of docs/, as they stand or shortened by length alone."""
+"""Each command of the README and of docs/ is run, shortened at most, or composed."""
 
 import itertools
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from helpers.pages import COMMANDS, PAGES, commands, write_files
+from helpers.composing import compose_command
+from helpers.forked import python
+from helpers.pages import COMMANDS, PAGES, ROOT, commands, write_files
 from runner.config.conf import conf_dir
 from runner.record.files import read_metrics
 
@@ -81,11 +81,48 @@ def arguments(command: str) -> str:
 DIRECT = [c for c in RUN_BY if not RUN_BY[c].startswith(("test_", "c", "data/"))]
 
 
+# Pages all of whose commands other tests run or compose.
+RUN_ELSEWHERE = {
+    "own_model": "test_pages.py",
+    "own_source": "test_own_data.py",
+    "own_table": "test_own_data.py",
+    "own_text": "test_own_data.py",
+    "tasks": "test_tasks.py",
+}
+# Commands of others, which .ci/run runs or people do.
+OTHERS = ("python3 -m venv", "pip install", "wandb sweep", "eval ")
+
+
+def to_compose():
+    """The other commands, each once, unless it needs the files of its page."""
+    seen = set()
+    for page in PAGES:
+        for number, line in enumerate(commands(page)):
+            run = page in RUN_ELSEWHERE or arguments(line) in RUN_BY
+            if run or line in seen or line.startswith(OTHERS):
+                continue
+            if "--config-dir" not in line:
+                seen.add(line)
+            yield pytest.param(page, line, id=f"{page}-{number}")
+
+
+@pytest.mark.parametrize(("page", "command"), [*to_compose()])
+def test_a_command_is_composed(page, command, tmp_path, monkeypatch, own_modules):
+    write_files(page, tmp_path)
+    for name in ("docs", "src", "examples"):  # what a checkout has
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    own_modules(tmp_path)
+    compose_command(command, monkeypatch)
+
+
 def test_each_command_that_is_run_is_on_a_page():
-    """All of the README are; test_pages.py composes the others, and runs some."""
+    """All of the README are run."""
     assert RUN_BY.keys() <= {arguments(command) for command in COMMANDS}
     told = [line for line in commands("README") if ".venv" not in line]
     assert told and {arguments(line) for line in told} <= RUN_BY.keys()
+    for page, file in RUN_ELSEWHERE.items():
+        assert f'"{page}"' in Path(__file__).with_name(file).read_text()
     for test in set(RUN_BY.values()) - {"", SHORT}:
         file, _, name = test.rpartition("::")
         path = Path(__file__).parents[1] / file if file else Path(__file__)
@@ -96,15 +133,9 @@ def runner(folder: Path, *arguments: str, **variables: str):
     program = ["-m", "runner"] if not arguments[:1] == ("-m",) else []
     if arguments[:1] == ("-m",) and not arguments[1].startswith("runner."):
         program = ["-m", "runner"]
-    return subprocess.run(
-        [sys.executable, *program, *arguments],
-        cwd=folder,
-        env=os.environ
-        | {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
-        | variables,
-        capture_output=True,
-        text=True,
-    )
+    quick = {"WANDB_MODE": "disabled", "JAX_NUM_CPU_DEVICES": "1"}
+    env = os.environ | quick | variables
+    return python(*program, *arguments, cwd=folder, env=env)
 
 
 @pytest.fixture(scope="module")

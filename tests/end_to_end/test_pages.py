@@ -1,4 +1,4 @@
-"""The README and the pages of docs/: each command is composed, each block is code."""
+"""The README and the pages of docs/: blocks are code, and links lead somewhere."""
 
 import ast
 import importlib.util
@@ -14,7 +14,6 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from helpers.composing import compose_command
 from helpers.pages import PAGES, ROOT, blocks, commands, write_files
 from helpers.training import build_job
 from runner.config import conf
@@ -26,34 +25,10 @@ RUN_AT_NIGHT = (
     "coming_from_flax", "coming_from_lightning", "coming_from_wandb_sweeps", "evaluate",
     "groups", "hooks",
     "index", "own_framework", "own_metric", "own_model", "own_optimizer", "own_task",
-    "own_tracker", "own_transform", "warm_start",
+    "own_tracker", "own_transform", "terminal", "warm_start",
 )  # fmt: skip
 SCRIPT = "scripts/configuration_page.py"
 OPEN = (*GROUPS, *NAMED, "tracker")
-# Commands of others: in .ci/run, or to be read.
-OTHERS = ("python3 -m venv", "pip install", "wandb sweep")
-# Once each, unless it needs the files of its page.
-PAGE_OF = {
-    line if "--config-dir" not in line else (line, page): page
-    for page in reversed(PAGES)
-    if page != "tasks"  # of which test_tasks.py runs all
-    for line in commands(page)
-    if not line.startswith(OTHERS)
-}
-COMMANDS = [
-    pytest.param(page, key if isinstance(key, str) else key[0], id=f"{page}-{number}")
-    for number, (key, page) in enumerate(reversed(PAGE_OF.items()))
-]
-
-
-@pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_a_command_is_composed(page, command, tmp_path, monkeypatch, own_modules):
-    write_files(page, tmp_path)
-    for name in ("docs", "src", "examples"):  # what a checkout has
-        (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(tmp_path)
-    own_modules(tmp_path)
-    compose_command(command, monkeypatch)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if "```python" in PAGES[p]])

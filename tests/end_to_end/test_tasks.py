@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import runner
+import runner.parity.compare  # whose own Session isn't that of the tests
 from helpers.composing import compose_command
 from helpers.documented import SHORT, arguments, in_process, is_runner
 from helpers.pages import PAGES, blocks_of, lines, write_file
@@ -42,6 +43,7 @@ AT_NIGHT = {
     "What would run, without running it?": "Hydra's own flags need a process",
     "Where does the time go?": "traces take seconds",
     "Which of these optimizers is better?": "30 jobs",
+    "Which schedule is better?": "as is that of optimizers, at five seeds",
 } | dict.fromkeys(
     (
         "How do I accumulate gradients?",
@@ -55,6 +57,7 @@ AT_NIGHT = {
         "How do I smooth labels?",
         "How do I train in bfloat16?",
         "How do I train with two learning rates?",
+        "How do I vary the order of the examples alone?",
         "Some classes are rare: how do I weigh them?",
     ),
     "sets a key that has tests of its own, and needs a program of its own",

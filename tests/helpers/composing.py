@@ -22,9 +22,10 @@ from runner.job.build import check
 from runner.library import _hydra
 from runner.sweep.compose import Composer
 
-# Arguments of our commands that are overrides of a configuration, among others.
-OVERRIDES = re.compile(r"[+~]*[\w@/.]+=.*", re.DOTALL)
-MOST = 3  # jobs of one sweep that are composed: what they choose repeats itself
+# The arguments of our commands that hold overrides, among others.
+HOLDING = ("overrides", "items", "data")
+OVERRIDE = re.compile(r"[+~]*[\w@/.]+=.*", re.DOTALL)
+MOST = 2  # jobs of one sweep that are composed: what they choose repeats itself
 
 
 class Composed(Exception):
@@ -57,7 +58,7 @@ def compose_command(command: str, monkeypatch) -> int:
 def _train(arguments: Sequence[str], monkeypatch) -> int:
     given = get_args_parser().parse_args(arguments)
     GlobalHydra.instance().clear()
-    found: list[DictConfig]
+    found: list[DictConfig] = []
 
     def launch(self, overrides, initial_job_idx):
         composer = Composer(self.hydra_context.config_loader, self.config)
@@ -67,15 +68,14 @@ def _train(arguments: Sequence[str], monkeypatch) -> int:
 
     monkeypatch.setattr(PackedLauncher, "launch", launch)
     with _hydra(given.overrides, given.config_dir) as (hydra, overrides):
-        if given.multirun:
-            leave_to_jobs()
-        mode = RunMode.MULTIRUN if given.multirun else RunMode.RUN
-        found = [hydra.compose_config("config", overrides, mode)]
         # Optuna's sweeper draws values for its jobs, which need results.
-        if given.multirun and "grid" in found[0].hydra.sweeper._target_:
-            found = []
+        if given.multirun and "sweep=optuna" not in overrides:
+            leave_to_jobs()
             with contextlib.suppress(Composed):
                 hydra.multirun("config", lambda cfg: None, overrides)
+        else:
+            mode = RunMode.MULTIRUN if given.multirun else RunMode.RUN
+            found.append(hydra.compose_config("config", overrides, mode))
     for cfg in found:
         facts(cfg, cfg.hydra, Path("run"), sweep=None)
         with open_dict(cfg):
@@ -87,9 +87,18 @@ def _train(arguments: Sequence[str], monkeypatch) -> int:
 
 def _other(module: str, arguments: Sequence[str], monkeypatch) -> int:
     name = module if module in COMMANDS.values() else f"{module}.__main__"
-    parser: argparse.ArgumentParser = importlib.import_module(name)._parser()
-    given = vars(parser.parse_args(arguments))
-    overrides = [a for a in arguments if OVERRIDES.fullmatch(a)]
+    given = {}
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_args(self, args=None, namespace=None):
+        given.update(vars(parse(self, args, namespace)))
+        raise Composed
+
+    with monkeypatch.context() as patch, contextlib.suppress(Composed):
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        importlib.import_module(name).main(arguments)
+    words = [word for key in HOLDING for word in given.get(key) or ()]
+    overrides = [word for word in words if OVERRIDE.fullmatch(word)]
     if given.get("config_dir"):
         overrides += ["--config-dir", str(given["config_dir"])]
     return _train(overrides, monkeypatch) if overrides else 0

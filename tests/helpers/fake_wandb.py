@@ -26,6 +26,7 @@ class FakeRun:
     upserts: list[dict] = field(default_factory=list)
     files: dict[str, list[str]] = field(default_factory=dict)
     exit_code: int | None = None
+    was_preempted: bool = False
 
     def last(self, key: str) -> Any:
         """The newest value of an upsert's variable; None if there was none."""
@@ -221,6 +222,7 @@ class FakeWandb:
         for file, part in (body.get("files") or {}).items():
             lines = run.files.setdefault(file, [])
             lines[part["offset"] :] = part["content"]
+        run.was_preempted |= bool(body.get("preempting"))
         if body.get("complete"):
             run.exit_code = body["exitcode"]
 

@@ -39,6 +39,20 @@ def jobs(*arguments, **options):
     return [" ".join(job) for job in batch]
 
 
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ("range(0.1,0.5,0.1)", "0.1 0.2 0.3 0.4"),
+        ("range(0.5,1,0.1)", "0.5 0.6 0.7 0.8 0.9"),
+        ("range(1e-6,4e-6,1e-6)", "1e-06 2e-06 3e-06"),
+        ("range(3)", "0 1 2"),
+        ("0.30000000000000004,0.1", "0.30000000000000004 0.1"),  # as it was asked for
+    ],
+)
+def test_a_range_has_the_digits_of_its_step(values, texts):
+    assert jobs(f"a={values}") == [f"a={text}" for text in texts.split()]
+
+
 KEYS = ["seed", "+model.width", "schedule@schedule.base", "train.steps"]
 VALUES = st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True)
 ARGUMENTS = st.lists(st.tuples(st.sampled_from(KEYS), VALUES), max_size=5)

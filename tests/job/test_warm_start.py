@@ -70,6 +70,28 @@ def test_what_is_excluded_or_of_another_shape_is_the_models_own(built, finished)
         np.testing.assert_array_equal(params[layer][name], own[layer][name])
 
 
+def test_arrays_are_taken_under_other_names(built, finished, tmp_path):
+    _, arrays = finished
+    other = {f"model.{k.replace('dense_0', 'encoder')}": v for k, v in arrays.items()}
+    save_file(other, tmp_path / "other.safetensors")
+    given = (*SMALL, f"init_from={tmp_path / 'other.safetensors'}")
+    names = r"init_rename=[['^model\.',''],['enc(oder)','dense_0']]"
+    params = started(built(*given, names)).state.params
+    for layer, name in (("dense_0", "kernel"), ("output", "bias")):
+        own = arrays[f"params/{layer}/{name}"]
+        np.testing.assert_array_equal(params[layer][name], own)
+    for wrong, said in (
+        ("[[decoder,x]]", "'decoder' matches none of model.params/"),
+        ("[[kernel,bias]]", "would all be model.params/"),
+        (r"[[enc,'\2']]", "can't replace 'enc': invalid group reference"),
+        ("[[enc]]", "must be a list of pairs"),
+        ("[enc]", "must be a list of pairs"),
+        ("[['(',x]]", "must be a list of pairs"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            built(*given, f"init_rename={wrong}")
+
+
 def test_runs_from_different_files_share_a_program(built, finished, tmp_path):
     folder, arrays = finished
     save_file({k: 2 * v for k, v in arrays.items()}, tmp_path / "other.safetensors")

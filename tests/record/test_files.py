@@ -16,6 +16,7 @@ from runner.record.files import (
     write_json,
 )
 from runner.record.secrets import (
+    forgotten,
     named,
     remember_environment,
     scrub,
@@ -209,6 +210,17 @@ def test_text_with_secrets_inside():
 def test_secrets_in_text(text, scrubbed):
     assert scrub(text) == scrubbed and scrub(scrubbed) == scrubbed
     assert scrub([{"a": text}]) == [{"a": scrubbed}]
+
+
+def test_what_a_launch_has_met_is_forgotten_at_its_end():
+    text = "it began with correct-horse-9-staple"
+    with forgotten():
+        scrub({"api_key": "correct-horse-9-staple"})
+        remember_environment("SOMEWHERE", "not-to-be-shown")
+        assert scrub(text) == "it began with <redacted>"
+        assert scrub_message("not-to-be-shown") == "<redacted>"
+    assert scrub(text) == text
+    assert scrub_message("not-to-be-shown") == "not-to-be-shown"
 
 
 def test_secrets_in_lists_and_mappings():

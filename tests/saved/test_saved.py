@@ -41,7 +41,17 @@ RUNS = {
         "schedule.scales=[300]", "optimizer.learning_rate=0.3",
     ),
 }  # fmt: skip
+WITH_STATISTICS = [name for name in RUNS if name.endswith("statistics")]
+AT_NIGHT = (
+    "linen", "nnx", "an average", "schedule-free", "jax with statistics",
+    "linen with statistics",
+)  # fmt: skip
 TRAINED: dict[str, Path] = {}
+
+
+def some_at_night(names):
+    marks = [pytest.mark.nightly]
+    return [pytest.param(n, marks=marks * (n in AT_NIGHT)) for n in names]
 
 
 @pytest.fixture
@@ -81,16 +91,7 @@ def edit(folder: Path, **values) -> None:
     path.write_text(json.dumps(config))
 
 
-AT_NIGHT = ("linen", "nnx", "an average", "schedule-free")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.nightly] * (name in AT_NIGHT))
-        for name in RUNS
-    ],
-)
+@pytest.mark.parametrize("name", some_at_night(RUNS))
 def test_the_numbers_are_those_of_training_bit_for_bit(trained, name, capsys):
     folder = trained(name)
     assert evaluate([str(folder), "--json"]) == 0
@@ -175,6 +176,31 @@ def test_data_that_cannot_be(trained, overrides, said, capsys):
     assert re.search(said, told), told
 
 
+def test_rows_of_another_table_are_scaled_as_the_run_has_learned(ran, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, size, shift in (("own", 60, 0.0), ("new", 9, 5.0)):
+        x, y = rng.normal(shift, 2, size), rng.normal(size=size)
+        rows = {"x": x, "kind": ["a", "b", "b"] * (size // 3), "y": y}
+        pl.DataFrame(rows).write_csv(tmp_path / f"{name}.csv")
+    ran(tmp_path / "run", *SHORT, "data=table", f"data.path={tmp_path / 'own.csv'}",
+        "data.target=y", "task=regression", "data.batch_size=9")  # fmt: skip
+    run, new = str(tmp_path / "run"), tmp_path / "new.csv"
+    assert evaluate([run, f"data.path={new}", "data.batch_size=2"]) == 1
+    assert (
+        "split beside the run's own: +data.splits.test_new" in capsys.readouterr().err
+    )
+    (tmp_path / "own.csv").rename(tmp_path / "moved.csv")
+    moved = f"data.path={tmp_path / 'moved.csv'}"
+    out = tmp_path / "rows.csv"
+    beside = [moved, f"+data.splits.test_new={new}", "--split", "test_new"]
+    assert predict([run, *beside, "--out", str(out)]) == 0
+    table = pl.read_csv(out)
+    assert table.columns == ["index", "output", "target", "loss"]
+    np.testing.assert_allclose(table["target"], pl.read_csv(new)["y"], rtol=1e-6)
+    losses = (table["output"] - table["target"]) ** 2
+    np.testing.assert_allclose(losses, table["loss"], rtol=1e-4)
+
+
 def test_other_data_and_any_split(trained, capsys):
     folder = trained()
     whole = load_run(folder).evaluate("test")
@@ -195,9 +221,9 @@ def _data(folder: Path) -> str:
     return json.loads((folder / "config.json").read_text())["data"]["data_dir"]
 
 
-@pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
-def test_predictions_are_in_the_order_of_the_data(trained, framework, tmp_path):
-    folder = trained(f"{framework} with statistics")
+@pytest.mark.parametrize("name", some_at_night(WITH_STATISTICS))
+def test_predictions_are_in_the_order_of_the_data(trained, name, tmp_path):
+    folder = trained(name)
     out = tmp_path / "rows.parquet"
     assert predict([str(folder), "--out", str(out)]) == 0
     table, saved = pl.read_parquet(out), load_run(folder)
@@ -235,7 +261,7 @@ def test_a_table_that_cannot_be_written(trained, out, said, tmp_path, capsys):
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [n for n in RUNS if n.endswith("statistics")])
+@pytest.mark.parametrize("name", some_at_night(WITH_STATISTICS))
 def test_an_export_starts_another_run_exactly(trained, name, tmp_path, built):
     folder = trained(name)
     out = tmp_path / "model"
@@ -295,6 +321,7 @@ def test_runs_that_cannot_be_used(command, copied, tmp_path, capsys):
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.nightly
 def test_the_page_says_what_runs(trained, tmp_path, monkeypatch):
     """All of docs/evaluate.md but what trains, on a run that is here already."""
     monkeypatch.chdir(tmp_path)

@@ -145,7 +145,8 @@ class Agreement:
                     off = np.full_like(off, off.max(initial=0))
                 # It grows from step to step, and may do so sooner here than there.
                 grown = np.maximum.accumulate(off)
-                limit = np.maximum(limit, FACTOR * np.append(grown[1:], grown[-1:]))
+                grown = np.append(grown[1:], grown[-1:])
+                limit = np.maximum(limit, _factor(noise) * grown)
             at = np.flatnonzero(~(apart(*numbers[1:]) <= limit))
             if len(at):
                 beyond[name] = at
@@ -155,13 +156,13 @@ class Agreement:
         """A sentence about the leaf that is furthest beyond what it may be off."""
         if found.distances is None:
             return None
-        others = [_leaves(n.distances) for n in noises if n.distances is not None]
+        others = [(_factor(n), _leaves(n.distances)) for n in noises if n.distances]
         worst, sentence = (False, 1.0), None
         for i, (path, off, moved, size) in enumerate(_leaves(found.distances)):
             moved_by, steps = isfinite(moved) and moved, found.stop - found.start
             limit = max(PARAMETER, 4 * self.rounding) * moved_by
             limit += 4 * FLOAT32 * sqrt(steps) * (isfinite(size) and size)
-            limit = max([limit, *(FACTOR * _finite(noise[i][1]) for noise in others)])
+            limit = max([limit, *(times * _finite(n[i][1]) for times, n in others)])
             beyond = _finite(off) / max(limit, _TINY) if off else 0.0
             # A parameter is what a person knows by its name.
             here = path.startswith("params/"), beyond
@@ -182,6 +183,11 @@ def _leaves(found: Distances) -> list[tuple[str, float, float, float]]:
         (path.removeprefix("state/"), float(off), float(moved), float(size))
         for path, (off, moved, size) in zip(paths, numbers, strict=True)
     ]
+
+
+def _factor(noise: Evidence) -> float:
+    """What the effect of this noise is multiplied by."""
+    return max(1.0, FACTOR / noise.noise)
 
 
 def _finite(off: float) -> float:

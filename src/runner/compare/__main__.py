@@ -161,7 +161,11 @@ def _log_report(runs: Runs, analysis: Analysis, out: Path) -> str:
     from runner.record.mirrors.wandb_report import log_report
 
     first = runs.table.row(0, named=True)
-    settings = {k.removeprefix("wandb."): first[k] for k in first if "wandb." in k[:6]}
+    settings = {
+        key.removeprefix("wandb."): value
+        for key, value in first.items()
+        if key.startswith("wandb.")
+    }
     title, table = f"comparison by {analysis.by}", defused(runs.table)
     return log_report(title, out / PAGE, table.columns, table.rows(), settings)
 

@@ -14,6 +14,7 @@ from runner.compare.theme import DASHES, PALETTE
 
 MAX_GROUPS = len(PALETTE)
 MAX_CELLS = 8
+HEIGHT = 320  # pixels
 
 # The names that are unchecked in the page's legend, which sets this in all figures.
 HIDDEN = alt.param(name="hidden", value=[])
@@ -140,6 +141,15 @@ class Switch(NamedTuple):
             ),
         )
 
+    def place(self, value: float) -> float:
+        """Where `value` is on the axis at first: from 0, low, to 1, high."""
+        parameter: Any = self.parameter.param
+        is_log = parameter.value is True
+        at, low, high = (
+            self._log(v) if is_log else v for v in (value, self.low, self.high)
+        )
+        return (at - low) / (high - low)
+
     def _log(self, value: float) -> float:
         return math.log10(value) if value > 0 else 0.0
 
@@ -214,7 +224,9 @@ def dots(
 
 
 def figure(
-    layers: Sequence[alt.Chart], parameters: Sequence[alt.Parameter], height: int = 320
+    layers: Sequence[alt.Chart],
+    parameters: Sequence[alt.Parameter],
+    height: int = HEIGHT,
 ) -> alt.LayerChart:
     """`layers` on top of each other, as wide as the page gives; `height` in pixels."""
     chart = alt.layer(*layers).properties(width="container", height=height)

@@ -40,6 +40,7 @@ CODE = f"{FACT}module_digests.*"
 _RESUME, _OWN_STATE = "checkpoint.resume", ("auto", "never")
 # Where the data are: that matters if nobody knows what they are.
 _FOLDERS = ("data.data_dir", "data.manual_dir")
+_FILES = ("data.path", "data.files", "data.validation", "data.test")
 
 # Other keys of the shipped YAML refer to these; an equal value counts as a reference.
 _SOURCES = ("optimizer.learning_rate", "train.steps", "train.steps_per_epoch")
@@ -77,7 +78,9 @@ def varying(table: pl.DataFrame) -> list[str]:
     """The columns that differ between runs and may change their results."""
     names = []
     same_devices = DEVICES not in table or table[DEVICES].drop_nulls().n_unique() <= 1
-    kept = [*_FOLDERS] if not recorded(table, DATA).all() else []
+    known = recorded(table, DATA).all()
+    kept = [] if known else [*_FOLDERS]
+    digests = [c for c in table.columns if fnmatchcase(c, DATA)]
     if _RESUME in table and not table[_RESUME].is_in(_OWN_STATE).all():
         kept.append(_RESUME)
     for name in table.columns:
@@ -86,6 +89,8 @@ def varying(table: pl.DataFrame) -> list[str]:
             continue
         if ignored(name) and name not in kept:
             continue
+        if name in _FILES and known and not determined(table, name, digests):
+            continue  # the same examples from several places
         values = table[name].drop_nulls() if is_fact(name) else table[name]
         if values.n_unique() > 1:
             names.append(name)

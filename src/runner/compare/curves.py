@@ -10,6 +10,7 @@ from runner.compare import chart_parts
 
 # More rows than this are thinned, at equal distances in steps, to keep the page small.
 MAX_ROWS = 6_000
+_MOST = 12  # labels
 
 
 def aggregate(
@@ -81,7 +82,7 @@ def curves(
     ends: list[Any] = [table["at"].min(), table["at"].max()]
     x = alt.X("at:Q", title=unit).axis(tickCount=6, format="~s", labelOverlap=True)
     x = x.scale(domain=ends, nice=False)
-    base = alt.Chart(chart_parts.csv(_labelled(table)))
+    base = alt.Chart(chart_parts.csv(_labelled(table, switch)))
     base = base.transform_filter(f"{chart_parts.SHOWN} && ({in_cell})")
     base = switch.transform(base, "mean", "low", "high").encode(
         x=x,
@@ -102,27 +103,46 @@ def curves(
     numbers = chart_parts.tooltips(titles)
     dots = chart_parts.dots(base, near, shown.names(), *numbers)
     named = base.transform_filter("datum.label")
-    label = alt.Text("label:N")
-    names = named.mark_text(align="right", dx=-4, dy=-8, fontSize=11).encode(text=label)
+    dy = alt.ExprRef("datum.dy")
+    names = [
+        named.mark_text(align="right", dx=-4, dy=dy, fontSize=11, style=style).encode(
+            text=alt.Text("label:N")
+        )
+        for style in ("halo", "name")
+    ]
     rule = alt.Chart(
         chart_parts.csv(table.select("step", "at").unique("step", maintain_order=True)),
         name="hover_rule",
     ).mark_rule()
     rule = rule.encode(x=x).transform_filter(near)
     return chart_parts.figure(
-        [band, rule, line, dots, names], [switch.parameter, *menu]
+        [band, rule, line, dots, *names], [switch.parameter, *menu]
     )
 
 
-def _labelled(table: pl.DataFrame) -> pl.DataFrame:
-    """`table` with the `label` of curves at their ends, one for identical ones."""
+def _labelled(table: pl.DataFrame, switch: chart_parts.Switch) -> pl.DataFrame:
+    """`table` with the `label` of curves at their ends, one for identical ones.
+
+    And with `dy`, by how many pixels it is off its end, so that none covers another.
+    """
     of = {group: group for group in table["group"].unique()}
     for same in identical(table):
         of |= dict.fromkeys(same, "")
         of[same[-1]] = " = ".join(same)
     names = pl.col("group").replace_strict(of)
+    if 1 < table["cell"].n_unique() and table.select(names, "cell").n_unique() <= _MOST:
+        cells = pl.col("cell").str.replace_all(r"[^ ,=]*=", "")  # without their keys
+        names = pl.when(names != "").then(pl.concat_str(names, cells, separator=", "))
+    else:
+        names = pl.when(pl.col("cell") == pl.col("cell").min().over("group")).then(
+            names
+        )
     last = pl.col("step") == pl.col("step").max().over("group", "cell")
-    first_cell = pl.col("cell") == pl.col("cell").min().over("group")
-    return table.with_columns(
-        label=pl.when(last & first_cell).then(names).otherwise(pl.lit(""))
-    )
+    table = table.with_columns(label=pl.when(last).then(names).fill_null(""), dy=-8.0)
+    ends = table.with_row_index().filter(pl.col("label") != "").sort("mean")
+    taken = -math.inf
+    for row in ends.iter_rows(named=True):
+        place = switch.place(row["mean"]) * chart_parts.HEIGHT
+        taken = max(place, taken + 12)
+        table[row["index"], "dy"] = place - taken - 8
+    return table

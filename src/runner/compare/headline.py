@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from runner.compare.analysis import Analysis, Verdicts
+from runner.compare.inference import SHOWN
 from runner.compare.statistics import Comparison
 
 
@@ -74,21 +75,13 @@ def _ranking(analysis: Analysis, found: Verdicts, explains: str = "") -> str:
     tied = [groups[0].name, *(c.b for c in ties)]
     if len(tied) > 4:
         tied[3:] = [f"{len(tied) - 3} others"]
-    more = f"; {advice(ties[0])}" if ties[0].more_seeds is not None else ""
+    seeds = ties[0].more_seeds
+    more = f"; {seeds} more seeds would show {SHOWN}" if seeds else ""
+    more = f"; these seeds show {SHOWN}" if seeds == 0 else more
     return (
         f"no best {by} on {metric}: {_join(tied)} are not separable "
         f"({_difference(ties[0])}{of}{more})"
     )
-
-
-def advice(comparison: Comparison) -> str:
-    """What more seeds would do for a pair that isn't separable."""
-    effect = "a difference of half a standard deviation"
-    if comparison.more_seeds:
-        return (
-            f"{comparison.more_seeds} more seeds would show {effect} in 80 % of cases"
-        )
-    return f"{effect} would have shown in 80 % of cases"
 
 
 def _difference(comparison: Comparison) -> str:

@@ -16,7 +16,7 @@ from runner.record.format import run_folders
 from runner.record.moved import with_todays_targets
 from runner.record.provenance import FACTS
 from runner.record.untrusted import clean, one_line, read_foreign, read_rows
-from runner.settings import FACT, GROUPS
+from runner.settings import FACT, GROUPS, SETTINGS
 from runner.trees import flatten
 
 CHOICES = (*GROUPS, "precision", "mesh")
@@ -178,7 +178,12 @@ def _tables(
 
 
 def _add_absent(rows: Sequence[dict[str, Any]], records: Sequence[Record]) -> None:
-    """Say what it means that a run's mapping lacks what that of another has."""
+    """Say what it means that a run lacks what another has."""
+    for key, own in SETTINGS.items():
+        if own.absent != "" and any(key in row for row in rows):
+            for row, record in zip(rows, records, strict=True):
+                if record.config:
+                    row.setdefault(key, own.absent)
     for name, fact in FACTS.items():
         if not fact.absent:
             continue

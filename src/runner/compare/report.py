@@ -64,13 +64,15 @@ def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> 
     for table in tables(runs, analysis):
         sections.setdefault(table.section, []).append(table)
     found = headline(analysis)
+    if not found.startswith(tuple(group.name for group in analysis.final.groups)):
+        found = found[:1].upper() + found[1:]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     return environment.from_string(_asset("page.html.j2")).render(
         title=f"Comparison by {analysis.by}",
         analysis=analysis,
         count=runs.table.height,
-        headline=found[:1].upper() + found[1:] + "." * (not found.endswith(".")),
+        headline=found + "." * (not found.endswith(".")),
         at_equal_cost=[*at_equal_cost(analysis)],
         sections=sections,
         shown=shown,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from runner.compare.analysis import Analysis
 from runner.compare.columns import differing, texts
-from runner.compare.headline import advice
+from runner.compare.inference import SHOWN
 from runner.compare.load import Runs
 from runner.compare.statistics import Comparison, Group
 from runner.compare.tuning import edge_of
@@ -95,7 +95,8 @@ def _tables(runs: Runs, analysis: Analysis) -> Iterator[Table]:
     note = (
         "First minus second, seed by seed. Wins: the share of seeds for which the "
         "first was better. All pairs: the share of all pairs of runs, whatever their "
-        "seeds. p is of a paired t test, corrected for the number of pairs (Holm)."
+        "seeds. p is of a paired t test, corrected for the number of pairs (Holm). So "
+        f"many more seeds would show {SHOWN}."
     )
     yield Table("Pair by pair", note, _PAIR, [_pair(c) for c in found.comparisons])
     within = f"Within each value of {', '.join(analysis.crossed)}."
@@ -143,7 +144,7 @@ def _group(analysis: Analysis, group: Group) -> list[Any]:
 
 
 _PAIR = ["cell", "pair", "verdict", "difference", "95 %", "wins", "all pairs", "p"]
-_PAIR += ["seeds", "advice"]
+_PAIR += ["seeds", "more seeds"]
 
 
 def _pair(c: Comparison) -> list[Any]:
@@ -153,9 +154,8 @@ def _pair(c: Comparison) -> list[Any]:
     shares = [None if math.isnan(s) else f"{s:.0%}" for s in (c.wins, c.probability)]
     p = None if math.isnan(c.p_value) else f"{c.p_value:.2g}"
     numbers = [c.difference, _brackets(c.low, c.high), *shares, p]
-    more = None if c.more_seeds is None else advice(c)
-    seeds = len(c.differences)
-    return [c.cell, f"{c.a} - {c.b}", verdict, *numbers, seeds, more]
+    seeds = len(c.differences), c.more_seeds
+    return [c.cell, f"{c.a} - {c.b}", verdict, *numbers, *seeds]
 
 
 def _brackets(low: float, high: float) -> str | None:

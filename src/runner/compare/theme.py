@@ -71,6 +71,7 @@ def config(mode: Mode) -> dict[str, Any]:
             "labelLimit": 220,
         },
         "title": {"color": ink, "anchor": "start", "fontSize": 15, "offset": 12},
+        "style": {"halo": {"stroke": PAPER[mode], "strokeWidth": 3}},  # around text
         "rule": {"color": muted},
         "text": {"color": ink},
         "tick": {"color": ink},

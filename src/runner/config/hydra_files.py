@@ -60,14 +60,14 @@ def write_yaml(path: Path, values: Any) -> None:
     path.write_text(to_yaml(values), encoding="utf-8")
 
 
-def discard_unused(folder: Path, made: Iterable[Path]) -> None:
-    """Remove what Hydra put into a sweep's folder at first, if nothing else is there.
+def discard_unused(folder: Path, made: Iterable[Path], first: str = _OF_SWEEP) -> None:
+    """Remove the `first` file in a sweep's folder, if nothing else is there.
 
     And those of the folders that were `made` for it, from the innermost one.
     """
-    if not folder.is_dir() or [path.name for path in folder.iterdir()] != [_OF_SWEEP]:
+    if not folder.is_dir() or [path.name for path in folder.iterdir()] != [first]:
         return
-    (folder / _OF_SWEEP).unlink()
+    (folder / first).unlink()
     for empty in made:
         if not any(empty.iterdir()):
             empty.rmdir()

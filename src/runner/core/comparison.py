@@ -1,5 +1,6 @@
 """A call of a run, compared with what the run's reference makes of it."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from runner.errors import Refused
 
 # Numbers that noise is made from: see `recomputation.shaken`.
 _NOISE = 1.7, 2.9
+# Noise that changes some signs. Rounding seldom does, but the update is another then.
+_MUCH = 1e-4
 _LOSS = "train/loss"
 # Of a step, what an optimizer's state decides.
 _AFTER = "train/learning_rate", "train/update_norm"
@@ -156,10 +159,14 @@ class Comparison:
 
         def again() -> list[Evidence]:
             found = []
-            for number in _NOISE:
-                noise = recomputation.shaken(before, number, self._judge.rounding)
+            shares = {self._judge.rounding}
+            if self._program.jumps:
+                shares.add(max(shares | {_MUCH}))
+            for share, number in itertools.product(sorted(shares), _NOISE):
+                noise = recomputation.shaken(before, number, share)
                 carry, shaken = _run(call, noise, *given)
-                found.append(evidence(jax.device_get(shaken), carry, end))
+                got = evidence(jax.device_get(shaken), carry, end)
+                found.append(got._replace(noise=share / self._judge.rounding))
             return found
 
         after = self._adapted(seen.after)[0] if reaches_end else None

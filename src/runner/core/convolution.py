@@ -40,10 +40,15 @@ def as_patches(function: Callable) -> Callable:
 
 def has_convolution(jaxpr: Jaxpr) -> bool:
     """Whether `jaxpr`, or one that it calls, has a convolution."""
-    return any(
-        eqn.primitive.name == NAME or any(map(has_convolution, inner(eqn)))
-        for eqn in jaxpr.eqns
-    )
+    return any(eqn.primitive.name == NAME for eqn in equations(jaxpr))
+
+
+def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """Those of `jaxpr` and of all that it calls."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for called in inner(eqn):
+            yield from equations(called)
 
 
 def inner(eqn: JaxprEqn) -> list[Jaxpr]:

@@ -59,12 +59,14 @@ class Evidence(NamedTuple):
       start, stop: the steps done before and after them.
       numbers: by their names in a row.
       distances: of the carry after them; None if that can't be compared.
+      noise: by how many rounding errors the parameters were changed, if they were.
     """
 
     start: int
     stop: int
     numbers: dict[str, Numbers]
     distances: Distances | None
+    noise: float = 1.0
 
 
 def apart(one: Any, other: Any) -> np.ndarray:

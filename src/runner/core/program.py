@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from jax.extend.core import Jaxpr
 from runner.core import feed, step
 from runner.core.choose import flops, steps_per_call
 from runner.core.compiling import Compiling
+from runner.core.convolution import equations
 from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
 from runner.core.optimizers import Optimizer
@@ -115,6 +117,7 @@ class Program:
       data: returns the columns on the devices, which both read.
       members: of a population; None for a single run.
       flops: of a step of one run; see `choose.flops`.
+      jumps: whether an update follows the signs of numbers, which rounding may change.
     """
 
     init: Compiling
@@ -127,6 +130,7 @@ class Program:
     data: Callable[[], feed.DeviceData]
     members: int | None
     flops: float
+    jumps: bool
 
     @property
     def longest(self) -> Compiling:
@@ -234,6 +238,7 @@ def compile_program(
         data=_data(dataset, mesh, keep),
         members=members,
         flops=flops(jaxpr),
+        jumps=_jumps(jaxpr, shapes.state.params),
     )
 
 
@@ -429,6 +434,13 @@ def capacities(spec: ProgramSpec, jaxpr: Jaxpr, members: int | None) -> tuple[in
         batches = len(eval_indices(spec.dataset, first)[0])
         evals = feed.steps_that_fit(spec.dataset, batches)
     return steps, evals
+
+
+def _jumps(step: Jaxpr, params: Any) -> bool:
+    largest = max((x.shape for x in jax.tree.leaves(params)), key=math.prod)
+    signs = (eqn for eqn in equations(step) if eqn.primitive.name == "sign")
+    operands: Any = [eqn.invars[0].aval for eqn in signs]
+    return any(operand.shape == largest for operand in operands)
 
 
 def _functions(

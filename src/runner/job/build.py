@@ -137,8 +137,8 @@ def build(
     taken = None
     if cfg.init_from is not None:
         (shapes,) = program.start_of(parts(first)[0].spec, values)
-        asks = cfg.init_from, tuple(cfg.init_exclude or ()), shapes.values
-        taken = take(*asks, session, earlier)
+        patterns = cfg.init_exclude or (), cfg.init_rename or ()
+        taken = take(cfg.init_from, *patterns, shapes.values, session, earlier)
 
     def made(convolution: str) -> Run:
         shared, own = parts(convolution)

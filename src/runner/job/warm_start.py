@@ -1,6 +1,7 @@
 """`init_from`: initial values from the state of another run, or from a file."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +48,7 @@ class _File(NamedTuple):
 def take(
     name: str,
     exclude: Sequence[str],
+    rename: Sequence[Sequence[str]],
     shapes: TrainState,
     session: Session,
     earlier: dict[str, Any] | None,
@@ -56,6 +58,7 @@ def take(
     Args:
       name: `init_from`: a run folder, or a safetensors file such as a run leaves.
       exclude: patterns of parameters that keep their own initial values.
+      rename: pairs of a pattern of names in the file and its replacement, in turn.
       shapes: of the model's arrays.
       session: keeps what is read, for the other jobs of a sweep.
       earlier: the facts that an earlier process of the run recorded, if it has saved a
@@ -82,13 +85,36 @@ def take(
         return Taken(WarmStart(zeros, flags), earlier, "", one_line(text))
     except ValueError as error:
         raise ConfigError(f"init_from={name}: {one_line(error)}") from None
-    return _taken(name, exclude, shapes, file)
+    return _taken(name, exclude, shapes, file._replace(arrays=_named(file, rename)))
 
 
 def _read(path: Path, size: int) -> _File:
     data = read_bytes(path, size)
     arrays = arrays_in(path, data, foreign=True)
     return _File(path, hashlib.sha256(data).hexdigest(), arrays)
+
+
+def _named(file: _File, rename: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    """The arrays of a file by their names after `rename`."""
+    arrays = file.arrays
+    for pattern, replacement in rename:
+        if not any(is_found(pattern, key) for key in arrays):
+            raise ConfigError(
+                f"init_rename: {pattern!r} matches none of {few(arrays, _SHOWN)}"
+            )
+        try:
+            names = {key: re.sub(pattern, replacement, key) for key in arrays}
+        except (re.error, IndexError) as error:
+            text = f"init_rename: {replacement!r} can't replace {pattern!r}: {error}"
+            raise ConfigError(text) from None
+        twice = [key for key, new in names.items()
+                 if [*names.values()].count(new) > 1]  # fmt: skip
+        if twice:
+            raise ConfigError(
+                f"init_rename: {few(twice, _SHOWN)} would all be {names[twice[0]]}"
+            )
+        arrays = {names[key]: x for key, x in arrays.items()}
+    return arrays
 
 
 def _taken(name: str, exclude: Sequence[str], shapes: TrainState, file: _File) -> Taken:

@@ -284,4 +284,9 @@ def from_json(value: Any) -> Any:
         return NON_FINITE.get(value, value)
     if isinstance(value, dict):
         return {k: v if type(v) is float else from_json(v) for k, v in value.items()}
-    return [from_json(item) for item in value] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    # Beside other text it is text too, as among a table's null_values.
+    if any(isinstance(item, str) and item not in NON_FINITE for item in value):
+        return [item if isinstance(item, str) else from_json(item) for item in value]
+    return [from_json(item) for item in value]

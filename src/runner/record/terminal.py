@@ -98,7 +98,7 @@ class Progress(LiveLine):
         evaluations = [_text(key, row[key]) for key in _evaluations(row)]
         room = options.max_width - sum(len(part) + 2 for part in [*parts, left])
         for text in [*numbers, speed, *evaluations]:
-            text = text.removeprefix("train/")
+            text = text.removeprefix("train/").replace("learning_rate", "lr")
             # The bar matters more than evaluations: they get room if it has some too.
             spare = _BAR_WIDTH + 2 if text in evaluations else 0
             if text and room >= len(text) + 2 + spare:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain
+from runner.errors import ConfigError
 from runner.record.secrets import scrub_message
 from runner.record.untrusted import printable
 from runner.saved.saved_run import SavedRun, load_run
@@ -64,7 +65,11 @@ def add_data(made: argparse.ArgumentParser, split: str) -> None:
       split: what --split is by default, in words.
     """
     made.add_argument(
-        "data", nargs="*", metavar="DATA", help="overrides, such as data.batch_size=32"
+        "data",
+        nargs="*",
+        default=[],  # without which argparse says that it is required
+        metavar="DATA",
+        help="overrides, such as data.batch_size=32",
     )
     made.add_argument(
         "--split",
@@ -87,6 +92,8 @@ def run(
     conf.register()
     try:
         if options.config_dir is not None:
+            if not options.config_dir.is_dir():
+                raise ConfigError(f"--config-dir {options.config_dir} is not a folder")
             conf.search_path(options.config_dir)  # refuses what can't be used
         saved = load_run(
             options.run,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain
 from runner.data.dataset import Dataset, Feature
+from runner.data.digest import data_digest, sampled
 from runner.errors import ConfigError
 from runner.job.session import Session
 
@@ -59,14 +61,22 @@ def with_data(
 
 
 def check_alike(
-    cfg: DictConfig, own: DictConfig, session: Session, names: str
+    cfg: DictConfig,
+    own: DictConfig,
+    session: Session,
+    names: str,
+    digest: Any,
 ) -> dict[str, Feature]:
     """Refuse data of which a column has another shape or type than the run's own.
+
+    Also a table or a text that would be turned into numbers in another way: that
+    follows from the training rows, such as their mean.
 
     Args:
       cfg: with the other data.
       own: with the run's.
       names: the overrides, for messages.
+      digest: of the run's own data, as it was recorded.
 
     Returns:
       the columns of the run's own data; none if these aren't here.
@@ -75,9 +85,12 @@ def check_alike(
       ConfigError: names the column, and both shapes.
     """
     there = _own(own, session)
+    here: Dataset = session.made(cfg, "data")
+    advice = _learned(cfg)
+    if advice and not _same_training(here, there, digest):
+        raise ConfigError(f"{names}: {advice}")
     if there is None:
         return {}
-    here: Dataset = session.made(cfg, "data")
     for name, feature in there.features.items():
         found = here.features.get(name)
         if found is not None and found[:2] != feature[:2]:
@@ -86,6 +99,32 @@ def check_alike(
                 f"there, and {_text(feature)} in the data that the run has learned from"
             )
     return there.features
+
+
+def _learned(cfg: DictConfig) -> str:
+    """What to say where numbers follow from other training examples; or nothing."""
+    target = cfg.data._target_
+    if target.startswith("runner.data.table."):
+        return (
+            "the run's columns were turned into numbers by its own training rows "
+            "(means, categories), and these would be by others. Give other rows as a "
+            "split beside the run's own: +data.splits.test_new=FILE"
+        )
+    if target.startswith("runner.data.text.") and cfg.data.vocabulary == "characters":
+        return (
+            "the same characters would be other tokens than in the run. Text without "
+            "new characters can be given beside the run's own: data.test=FILE"
+        )
+    return ""
+
+
+def _same_training(here: Dataset, there: Dataset | None, digest: Any) -> bool:
+    """Whether the training split is that of the run; as recorded, if it has moved."""
+    if there is not None:
+        return sampled(here.train) == sampled(there.train)
+    found = data_digest(here)
+    part = "train" if "train" in found else "contents"
+    return isinstance(digest, dict) and found.get(part) == digest.get(part)
 
 
 def _own(cfg: DictConfig, session: Session) -> Dataset | None:

@@ -86,7 +86,8 @@ def rebuilt(
     session, own = Session(), {}
     if data:
         there, cfg = cfg, with_data(cfg, data, config_dir)
-        own = check_alike(cfg, there, session, " ".join(data))
+        digest = recorded.provenance.get("data_digest")
+        own = check_alike(cfg, there, session, " ".join(data), digest)
     return Built(build(cfg, session).run, session, own)
 
 
@@ -103,7 +104,7 @@ def _for_its_model(cfg: DictConfig) -> None:
     cfg.verify = False
     cfg.validation = "validation"  # splits by the names that the data have
     cfg.objective = "train/loss"
-    cfg.init_from = cfg.init_exclude = None
+    cfg.init_from = cfg.init_exclude = cfg.init_rename = None
     cfg.checkpoint.best = False
     cfg.train.stop.value = cfg.train.stop.patience = None
     cfg.train.epochs = cfg.train.steps_per_epoch = cfg.train.limit_batches = None

@@ -120,7 +120,8 @@ def _without_numbers(base: dict[str, Any]) -> dict[str, Any]:
     if "plateau" not in str(schedule):  # a plateau is part of the program
         schedule = None
     numbers = {"seed": None, "optimizer": optimizer, "schedule": schedule}
-    numbers |= {"init_from": base["init_from"] is not None, "init_exclude": None}
+    numbers |= dict.fromkeys(("init_exclude", "init_rename"))
+    numbers |= {"init_from": base["init_from"] is not None}
     return base | sections | numbers
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import secrets
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from runner.config.hydra_files import discard_unused
 from runner.errors import ConfigError
 from runner.job.identity import base_of
 from runner.record.files import read_object, to_json, write_json
@@ -60,6 +60,7 @@ def continued(sweeper: Any, arguments: Sequence[str]) -> Iterator[None]:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     master, launcher = sweeper.config, sweeper.launcher
+    _check_storage(master.hydra.sweeper.storage)
     settings: Any = OmegaConf.to_container(master.hydra.sweeper, resolve=True)
     asked = {k: v for k, v in settings.items() if k not in _OTHERS}
     record = to_json(scrub({**asked, "arguments": list(arguments)}))
@@ -76,17 +77,30 @@ def continued(sweeper: Any, arguments: Sequence[str]) -> Iterator[None]:
     search = launcher.search = Search(
         _searched(settings["params"] or {}, arguments), {}
     )
-    is_new = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / _RECORD, {"search": record, "seed": seed})
     try:
         yield
     except BaseException:
-        if is_new and not (folder / "sweep.json").exists():  # nothing has begun
-            shutil.rmtree(folder)
+        discard_unused(folder, made, _RECORD)
         raise
     if search.jobs:
         show_results(list(search.jobs.values()), search.keys, folder, master.objective)
+
+
+def _check_storage(storage: Any) -> None:
+    """Refuse a database that Optuna 2, which Hydra's sweeper needs, can't write."""
+    if not isinstance(storage, str) or storage.startswith("redis"):
+        return
+    import sqlalchemy
+
+    if int(sqlalchemy.__version__.partition(".")[0]) > 1:
+        raise ConfigError(
+            f"hydra.sweeper.storage={storage} needs SQLAlchemy 1, and here is "
+            f"{sqlalchemy.__version__}. It may stay null: the search's folder has all "
+            "results, and the same command continues it"
+        )
 
 
 def _unfinished(new: Path, record: Any, master: DictConfig) -> Path | None:

@@ -14,6 +14,7 @@ import pytest
 from helpers.fake_wandb import FakeWandb
 from runner.compare.load_wandb import read_run, wandb_files
 from runner.record.files import read_metrics
+from runner.record.mirrors.wandb_reader import extent
 
 # Each run is a process of its own, as wandb keeps one core process a process.
 RUN = """
@@ -126,6 +127,12 @@ record("b")
     assert (back["name"], back["tags"]) == ("lr=0.1", ["adam"])
     for path in (tmp_path / "a").rglob("*"):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
+    (file,) = wandb_files(tmp_path / "a")
+    assert extent(file) == (300, 300, 0)
+    rows, *end = extent(file, 1 << 15)
+    assert 0 < rows < 300 and end == [300, 0]
+    file.write_bytes(file.read_bytes()[:-300])  # as a full disk does
+    assert extent(file)[2] is extent(file, 1 << 15)[2] is None
 
 
 def test_numbers_that_are_not_finite(tmp_path):
@@ -422,7 +429,7 @@ def test_resumed_online_it_is_one_run_with_each_row_once(tmp_path, ending, code)
     assert not server.unknown
     (only,) = server.runs.values()
     assert [row["step"] for row in only.history] == [*range(1, 21)]
-    assert only.exit_code == 0
+    assert (only.exit_code, only.was_preempted) == (0, code == 75)
 
 
 def brought(folder: Path, *arguments: str, expect: int = 0, **env) -> str:

@@ -91,7 +91,9 @@ class WandbTracker(Tracker):
     def _open(self, mode: str) -> int:
         self._core = _core
         if mode == "offline":
-            has, self._over, where = _local(self._root, self._fields["id"])
+            from runner.record.mirrors.wandb_reader import extents
+
+            has, self._over, where = extents(self._root, self._fields["id"])
             self.where = f"wandb sync {where}"
             if self._over is None:
                 self._init(mode)
@@ -177,11 +179,15 @@ class WandbTracker(Tracker):
         """Find out what a full disk has cost, of which W&B says nothing."""
         from runner.record.mirrors.wandb_reader import extent
 
-        lacks = not _has_exit_record(file)
-        if not lacks and file.stat().st_size < _READ_BYTES:
-            lacks = extent(file)[0] < self._rows
-        if lacks:
-            raise OSError(f"{file} lacks rows")
+        is_large = file.stat().st_size > _READ_BYTES
+        # `run.finish` returns before the file is complete.
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            rows, _, over = extent(file, 1 << 16 if is_large else None)
+            if over is not None and (is_large or rows >= self._rows):
+                return
+            time.sleep(0.05)
+        raise OSError(f"{file} lacks rows")
 
     def _check_server(self, summary: Mapping[str, Any]) -> None:
         """Ask the server what it has: it may have answered all, and kept nothing."""
@@ -260,22 +266,6 @@ def _locked(path: Path) -> IO[str] | None:
             time.sleep(0.05)
 
 
-def _local(root: Path, identity: str) -> tuple[int, int | None, Path | None]:
-    """The last step in W&B's local files of a run, its exit code, and where it is."""
-    from runner.record.mirrors.wandb_reader import extent
-
-    last, over, where = -1, None, None
-    for file in sorted(root.glob(f"*run-*-{identity}/run-{identity}.wandb")):
-        try:
-            rows, step, over = extent(file)
-        except ValueError:  # of a start that failed
-            continue
-        if rows or where is None:
-            where = file.parent
-        last = max(last, step)
-    return last, over if last >= 0 else None, where
-
-
 def _teardown(core: int) -> None:
     """Close the process of W&B, if that is still number `core`."""
     global _core
@@ -289,23 +279,6 @@ def _teardown(core: int) -> None:
             wandb.teardown()
         except Exception:  # that it is broken is already reported
             pass
-
-
-def _has_exit_record(path: Path, seconds: float = 1.0) -> bool:
-    """Wait for the file's last rows and its end: `run.finish` returns before that.
-
-    The last record is field 18 (`exit`) of W&B's protobuf.
-    """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with path.open("rb") as file:
-            file.seek(max(os.path.getsize(path) - 64, 0))
-            tail = file.read()
-        start = tail.rfind(b"\x92\x01")
-        if start >= 0 and tail[start + 2 : start + 3] == bytes([len(tail) - start - 3]):
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def _variable(setting: str) -> str:

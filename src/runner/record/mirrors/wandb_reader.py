@@ -60,33 +60,54 @@ def read_run(path: Path) -> dict[str, Any]:
     return run
 
 
-def extent(path: Path) -> tuple[int, int, int | None]:
+def extent(path: Path, last: int | None = None) -> tuple[int, int, int | None]:
     """How many rows a file of any size has, the last step of them, -1 if none, and
     the run's exit code.
+
+    Args:
+      path: of the file.
+      last: how many bytes at its end are read, about; by default all.
 
     Raises:
       OSError, ValueError: it can't be read, or isn't a .wandb file of this version.
     """
-    rows, last, exit_code = 0, -1, None
+    rows, step, exit_code = 0, -1, None
     with path.open("rb") as file:
-        for record in _records(file, path):
+        skipped = path.stat().st_size - last if last else 0
+        for record in _records(file, path, max(skipped // _BLOCK, 0)):
             kind = record.WhichOneof("record_type")
             if kind == "exit":
                 exit_code = record.exit.exit_code
             elif kind == "history":
                 for item in record.history.item:
                     if "step" in (item.key, *item.nested_key):
-                        rows, last = rows + 1, max(last, int(item.value_json))
-    return rows, last, exit_code
+                        rows, step = rows + 1, max(step, int(item.value_json))
+    return rows, step, exit_code
 
 
-def _records(file: IO[bytes], path: Path) -> Iterator[Any]:
-    """The records up to the end or the first torn one."""
+def extents(root: Path, identity: str) -> tuple[int, int | None, Path | None]:
+    """The last step in the files of a run below `root`, its exit code if it is over,
+    and where they are."""
+    last, over, where = -1, None, None
+    for file in sorted(root.glob(f"*run-*-{identity}/run-{identity}.wandb")):
+        try:
+            rows, step, over = extent(file)
+        except ValueError:  # of a start that failed
+            continue
+        if rows or where is None:
+            where = file.parent
+        last = max(last, step)
+    return last, over if last >= 0 else None, where
+
+
+def _records(file: IO[bytes], path: Path, skipped: int = 0) -> Iterator[Any]:
+    """The records after some blocks, up to the end or the first torn one."""
     from wandb.proto import wandb_internal_pb2
 
     if file.read(7) != struct.pack("<4sHB", b":W&B", 0xBEE1, 0):
         raise ValueError(f"{path}: not a .wandb file of version 0")
-    record = b""
+    file.seek(max(skipped * _BLOCK, 7))
+    record: bytes | None = None  # of which the beginning is known
     while True:
         left = _BLOCK - file.tell() % _BLOCK
         header = file.read(7 if left >= 7 else left + 7)[-7:]
@@ -97,8 +118,11 @@ def _records(file: IO[bytes], path: Path) -> Iterator[Any]:
         is_whole = len(chunk) == size
         if not is_whole or zlib.crc32(chunk, zlib.crc32(bytes([kind]))) != checksum:
             return
-        record = chunk if kind in (1, 2) else record + chunk  # 1 full, 2 first
-        if kind in (1, 4):  # 4 last
+        if kind in (1, 2):  # 1 full, 2 first
+            record = chunk
+        elif record is not None:
+            record += chunk
+        if record is not None and kind in (1, 4):  # 4 last
             # Made at import by protobuf, so no type checker sees it.
             yield wandb_internal_pb2.Record.FromString(record)  # pyright: ignore
 
