@@ -263,7 +263,8 @@ def rows_of(data: bytes, name: object) -> Iterator[dict[str, Any]]:
         rows = []
     if len(rows) != len(lines) or {*map(type, rows)} - {dict}:
         rows = (_row(line, f"{name}:{i}") for i, line in enumerate(lines, start=1))
-    return map(from_json, rows)
+    is_finite = not any(f'"{name}"'.encode() in data for name in NON_FINITE)
+    return iter(rows) if is_finite else map(from_json, rows)
 
 
 def _row(line: bytes, place: str) -> dict[str, Any]:
