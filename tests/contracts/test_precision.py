@@ -116,4 +116,4 @@ def test_it_trains_in_float32_with_64_bits_enabled(tmp_path, folders):
     assert done.returncode == 0, done.stderr
     run = load_run(tmp_path / "run")
     assert {str(x.dtype) for x in run.parameters.values()} == {"float32"}
-    assert run.rows[-1]["step"] == 44
+    assert run.rows["step"][-1] == 44
