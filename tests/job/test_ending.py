@@ -1,8 +1,8 @@
 """What a run leaves at its end: the test splits' numbers, and its state."""
 
 import json
-import shutil
 import re
+import shutil
 
 import numpy as np
 import pytest
