@@ -116,11 +116,13 @@ def _groups() -> list[str]:
 def _no_such_option(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     first = str(error).split("\n")[0]
-    files = [path.stem for path in (conf_dir() / group).glob("*.yaml")]
-    choices = error.options or sorted(files)  # of a list, Hydra names none
-    if not group or not (choices or error.options is not None):
-        return first
     where = re.match(r"In '(?!config'|hydra/config')([^']*)'", first)
+    choices = error.options
+    if choices is None and not where:  # of a list, for which Hydra names none
+        files = (conf_dir() / group).glob("*.yaml")
+        choices = sorted(path.stem for path in files) or None
+    if not group or choices is None:
+        return first
     message = f"{where[1]}: " if where else ""
     if error.missing_cfg_file in _EXTRAS:
         return (
