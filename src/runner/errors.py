@@ -1,6 +1,7 @@
 """How a run can end early: by a user's mistake, or by a signal."""
 
 import difflib
+import os
 import signal
 from collections.abc import Iterable
 from typing import Any
@@ -87,6 +88,16 @@ def no_such_key(section: str, name: object, names: Iterable[str]) -> str:
         return f"{name}= is called {RENAMED[str(name)]}= now"
     where = section or "the configuration"
     return f"{where} has no key {str(name)!r}; it has {', '.join(names) or 'none'}."
+
+
+def refuse_one(name: str, value: object) -> None:
+    """Refuse text or a path where a list of such is meant: its letters would be it.
+
+    Raises:
+      ConfigError: `value` is one.
+    """
+    if isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{name} must be a list, such as [{str(value)!r}]")
 
 
 def few(names: Iterable[str], most: int = 8) -> str:

@@ -18,7 +18,7 @@ from runner.config.explain import MISTAKES, explain, was_reported
 from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import facts
 from runner.config.whole_sweep import leave_to_jobs
-from runner.errors import ConfigError, TrainingStopped
+from runner.errors import ConfigError, TrainingStopped, refuse_one
 from runner.job.run import run_job
 from runner.record.secrets import forgotten
 from runner.saved.saved_run import SavedRun, load_run
@@ -127,6 +127,7 @@ def compare_runs(
     from runner.compare.findings import Findings
     from runner.compare.load import load
 
+    refuse_one("folders", folders)
     runs = load([Path(folder) for folder in folders])
     return Findings(runs, analyse(runs, by, metric, target))
 
@@ -155,6 +156,7 @@ def _hydra(
     Raises:
       ConfigError: what Hydra refuses, as the command line explains it.
     """
+    refuse_one("overrides", overrides)
     conf.register()
     hydra_files()
     setup_globals()  # Hydra's own resolvers

@@ -33,6 +33,14 @@ def test_the_objective_is_shown_once_it_is_recorded():
     assert found["final.validation/loss"].to_list() == [0.5]
 
 
+@pytest.mark.parametrize("key", ["probes", "callbacks", "tracker"])
+def test_what_is_written_about_a_run_is_no_setting_that_varies(key):
+    one, other = (made_up_runs.run(name) for name in ("a", "b"))
+    other = other._replace(config={**other.config, key: {"x": {"_target_": "y"}}})
+    found = listed(tables([one, other]), (), None, ())
+    assert found.columns == ["run", "status", "step"]
+
+
 @pytest.mark.parametrize(
     "where,count",
     [

@@ -46,6 +46,13 @@ def test_a_run_is_trained_and_read(tiny, tmp_path, shared_session, capsys):
     assert "finished" in repr(saved) and last in saved._repr_html_()
     images = {"input": np.zeros((2, 8, 8, 1), np.uint8)}
     assert saved.predict(images).shape == (2, 10)
+    for wrong, said in (({}, "got none"), ({"x": [0]}, "the column input, and got x")):
+        with pytest.raises(ConfigError, match=said):
+            saved.predict(wrong)
+    with pytest.raises(ConfigError, match="data must be a list"):
+        saved.evaluate(data="data.batch_size=3")
+    with pytest.raises(ConfigError, match="folders must be a list"):
+        runner.compare_runs(saved.folder)  # pyright: ignore[reportArgumentType]
     again = runner.run([*tiny, "seed=1"], folder=saved.folder)
     assert again.rows.equals(saved.rows)
     assert "has finished already" in capsys.readouterr().err
@@ -77,11 +84,13 @@ def test_runs_of_one_second_have_a_folder_each(
         (["optimizer=admm"], "Did you mean 'adam'"),
         (["train.steps=abc"], r"train\.steps=abc must be a whole number"),
         (["optimizer"], "is not of the form key=value"),
+        ("seed=1", r"overrides must be a list, such as \['seed=1'\]"),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing(tiny, tmp_path, overrides, said):
+    asked = overrides if isinstance(overrides, str) else [*tiny, *overrides]
     with pytest.raises(ConfigError, match=said):
-        runner.run([*tiny, *overrides], folder="run")
+        runner.run(asked, folder="run")
     assert not list(tmp_path.iterdir())
 
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 from flax import linen, nnx
+from PIL import Image
 
 from runner.data.dataset import Dataset, MemorySplit
 from runner.data.linear_ae import linear_ae
@@ -175,6 +176,14 @@ def words():
     return "many"
 
 
+def twice():
+    return {"b": {"c": 1.0}, "b/c": 2.0}
+
+
+def coloured():
+    return {"\x1b[31m": 1.0}
+
+
 def mistaken(gradients):
     return gradients["nowhere"]
 
@@ -195,3 +204,11 @@ def numbers(metrics):
 
 def outside(metrics):
     return {"../up.txt": "text"}
+
+
+def none_of_them(predictions):
+    predictions(0)
+
+
+def see_through(step):
+    return {"jpg": Image.new("RGBA", (1, 1))}

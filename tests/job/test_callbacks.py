@@ -9,6 +9,7 @@ from helpers.text import POEM
 from runner.config.explain import reason
 from runner.errors import ConfigError
 from runner.record.files import to_json
+from runner.tasks import callbacks
 
 LENGTH = "train.steps=12", "train.eval_every_steps=6", "train.log_every_steps=4"
 SHIPPED = (
@@ -82,7 +83,9 @@ def test_a_mistake_ends_the_run_and_loses_no_row(ran, tmp_path):
     ("target", "said"),
     [
         ("numbers", "callbacks.x: it returned 0.5, and must return a dict"),
-        ("outside", "callbacks.x: it returned '../up.txt', and must return"),
+        ("outside", "callbacks.x: it returned {'../up.txt': 'text'}, and must return"),
+        ("see_through", "callbacks.x: it returned {'jpg': "),
+        ("none_of_them", r"callbacks.x: predictions\(0\): it takes a whole number"),
         ("untyped", "callbacks.x.inputs must be given"),
     ],
 )
@@ -90,6 +93,37 @@ def test_what_isnt_a_file_is_refused(ran, tmp_path, target, said):
     with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
         ran(tmp_path, *LENGTH, f"+callbacks.x._target_=helpers.user_targets.{target}")
     assert not written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("called", "asked", "said"),
+    [
+        (callbacks.confusion_matrix, {"labels": "lable"}, "Did you mean 'label'"),
+        (callbacks.confusion_matrix, {"labels": "input"}, "labels=input must be whole"),
+        (callbacks.confusion_matrix, {"labels": "large"}, "labels=large must be whole"),
+        (callbacks.images, {"inputs": "inptu", "labels": None}, "mean 'input'"),
+        (callbacks.images, {"inputs": "input", "labels": "large"}, "labels=large must"),
+        (callbacks.images, {"inputs": "input", "labels": None}, "images of .4, 4, 1."),
+    ],
+)
+def test_columns_that_shipped_ones_cannot_use(called, asked, said):
+    batch = {
+        "input": np.zeros((2, 4, 4, 1), np.float32),
+        "label": np.array([0, 1]),
+        "large": np.array([0, 3]),
+    }
+    with pytest.raises(ConfigError, match=said):
+        called(lambda count: (batch, np.zeros((2, 3))), **asked, examples=2)
+
+
+def test_text_is_written_from_tokens_alone():
+    pixels = {"input": np.zeros((2, 4, 4, 1), np.float32)}
+    asked = {"inputs": "input", "samples": 2, "prompt": 1, "length": 1}
+    with pytest.raises(ConfigError, match="inputs=input must be whole numbers"):
+        callbacks.text_samples(
+            lambda count: (pixels, np.zeros((2, 3))), print, None, 1, 0, **asked,
+            temperature=1,
+        )  # fmt: skip
 
 
 def test_data_without_a_validation_split_have_no_evaluation(built, ran, tmp_path):

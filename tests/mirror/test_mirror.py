@@ -122,9 +122,10 @@ def with_files(runs, tmp_path):
     config["callbacks"] = {"mine": {"_target_": "mine"}}
     (folder / "config.json").write_text(json.dumps(config))
     counts = {"probe/h/low": -1.0, "probe/h/high": 1.0, "probe/h/counts": [1.0, 3.0]}
+    others = {"probe/list": [1.0, 2.0], "probe/nan": "NaN"}
     path = folder / "metrics.jsonl"
     first, *rest = path.read_text().splitlines()
-    first = json.dumps(json.loads(first) | counts | {"probe/list": [1.0, 2.0]})
+    first = json.dumps(json.loads(first) | counts | others)
     path.write_text("\n".join([first, *rest]) + "\n")
     files = folder / "files/mine"
     files.mkdir(parents=True)
@@ -156,7 +157,7 @@ def test_a_tracker_gets_the_files_of_callbacks(with_files):
     assert Listing.seen == [("3.png", 3), ("20.txt", 20)]
 
 
-def test_tensorboard_shows_them(with_files):
+def test_tensorboard_shows_them(with_files, caplog):
     pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
@@ -171,3 +172,4 @@ def test_tensorboard_shows_them(with_files):
     assert counted.histogram_value.bucket == [1.0, 3.0]
     assert counted.histogram_value.bucket_limit == [0.0, 1.0]
     assert "probe/list" not in events.Tags()["scalars"]
+    assert math.isnan(events.Scalars("probe/nan")[0].value) and not caplog.records

@@ -162,7 +162,7 @@ def test_a_run_that_was_killed_has_its_checkpoints(ran, tmp_path, capsys):
         (["data=digit"], "Did you mean 'digits'"),
         (["data.batch_size=3,4"], "must be one value"),
         (["optimizer=sgd"], "only the data can be others"),
-        (["seed=3"], "only the data can be others"),
+        (["seed=3"], "only the data can be others, such as data=digits and data.batch"),
         (["data.batch_size"], "is not of the form key=value"),
         (["data.splits.test=null", "--split", "test"], "has no such split; it has "
                                                         "train, validation"),
@@ -170,7 +170,9 @@ def test_a_run_that_was_killed_has_its_checkpoints(ran, tmp_path, capsys):
     ],
 )  # fmt: skip
 def test_data_that_cannot_be(trained, overrides, said, capsys):
-    assert evaluate([str(trained()), *overrides]) == 1
+    folder = str(trained())
+    capsys.readouterr()  # of the training, if nothing has trained it before
+    assert evaluate([folder, *overrides]) == 1
     told = capsys.readouterr().err
     assert told.startswith("error: ") and told.count("\n") <= 2
     assert re.search(said, told), told
@@ -295,6 +297,8 @@ def test_what_an_export_is(copied, tmp_path):
     code = card.partition("```python\n")[2].partition("```")[0]
     exec(code, {})
     assert [path for path in run_folders(tmp_path)] == [folder.resolve()]
+    with pytest.raises(ConfigError, match="is an exported model and no run"):
+        load_run(out)
     with pytest.raises(ConfigError, match="has files already"):
         load_run(folder).export(out)
 

@@ -12,7 +12,7 @@ from runner.errors import ConfigError, did_you_mean
 from runner.record.console import console, print_table
 from runner.record.terminal import number
 from runner.record.untrusted import printable
-from runner.settings import FACT
+from runner.settings import FACT, makes_no_difference
 
 _EPILOG = """
 example:
@@ -86,12 +86,13 @@ def listed(
 
 
 def _default(table: pl.DataFrame) -> list[str]:
-    """The settings that vary, and the final objectives."""
+    """The settings that vary and may make a difference, and the final objectives."""
     varying = [
         name
         for name in table.columns
         if not name.startswith(_RESULTS)
         and name not in _OTHERS
+        and not makes_no_difference(name)
         and table[name].n_unique() > 1
     ]
     settings = [name for name in varying if _varies_by_itself(table, name)]

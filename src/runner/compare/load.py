@@ -69,7 +69,7 @@ def load(paths: Sequence[Path]) -> Runs:
     """
     none = (
         f"no run in {', '.join(map(str, paths))}: a run is a folder with a config.json "
-        "or summary.json"
+        "or summary.json, and no exported model"
     )
     return read_all(*found_in(paths, run_folders), _read, none)
 

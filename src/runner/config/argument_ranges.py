@@ -73,6 +73,10 @@ RANGES: dict[str, dict[str, Range]] = {
         "transition_steps": _COUNT,
     },
     "model": {"norm_momentum": _AVERAGE},
+    "callbacks": {
+        **dict.fromkeys(("examples", "samples", "prompt", "length"), _COUNT),
+        "temperature": _NOT_NEGATIVE,
+    },
     "data": {
         **dict.fromkeys(("noise", "device_limit_mb", "memory_limit_mb"), _NOT_NEGATIVE),
         "data_seed": _SEED,

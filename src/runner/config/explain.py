@@ -116,18 +116,22 @@ def _groups() -> list[str]:
 def _no_such_option(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     first = str(error).split("\n")[0]
-    if not group or error.options is None:
-        return first
     where = re.match(r"In '(?!config'|hydra/config')([^']*)'", first)
+    choices = error.options
+    if choices is None and not where:  # of a list, for which Hydra names none
+        files = (conf_dir() / group).glob("*.yaml")
+        choices = sorted(path.stem for path in files) or None
+    if not group or choices is None:
+        return first
     message = f"{where[1]}: " if where else ""
     if error.missing_cfg_file in _EXTRAS:
         return (
             f"{group}={name} needs an extra: pip install "
             f"'jax-experiment-runner[{_EXTRAS[error.missing_cfg_file]}]'"
         )
-    options = ", ".join(error.options) or "none yet"
+    options = ", ".join(choices) or "none yet"
     message += f"{group}={name} is not one of the options of {group}: {options}."
-    return message + _on_its_own_line(did_you_mean(name, error.options))
+    return message + _on_its_own_line(did_you_mean(name, choices))
 
 
 def _on_its_own_line(suggestion: str) -> str:
@@ -167,15 +171,23 @@ def _refused(refused: OmegaConfBaseException, error: BaseException) -> str:
 
 def _wanted(key: str) -> str | None:
     """The type of `key` in the schema, in words; None if it has no schema."""
+    hint = _schema(key)
+    if hint is None:
+        return None
+    if dataclasses.is_dataclass(hint):
+        return f"a section, whose keys are {', '.join(typing.get_type_hints(hint))}"
+    return described(hint)
+
+
+def _schema(key: str) -> Any:
+    """The type of a dotted key; None if the schema hasn't it."""
     hint: Any = Settings
-    for name in key.split("."):
+    for name in filter(None, key.split(".")):
         fields = typing.get_type_hints(hint) if isinstance(hint, type) else {}
         if name not in fields:
             return None
         hint = fields[name]
-    if dataclasses.is_dataclass(hint):
-        return f"a section, whose keys are {', '.join(typing.get_type_hints(hint))}"
-    return described(hint)
+    return hint
 
 
 def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
@@ -203,13 +215,21 @@ def _not_composed(text: str) -> str:
     if twice:
         group = twice[1] or twice[2]
         return f"{group} has a choice already; {group}=... without a + changes it"
-    nowhere = re.match(r"In '(\w+)/(\w+)'.*Key '\1' not in 'Settings'", text, re.DOTALL)
+    nowhere = re.match(
+        r"In '(.+)/(.+?)'.*Key '(.+?)' not in '.+'\n\s*full_key: (\S+)", text, re.DOTALL
+    )
     if nowhere:
-        group, name = nowhere.groups()
-        return (
-            f"+{group}={name} has no place in the configuration; one is given as in "
-            f"+{group}@{group}s.{name}={name}"
-        )
+        group, name, key, full = nowhere.groups()
+        if key == group:
+            return (
+                f"+{group}={name} has no place in the configuration; one is given as "
+                f"in +{group}@{group}s.{name}={name}"
+            )
+        section, _, _ = full.rpartition(".")
+        schema = _schema(section)
+        names = sorted(typing.get_type_hints(schema)) if schema else []
+        suggestion = _on_its_own_line(did_you_mean(key, names))
+        return f"{group}={name}: {no_such_key(section, key, names)}{suggestion}"
     lines = [line.strip() for line in text.split("\n")]
     message = " ".join(line for line in lines if line and "https://" not in line)
     unknown = re.match(r"Could not (?:override|append) '?([^'@]+)'", text)

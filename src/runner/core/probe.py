@@ -46,7 +46,12 @@ def _numbers(key: str, value: Any) -> dict[str, jax.Array]:
     if isinstance(value, Mapping):
         found: dict[str, jax.Array] = {}
         for name, part in value.items():
-            found |= _numbers(f"{key}/{name}", part)
+            if not str(name).strip() or not str(name).isprintable():
+                raise ConfigError(f"{key} has the name {name!r}, which can't be shown")
+            numbers = _numbers(f"{key}/{name}", part)
+            if twice := found.keys() & numbers.keys():
+                raise ConfigError(f"{min(twice)} is there twice")
+            found |= numbers
         return found
     kind, number = f"a {type(value).__name__}", None
     if isinstance(value, jax.Array | np.ndarray | np.generic):

@@ -100,6 +100,10 @@ class Callbacks:
 
     def _predictions(self, state: TrainState, count: int | None) -> tuple[dict, Any]:
         """The first `count` examples of the validation split, and their outputs."""
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ConfigError(
+                f"predictions({count}): it takes a whole number of at least 1, or None"
+            )
         split = self._dataset.splits[self._dataset.validations[0]]
         count = len(split) if count is None else min(count, len(split))
         size = min(count, self._dataset.batch_size)
@@ -127,7 +131,11 @@ def _files(returned: Any) -> dict[str, bytes]:
         return {}
     if isinstance(returned, Mapping):
         found = {ending: _content(ending, x) for ending, x in returned.items()}
-        bad = [e for e, x in found.items() if x is None or not _NAME.fullmatch(e)]
+        bad = [
+            {ending: returned[ending]}
+            for ending, x in found.items()
+            if x is None or not _NAME.fullmatch(ending)
+        ]
     else:
         found, bad = {}, [returned]
     if bad:
@@ -142,10 +150,11 @@ def _content(ending: Any, value: Any) -> bytes | None:
     if not isinstance(ending, str):
         return None
     if isinstance(value, str):
-        return value.encode()
+        return value.encode(errors="backslashreplace")
     if hasattr(value, "save"):  # an image, of which Pillow needn't be imported
         data = io.BytesIO()
-        with contextlib.suppress(KeyError, ValueError):  # it knows no such format
+        # It knows no such format, or can't write such an image in it.
+        with contextlib.suppress(KeyError, ValueError, OSError):
             value.save(data, ending.rpartition(".")[2].replace("jpg", "jpeg"))
         return data.getvalue() or None
     return value if isinstance(value, bytes) else None

@@ -76,7 +76,10 @@ def take(
     except OSError as error:
         hint = ""
         if path.name == FILE:
-            hint = ": a run folder gets that file when the run has finished"
+            hint = (
+                ": a run folder gets that file when the run has finished; runner "
+                "export writes it from a checkpoint"
+            )
         text = f"init_from={name} can't be read: {path}: {error.strerror}{hint}"
         if earlier is None:
             raise ConfigError(one_line(text)) from None

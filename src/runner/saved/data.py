@@ -35,7 +35,7 @@ def with_data(
             if override.key_or_group.partition(".")[0] != "data":
                 raise ConfigError(
                     f"{override.input_line} can't be given here: only the data can be "
-                    "others, by data=NAME and data.KEY=VALUE"
+                    "others, such as data=digits and data.batch_size=32"
                 )
             if override.is_sweep_override():
                 raise ConfigError(f"{override.input_line} must be one value")

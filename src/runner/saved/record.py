@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from runner.errors import ConfigError
 from runner.record.checksums import check_records
-from runner.record.format import check_format
+from runner.record.format import EXPORTED, check_format
 from runner.record.untrusted import read_foreign, read_rows
 
 # To the config, when recorded.
@@ -54,6 +54,10 @@ def _read(path: Path) -> Recorded:
         return _from_wandb(path)
     if not path.is_dir():
         raise ConfigError(f"{path} doesn't exist")
+    if (path / EXPORTED).exists():
+        raise ConfigError(
+            f"{path} is an exported model and no run: init_from={path} reads it"
+        )
     if any((path / name).is_symlink() or (path / name).exists() for name in _FILES):
         return _from_folder(path)
     runs = sorted(str(file.parent) for file in path.glob("*/config.json"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runner.data.transforms import transformed
-from runner.errors import ConfigError
+from runner.errors import ConfigError, refuse_one
 from runner.record.terminal import number
 from runner.record.untrusted import printable, read_foreign
 from runner.saved.export import export
@@ -115,12 +115,22 @@ class SavedRun:
             before the transforms.
 
         Raises:
-          ConfigError: see `arrays`.
+          ConfigError: a column is missing; or see `arrays`.
         """
         built, state = self._ready(())
         spec = built.run.spec
-        columns = transformed(spec.dataset.transforms, dict(batch), None)
-        return spec.pipeline.predict(state, spec.task.inputs(columns))
+        given = {name: np.asarray(x) for name, x in batch.items()}
+        try:
+            columns = transformed(spec.dataset.transforms, given, None)
+            inputs = spec.task.inputs(columns)
+        except KeyError as error:
+            name = error.args[0]
+            if name in given or name not in spec.dataset.features:
+                raise
+            raise ConfigError(
+                f"predict needs the column {name}, and got {', '.join(given) or 'none'}"
+            ) from error
+        return spec.pipeline.predict(state, inputs)
 
     def predictions(
         self, split: str | None = None, data: Sequence[str] = (), outputs: bool = True
@@ -183,6 +193,7 @@ class SavedRun:
     def _model(self, data: Sequence[str]) -> "Built":
         from runner.saved.model import rebuilt
 
+        refuse_one("data", data)
         key = tuple(data)
         if key not in self._built:
             self._built[key] = rebuilt(

@@ -2,12 +2,12 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, did_you_mean
 
 _GAP = 2  # pixels between images
 _CELL = 16  # pixels of a cell
@@ -24,8 +24,9 @@ def confusion_matrix(
       examples: how many of the validation split; None: all.
     """
     batch, logits = predictions(examples)
-    classes = logits.shape[-1]
-    truth, guess = batch[labels].ravel(), logits.argmax(-1).ravel()
+    truth = _column(batch, "labels", labels)
+    classes = _classes("labels", labels, truth, logits)
+    truth, guess = truth.ravel(), logits.argmax(-1).ravel()
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (truth, guess), 1)
     text = io.StringIO()
@@ -54,17 +55,24 @@ def images(
       examples: how many images.
     """
     batch, outputs = predictions(examples)
-    given = batch[inputs]
+    given = _column(batch, "inputs", inputs)
     if given.ndim != 4 or given.shape[-1] not in (1, 3):
         raise ConfigError(
             f"images: inputs={inputs} has examples of shape "
             f"{given.shape[1:]}, and must have images, [H, W, 1] or [H, W, 3]"
         )
     if labels is None:
+        if outputs.size != given.size:
+            raise ConfigError(
+                "images: without labels the outputs must be images of "
+                f"{given.shape[1:]}, and they are of {outputs.shape[1:]}"
+            )
         return {"png": _image(_grid([given, outputs.reshape(given.shape)]))}
+    truth = _column(batch, "labels", labels)
+    _classes("labels", labels, truth, outputs)
     lines = ["true predicted"] + [
         f"{label} {guess}"
-        for label, guess in zip(batch[labels], outputs.argmax(-1), strict=True)
+        for label, guess in zip(truth, outputs.argmax(-1), strict=True)
     ]
     return {"png": _image(_grid([given])), "txt": "\n".join(lines) + "\n"}
 
@@ -94,7 +102,11 @@ def text_samples(
       length: how many tokens follow.
       temperature: the logits are divided by it; 0 takes the likeliest token.
     """
-    tokens = predictions(samples)[0][inputs]
+    batch, logits = predictions(samples)
+    tokens = _column(batch, "inputs", inputs)
+    _classes("inputs", inputs, tokens, logits)
+    if tokens.ndim != 2:
+        raise ConfigError(f"inputs={inputs} must be tokens, and has {tokens.shape[1:]}")
     window = tokens.shape[1]
     if not 1 <= prompt <= window:
         raise ConfigError(
@@ -115,6 +127,32 @@ def text_samples(
     say = decode or (lambda one: " ".join(map(str, one)))
     texts = [f"{say(x[:prompt])}|{say(x[prompt:])}\n" for x in written.tolist()]
     return {"txt": "\n".join(texts)}
+
+
+def _column(batch: Mapping[str, np.ndarray], key: str, name: str) -> np.ndarray:
+    """A column of the data, which the argument `key` names."""
+    if name not in batch:
+        raise ConfigError(
+            f"{key}={name} is not a column of the data, which has {', '.join(batch)}."
+            + did_you_mean(name, batch)
+        )
+    return batch[name]
+
+
+def _classes(key: str, name: str, column: np.ndarray, logits: Any) -> int:
+    """How many classes the outputs have, of which a column has one for each of them."""
+    shape = np.shape(logits) or (0,)
+    if (
+        column.shape != shape[:-1]
+        or not np.issubdtype(column.dtype, np.integer)
+        or not 0 <= column.min() <= column.max() < shape[-1]
+    ):
+        raise ConfigError(
+            f"{key}={name} must be whole numbers, the classes or tokens for which the "
+            f"model gives outputs: it is {column.dtype}{[*column.shape[1:]]}, and the "
+            f"outputs are {[*shape[1:]]}"
+        )
+    return shape[-1]
 
 
 def _grid(rows: Sequence[np.ndarray]) -> np.ndarray:

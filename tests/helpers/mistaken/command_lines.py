@@ -49,6 +49,8 @@ COMMAND_LINES = [
     ("hydra.job.chdir=maybe", "hydra.job.chdir", "'maybe'"),
     ("hydra.run.dir=/dev/null/x", "run folder can't be written: /dev/null/x"),
     ("metrics=accuracy", "metrics=accuracy must be a mapping"),
+    ("tracker=[csv,wandbb]", "tracker=wandbb is not one of", "\nDid you mean 'wandb'?"),
+    ("+probe@probs.a=histogram", "no key 'probs'", "\nDid you mean 'probes'?"),
     ("+metric=accuracy", "as in +metric@metrics.accuracy=accuracy"),
     ("+metric@metrics.foo=acc", "\nDid you mean 'accuracy'?"),
     ("train=[1]", "train: "),

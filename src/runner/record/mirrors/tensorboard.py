@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ class TensorBoardTracker(Tracker):
         self._summary = importlib.import_module(f"{self.package}.summary")
         self._events = importlib.import_module(f"{self.package}.proto.event_pb2")
         writer = importlib.import_module(f"{self.package}.event_file_writer")
+        # It warns of each NaN, which a row may have.
+        logging.getLogger(f"{self.package}.x2num").setLevel(logging.ERROR)
 
         self._folder.mkdir(exist_ok=True)
         for path in self._folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
