@@ -22,6 +22,7 @@ TYPED = [
      "python -m runner -sc query=bash [runner seed=1 sch]"),
     ("python3 -m runner ", "compare show optimizer=adam optimizer=adamw schedule=",
      "python3 -m runner -sc query=bash [runner ]"),
+    ("./python3.12/runner sch", "schedule=", "runner -sc query=bash [runner sch]"),
     ("runner comp", "compare", "runner -sc query=bash [runner comp]"),
     ("runner compare outp", "", ""),  # a file, which the shell completes itself
     ("python train.py opti", "", ""),
@@ -38,7 +39,8 @@ def script(monkeypatch, capsys):
 
 
 def test_bash_completes_both_forms_of_a_command(script, tmp_path):
-    for name in ("runner", "python", "python3"):
+    (tmp_path / "python3.12").mkdir()
+    for name in ("runner", "python", "python3", "python3.12/runner"):
         (tmp_path / name).write_text(STUB)
         (tmp_path / name).chmod(0o755)
     lines = [script]

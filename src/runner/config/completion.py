@@ -12,7 +12,7 @@ _runner_completion() {
     COMPREPLY=()
     rest="${line#* }"
     ask=("${line%% *}")
-    if [[ "${ask[*]}" == *python* ]]; then
+    if [[ "${ask##*/}" == python* ]]; then
         if [[ "$rest" != "-m runner "* ]]; then return; fi
         rest="${rest#-m runner }"
         ask=("${line%% *}" -m runner)
