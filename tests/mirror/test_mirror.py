@@ -172,4 +172,6 @@ def test_tensorboard_shows_them(with_files, caplog):
     assert counted.histogram_value.bucket == [1.0, 3.0]
     assert counted.histogram_value.bucket_limit == [0.0, 1.0]
     assert "probe/list" not in events.Tags()["scalars"]
-    assert math.isnan(events.Scalars("probe/nan")[0].value) and not caplog.records
+    assert math.isnan(events.Scalars("probe/nan")[0].value)
+    # The reader has words of its own, if another test has set a level.
+    assert not [r for r in caplog.records if r.name.startswith("tensorboardX")]
