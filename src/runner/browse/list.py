@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from runner.compare.load import CHOICES, Runs, load
-from runner.errors import ConfigError, did_you_mean
+from runner.errors import ConfigError, did_you_mean, few
 from runner.record.console import console, print_table
 from runner.record.terminal import number
 from runner.record.untrusted import printable
@@ -67,16 +67,25 @@ def listed(
         value of what the runs are chosen by.
 
     Raises:
-      ConfigError: no run has such a key, or a pair isn't one.
+      ConfigError: no run has such a key or such a value, or a pair isn't one.
     """
     steps = runs.curves.group_by("run").agg(pl.col("step").max())
     table = runs.table.join(steps, on="run", how="left", maintain_order="left")
-    for pair in where:
+    for i, pair in enumerate(where):
         key, sign, value = pair.partition("=")
         if not sign:
             raise ConfigError(f"--where {pair} must be KEY=VALUE, such as seed=0")
         column = table[_column(table, key, "--where")]
-        table = table.filter(column.cast(pl.String).eq_missing(_as(column, value)))
+        texts = column.cast(pl.String)
+        table = table.filter(texts.eq_missing(_as(column, value)))
+        if table.is_empty():
+            before = " ".join(where[:i])
+            those = f"no run with {before}" if before else "no run"
+            found = texts.fill_null("null").unique(maintain_order=True)
+            raise ConfigError(
+                f"--where {pair}: {those} has it; {key} is {few(found)}."
+                + did_you_mean(value, found)
+            )
     if sort is not None:
         name = _column(table, sort.removeprefix("-"), "--sort")
         down = sort.startswith("-")
