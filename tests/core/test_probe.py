@@ -13,6 +13,7 @@ from helpers.at_night import each_in_one, one_in
 from helpers.packed import together
 from helpers.training import SESSION, train_run
 from runner.core import timetable
+from runner.core.probes import histogram
 from runner.core.run import Host
 from runner.record.files import to_json
 
@@ -121,6 +122,12 @@ def test_what_isnt_finite_is_recorded_and_ends_nothing(trained):
     assert rows[-1]["step"] == 12
     assert math.isnan(rows[-1]["probe/bad/loss"])
     np.testing.assert_array_equal(rows[-1]["probe/bad/some"], [np.inf, np.nan])
+
+
+def test_a_histogram_counts_more_than_a_float_can():
+    size = 2**24 + 2  # one more is lost in float32
+    found = histogram({}, {"w": np.zeros(size, np.int8)}, {}, buckets=1)
+    assert int(found["gradients"]["."]["counts"][0]) == size
 
 
 def test_a_key_of_the_program_alone(built):

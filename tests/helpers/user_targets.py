@@ -212,3 +212,13 @@ def none_of_them(predictions):
 
 def see_through(step):
     return {"jpg": Image.new("RGBA", (1, 1))}
+
+
+class _Half:
+    def save(self, file, kind):
+        file.write(b"half of it")
+        raise OSError("encoder error")
+
+
+def half_saved(step):
+    return {"png": _Half()}

@@ -85,6 +85,7 @@ def test_a_mistake_ends_the_run_and_loses_no_row(ran, tmp_path):
         ("numbers", "callbacks.x: it returned 0.5, and must return a dict"),
         ("outside", "callbacks.x: it returned {'../up.txt': 'text'}, and must return"),
         ("see_through", "callbacks.x: it returned {'jpg': "),
+        ("half_saved", "callbacks.x: it returned {'png': "),
         ("none_of_them", r"callbacks.x: predictions\(0\): it takes a whole number"),
         ("untyped", "callbacks.x.inputs must be given"),
     ],
@@ -114,6 +115,15 @@ def test_columns_that_shipped_ones_cannot_use(called, asked, said):
     }
     with pytest.raises(ConfigError, match=said):
         called(lambda count: (batch, np.zeros((2, 3))), **asked, examples=2)
+
+
+@pytest.mark.parametrize(("classes", "side"), [(10, 160), (300, 900), (1200, 1200)])
+def test_a_picture_of_many_classes_stays_small(classes, side):
+    batch, logits = {"label": np.array([0])}, np.zeros((1, classes))
+    found = callbacks.confusion_matrix(
+        lambda count: (batch, logits), labels="label", examples=1
+    )
+    assert found["png"].size == (side, side)
 
 
 def test_text_is_written_from_tokens_alone():

@@ -85,9 +85,10 @@ def _histogram(leaves: Sequence[jax.Array], buckets: int) -> dict[str, jax.Array
         at = jnp.clip(jnp.floor((x - low) / width), 0, buckets - 1)
         counted = jnp.isfinite(x)
         at = jnp.where(counted, at, 0).astype(jnp.int32).ravel()
-        return jnp.zeros(buckets).at[at].add(counted.ravel())
+        # In float32 a count would stop at 2^24.
+        return jnp.zeros(buckets, jnp.int32).at[at].add(counted.ravel())
 
-    return {"low": low, "high": high, "counts": sum(map(counts, leaves), jnp.zeros(()))}
+    return {"low": low, "high": high, "counts": sum(map(counts, leaves), jnp.int32(0))}
 
 
 def _norms(tree: Any) -> dict[str, jax.Array]:

@@ -156,5 +156,6 @@ def _content(ending: Any, value: Any) -> bytes | None:
         # It knows no such format, or can't write such an image in it.
         with contextlib.suppress(KeyError, ValueError, OSError):
             value.save(data, ending.rpartition(".")[2].replace("jpg", "jpeg"))
-        return data.getvalue() or None
+            return data.getvalue()
+        return None
     return value if isinstance(value, bytes) else None

@@ -10,7 +10,8 @@ import numpy as np
 from runner.errors import ConfigError, did_you_mean
 
 _GAP = 2  # pixels between images
-_CELL = 16  # pixels of a cell
+_CELL = 16  # pixels of a cell, at most
+_SIDE = 1024  # pixels of a confusion matrix, unless it has more classes
 
 
 def confusion_matrix(
@@ -34,9 +35,10 @@ def confusion_matrix(
     writer.writerow(["label", *range(classes)])
     writer.writerows([label, *row] for label, row in enumerate(counts.tolist()))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    cell = max(1, min(_CELL, _SIDE // classes))
     return {
         "csv": text.getvalue(),
-        "png": _image(np.kron(shares, np.ones((_CELL,) * 2))),
+        "png": _image(np.kron(shares, np.ones((cell, cell)))),
     }
 
 
