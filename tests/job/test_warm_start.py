@@ -179,6 +179,12 @@ def test_what_cannot_be_taken_is_refused(how, built, finished, tmp_path):
         built(*SMALL, f"init_from={damaged(finished, tmp_path, how)}")
 
 
+@pytest.mark.parametrize("key", ["init_exclude=[bias]", "init_rename=[[a,b]]"])
+def test_patterns_without_a_file_are_refused(key, built):
+    with pytest.raises(ConfigError, match=f"{key[:10]}.* needs init_from"):
+        built(*SMALL, key)
+
+
 def test_a_pattern_that_excludes_nothing_is_refused(built, finished):
     with pytest.raises(ConfigError, match="init_exclude: 'hed' matches none of dense"):
         built(*SMALL, f"init_from={finished[0]}", "init_exclude=[hed]")

@@ -408,6 +408,12 @@ def check(cfg: DictConfig) -> None:
     """
     check_keys(cfg)
     check_ranges(cfg)
+    for key in ("init_exclude", "init_rename"):
+        if cfg[key] and cfg.init_from is None:
+            raise ConfigError(
+                f"{key}={cfg[key]} needs init_from, the run or the file whose arrays "
+                "it is about, which is null"
+            )
     for key in HOOKS:
         for name in cfg[key]:
             if not is_name(name):
