@@ -21,7 +21,7 @@ from runner import signals
 from runner.cluster.plan import IN_TASK
 from runner.config import conf
 from runner.config.completion import complete_commands
-from runner.config.explain import MISTAKES, explain, failure, was_reported
+from runner.config.explain import MISTAKES, explain, failure, safe, was_reported
 from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import hydra_job
 from runner.config.ignored_files import refuse_ignored
@@ -31,7 +31,7 @@ from runner.config.users_code import raised
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import Preempted
 from runner.record.files import mark_preempted
-from runner.record.secrets import scrub_command, scrub_message
+from runner.record.secrets import scrub_command
 
 
 def main(commands: Sequence[str] = ()) -> None:
@@ -81,15 +81,15 @@ def main(commands: Sequence[str] = ()) -> None:
         message = _message(error)
         if message is None:
             raise
-        sys.exit(f"error: {scrub_message(message)}")
+        sys.exit(f"error: {safe(message)}")
 
 
 def _show(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print a traceback without secrets."""
+    """Print a traceback, safe to show."""
     text = "".join(traceback.format_exception(kind, error, trace))
-    print(scrub_message(text), end="", file=sys.stderr)
+    print(safe(text), end="", file=sys.stderr)
 
 
 def _last_word(error: BaseException) -> None:
@@ -150,5 +150,5 @@ def job(cfg: DictConfig) -> float:
         elif isinstance(error, MISTAKES) or raised(error):
             # For an Exception, Hydra would print lines of its own.
             told = raised(error) or explain(error)
-            raise SystemExit(f"error: {scrub_message(told)}") from error
+            raise SystemExit(f"error: {safe(told)}") from error
         raise

@@ -168,5 +168,5 @@ def _hydra(
             yield GlobalHydra.instance().hydra, given
     except TrainingStopped:
         raise
-    except MISTAKES as error:
-        raise ConfigError(explain(error)) from error
+    except (*MISTAKES, ValueError) as error:  # the latter from Hydra, before any job
+        raise ConfigError(explain(error, given)) from error

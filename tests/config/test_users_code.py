@@ -49,6 +49,16 @@ def test_the_cause_comes_first_and_then_their_frames_alone(built, given):
     assert reason(caught.value) == f" {told}"
 
 
+def test_what_it_says_reaches_no_terminal_as_it_is():
+    text = "\x1b[31mmine\x1b[0m to see"
+    try:
+        raising.fail_with(text)
+    except ArithmeticError as caught:
+        error = caught
+    for told in (explain(error), reason(error), reason(error, full=True)):
+        assert "\\x1b[31mmine" in told and "\x1b" not in told
+
+
 def test_a_bug_of_ours_has_its_whole_traceback(built, monkeypatch):
     monkeypatch.setattr("runner.job.build._learning_rates", lambda *_: 1 / 0)
     monkeypatch.setattr("runner.job.build._check_precision", raising.fail)

@@ -84,6 +84,8 @@ def test_runs_of_one_second_have_a_folder_each(
         (["optimizer=admm"], "Did you mean 'adam'"),
         (["train.steps=abc"], r"train\.steps=abc must be a whole number"),
         (["optimizer"], "is not of the form key=value"),
+        (["optimizer=adam,sgd"], "is several values: run_sweep runs one job for each"),
+        (["optimizer=null"], "optimizer=null must be the name of a file in the group"),
         ("seed=1", r"overrides must be a list, such as \['seed=1'\]"),
     ],
 )

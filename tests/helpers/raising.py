@@ -11,6 +11,10 @@ def fail(*_):
     raise ArithmeticError("mine to see")
 
 
+def fail_with(text):
+    raise ArithmeticError(text)
+
+
 def init(key):
     return {"w": jnp.ones(())}, {}
 

@@ -6,9 +6,11 @@ import re
 import sys
 import traceback
 import typing
+from collections.abc import Sequence
 from typing import Any, cast
 
-import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -32,9 +34,11 @@ from runner.errors import (
     JobFailed,
     TrainingStopped,
     did_you_mean,
+    few,
     no_such_key,
 )
 from runner.record.secrets import scrub, scrub_message
+from runner.record.untrusted import printable
 from runner.settings import Settings
 from runner.trees import flatten
 
@@ -53,15 +57,19 @@ def failure(name: object, error: BaseException) -> str:
     return f"job {scrub(str(name))} failed:{reason(error)}"
 
 
-def reason(error: BaseException) -> str:
-    """The text after the colon: one message, or a bug's traceback."""
+def reason(error: BaseException, full: bool = False) -> str:
+    """The text after the colon: one message, or a bug's traceback.
+
+    Args:
+      full: a traceback in any case.
+    """
     with contextlib.suppress(AttributeError):  # an exception with slots
         error._runner_reported = True  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(error, MISTAKES):
+    if isinstance(error, MISTAKES) and not full:
         return f" {explain(error)}"
-    if theirs := raised(error):
-        return f" {scrub_message(theirs)}"
-    return "\n" + scrub_message("".join(traceback.format_exception(error)))
+    if (theirs := raised(error)) and not full:
+        return f" {safe(theirs)}"
+    return "\n" + safe("".join(traceback.format_exception(error)))
 
 
 def was_reported(error: BaseException) -> bool:
@@ -69,15 +77,23 @@ def was_reported(error: BaseException) -> bool:
     return getattr(error, "_runner_reported", False)
 
 
-def explain(error: BaseException) -> str:
-    """`error` as one message without secrets.
+def safe(text: str) -> str:
+    """`text` to show: without secrets, and with control characters as escapes."""
+    return printable(scrub_message(text))
+
+
+def explain(error: BaseException, overrides: Sequence[str] | None = None) -> str:
+    """`error` as one message, safe to show.
 
     Errors of other libraries keep their own text.
+
+    Args:
+      overrides: those that Hydra got from Python; None: the command line.
     """
-    return scrub_message(_explained(error))
+    return safe(_explained(error, overrides))
 
 
-def _explained(error: BaseException) -> str:
+def _explained(error: BaseException, overrides: Sequence[str] | None) -> str:
     if isinstance(error, ConfigError):
         return str(error)
     refused = error if isinstance(error, OmegaConfBaseException) else error.__cause__
@@ -95,9 +111,9 @@ def _explained(error: BaseException) -> str:
     if isinstance(refused, OmegaConfBaseException):
         return _refused(refused, error)
     if isinstance(error, ConfigCompositionException):
-        return _not_composed(str(error))
+        return _not_composed(str(error), overrides is not None)
     if "Config group override must be" in str(error):
-        return _not_a_name(error)
+        return _not_a_name(error, sys.argv[1:] if overrides is None else overrides)
     return (
         " ".join(str(error).split())
         if isinstance(error, HydraException)
@@ -204,12 +220,13 @@ def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
     return no_such_key(section, name, shown) + _on_its_own_line(suggestion)
 
 
-def _not_composed(text: str) -> str:
+def _not_composed(text: str, from_python: bool) -> str:
     ambiguous = re.match(r"Ambiguous value for argument '(.*)'\n", text)
     if ambiguous:
+        how = "run_sweep runs" if from_python else "add -m to run"
         return (
-            f"{ambiguous[1]} is several values: add -m to run one job for each. A list "
-            "is written key=[a,b], text with a comma 'key=\"a,b\"'"
+            f"{ambiguous[1]} is several values: {how} one job for each. A list is "
+            "written key=[a,b], text with a comma 'key=\"a,b\"'"
         )
     twice = re.match(r"(\S+) appears more than|Multiple values for (.*?)\. ", text)
     if twice:
@@ -238,13 +255,23 @@ def _not_composed(text: str) -> str:
     return message
 
 
-def _not_a_name(error: BaseException) -> str:
+def _not_a_name(error: BaseException, overrides: Sequence[str]) -> str:
     """Name the group that got a number, a mapping or null, which Hydra doesn't."""
-    for argument in sys.argv[1:]:
-        group, _, value = argument.lstrip("+").partition("=")
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:  # an option, such as -m
+            continue
+        if override.is_delete():
+            continue
+        group, value = override.key_or_group, override.value()
         if not group:
-            return f"{argument} is not of the form key=value"
-        is_group = group in [*_groups(), "hydra"]
-        if is_group and not isinstance(yaml.safe_load(value), str | list):
-            return f"{argument} must be the name of a file in the group {group}"
+            return f"{text} is not of the form key=value"
+        names = value.list if isinstance(value, ChoiceSweep) else [value]
+        is_group = group.partition("/")[0] in [*_groups(), "hydra"]
+        if is_group and any(isinstance(x, float | int | dict | None) for x in names):
+            files = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+            known = f": {few(files)}" if files else ""
+            return f"{text} must be the name of a file in the group {group}{known}"
     return str(error)

@@ -1,15 +1,14 @@
 """What the commands on a saved run have in common."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.config import conf
-from runner.config.explain import MISTAKES, explain
+from runner.config.explain import reason
 from runner.errors import ConfigError
-from runner.record.secrets import scrub_message
-from runner.record.untrusted import printable
 from runner.saved.saved_run import SavedRun, load_run
 
 DATA = """
@@ -86,7 +85,8 @@ def run(
     """Parse, load the run, and call `body`.
 
     Returns:
-      the exit status: 1 after a mistake, which is one message; 130 after Ctrl-C.
+      the exit status: 1 after a mistake, which is one message, or a bug; 130 after
+      Ctrl-C.
     """
     options = made.parse_intermixed_args(arguments)
     conf.register()
@@ -102,9 +102,9 @@ def run(
             config_dir=options.config_dir,
         )
         body(options, saved)
-    except MISTAKES as error:
-        message = scrub_message(printable(f"error: {explain(error)}"))
-        print(message, file=sys.stderr)
+    except Exception as error:
+        full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        print(f"error:{reason(error, full)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -50,10 +50,8 @@ def with_data(
             made.data = OmegaConf.to_container(data, resolve=False)
         OmegaConf.set_struct(made, True)
         ConfigLoaderImpl._apply_overrides_to_config(keys, made)
-    except ConfigError:
-        raise
-    except MISTAKES as error:
-        raise ConfigError(explain(error)) from error
+    except (*MISTAKES, ValueError) as error:  # the latter from Hydra
+        raise ConfigError(explain(error, overrides)) from error
     new = cfg.copy()
     with open_dict(new):
         new.data = made.data

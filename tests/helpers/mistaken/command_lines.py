@@ -22,6 +22,9 @@ COMMAND_LINES = [
     ("seed=abc", "seed=abc must be a whole number"),
     ("train=5", "train=5 must be a section"),
     ("optimizer=null", "optimizer=null must be the name of a file in the group"),
+    ("+probe@probes.x=nan", "+probe@probes.x=nan must be the name of a file in the "
+                            "group probe: histogram, norm_by_layer"),
+    ("-m optimizer=adam,null", "optimizer=adam,null must be the name of a file in"),
     ("mesh=9", "mesh=9 must be the name of a file in the group mesh"),
     ("+optimizer=sgd", "optimizer=... without a +"),
     ("+optimizer.b1=3", "'optimizer.b1'"),
@@ -75,4 +78,4 @@ COMMAND_LINES = [
     ("--cfg all --resolve", "train.eval_every_steps depends on", "print=config"),
     ("--cfg job --resolve -p trian", "--package trian is no part", "mean 'train'?"),
     ("--cfg job --resolve model.x=1", "model has no key 'x'"),
-]
+]  # fmt: skip
