@@ -64,6 +64,8 @@ def newest(
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             print(f"warning: checkpoint {path} is damaged, so it is skipped: {why}",
                   file=sys.stderr)  # fmt: skip
+    if only is not None:
+        raise ConfigError(f"checkpoint {folder / str(only)} can't be used")
     raise ConfigError(
         f"none of the checkpoints in {folder} can be used. To start over and lose what "
         "the run has recorded, remove the run folder"

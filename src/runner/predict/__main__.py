@@ -55,8 +55,6 @@ def _predict(options: argparse.Namespace, saved: SavedRun) -> None:
     out: Path = options.out
     if out.suffix not in _FORMATS:
         raise ConfigError(f"--out {out} must end in {' or '.join(_FORMATS)}")
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
     table = saved.predictions(options.split, options.data, not options.no_outputs)
     data = io.BytesIO()
     if out.suffix == ".parquet":
@@ -64,6 +62,7 @@ def _predict(options: argparse.Namespace, saved: SavedRun) -> None:
     else:
         flat(table).write_csv(data)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, data.getvalue())
     except OSError as error:
         raise ConfigError(f"--out {out} can't be written: {error.strerror}") from error

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +38,7 @@ from runner.saved.machine import set_up
 from runner.saved.record import Recorded
 from runner.saved.state import State
 from runner.saved.trusted import check_targets
+from runner.settings import HOOKS
 
 _TRUST = (
     "--trust, or load_run(..., trust=True), imports whatever it names; --config-dir "
@@ -77,6 +79,9 @@ def rebuilt(
     Raises:
       ConfigError: the record names functions that conf/ doesn't, or can't be built.
     """
+    # A run's hooks aren't called, so they need be neither trusted nor installed.
+    config = {**recorded.config, **{key: {} for key in HOOKS}}
+    recorded = recorded._replace(config=config)
     if not trust:
         check_targets(recorded, [config_dir] if config_dir else [], _TRUST)
     conf.register()
@@ -200,7 +205,7 @@ def evaluated_as(spec: ProgramSpec, split: str) -> tuple[ProgramSpec, str]:
     dataset = spec.dataset
     if split not in dataset.splits:
         raise ConfigError(
-            f"--split {split}: data={dataset.name} has no such split; it has "
+            f"--split {quote(split)}: data={dataset.name} has no such split; it has "
             f"{few(dataset.splits)}.{did_you_mean(split, dataset.splits)}"
         )
     if split != "train":

@@ -50,7 +50,7 @@ class SavedRun:
         self._built: dict[tuple[str, ...], Built] = {}
 
     def __repr__(self) -> str:
-        final = self.summary.get("final", {})
+        final = self.summary.get("final") or {}
         results = [f"{k} {number(k, x)}" for k, x in final.items()]
         status = self.summary.get("status")
         return printable("\n".join([f"{self.folder}: {status}", *results]))
@@ -61,7 +61,7 @@ class SavedRun:
 
     @functools.cached_property
     def rows(self) -> "pl.DataFrame":
-        """Those of metrics.jsonl; null where a row lacks what others have."""
+        """Those of metrics.jsonl, but for time/*; null where one lacks a number."""
         import polars as pl
 
         return pl.DataFrame(self._recorded.rows, infer_schema_length=None, strict=False)
@@ -148,8 +148,9 @@ class SavedRun:
 
         built, state = self._ready(data)
         evaluated = built.run.spec.dataset.evaluated
-        default = next((n for n in ("test", "validation") if n in evaluated), "train")
-        return predictions(built, state, split or default, outputs)
+        if split is None:
+            split = next((n for n in ("test", "validation") if n in evaluated), "train")
+        return predictions(built, state, split, outputs)
 
     def evaluate(
         self, split: str | None = None, data: Sequence[str] = ()
@@ -167,7 +168,7 @@ class SavedRun:
         from runner.saved.model import metrics
 
         built, state = self._ready(data)
-        splits = [split] if split else [*built.run.spec.dataset.evaluated]
+        splits = [*built.run.spec.dataset.evaluated] if split is None else [split]
         if not splits:
             raise ConfigError(
                 f"data={built.run.spec.dataset.name} has the split train alone: "
@@ -230,6 +231,8 @@ def load_run(
     """
     path = Path(folder)
     recorded = read(path)
+    if not recorded.source.is_dir():  # W&B's file
+        raise ConfigError(f"{recorded.source} holds no model: name the run folder")
     try:
         summary = read_foreign(path / "summary.json")
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from runner.errors import ConfigError, few
@@ -38,8 +39,10 @@ def find(recorded: Recorded, summary: Mapping[str, Any], asked: str | None) -> S
       ConfigError: the run has no such state; names those that it has.
     """
     folder = recorded.source
-    if asked not in (None, "best", "last") and not str(asked).isdecimal():
-        raise ConfigError(f"--state {asked} must be best, last or a step, such as 100")
+    if asked not in (None, "best", "last") and not asked.isdecimal():
+        raise ConfigError(
+            f"--state {quote(asked)} must be best, last or a step, such as 100"
+        )
     saved = restore.steps(folder / restore.FOLDER)
     keeps_best = _section(recorded.config, "checkpoint").get("best") is True
     best = _best_step(recorded, summary, saved) if keeps_best else None
