@@ -116,7 +116,8 @@ def test_no_optimizer_is_refused_with_a_schedule(optimizer, verified):
     found = verified(
         f"optimizer={optimizer}", "framework=jax", "schedule=warmup_cosine"
     )
-    assert found.optax == optax.__version__
+    probed = f"{optax.__version__}, not probed: rounding decides these updates"
+    assert found.optax == (probed if optimizer == "galore" else optax.__version__)
 
 
 @pytest.mark.parametrize(

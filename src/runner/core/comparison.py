@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from runner.core import recomputation, step
-from runner.core.compiling import QUICK, Compiling
+from runner.core.compiling import BRIEF, Compiling, once
 from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen, apart
 from runner.core.keep import Keep
 from runner.core.program import Evaluation, Program
@@ -62,7 +62,7 @@ class Comparison:
         self._made: dict[str, Compiling] = {}
         sharding = self._mesh.batches if alone else self._mesh.replicated
         distances = keep(
-            ("witness", "distances"), lambda: _once(recomputation.distances)
+            ("witness", "distances"), lambda: once(recomputation.distances)
         )
         self._distances = lambda *trees: jax.device_get(distances(*trees))
         self._rows = jax.jit(_rows, static_argnums=(2,), out_shardings=sharding)
@@ -81,15 +81,15 @@ class Comparison:
             jitted = jax.jit(call, out_shardings=(state, self._whole))
             self._compile(name, jitted, (before, *given))
         if seen.start == 0 and "initial" not in self._made:
-            jitted = _once(self._init, out_shardings=state)
+            jitted = once(self._init, BRIEF, out_shardings=state)
             self._compile("initial", jitted, self._seeded(seen))
         if seen.begun and "evaluation" not in self._made:
             data = self._evaluated(next(iter(seen.begun)))
             capacity = self._evaluation.capacity
             evaluate = step.eval_call(step.eval_step(*parts), parts[1], capacity)
-            self._compile("evaluation", _once(evaluate), (before, *data, self._totals))
+            self._compile("evaluation", once(evaluate), (before, *data, self._totals))
             outputs = recomputation.outputs(self._spec.pipeline.predict, *parts[1:])
-            self._compile("outputs", _once(outputs), (seen.before, *data))
+            self._compile("outputs", once(outputs), (seen.before, *data))
 
     def ready(self) -> bool:
         """Whether `compare` needn't wait for the compiler."""
@@ -271,12 +271,6 @@ def _numbers(start: int, count: int, live: dict, other: dict) -> dict[str, Numbe
         steps = start + np.arange(block, count + 1, block)
         found[name] = Numbers(steps, live[name][: len(numbers)], numbers)
     return found
-
-
-def _once(function: Callable, **more: Any) -> Callable:
-    """`function` jitted, of which a comparison needs a call or two."""
-    is_quick = jax.default_backend() == "cpu"
-    return jax.jit(function, compiler_options=QUICK if is_quick else None, **more)
 
 
 def _rows(x: jax.Array, member: Any, count: int) -> jax.Array:

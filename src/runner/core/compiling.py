@@ -10,8 +10,17 @@ import jax
 
 # Of what runs for moments on a CPU, so that XLA doesn't think for seconds.
 QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
+# Of a whole model's initial values. They are compiled in an eighth of the time, and are
+# as fast, and have the same bits, as with all optimizations.
+BRIEF: dict[str, Any] = {"xla_backend_optimization_level": 1}
 if jax.__version__.startswith("0.10."):  # newer ones can't do without them
-    QUICK["xla_cpu_use_fusion_emitters"] = False
+    QUICK["xla_cpu_use_fusion_emitters"] = BRIEF["xla_cpu_use_fusion_emitters"] = False
+
+
+def once(function: Callable, options: dict[str, Any] = QUICK, **more: Any) -> Any:
+    """`jax.jit` of what is called once or twice, on a CPU with these options."""
+    is_cpu = jax.default_backend() == "cpu"
+    return jax.jit(function, compiler_options=options if is_cpu else None, **more)
 
 
 class Compiling:

@@ -15,7 +15,7 @@ from jax.extend.core import Jaxpr
 
 from runner.core import feed, step
 from runner.core.choose import flops, steps_per_call
-from runner.core.compiling import Compiling
+from runner.core.compiling import BRIEF, Compiling, once
 from runner.core.convolution import equations
 from runner.core.keep import Keep, make_anew
 from runner.core.mesh import Mesh, population_mesh
@@ -215,7 +215,7 @@ def compile_program(
 
     if members:
         initial = kept("init", make=lambda: Compiling(
-            jax.jit(jax.vmap(initialize), out_shardings=state),
+            once(jax.vmap(initialize), BRIEF, out_shardings=state),
             own(numbers.key), own(number), own(numbers.hyperparameters),
             *own(start_of(spec, values)),
         ))  # fmt: skip
@@ -291,7 +291,7 @@ def init(spec: ProgramSpec, values: Values) -> Compiling:
       values: those of one run; only their shapes and types matter.
     """
     shardings = spec.mesh.state(carry_shapes(spec, values))
-    jitted = jax.jit(spec.init, out_shardings=shardings)
+    jitted = once(spec.init, BRIEF, out_shardings=shardings)
     return Compiling(jitted, *init_arguments(spec, values))
 
 

@@ -127,12 +127,13 @@ def _statistics(
     port: Port, point: Point, its: TrainState, apart: dict[str, float]
 ) -> Finding:
     """Of forms with the same loss, so only what they keep of it differs."""
-    worst = max(apart, key=apart.__getitem__)
-    there = port.held.theirs[worst]
+    # The first of those that are far apart: which is the furthest, rounding decides.
+    far = max(apart.values()) / 2
+    path = next(path for path, off in apart.items() if off >= far)
     kept = [
-        _momentum(form, state, point.batch, path)
-        for form, state, path in (
-            (port.first, point.state, worst), (port.other, its, there)
+        _momentum(form, state, point.batch, its_path)
+        for form, state, its_path in (
+            (port.first, point.state, path), (port.other, its, port.held.theirs[path])
         )
     ]  # fmt: skip
     names = port.first.name, port.other.name
@@ -143,7 +144,7 @@ def _statistics(
         )
     else:
         text = f"{names[1]} enters another value of the batch than {names[0]}"
-    return Finding("statistics", port.held.both(worst, names[1]), text)
+    return Finding("statistics", port.held.both(path, names[1]), text)
 
 
 def _momentum(form, state: TrainState, batch: dict, path: str) -> float:
