@@ -1,6 +1,7 @@
 """Callbacks: functions that look at a run after its evaluations and leave files."""
 
 import contextlib
+import functools
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -78,12 +79,13 @@ class Callbacks:
           whatever a callback raises.
         """
         state = TrainState(ended["params"], ended["model_state"], ())
+        placed = functools.cache(lambda: jax.device_put(state))  # once, if at all
         given = {
             "step": row["step"],
             "metrics": dict(row),
             "parameters": state.params,
-            "predictions": lambda count=None: self._predictions(state, count),
-            "predict": lambda inputs: np.asarray(self._predict(state, inputs)),
+            "predictions": lambda count=None: self._predictions(placed(), count),
+            "predict": lambda inputs: np.asarray(self._predict(placed(), inputs)),
             "decode": self._dataset.decode,
             "seed": self._seed,
         }
