@@ -181,47 +181,6 @@ def lines(
     return base.encode(y=switch.encoding(alt.Y, "mean", title)), span, parameters
 
 
-def nearest(*fields: str) -> alt.Parameter:
-    """Selects the item nearest to the mouse, and all with the same `fields`."""
-    return alt.selection_point(
-        name="near",
-        fields=list(fields),
-        nearest=True,
-        on="pointerover",
-        clear="pointerout",
-        empty=False,
-    )
-
-
-def dots(
-    base: alt.Chart, near: alt.Parameter, names: Mapping[str, str], *tooltip: Any
-) -> alt.Chart:
-    """Dots of `base` that are visible while selected by `near`.
-
-    Args:
-      names: titles of the text fields in the tooltip, {field: title}.
-      tooltip: further fields in it.
-
-    With a nearest-point selection Vega-Lite looks for names, unlike numbers, in the
-    mark's item instead of the row (https://github.com/vega/vega-lite/pull/9707). So
-    the names go through `description`, which both of them have.
-    """
-    joined = " + ', ' + ".join(f"datum.{field}" for field in names)
-    title = ", ".join(names.values())
-    visible = alt.when(near).then(alt.value(1)).otherwise(alt.value(0))
-    return (
-        base.transform_calculate(description=joined)
-        .properties(name="hover_dots")
-        .mark_circle(size=50)
-        .encode(
-            opacity=visible,
-            description="description:N",
-            tooltip=[alt.Tooltip("description:N", title=title), *tooltip],
-        )
-        .add_params(near)
-    )
-
-
 def figure(
     layers: Sequence[alt.Chart],
     parameters: Sequence[alt.Parameter],

@@ -86,13 +86,11 @@ def curves(
     band = span.mark_area(fillOpacity=0.16)
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round")
     line = line.encode(strokeDash=shown.dash())
-    near = chart_parts.nearest("step")
     titles = {"step": "step", "at": unit, "mean": f"mean {metric}"}
     titles |= {"low": "lowest run", "high": "highest run", "runs": "runs"}
     if unit == "steps":
         del titles["at"]
-    numbers = chart_parts.tooltips(titles)
-    dots = chart_parts.dots(base, near, shown.names(), *numbers)
+    dots, near = _hover(base, shown.names(), chart_parts.tooltips(titles))
     named = base.transform_filter("datum.label")
     dy = alt.ExprRef("datum.dy")
     names = [
@@ -105,6 +103,31 @@ def curves(
     rule = alt.Chart(chart_parts.csv(steps), name="hover_rule").mark_rule()
     rule = rule.encode(x=x).transform_filter(near)
     return chart_parts.figure([band, rule, line, dots, *names], parameters)
+
+
+def _hover(
+    base: alt.Chart, names: dict[str, str], tooltip: list[alt.Tooltip]
+) -> tuple[alt.Chart, alt.Parameter]:
+    """Dots of `base` at the step nearest to the mouse, and what selects them.
+
+    With a nearest-point selection Vega-Lite looks for names, unlike numbers, in the
+    mark's item instead of the row (https://github.com/vega/vega-lite/pull/9707). So
+    the `names`, {field: title}, go through `description`, which both of them have.
+    """
+    on = {"on": "pointerover", "clear": "pointerout", "empty": False}
+    near = alt.selection_point(name="near", fields=["step"], nearest=True, **on)
+    joined = " + ', ' + ".join(f"datum.{field}" for field in names)
+    name = alt.Tooltip("description:N", title=", ".join(names.values()))
+    dots = (
+        base.transform_calculate(description=joined)
+        .mark_circle(size=50)
+        .encode(
+            opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
+            description="description:N",
+            tooltip=[name, *tooltip],
+        )
+    )
+    return dots.properties(name="hover_dots").add_params(near), near
 
 
 def _labelled(table: pl.DataFrame, switch: chart_parts.Switch) -> pl.DataFrame:

@@ -1,7 +1,6 @@
 """Figures of the final metric."""
 
 import math
-from collections.abc import Sequence
 
 import altair as alt
 import polars as pl
@@ -10,7 +9,6 @@ from runner.compare import chart_parts
 from runner.compare.analysis import Analysis
 from runner.compare.chart_parts import Shown
 from runner.compare.columns import distinct, texts
-from runner.compare.statistics import Group
 
 # A heat map with more columns can't be read on a phone.
 _MAX_COLUMNS = 24
@@ -33,8 +31,10 @@ def strip(shown: Shown) -> alt.LayerChart | None:
     row = pl.concat_str(parts, separator=", ")
     dots = dots.with_columns(row=row)
     ranked = analysis.final.in_cells if by_cell else analysis.final.groups
-    means = _means(ranked).filter(pl.col("group").is_in(shown.groups))
-    means = means.with_columns(row=row)
+    names = ["group", "cell", "mean", "low", "high"]  # of the statistics; null for NaN
+    rows = [(g.name, g.cell, g.mean, g.low, g.high) for g in ranked]
+    means = pl.DataFrame(rows, names, orient="row").fill_nan(None).with_columns(row=row)
+    means = means.filter(pl.col("group").is_in(shown.groups))
     title = f"final {analysis.metric}"
     switch = chart_parts.log_switch([*dots["value"], *means["low"], *means["high"]])
     y = alt.Y("row:N", title=None, sort=means["row"].to_list()).axis(labelLimit=180)
@@ -44,7 +44,7 @@ def strip(shown: Shown) -> alt.LayerChart | None:
         chart = alt.Chart(chart_parts.csv(data)).transform_filter(chart_parts.SHOWN)
         return chart.encode(x=switch.encoding(alt.X, field, title), y=y, color=hue)
 
-    names = chart_parts.tooltips(shown.names(), "N")
+    named = chart_parts.tooltips(shown.names(), "N")
     value = alt.Tooltip("value:Q", title=analysis.metric)
     offset = alt.YOffset("spread:Q", scale=alt.Scale(domain=[-0.6, 1.6]))
     kinds = alt.Scale(domain=["finished", "failed"], range=["circle", "cross"])
@@ -52,23 +52,16 @@ def strip(shown: Shown) -> alt.LayerChart | None:
     circles = circles.encode(
         yOffset=offset,
         shape=alt.Shape("failed:N", scale=kinds, legend=None),
-        tooltip=[*names, "run:N", "seed:N", "failed:N", value],
+        tooltip=[*named, "run:N", "seed:N", "failed:N", value],
     )
     interval = ["mean:Q", alt.Tooltip("low:Q", title="95 % from"), "high:Q"]
     lines = layer(means.drop_nulls(), "low").mark_rule(strokeWidth=2.5)
-    lines = lines.encode(x2="high:Q", tooltip=[names[0], *interval])
+    lines = lines.encode(x2="high:Q", tooltip=[named[0], *interval])
     bars = layer(means.drop_nulls("mean"), "mean").mark_tick(thickness=3, size=28)
-    bars = bars.encode(tooltip=[names[0], *interval])
+    bars = bars.encode(tooltip=[named[0], *interval])
     return chart_parts.figure(
         [circles, lines, bars], [switch.parameter], height=40 + 40 * means.height
     )
-
-
-def _means(ranked: Sequence[Group]) -> pl.DataFrame:
-    """`group`, `cell`, `mean`, `low`, `high` of the statistics; null for NaN."""
-    rows = [(g.name, g.cell, g.mean, g.low, g.high) for g in ranked]
-    names = ["group", "cell", "mean", "low", "high"]
-    return pl.DataFrame(rows, names, orient="row").fill_nan(None)
 
 
 def sensitivity(shown: Shown) -> alt.LayerChart | None:

@@ -17,7 +17,6 @@ import polars as pl
 
 from runner.compare.inference import LEVEL, holm, mean_of, seeds_needed
 
-_ALL = pl.lit("")  # the cell of what is over all cells
 AGREEMENT = 1e-4  # relative; another order of operations may round this differently
 
 
@@ -107,13 +106,14 @@ def groups(
     shared = seeds.filter(in_all)["cell"].unique().to_list()
     if not cells:
         kept = pl.col("cell").is_in(shared) if shared else True
-        seeds, used = (t.filter(kept).with_columns(cell=_ALL) for t in (seeds, used))
+        seeds, used = (
+            t.filter(kept).with_columns(cell=pl.lit("")) for t in (seeds, used)
+        )
     means = seeds.group_by("group", "cell", "seed").agg(pl.mean("value")).sort("seed")
     found = []
     for (name, cell), runs in used.group_by("group", "cell", maintain_order=True):
-        values = dict(
-            means.filter(group=name, cell=cell).select("seed", "value").rows()
-        )
+        own = means.filter(group=name, cell=cell)
+        values = dict(own.select("seed", "value").rows())
         settings, failed = runs["setting"].unique(), int(runs["failed"].sum())
         setting = settings[0] if len(settings) == 1 else ""
         ends = _interval(np.array([*values.values()]), failed > 0)
@@ -143,7 +143,7 @@ def compare(
     places = {group.name: place for place, group in enumerate(ranked)}
     values = np.full((len(ranked), len(names), len(numbers)), math.nan)
     values[[places[g] for g in seeds["group"]], cell_of, seed_of] = seeds["value"]
-    parts = zip(names, values.swapaxes(0, 1)[:, :, None], strict=True)
+    parts = zip(names.tolist(), values.swapaxes(0, 1)[:, :, None], strict=True)
     pairs = [
         (a, b, cell, part[i], part[j])
         for cell, part in (parts if cells else [("", values)])
