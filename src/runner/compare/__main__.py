@@ -38,10 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         runs = (load_wandb if options.wandb else load).load(options.folders)
-        analysis = analyse(
-            runs, options.by, options.metric, options.target, options.budget
-        )
-        out = console()
+        question = options.by, options.metric, options.target, options.budget
+        analysis, out = analyse(runs, *question), console()
         show(runs, analysis, out, options.keys)
         out.print()
         for line in _write(runs, analysis, options.out, options.report):

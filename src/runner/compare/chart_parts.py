@@ -118,7 +118,7 @@ class Switch(NamedTuple):
             ),
             axis=alt.Axis(
                 values=alt.ExprRef(f"log_scale ? {self._ticks()} : null"),
-                format="~g",
+                labelExpr="format(datum.value, '~g')",
                 tickCount=6,
                 labelOverlap=True,
             ),

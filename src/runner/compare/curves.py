@@ -63,14 +63,11 @@ def aggregate(
 
 def identical(table: pl.DataFrame) -> list[list[str]]:
     """The groups whose curves are the same in all digits that a figure has."""
-    same: dict[tuple, list[str]] = {}
-    numbers = pl.col("at", "mean", "low", "high").round_sig_figs(6)
-    columns = ["cell", "at", "mean", "low", "high"]
-    for (group,), part in table.with_columns(numbers).group_by(
-        "group", maintain_order=True
-    ):
-        same.setdefault(tuple(part.select(columns).rows()), []).append(group)
-    return [groups for groups in same.values() if len(groups) > 1]
+    digits = pl.col("at", "mean", "low", "high").round_sig_figs(6)
+    curve = pl.concat_str("cell", digits, separator=" ").str.join("\n")
+    each = table.group_by("group", maintain_order=True).agg(curve=curve)
+    same = each.group_by("curve", maintain_order=True).agg("group")["group"]
+    return [groups for groups in same.to_list() if len(groups) > 1]
 
 
 def curves(

@@ -119,9 +119,8 @@ def groups(
         ends = _interval(np.array([*values.values()]), failed > 0)
         found.append(Group(name, cell, setting, runs.height, failed, values, *ends))
     sign = -1 if higher_is_better else 1
-    return tuple(
-        sorted(found, key=lambda g: (g.cell, math.isnan(g.mean), sign * g.mean))
-    )
+    found.sort(key=lambda g: (g.cell, math.isnan(g.mean), sign * g.mean))
+    return tuple(found)
 
 
 def compare(
