@@ -38,10 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         runs = (load_wandb if options.wandb else load).load(options.folders)
-        analysis = analyse(
-            runs, options.by, options.metric, options.target, options.budget
-        )
-        out = console()
+        question = options.by, options.metric, options.target, options.budget
+        analysis, out = analyse(runs, *question), console()
         show(runs, analysis, out, options.keys)
         out.print()
         for line in _write(runs, analysis, options.out, options.report):
@@ -149,8 +147,6 @@ def _write(runs: Runs, analysis: Analysis, out: Path, report: bool) -> list[str]
 
             write_report(runs, analysis, out)
             lines.append(f"wrote {out / 'report.html'}")
-    except ModuleNotFoundError as error:
-        lines.append(f"no report: {error}")
     except OSError as error:
         raise ConfigError(f"--out {out} must be writable: {error}") from error
     return lines
@@ -161,11 +157,8 @@ def _log_report(runs: Runs, analysis: Analysis, out: Path) -> str:
     from runner.record.mirrors.wandb_report import log_report
 
     first = runs.table.row(0, named=True)
-    settings = {
-        key.removeprefix("wandb."): value
-        for key, value in first.items()
-        if key.startswith("wandb.")
-    }
+    found = {key: value for key, value in first.items() if key.startswith("wandb.")}
+    settings = {key.removeprefix("wandb."): value for key, value in found.items()}
     title, table = f"comparison by {analysis.by}", defused(runs.table)
     return log_report(title, out / PAGE, table.columns, table.rows(), settings)
 

@@ -5,14 +5,11 @@ from functools import partial
 from typing import NamedTuple
 
 import polars as pl
+import polars.selectors as cs
 
 from runner.compare.asked import factor_of, is_higher_better, metric_of
 from runner.compare.attribution import Attribution, attribute
-from runner.compare.columns import (
-    cell_keys,
-    texts,
-    tuned_keys,
-)
+from runner.compare.columns import cell_keys, texts, tuned_keys
 from runner.compare.controlled import Control, control
 from runner.compare.costs import Target, at_equal, axes, reach, with_costs
 from runner.compare.load import CHOICES, SEEDS, Runs
@@ -101,9 +98,8 @@ def analyse(
       ConfigError: no finished run, or no such factor or metric.
     """
     if (runs.table["status"] != "finished").all():
-        raise ConfigError(
-            f"none of the {runs.table.height} runs is finished: {_listed(runs.table)}"
-        )
+        count, names = runs.table.height, _listed(runs.table)
+        raise ConfigError(f"none of the {count} runs is finished: {names}")
     # A run that failed before it was configured says nothing about any group.
     known = pl.any_horizontal(pl.col(*CHOICES, "seed").is_not_null())
     ended = pl.col("status") == "finished"
@@ -112,13 +108,10 @@ def analyse(
     higher = is_higher_better(table, metric)
     tuned = tuned_keys(table, by)
     crossed = cell_keys(table, by, tuned)
-    rows, repeats = once(
-        _rows(table, by, metric, tuned, crossed, higher), table, higher
-    )
-    apart = {
-        "NOT REPRODUCED": repeats,
-        "DIFFERENT FROM STEP 1": [*first_steps(table, runs.curves, by)],
-    }
+    all_rows = _rows(table, by, metric, tuned, crossed, higher)
+    rows, repeats = once(all_rows, table, higher)
+    first = [*first_steps(table, runs.curves, by)]
+    apart = {"NOT REPRODUCED": repeats, "DIFFERENT FROM STEP 1": first}
     curves = with_costs(runs)
     start = curves.select("run", first=metric if metric in curves else pl.lit(None))
     start = start.drop_nulls().unique("run", keep="first", maintain_order=True)
@@ -129,8 +122,7 @@ def analyse(
         for axis, unit in axes(table).items()
         if (found := at_equal(curves, rows, metric, axis))
     }
-    varied = dict.fromkeys([by, *crossed, "seed"])
-    used = final.used
+    used, varied = final.used, dict.fromkeys([by, *crossed, "seed"])
     analysis = Analysis(
         by=by,
         metric=metric,
@@ -193,7 +185,6 @@ def _rows(
     higher: bool,
 ) -> pl.DataFrame:
     """One row for each run: what `tune`, `compare` and `attribute` read."""
-    columns = dict.fromkeys([by, *cells, "seed"])
     final = pl.col(f"final.{metric}")
     # Some that failed have a value from before; one that lacks the metric has diverged.
     ended = (pl.col("status") == "finished") & final.is_finite().fill_null(False)
@@ -206,15 +197,14 @@ def _rows(
         # Runs without a seed aren't known to be independent: they count as one seed.
         pl.col("seed").fill_null(0) if by != "seed" else pl.lit(0).alias("seed"),
         pl.when(ended).then(final).otherwise(worst).alias("value"),
-        *(name for name in (*columns, *tuned) if name != "seed"),
+        *dict.fromkeys(name for name in (by, *cells, *tuned) if name != "seed"),
     )
 
 
 def _labels(table: pl.DataFrame, keys: list[str]) -> list[str]:
     columns = [[f"{key}={text}" for text in texts(table[key])] for key in keys]
-    if not columns:
-        return [""] * table.height
-    return [", ".join(parts) for parts in zip(*columns, strict=True)]
+    rows = zip(*columns, strict=True) if keys else [()] * table.height
+    return [", ".join(parts) for parts in rows]
 
 
 def _warnings(
@@ -254,10 +244,8 @@ def _warnings(
         )
     if "objective" in table and table["objective"].n_unique() > 1:
         found.append("the runs have different objectives")
-    dirty = [c for c in table.columns if c.endswith("git.dirty")]
-    dirty = [c for c in dirty if table[c].dtype == pl.Boolean]  # not all unknown
-    count = table.filter(pl.any_horizontal(dirty)).height if dirty else 0
-    if count:
+    dirty = pl.any_horizontal(cs.ends_with("git.dirty") & cs.boolean())  # or unknown
+    if count := table.filter(dirty).height:
         found.append(
             f"{count} of {table.height} runs used uncommitted code (dirty git), so "
             "their commit doesn't say what ran"

@@ -3,11 +3,13 @@
 import statistics
 
 import polars as pl
+import polars.selectors as cs
 
 from runner.compare.columns import default_by, is_result, varying
 from runner.compare.load import CHOICES
 from runner.errors import ConfigError, did_you_mean
 from runner.record.directions import FIRST_EDITION, better
+from runner.settings import FACT
 
 
 def is_higher_better(table: pl.DataFrame, metric: str) -> bool:
@@ -16,15 +18,14 @@ def is_higher_better(table: pl.DataFrame, metric: str) -> bool:
     Raises:
       ConfigError: they haven't, or they contradict each other.
     """
-    prefix, recorded = "provenance.directions.", {}
-    for column in table.columns:
-        if column.startswith(prefix):
-            values = table[column].drop_nulls().unique().to_list()
-            if len(values) > 1:
-                raise ConfigError(
-                    f"{column}: of the runs, some want it to be lower, some higher"
-                )
-            recorded[column.removeprefix(prefix)] = values[0] if values else None
+    prefix, recorded = f"{FACT}directions.", {}
+    for column in table.select(cs.starts_with(prefix)):
+        values = column.drop_nulls().unique().to_list()
+        if len(values) > 1:
+            raise ConfigError(
+                f"{column.name}: of the runs, some want it to be lower, some higher"
+            )
+        recorded[column.name.removeprefix(prefix)] = values[0] if values else None
     direction = better(metric, recorded or FIRST_EDITION)
     if not direction:
         raise ConfigError(

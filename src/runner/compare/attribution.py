@@ -55,10 +55,9 @@ def attribute(runs: pl.DataFrame, factors: Sequence[str]) -> tuple[Attribution, 
         share = float((means**2).sum()) / total if total else 0.0
         explained += share
         others = [f for f in factors if f != factor]
-        difference, relative = _largest(finite, factor, others)
-        agrees = relative <= AGREEMENT
-        share = share if balanced else None
-        found.append(Attribution(factor, share, difference, relative, agrees))
+        largest, relative = _largest(finite, factor, others)
+        agrees, share = relative <= AGREEMENT, share if balanced else None
+        found.append(Attribution(factor, share, largest, relative, agrees))
     rest = max(0.0, 1 - explained) if balanced and total else None
     return (*found, Attribution("rest", rest, math.nan, math.nan, False))
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import altair as alt
-import numpy as np
 import polars as pl
 
 from runner.compare.analysis import Analysis
@@ -21,52 +20,43 @@ HIDDEN = alt.param(name="hidden", value=[])
 SHOWN = "indexof(hidden, datum.group) < 0"
 
 
+# A cell without its keys.
+VALUES = pl.col("cell").str.replace_all(r"[^ ,=]*=", "")
+
+
 class Shown(NamedTuple):
     """The runs in the statistics, as the figures show them.
 
     Attributes:
-      by: the factor, the title of every legend.
-      metric: what is compared.
+      analysis: where they are from; its factor is the title of every legend.
       table: `run`, `group`, `cell`, `seed`, `value` (the final metric) and whether it
         `failed`, one row a run.
       groups: in natural order, so that a colour doesn't change with the results.
-      cells: see `Analysis.crossed`; in natural order.
+      cells: see `Analysis.crossed`; in natural order. Only "" if MAX_CELLS are not
+        enough.
     """
 
-    by: str
-    metric: str
+    analysis: Analysis
     table: pl.DataFrame
     groups: list[str]
     cells: list[str]
 
-    def few_cells(self) -> "Shown":
-        """Itself, or with all cells merged if there are too many to draw."""
-        if len(self.cells) <= MAX_CELLS:
-            return self
-        return self._replace(table=self.table.with_columns(cell=pl.lit("")), cells=[""])
-
     def colour(self) -> alt.Color:
         """A colour for each group, the same in every figure."""
-        return alt.Color("group:N", title=self.by, scale=self._scale(PALETTE))
+        return alt.Color("group:N", title=self.analysis.by, scale=self._scale(PALETTE))
 
     def dash(self) -> alt.StrokeDash:
         """A dash pattern for each group, the same in every figure."""
-        return alt.StrokeDash("group:N", title=self.by, scale=self._scale(DASHES))
+        scale = self._scale(DASHES)
+        return alt.StrokeDash("group:N", title=self.analysis.by, scale=scale)
 
     def _scale(self, values: Sequence[Any]) -> alt.Scale:
         return alt.Scale(domain=self.groups, range=list(values[: len(self.groups)]))
 
     def names(self) -> dict[str, str]:
         """Titles of the fields that name a line: its group, and its cell if several."""
-        return {"group": self.by} | ({"cell": "cell"} if len(self.cells) > 1 else {})
-
-    def menu(self) -> tuple[list[alt.Parameter], str]:
-        """A menu that picks one of several cells, and the filter for its choice."""
-        if len(self.cells) == 1:
-            return [], "true"
-        menu = alt.binding_select(options=["all", *self.cells], name="only")
-        parameter = alt.param(name="only_cell", value="all", bind=menu)
-        return [parameter], "only_cell === 'all' || datum.cell === only_cell"
+        cell = {"cell": "cell"} if len(self.cells) > 1 else {}
+        return {"group": self.analysis.by} | cell
 
 
 def shown(runs: Runs, analysis: Analysis) -> Shown:
@@ -77,10 +67,10 @@ def shown(runs: Runs, analysis: Analysis) -> Shown:
     used = used.filter(pl.col("group").is_in(groups))
     # The statistics number missing seeds.
     table = used.join(runs.table.select("run", "seed"), on="run", maintain_order="left")
+    if table["cell"].n_unique() > MAX_CELLS:
+        table = table.with_columns(cell=pl.lit(""))
     cells = sorted(table["cell"].unique(), key=natural)
-    return Shown(
-        analysis.by, analysis.metric, table, sorted(groups, key=natural), cells
-    )
+    return Shown(analysis, table, sorted(groups, key=natural), cells)
 
 
 def csv(table: pl.DataFrame) -> alt.Data:
@@ -89,14 +79,12 @@ def csv(table: pl.DataFrame) -> alt.Data:
     Numbers keep six significant digits, enough for a tooltip.
     """
     kinds = {
-        name: "number" if dtype.is_numeric() else "string"
+        name: {pl.String: "string", pl.Boolean: "boolean"}.get(type(dtype), "number")
         for name, dtype in table.schema.items()
     }
     rounded = table.with_columns(pl.col(pl.Float64).round_sig_figs(6))
-    return alt.Data(
-        values=rounded.write_csv(),
-        format=alt.CsvDataFormat(type="csv", parse=kinds),
-    )
+    form = alt.CsvDataFormat(type="csv", parse=kinds)
+    return alt.Data(values=rounded.write_csv(), format=form)
 
 
 def tooltips(titles: Mapping[str, str], kind: str = "Q") -> list[alt.Tooltip]:
@@ -107,35 +95,30 @@ def tooltips(titles: Mapping[str, str], kind: str = "Q") -> list[alt.Tooltip]:
 class Switch(NamedTuple):
     """An axis that a reader can make logarithmic.
 
-    Vega-Lite fixes a scale's type when it compiles. So the values are transformed
-    instead, and the axis labels show the original values.
+    Vega-Lite fixes a scale's type when it compiles. So it is always "symlog", which is
+    linear below its constant and logarithmic above: all values are on one side of it.
     """
 
     parameter: alt.Parameter
     low: float
     high: float
 
-    def transform(self, chart: alt.Chart, *fields: str) -> alt.Chart:
-        """Adds `<field>_at`, the position on the axis, for each of `fields`."""
-        for field in fields:
-            value = f"datum['{field}']"
-            position = f"log_scale ? log({value}) / LN10 : {value}"
-            chart = chart.transform_calculate(**{f"{field}_at": position})
-        return chart
-
     def encoding(self, kind: type, field: str, title: str) -> Any:
         """alt.X or alt.Y (`kind`) of `field`; its domain stays when data are hidden."""
-        ends = [
-            {"expr": f"log_scale ? {self._log(end)} : {end}"}
-            for end in (self.low, self.high)
-        ]
+        size = max(abs(self.low), abs(self.high))
         return kind(
-            f"{field}_at:Q",
+            f"{field}:Q",
             title=title,
-            scale=alt.Scale(domain=ends, nice=False, zero=False),
+            scale=alt.Scale(
+                type="symlog",
+                constant=alt.ExprRef(f"log_scale ? {self.low} / 1e3 : {size} * 1e6"),
+                domain=[self.low, self.high],
+                nice=False,
+                zero=False,
+            ),
             axis=alt.Axis(
                 values=alt.ExprRef(f"log_scale ? {self._ticks()} : null"),
-                labelExpr="format(log_scale ? pow(10, datum.value) : datum.value,'~g')",
+                labelExpr="format(datum.value, '~g')",
                 tickCount=6,
                 labelOverlap=True,
             ),
@@ -144,23 +127,19 @@ class Switch(NamedTuple):
     def place(self, value: float) -> float:
         """Where `value` is on the axis at first: from 0, low, to 1, high."""
         parameter: Any = self.parameter.param
-        is_log = parameter.value is True
-        at, low, high = (
-            self._log(v) if is_log else v for v in (value, self.low, self.high)
-        )
-        return (at - low) / (high - low)
-
-    def _log(self, value: float) -> float:
-        return math.log10(value) if value > 0 else 0.0
+        of = math.log10 if parameter.value is True else float
+        return (of(value) - of(self.low)) / (of(self.high) - of(self.low))
 
     def _ticks(self) -> list[float]:
+        """1, 2 and 5 of each power of ten, or of many powers 1 alone."""
         if self.low <= 0:
             return []
-        low, high = self._log(self.low), self._log(self.high)
-        first, last = math.floor(low), math.ceil(high)
-        steps = np.log10([1, 2, 5] if last - first <= 3 else [1])
-        ticks = np.add.outer(np.arange(first, last + 1), steps).ravel()
-        return [tick for tick in ticks.tolist() if low <= tick <= high]
+        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        steps = [1, 2, 5] if last - first <= 3 else [1]
+        ticks = [
+            step * 10.0**power for power in range(first, last + 1) for step in steps
+        ]
+        return [tick for tick in ticks if self.low <= tick <= self.high]
 
 
 def log_switch(values: Iterable[float | None]) -> Switch:
@@ -182,45 +161,24 @@ def log_switch(values: Iterable[float | None]) -> Switch:
     return Switch(parameter, low - min(margin, low / 2), high + margin)
 
 
-def nearest(*fields: str) -> alt.Parameter:
-    """Selects the item nearest to the mouse, and all with the same `fields`."""
-    return alt.selection_point(
-        name="near",
-        fields=list(fields),
-        nearest=True,
-        on="pointerover",
-        clear="pointerout",
-        empty=False,
-    )
+def lines(
+    table: pl.DataFrame, shown: Shown, x: alt.X, switch: Switch, title: str
+) -> tuple[alt.Chart, alt.Chart, list[alt.Parameter]]:
+    """What a figure of lines consists of, one for each group and cell in `table`.
 
-
-def dots(
-    base: alt.Chart, near: alt.Parameter, names: Mapping[str, str], *tooltip: Any
-) -> alt.Chart:
-    """Dots of `base` that are visible while selected by `near`.
-
-    Args:
-      names: titles of the text fields in the tooltip, {field: title}.
-      tooltip: further fields in it.
-
-    With a nearest-point selection Vega-Lite looks for names, unlike numbers, in the
-    mark's item instead of the row (https://github.com/vega/vega-lite/pull/9707). So
-    the names go through `description`, which both of them have.
+    Returns:
+      a chart of `mean`, one that spans `low` to `high`, both without a mark, and the
+      figure's parameters: the switch, and a menu that picks one of several cells.
     """
-    joined = " + ', ' + ".join(f"datum.{field}" for field in names)
-    title = ", ".join(names.values())
-    visible = alt.when(near).then(alt.value(1)).otherwise(alt.value(0))
-    return (
-        base.transform_calculate(description=joined)
-        .properties(name="hover_dots")
-        .mark_circle(size=50)
-        .encode(
-            opacity=visible,
-            description="description:N",
-            tooltip=[alt.Tooltip("description:N", title=title), *tooltip],
-        )
-        .add_params(near)
-    )
+    parameters, visible = [switch.parameter], SHOWN
+    if len(shown.cells) > 1:
+        menu = alt.binding_select(options=["all", *shown.cells], name="only")
+        parameters.append(alt.param(name="only_cell", value="all", bind=menu))
+        visible += " && (only_cell === 'all' || datum.cell === only_cell)"
+    base = alt.Chart(csv(table)).transform_filter(visible)
+    base = base.encode(x=x, color=shown.colour(), detail="cell:N")
+    span = base.encode(y=switch.encoding(alt.Y, "low", title), y2="high:Q")
+    return base.encode(y=switch.encoding(alt.Y, "mean", title)), span, parameters
 
 
 def figure(

@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 import polars as pl
 
 from runner.compare.load import CHOICES, COSTS, SEEDS, natural
-from runner.record.provenance import FACTS, affects
+from runner.record.provenance import FACTS
+from runner.record.provenance import affects as fact_affects
 from runner.settings import (
     FACT,
     MACHINE,
@@ -16,7 +17,6 @@ from runner.settings import (
     ROUNDING,
     SETTINGS,
     Affects,
-    makes_no_difference,
 )
 from runner.settings import affects as setting_affects
 
@@ -42,6 +42,7 @@ _RESUME, _OWN_STATE = "checkpoint.resume", ("auto", "never")
 _FOLDERS = ("data.data_dir", "data.manual_dir")
 _FILES = ("data.path", "data.files", "data.validation", "data.test")
 
+_TUNED = ("optimizer.", "schedule.")
 # Other keys of the shipped YAML refer to these; an equal value counts as a reference.
 _SOURCES = ("optimizer.learning_rate", "train.steps", "train.steps_per_epoch")
 
@@ -53,11 +54,8 @@ def is_fact(name: str) -> bool:
 
 def ignored(name: str) -> bool:
     """Whether a column can't change a run's results."""
-    if is_result(name):
-        return True
-    if is_fact(name):
-        return not _fact_affects(name) & ~(RECORD | ROUNDING)
-    return makes_no_difference(name)
+    silent = RECORD | (ROUNDING if is_fact(name) else MACHINE)
+    return is_result(name) or not _affects(name) & ~silent
 
 
 def is_result(name: str) -> bool:
@@ -67,11 +65,13 @@ def is_result(name: str) -> bool:
 
 def _is_machine(name: str) -> bool:
     """Whether it is a fact about the machine, compared only if the devices differ."""
-    return is_fact(name) and not _fact_affects(name) & ~(MACHINE | ROUNDING)
+    return is_fact(name) and not _affects(name) & ~(MACHINE | ROUNDING)
 
 
-def _fact_affects(name: str) -> Affects:
-    return affects(name.removeprefix(FACT))
+def _affects(name: str) -> Affects:
+    if is_fact(name):
+        return fact_affects(name.removeprefix(FACT))
+    return setting_affects(name)
 
 
 def varying(table: pl.DataFrame) -> list[str]:
@@ -106,16 +106,14 @@ def recorded(table: pl.DataFrame, pattern: str) -> pl.Series:
 
 def copies(table: pl.DataFrame) -> dict[str, str]:
     """{key: the key it refers to}, such as schedule.value: optimizer.learning_rate."""
-    found = {}
-    for name in table.columns:
-        if not (name.startswith("schedule.") or name == "train.eval_every_steps"):
-            continue
-        for source in _SOURCES:
-            if source not in table or not table[name].dtype.is_numeric():
-                continue
-            if table[name].count() and (table[name] == table[source]).all():
-                found.setdefault(name, source)
-    return found
+    names = [c for c in table.columns if c.startswith("schedule.")]
+    return {
+        name: source
+        for source in reversed(_SOURCES)
+        for name in [*names, "train.eval_every_steps"]
+        if source in table and name in table and table[name].dtype.is_numeric()
+        if table[name].count() and (table[name] == table[source]).all()
+    }
 
 
 def own_keys(table: pl.DataFrame, by: str) -> set[str]:
@@ -139,7 +137,7 @@ def fingerprints_of(keys: Sequence[str], among: Sequence[str]) -> set[str]:
         name
         for name in among
         if is_fact(name)
-        and _fact_affects(name) == NUMBERS
+        and _affects(name) == NUMBERS
         and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
 
@@ -162,25 +160,22 @@ def tuned_keys(table: pl.DataFrame, by: str) -> list[str]:
     """
     choices = list(dict.fromkeys([by, *CHOICES]))
     skip = {*choices, *copies(table)}
-    found = []
-    for name in varying(table):
-        if name in skip or determined(table, name, choices):
-            continue
-        is_number = table[name].dtype.is_numeric()
-        if (by in CHOICES and name.startswith(f"{by}.")) or (
-            name.startswith(("optimizer.", "schedule."))
-            and is_number
-            and _same_grid(table, by, name)
-        ):
-            found.append(name)
-    return found
+    own = f"{by}." if by in CHOICES else ()
+    return [
+        name
+        for name in varying(table)
+        if name not in skip and not determined(table, name, choices)
+        if name.startswith(own)
+        or (name.startswith(_TUNED) and _is_same_grid(table, by, name))
+    ]
 
 
-def _same_grid(table: pl.DataFrame, by: str, name: str) -> bool:
-    """Whether every group tried the same values of `name`, for the same choices."""
+def _is_same_grid(table: pl.DataFrame, by: str, name: str) -> bool:
+    """Whether every group tried the same numbers of `name`, for the same choices."""
     others = [group for group in CHOICES if group != by]
     grids = table.select(by, *others, name).unique().partition_by(by)
-    return len({frozenset(grid.drop(by).rows()) for grid in grids}) == 1
+    tried = {frozenset(grid.drop(by).rows()) for grid in grids}
+    return table[name].dtype.is_numeric() and len(tried) == 1
 
 
 def cell_keys(table: pl.DataFrame, by: str, tuned: Sequence[str]) -> list[str]:
@@ -220,25 +215,15 @@ def differing(table: pl.DataFrame) -> list[str]:
     aside, names = {*SEEDS, *copies(table)}, []
     for name in table.columns:
         section, _, rest = name.partition(".")
-        follows = (
-            section in chosen
-            and rest
-            and (rest == "_target_" or table[name].null_count())
-        )
-        own = name in aside or is_result(name) or follows
-        silent = RECORD | MACHINE if not is_fact(name) else RECORD
-        affected = _fact_affects(name) if is_fact(name) else setting_affects(name)
-        if not own and affected & ~silent and table[name].n_unique() > 1:
+        lacking = rest == "_target_" or table[name].null_count()
+        follows = section in chosen and rest and lacking
+        silent = RECORD if is_fact(name) else RECORD | MACHINE
+        if name in aside or is_result(name) or follows or not _affects(name) & ~silent:
+            continue
+        if table[name].n_unique() > 1:
             names.append(name)
-    order = (PROBE, "", INITIAL, DATA, ORDER, BATCH, f"{FACT}*")
-    return sorted(
-        names,
-        key=lambda n: next(
-            i
-            for i, p in enumerate(order)
-            if fnmatchcase(n, p) or (not p and not is_fact(n))
-        ),
-    )
+    versions = {n for n in names if is_fact(n) and _affects(n) != NUMBERS}
+    return sorted(names, key=lambda n: (n != PROBE, is_fact(n), n in versions))
 
 
 def texts(values: pl.Series) -> list[str]:

@@ -110,6 +110,7 @@ def control(
       apart: what `reproduced` has found.
     """
     apart = {what: found for what, found in (apart or {}).items() if found}
+    unknown, table = _unknown(table, by), _with_named_probes(table)
     own, references = own_keys(table, by), copies(table)
     keys = [k for k in varying(table) if references.get(k) not in tuned]
     free = [k for k in keys if k not in own and k not in references]
@@ -128,7 +129,7 @@ def control(
         apart=apart,
         mislabeled=mislabeled,
         keys=tuple(_key(table, by, name, roles[name]) for name in names),
-        unknown=_unknown(table, by),
+        unknown=unknown,
         unmatched=unmatched,
     )
 
@@ -137,25 +138,24 @@ def _match(
     table: pl.DataFrame, by: str, free: list[str]
 ) -> tuple[list[str], tuple[str, ...]]:
     """The confounders among `free`, and the runs that lack a match."""
-    config = [k for k in free if not is_fact(k)]
-    facts = [k for k in free if is_fact(k)]
-    config_codes, fact_codes = _codes(table, config), _codes(table, facts)
-    found: set[str] = set()
+    codes = _codes(table, free)
+    is_setting = np.array([not is_fact(key) for key in free], bool)
+    found = np.zeros(len(free), bool)
     unmatched: set[int] = set()
     for a, b in itertools.combinations(_members(table, by).values(), 2):
-        # Arrays [a, b, key]. Between equal configs, equal facts decide what is nearer.
-        apart, facts_apart = _apart(config_codes, a, b), _apart(fact_codes, a, b)
-        distance = apart.sum(-1) * (len(facts) + 1) + facts_apart.sum(-1)
-        near = [(i, int(j)) for i, j in enumerate(distance.argmin(1))]
-        near += [(int(i), j) for j, i in enumerate(distance.argmin(0))]
-        matches = [(i, j) for i, j in near if not apart[i, j].any()]
-        unmatched |= set(a) - {a[i] for i, _ in matches}
-        unmatched |= set(b) - {b[j] for _, j in matches}
+        left, right = codes[a][:, None], codes[b][None]
+        apart = (left != right) & (left >= 0) & (right >= 0)  # [a, b, key]
+        # Between equal settings, equal facts decide what is nearer.
+        distance = apart[..., is_setting].sum(-1) * (len(free) + 1) + apart.sum(-1)
+        near = [*enumerate(distance.argmin(1).tolist())]
+        near += [(i, j) for j, i in enumerate(distance.argmin(0).tolist())]
+        matches = [pair for pair in near if not apart[pair][is_setting].any()]
+        unmatched |= {*a} - {a[i] for i, _ in matches}
+        unmatched |= {*b} - {b[j] for _, j in matches}
         for pair in matches or near:
-            found |= {k for k, d in zip(config, apart[pair], strict=True) if d}
-            found |= {k for k, d in zip(facts, facts_apart[pair], strict=True) if d}
-    runs = table["run"].to_list()
-    return [k for k in free if k in found], tuple(runs[i] for i in sorted(unmatched))
+            found |= apart[pair]
+    names = table["run"][sorted(unmatched)]
+    return [*itertools.compress(free, found)], tuple(names)
 
 
 def _members(table: pl.DataFrame, by: str) -> dict[str, list[int]]:
@@ -165,41 +165,36 @@ def _members(table: pl.DataFrame, by: str) -> dict[str, list[int]]:
     return {g: [i for i, value in enumerate(values) if value == g] for g in groups}
 
 
-def _apart(codes: np.ndarray, a: list[int], b: list[int]) -> np.ndarray:
-    """[a, b, key]: whether they differ; an unknown fact (-1) never does."""
-    left, right = codes[a][:, None], codes[b][None]
-    return (left != right) & (left >= 0) & (right >= 0)
-
-
 def _codes(table: pl.DataFrame, names: list[str]) -> np.ndarray:
     """[run, key]: equal numbers for equal values, -1 for unknown facts."""
     codes = np.empty((table.height, len(names)), int)
     for column, name in enumerate(names):
-        values = _probes(table) if name == PROBE else table[name].to_list()
         known: dict = {None: -1} if is_fact(name) else {}
-        codes[:, column] = [known.setdefault(v, len(known)) for v in values]
+        codes[:, column] = [known.setdefault(v, len(known)) for v in table[name]]
     return codes
 
 
-def _probes(table: pl.DataFrame, first: int = 0) -> list[int | None]:
-    """A number for each run's probe, counted from `first`; None without a probe.
+def _with_named_probes(table: pl.DataFrame) -> pl.DataFrame:
+    """`table` with a name such as "probe 1" for optimizer probes that are the same.
 
-    Nor with one of fewer updates: those of an earlier version were on another problem.
+    Null for one of fewer updates: those of an earlier version were on another problem.
     """
+    if PROBE not in table:
+        return table
     found = table[PROBE].drop_nulls().unique(maintain_order=True)
     probes = {text: np.asarray(json.loads(text), float) for text in found}
     most = max((probe.size for probe in probes.values()), default=0)
-    probes = {text: probe for text, probe in probes.items() if probe.size == most}
-    numbers = {
-        text: next(i for i, p in enumerate(probes.values(), first) if _same(probe, p))
+    kept = [probe for probe in probes.values() if probe.size == most]
+    names = {
+        text: next(f"probe {i}" for i, p in enumerate(kept, 1) if _same(probe, p))
         for text, probe in probes.items()
+        if probe.size == most
     }
-    return [numbers.get(text) for text in table[PROBE]]
+    named = [names.get(text) for text in table[PROBE]]
+    return table.with_columns(pl.Series(PROBE, named, pl.String))
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    if a.shape != b.shape:
-        return False
     scale = np.abs(b).max(initial=0)
     atol = 1e-12 * scale if np.isfinite(scale) else 0
     return np.allclose(a, b, rtol=_PROBE_TOLERANCE, atol=atol, equal_nan=True)
@@ -224,17 +219,15 @@ def _mislabeled(table: pl.DataFrame) -> tuple[str, ...]:
     if PROBE not in table:
         return ()
     names = [c for c in table.columns if c.split(".")[0] in _NAMED and not ignored(c)]
-    found: dict[tuple, dict[int, str]] = {}  # {settings: {probe: a run}}
-    for name, run, probe in zip(
-        table.select(names).rows(), table["run"], _probes(table), strict=True
-    ):
-        if probe is not None:
-            found.setdefault(name, {}).setdefault(probe, run)
+    one_each = table.drop_nulls(PROBE).unique(
+        [*names, PROBE], keep="first", maintain_order=True
+    )
+    found = one_each.group_by(names, maintain_order=True).agg("run")
     return tuple(
-        f"{' and '.join(runs.values())} are configured with the same optimizer="
-        f"{name[names.index('optimizer')]}, settings and schedule, but their "
-        "optimizers made different updates: the optimizer probes differ"
-        for name, runs in found.items()
+        f"{' and '.join(runs)} are configured with the same optimizer={optimizer}, "
+        "settings and schedule, but their optimizers made different updates: the "
+        "optimizer probes differ"
+        for optimizer, runs in found.select("optimizer", "run").rows()
         if len(runs) > 1
     )
 
@@ -255,12 +248,7 @@ def _unknown(table: pl.DataFrame, by: str) -> tuple[str, ...]:
 
 
 def _key(table: pl.DataFrame, by: str, name: str, role: str) -> Key:
-    column = table[name]
-    if name == PROBE:  # its numbers mean nothing to a reader
-        column = pl.Series([n and f"probe {n}" for n in _probes(table, first=1)])
     groups = _members(table, by) if role == "confounder" else {}
-    by_group = "; ".join(
-        f"{group}: {few(distinct(column[rows]))}" for group, rows in groups.items()
-    )
+    by_group = [f"{g}: {few(distinct(table[name][i]))}" for g, i in groups.items()]
     title = _FACTS.get(name, name.removeprefix(FACT))
-    return Key(title, role, few(distinct(column)), by_group)
+    return Key(title, role, few(distinct(table[name])), "; ".join(by_group))

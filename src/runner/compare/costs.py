@@ -38,21 +38,17 @@ def with_costs(runs: Runs) -> pl.DataFrame:
 
     The members of a population share their seconds, so these say nothing of each.
     """
-    curves, table = runs.curves, runs.table
+    curves, table, step = runs.curves, runs.table, pl.col("step")
     members = table[_MEMBERS] if _MEMBERS in table else pl.Series([1])
     shared = (members.cast(pl.Int64, strict=False) > 1).any()
     is_known = _SPEED in curves and not shared
     speed = pl.col(_SPEED) if is_known else pl.lit(None, pl.Float64)
-    taken = pl.col("step") - pl.col("step").shift(1, fill_value=0).over("run")
-    curves = curves.with_columns((taken / speed).alias("cost/seconds"))
-    known = pl.col("cost/seconds").is_not_null().all().over("run")
-    seconds = pl.when(known).then(pl.col("cost/seconds").cum_sum().over("run"))
+    taken = (step - step.shift(1, fill_value=0)) / speed
+    seconds = pl.when(taken.is_not_null().all()).then(taken.cum_sum()).over("run")
     each = table.select("run", "flops_per_step")
     curves = curves.join(each, on="run", how="left", maintain_order="left")
-    flops = pl.col("step") * pl.col("flops_per_step")
-    return curves.with_columns(
-        seconds.alias("cost/seconds"), flops.alias("cost/flops")
-    ).drop("flops_per_step")
+    costs = {"cost/seconds": seconds, "cost/flops": step * pl.col("flops_per_step")}
+    return curves.with_columns(**costs).drop("flops_per_step")
 
 
 def axes(table: pl.DataFrame) -> dict[str, str]:
@@ -89,11 +85,11 @@ def at_equal(
         .agg(reached=pl.last(metric))
     )
     rows = rows.join(reached, on="run", how="left", maintain_order="left")
-    failed = pl.col("value").is_finite().not_()
-    value = (
-        pl.when(failed).then("value").otherwise(pl.col("reached").fill_null(math.nan))
+    then = pl.when(pl.col("value").is_finite()).then(
+        pl.col("reached").fill_null(math.nan)
     )
-    return float(least), rows.with_columns(value=value).drop("reached")  # pyright: ignore
+    rows = rows.with_columns(value=then.otherwise("value")).drop("reached")
+    return float(least), rows  # pyright: ignore
 
 
 def reach(
@@ -108,17 +104,12 @@ def reach(
         return ()
     good = pl.col(metric) >= target if higher_is_better else pl.col(metric) <= target
     first = curves.filter(good).group_by("run", maintain_order=True).first()
-    unknown = [pl.col(axis).null_count() > 0 for axis in AXES]
-    known = curves.join(used, on="run").select(unknown).row(0)
+    known = curves.join(used, on="run").select(pl.col(*AXES).is_not_null().all())
     runs = used.join(first.select("run", *AXES), on="run", how="left")
     found = runs.group_by("group", maintain_order=True).agg(
         pl.len(),
         pl.col("step").count().alias("reached"),
-        *(
-            pl.lit(None).alias(axis)
-            if is_unknown
-            else pl.col(axis).cast(pl.Float64).fill_null(math.inf).median().alias(axis)
-            for axis, is_unknown in zip(AXES, known, strict=True)
-        ),
+        pl.col(*AXES).cast(pl.Float64).fill_null(math.inf).median(),
     )
-    return tuple(Target(*row) for row in found.rows())
+    unknown = [pl.lit(None).alias(axis) for axis in AXES if not known[axis].item()]
+    return tuple(Target(*row) for row in found.with_columns(unknown).rows())

@@ -35,7 +35,7 @@ def aggregate(
     logged = logged.filter(value.is_finite()).join(runs, on="run")
     if logged["at"].null_count():  # a figure of some of the runs would mislead
         return logged.clear()
-    if metric == shown.metric and runs["failed"].any():
+    if metric == shown.analysis.metric and runs["failed"].any():
         ends = logged.group_by("run").agg(end=pl.max("step"))
         after = (
             runs.filter("failed").join(ends, on="run", how="left")
@@ -63,14 +63,11 @@ def aggregate(
 
 def identical(table: pl.DataFrame) -> list[list[str]]:
     """The groups whose curves are the same in all digits that a figure has."""
-    same: dict[tuple, list[str]] = {}
-    numbers = pl.col("at", "mean", "low", "high").round_sig_figs(6)
-    columns = ["cell", "at", "mean", "low", "high"]
-    for (group,), part in table.with_columns(numbers).group_by(
-        "group", maintain_order=True
-    ):
-        same.setdefault(tuple(part.select(columns).rows()), []).append(group)
-    return [groups for groups in same.values() if len(groups) > 1]
+    digits = pl.col("at", "mean", "low", "high").round_sig_figs(6)
+    curve = pl.concat_str("cell", digits, separator=" ").str.join("\n")
+    each = table.group_by("group", maintain_order=True).agg(curve=curve)
+    same = each.group_by("curve", maintain_order=True).agg("group")["group"]
+    return [groups for groups in same.to_list() if len(groups) > 1]
 
 
 def curves(
@@ -78,30 +75,19 @@ def curves(
 ) -> alt.LayerChart:
     """Lines of `table` (see `aggregate`), with a band from lowest to highest."""
     switch = chart_parts.log_switch([*table["low"], *table["high"]])
-    menu, in_cell = shown.menu()
     ends: list[Any] = [table["at"].min(), table["at"].max()]
     x = alt.X("at:Q", title=unit).axis(tickCount=6, format="~s", labelOverlap=True)
     x = x.scale(domain=ends, nice=False)
-    base = alt.Chart(chart_parts.csv(_labelled(table, switch)))
-    base = base.transform_filter(f"{chart_parts.SHOWN} && ({in_cell})")
-    base = switch.transform(base, "mean", "low", "high").encode(
-        x=x,
-        y=switch.encoding(alt.Y, "mean", metric),
-        color=shown.colour(),
-        detail="cell:N",
-    )
-    band = base.mark_area(fillOpacity=0.16).encode(
-        y=switch.encoding(alt.Y, "low", metric), y2="high_at:Q"
-    )
+    labelled = _labelled(table, switch)
+    base, span, parameters = chart_parts.lines(labelled, shown, x, switch, metric)
+    band = span.mark_area(fillOpacity=0.16)
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round")
     line = line.encode(strokeDash=shown.dash())
-    near = chart_parts.nearest("step")
     titles = {"step": "step", "at": unit, "mean": f"mean {metric}"}
     titles |= {"low": "lowest run", "high": "highest run", "runs": "runs"}
     if unit == "steps":
         del titles["at"]
-    numbers = chart_parts.tooltips(titles)
-    dots = chart_parts.dots(base, near, shown.names(), *numbers)
+    dots, near = _hover(base, shown.names(), chart_parts.tooltips(titles))
     named = base.transform_filter("datum.label")
     dy = alt.ExprRef("datum.dy")
     names = [
@@ -110,14 +96,35 @@ def curves(
         )
         for style in ("halo", "name")
     ]
-    rule = alt.Chart(
-        chart_parts.csv(table.select("step", "at").unique("step", maintain_order=True)),
-        name="hover_rule",
-    ).mark_rule()
+    steps = table.select("step", "at").unique("step", maintain_order=True)
+    rule = alt.Chart(chart_parts.csv(steps), name="hover_rule").mark_rule()
     rule = rule.encode(x=x).transform_filter(near)
-    return chart_parts.figure(
-        [band, rule, line, dots, *names], [switch.parameter, *menu]
+    return chart_parts.figure([band, rule, line, dots, *names], parameters)
+
+
+def _hover(
+    base: alt.Chart, names: dict[str, str], tooltip: list[alt.Tooltip]
+) -> tuple[alt.Chart, alt.Parameter]:
+    """Dots of `base` at the step nearest to the mouse, and what selects them.
+
+    With a nearest-point selection Vega-Lite looks for names, unlike numbers, in the
+    mark's item instead of the row (https://github.com/vega/vega-lite/pull/9707). So
+    the `names`, {field: title}, go through `description`, which both of them have.
+    """
+    on = {"on": "pointerover", "clear": "pointerout", "empty": False}
+    near = alt.selection_point(name="near", fields=["step"], nearest=True, **on)
+    joined = " + ', ' + ".join(f"datum.{field}" for field in names)
+    name = alt.Tooltip("description:N", title=", ".join(names.values()))
+    dots = (
+        base.transform_calculate(description=joined)
+        .mark_circle(size=50)
+        .encode(
+            opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
+            description="description:N",
+            tooltip=[name, *tooltip],
+        )
     )
+    return dots.properties(name="hover_dots").add_params(near), near
 
 
 def _labelled(table: pl.DataFrame, switch: chart_parts.Switch) -> pl.DataFrame:
@@ -131,12 +138,11 @@ def _labelled(table: pl.DataFrame, switch: chart_parts.Switch) -> pl.DataFrame:
         of[same[-1]] = " = ".join(same)
     names = pl.col("group").replace_strict(of)
     if 1 < table["cell"].n_unique() and table.select(names, "cell").n_unique() <= _MOST:
-        cells = pl.col("cell").str.replace_all(r"[^ ,=]*=", "")  # without their keys
-        names = pl.when(names != "").then(pl.concat_str(names, cells, separator=", "))
+        label = pl.concat_str(names, chart_parts.VALUES, separator=", ")
+        names = pl.when(names != "").then(label)
     else:
-        names = pl.when(pl.col("cell") == pl.col("cell").min().over("group")).then(
-            names
-        )
+        first = pl.col("cell") == pl.col("cell").min().over("group")
+        names = pl.when(first).then(names)
     last = pl.col("step") == pl.col("step").max().over("group", "cell")
     table = table.with_columns(label=pl.when(last).then(names).fill_null(""), dy=-8.0)
     ends = table.with_row_index().filter(pl.col("label") != "").sort("mean")

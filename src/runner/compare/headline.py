@@ -1,11 +1,11 @@
 """The main finding in one sentence."""
 
-import math
 from collections.abc import Iterator
 
 from runner.compare.analysis import Analysis, Verdicts
 from runner.compare.inference import SHOWN
 from runner.compare.statistics import Comparison
+from runner.compare.tables import brackets
 
 
 def headline(analysis: Analysis) -> str:
@@ -16,10 +16,8 @@ def headline(analysis: Analysis) -> str:
     if control.apart:
         return f"{unfair}: {next(iter(control.apart.values()))[0]}"
     if control.confounders:
-        differ = "; ".join(
-            f"{key.name} differs too ({key.by_group})" for key in control.confounders
-        )
-        return f"{unfair}: {differ}"
+        parts = [f"{k.name} differs too ({k.by_group})" for k in control.confounders]
+        return f"{unfair}: {'; '.join(parts)}"
     if control.mislabeled:
         return f"{unfair}: the optimizers did not do what their names say"
     if len(groups) == 1:
@@ -43,12 +41,8 @@ def at_equal_cost(analysis: Analysis) -> Iterator[str]:
 
 
 def _ranking(analysis: Analysis, found: Verdicts, explains: str = "") -> str:
-    by, metric, groups, tuning = (
-        analysis.by,
-        analysis.metric,
-        found.groups,
-        found.tuning,
-    )
+    by, metric, groups = analysis.by, analysis.metric, found.groups
+    tuning = found.tuning
     best = [c for c in found.comparisons if c.a == groups[0].name]
     second = best[0]
     if not tuning.matched:
@@ -66,11 +60,8 @@ def _ranking(analysis: Analysis, found: Verdicts, explains: str = "") -> str:
     of = f", at the best of {tuning.budget} settings each" if tuning.budget else ""
     if all(c.verdict == "better" for c in best):
         more = f", the second of {len(groups)}," if len(groups) > 2 else ""
-        return (
-            f"{explains}{second.a} is better than {second.b}{more} on {metric} by "
-            + _interval(second)
-            + of
-        )
+        better = f"{explains}{second.a} is better than {second.b}{more} on {metric}"
+        return f"{better} by {_interval(second)}{of}"
     ties = [c for c in best if c.verdict != "better"]
     tied = [groups[0].name, *(c.b for c in ties)]
     if len(tied) > 4:
@@ -84,22 +75,18 @@ def _ranking(analysis: Analysis, found: Verdicts, explains: str = "") -> str:
     )
 
 
-def _difference(comparison: Comparison) -> str:
-    return (
-        f"{comparison.a} minus {comparison.b} is {_interval(comparison, signed=True)}"
-    )
+def _difference(c: Comparison) -> str:
+    return f"{c.a} minus {c.b} is {_interval(c, signed=True)}"
 
 
-def _interval(comparison: Comparison, signed: bool = False) -> str:
+def _interval(c: Comparison, signed: bool = False) -> str:
     """The mean, its interval and the number of pairs; without `signed` as a size."""
-    value, low, high = comparison.difference, comparison.low, comparison.high
+    value, low, high, seeds = c.difference, c.low, c.high, len(c.differences)
     if not signed and value < 0:
         value, low, high = -value, -high, -low
-    seeds = len(comparison.differences)
     if seeds == 1:
         return f"{value:.4g} with one seed"
-    ends = "" if math.isnan(low) else f" [{low:.4g}, {high:.4g}]"
-    return f"{value:.4g}{ends} over {seeds} paired seeds"
+    return f"{value:.4g} {brackets(low, high)}".rstrip() + f" over {seeds} paired seeds"
 
 
 def _explains_most(analysis: Analysis) -> bool:

@@ -17,13 +17,11 @@ class Mean(NamedTuple):
     """Means over the last axis, each with what Student's t says of it; NaN is left out.
 
     Attributes:
-      size: how many values are finite.
       mean: NaN without a value.
       low, high: the interval of LEVEL; NaN with fewer than two values.
       p_value: of a two-sided test against 0; NaN with fewer than two values.
     """
 
-    size: np.ndarray
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -41,7 +39,7 @@ def mean_of(values: np.ndarray) -> Mean:
         p_value = 2 * stdtr(size - 1, -np.abs(mean) / error)
     half = error * stdtrit(np.maximum(size - 1, 1), (1 + LEVEL) / 2)
     p_value = np.where(error == 0, mean == 0, p_value)
-    return Mean(size, mean, mean - half, mean + half, p_value)
+    return Mean(mean, mean - half, mean + half, p_value)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

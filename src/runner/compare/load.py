@@ -122,9 +122,8 @@ def _problem(source: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = Path(str(error.filename)).name
         return one_line(f"{source}: {place} can't be read: {error.strerror}")
-    kind = (
-        "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-    )
+    is_told = isinstance(error, OSError | ValueError)
+    kind = "" if is_told else f"{type(error).__name__}: "
     return one_line(f"{source}: {kind}{error}")
 
 
@@ -199,15 +198,12 @@ def _with_repeats(table: pl.DataFrame) -> pl.DataFrame:
     own = [name for name in SEEDS if name in table and table[name].count()]
     if not own:
         return table
-    seeds = table.select(
-        pl.coalesce(*([name] if name in own else []), "seed").alias(name)
-        for name in SEEDS
-    )
+    names = {name: pl.coalesce(name, "seed") for name in own}
+    seeds = table.select(**dict.fromkeys(SEEDS, pl.col("seed")) | names)
     varied = [name for name in SEEDS if seeds[name].n_unique() > 1]
-    one = seeds[varied[0]] if len(varied) == 1 else None
-    if one is None:
-        one = seeds.select(pl.struct(*SEEDS).rank("dense"))[SEEDS[0]]
-    return table.with_columns(one.cast(pl.Int64).alias("seed"))
+    several = pl.struct(*SEEDS).rank("dense")
+    one = seeds.select(seed=varied[0] if len(varied) == 1 else several)
+    return table.with_columns(one.cast(pl.Int64))
 
 
 def natural(text: str) -> tuple[list[Any], str]:
@@ -251,11 +247,15 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, str):
-        return NON_FINITE.get(value)
+    if value is None or type(value) is float:  # most of them
+        return value
     if type(value) is int and abs(value) < 2**1023:
         return float(value)
-    return value if isinstance(value, float) else None
+    return NON_FINITE.get(value) if isinstance(value, str) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _whole(value: Any) -> int | None:
@@ -267,7 +267,7 @@ _FIRST = ("run", "folder", "status", "error", "seed", *CHOICES)
 _LAST = ("provenance", "final", "best", "best_step", *COSTS)
 _TYPES = {
     **dict.fromkeys(("folder", "status", "error"), pl.String),
-    **dict.fromkeys(("seed", "best_step"), pl.Int64),
+    **dict.fromkeys(("seed", "seeds", "best_step"), pl.Int64),
     **dict.fromkeys(("final", "best", *COSTS), pl.Float64),
 }
 _COMMON_TYPES = {
@@ -292,22 +292,8 @@ def _column(name: str, values: list[Any]) -> pl.Series:
     """A column of one type; values without a common type become text."""
     kinds = frozenset(type(value) for value in values if value is not None)
     dtype = _TYPES.get(name.split(".")[0]) or _COMMON_TYPES.get(kinds, pl.String)
-    if dtype is pl.Float64:
-        values = [_number(value) for value in values]
-    if dtype is pl.Int64:
-        values = [_whole(value) for value in values]
-    if dtype is pl.String:
-        values = [
-            v if v is None or isinstance(v, str) else json.dumps(v) for v in values
-        ]
-    return pl.Series(name, values, dtype, strict=False)
-
-
-def _series(name: str, values: list[Any]) -> pl.Series:
-    try:
-        return pl.Series(name, values, pl.Float64, strict=False)
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-        return pl.Series(name, [_number(value) for value in values], pl.Float64)
+    as_type = {pl.Float64: _number, pl.Int64: _whole, pl.String: _text}.get(dtype)
+    return pl.Series(name, [*map(as_type, values)] if as_type else values, dtype)
 
 
 def _curves(named: Mapping[str, Record]) -> pl.DataFrame:
@@ -324,7 +310,7 @@ def _curves(named: Mapping[str, Record]) -> pl.DataFrame:
             "step": pl.Series([row["step"] for _, row in rows], dtype=pl.Int64),
         }
     ).with_columns(
-        _series(name, [row.get(key) for _, row in rows])
+        pl.Series(name, [_number(row.get(key)) for _, row in rows], pl.Float64)
         for name, key in found.items()
         if name not in ("run", "step")
     )

@@ -5,7 +5,7 @@ const shown = new Map(); // name of a figure -> what vegaEmbed returned
 const system = matchMedia("(prefers-color-scheme: dark)");
 const button = document.getElementById("theme");
 const boxes = [...document.querySelectorAll("#series input")];
-let mode = system.matches ? "dark" : "light";
+let mode;
 let drawing = Promise.resolve();
 
 const hidden = () => boxes.filter((box) => !box.checked).map((box) => box.value);
@@ -25,9 +25,10 @@ async function draw(name, spec) {
   await result.view.signal("hidden", hidden()).runAsync();
 }
 
-function paint() {
+function paint(isDark) {
+  mode = isDark ? "dark" : "light";
   document.documentElement.dataset.theme = mode;
-  button.textContent = mode === "dark" ? "Light" : "Dark";
+  button.textContent = isDark ? "Light" : "Dark";
   // One after the other: a slow drawing must not end up over a later one.
   drawing = drawing.then(async () => {
     for (const [name, spec] of Object.entries(figures)) await draw(name, spec);
@@ -35,14 +36,9 @@ function paint() {
   });
 }
 
-function setMode(next) {
-  mode = next;
-  paint();
-}
-
-button.addEventListener("click", () => setMode(mode === "dark" ? "light" : "dark"));
-system.addEventListener("change", () => setMode(system.matches ? "dark" : "light"));
+button.addEventListener("click", () => paint(mode !== "dark"));
+system.addEventListener("change", () => paint(system.matches));
 document.getElementById("series")?.addEventListener("change", () => {
   for (const { view } of shown.values()) view.signal("hidden", hidden()).runAsync();
 });
-paint();
+paint(system.matches);

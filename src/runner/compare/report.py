@@ -1,8 +1,6 @@
 """A comparison as one self-contained HTML page, and its figures as PNG files."""
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -24,6 +22,7 @@ from runner.compare.load import Runs
 from runner.compare.tables import Table, shown, tables
 from runner.compare.theme import DASHES, PALETTE
 from runner.record.files import write_bytes
+from runner.record.provenance import command_line
 
 PAGE = "report.html"
 
@@ -57,8 +56,7 @@ def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> 
     configs = {mode: theme.config(mode) for mode in ("light", "dark")}
     for config in configs.values():
         config["legend"] = {"disable": True}  # the page has one for all figures
-    # Not against its schema, which takes longer than drawing it; tests do.
-    specs = {f.name: _titled(f.chart.to_dict(validate=False)) for f in drawn}
+    specs = {figure.name: _spec(figure.chart) for figure in drawn}
     groups = chart_parts.shown(runs, analysis).groups
     sections: dict[str, list[Table]] = {}
     for table in tables(runs, analysis):
@@ -79,7 +77,11 @@ def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> 
         figures=drawn,
         legend=[*zip(groups, PALETTE, DASHES, strict=False)],
         hidden=len(analysis.final.groups) - len(groups),
-        made=_made(),
+        made={
+            "Command": command_line(),
+            "Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            "Versions": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
+        },
         data=_json({"figures": specs, "configs": configs}),
         vega=Markup(vega),
         css=Markup(_asset("page.css")),
@@ -89,7 +91,7 @@ def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> 
 
 def png(figure: Figure) -> bytes:
     """`figure` on white, with its title, as PNG."""
-    spec = _titled(figure.chart.properties(width=_PNG_WIDTH).to_dict(validate=False))
+    spec = _spec(figure.chart.properties(width=_PNG_WIDTH))
     # An image has no mouse, and thousands of invisible dots to hover over are slow.
     spec["layer"] = [v for v in spec["layer"] if v.get("name", "")[:5] != "hover"]
     spec["params"] = [p for p in spec["params"] if "select" not in p]
@@ -99,21 +101,19 @@ def png(figure: Figure) -> bytes:
     return vl_convert.vegalite_to_png(spec, vl_version=_VEGA_LITE, scale=2)
 
 
-def _titled(spec: Any) -> Any:
-    """`spec` without backslashes in titles, such as that of a control character.
+def _spec(chart: alt.LayerChart) -> dict[str, Any]:
+    """Vega-Lite's JSON, without backslashes in titles, such as a control character's.
 
     Vega-Lite also puts titles into expressions, where a backslash begins an escape.
     """
-    if isinstance(spec, list):
-        return [_titled(part) for part in spec]
-    if not isinstance(spec, dict):
-        return spec
-    return {
-        key: part.replace("\\", "\N{SET MINUS}")
-        if key == "title" and isinstance(part, str)
-        else _titled(part)
-        for key, part in spec.items()
-    }
+
+    def titled(part: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(title := part.get("title"), str):
+            part["title"] = title.replace("\\", "\N{SET MINUS}")
+        return part
+
+    # Not against its schema, which takes longer than drawing it; tests do.
+    return json.loads(chart.to_json(validate=False), object_hook=titled)
 
 
 def _vega() -> str:
@@ -126,14 +126,6 @@ def _json(value: object) -> Markup:
     """JSON without the character that could end the page's script element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", r"\u003c"))
-
-
-def _made() -> dict[str, str]:
-    return {
-        "Command": shlex.join(["python", "-m", "runner.compare", *sys.argv[1:]]),
-        "Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "Versions": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
-    }
 
 
 def _asset(name: str) -> str:

@@ -104,35 +104,23 @@ def groups(
     # A group's mean over cells that others lack would compare cells, not groups.
     in_all = pl.col("group").n_unique().over("cell") == pl.col("group").n_unique()
     shared = seeds.filter(in_all)["cell"].unique().to_list()
-    key = ["group", "cell"] if cells else ["group"]
-    if shared and not cells:
-        seeds, used = (t.filter(pl.col("cell").is_in(shared)) for t in (seeds, used))
-    means = seeds.group_by(*key, "seed").agg(pl.mean("value")).sort("seed")
-    by_key = means.partition_by(key, as_dict=True, include_key=False)
-    found = []
-    for name, runs in used.group_by(key, maintain_order=True):
-        values = dict(by_key[name].rows())
-        settings, failed = runs["setting"].unique(), int(runs["failed"].sum())
-        mean = mean_of(np.array(list(values.values())))
-        ends = (math.nan, math.nan) if failed else (float(mean.low), float(mean.high))
-        setting = settings[0] if len(settings) == 1 else ""
-        name, cell = (*name, "")[:2]
-        found.append(
-            Group(
-                name,
-                cell,
-                setting,
-                runs.height,
-                failed,
-                values,
-                float(mean.mean),
-                *ends,
-            )
+    if not cells:
+        kept = pl.col("cell").is_in(shared) if shared else True
+        seeds, used = (
+            t.filter(kept).with_columns(cell=pl.lit("")) for t in (seeds, used)
         )
+    means = seeds.group_by("group", "cell", "seed").agg(pl.mean("value")).sort("seed")
+    found = []
+    for (name, cell), runs in used.group_by("group", "cell", maintain_order=True):
+        own = means.filter(group=name, cell=cell)
+        values = dict(own.select("seed", "value").rows())
+        settings, failed = runs["setting"].unique(), int(runs["failed"].sum())
+        setting = settings[0] if len(settings) == 1 else ""
+        ends = _interval(np.array([*values.values()]), failed > 0)
+        found.append(Group(name, cell, setting, runs.height, failed, values, *ends))
     sign = -1 if higher_is_better else 1
-    return tuple(
-        sorted(found, key=lambda g: (g.cell, math.isnan(g.mean), sign * g.mean))
-    )
+    found.sort(key=lambda g: (g.cell, math.isnan(g.mean), sign * g.mean))
+    return tuple(found)
 
 
 def compare(
@@ -149,107 +137,82 @@ def compare(
       ranked: the groups, the best first.
       cells: within each cell rather than over all of them.
     """
-    pairs = np.array([*itertools.combinations(range(len(ranked)), 2)], int)
-    pairs = pairs.reshape(-1, 2)
-    names, numbers, values = _by_seed(seeds, ranked)
-    parts = zip(names, values.swapaxes(0, 1)[:, :, None], strict=True)
-    found = []
-    for cell, part in parts if cells else [("", values)]:
-        a, b = part[pairs[:, 0]], part[pairs[:, 1]]  # [pair, cell, seed]
-        size = np.fmax(np.abs(a), np.abs(b))
-        relative = np.divide(np.abs(a - b), size, out=a - b, where=size > 0)
-        found.append((cell, a, b, _mean(a - b), np.fmax.reduce(relative, (1, 2))))
-    p_values = [mean_of(difference).p_value for *_, difference, _ in found]
-    adjusted = iter(holm(np.concatenate([*p_values, []])))
-    tests = len(pairs) * len(found)
-    return tuple(
-        _comparison(
-            ranked[i], ranked[j], cell, numbers, difference[k], relative[k],
-            _probability(a[k], b[k], higher_is_better), next(adjusted), tests,
-            higher_is_better,
-        )
-        for cell, a, b, difference, relative in found
-        for k, (i, j) in enumerate(pairs)
-    )  # fmt: skip
-
-
-def _by_seed(
-    seeds: pl.DataFrame, ranked: Sequence[Group]
-) -> tuple[list[str], list[int], np.ndarray]:
-    """The cells, the seeds, and the values [group, cell, seed]; NaN for none."""
-    names = seeds["cell"].unique().sort().to_list()
-    numbers = seeds["seed"].unique().sort().to_list()
-    axes = ([g.name for g in ranked], names, numbers)
-    values = np.full([len(axis) for axis in axes], math.nan)
-    places = [{name: i for i, name in enumerate(axis)} for axis in axes]
-    columns = [seeds[c].to_list() for c in ("group", "cell", "seed")]
-    index = [
-        [place[name] for name in column]
-        for place, column in zip(places, columns, strict=True)
+    names, cell_of = np.unique(seeds["cell"], return_inverse=True)
+    numbers, seed_of = np.unique(seeds["seed"], return_inverse=True)
+    places = {group.name: place for place, group in enumerate(ranked)}
+    values = np.full((len(ranked), len(names), len(numbers)), math.nan)
+    values[[places[g] for g in seeds["group"]], cell_of, seed_of] = seeds["value"]
+    parts = zip(names.tolist(), values.swapaxes(0, 1)[:, :, None], strict=True)
+    pairs = [
+        (a, b, cell, part[i], part[j])
+        for cell, part in (parts if cells else [("", values)])
+        for (i, a), (j, b) in itertools.combinations(enumerate(ranked), 2)
     ]
-    values[tuple(index)] = seeds["value"].to_numpy()
-    return names, numbers, values
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean over the cells that are known: [pair, cell, seed] to [pair, seed]."""
-    return mean_of(values.swapaxes(1, 2)).mean
-
-
-def _probability(a: np.ndarray, b: np.ndarray, higher_is_better: bool) -> float:
-    """The share of pairs of seeds, one of `a` and one of `b`, that `a` wins."""
+    # The mean over the cells that are known.
+    differences = [mean_of((a - b).T).mean for *_, a, b in pairs]
+    p_values = holm(np.array([mean_of(d).p_value for d in differences]))
     sign = 1 if higher_is_better else -1
-    apart = sign * (a[:, :, None] - b[:, None, :])  # [cell, seed, seed]
-    return _wins(apart[np.isfinite(apart)])
-
-
-def _wins(apart: np.ndarray) -> float:
-    return float(np.mean((np.sign(apart) + 1) / 2)) if apart.size else math.nan
+    by_seed = [dict(zip(numbers.tolist(), d, strict=True)) for d in differences]
+    return tuple(
+        _comparison(*pair, found, p, len(pairs), sign)
+        for pair, found, p in zip(pairs, by_seed, p_values.tolist(), strict=True)
+    )
 
 
 def _comparison(
     a: Group,
     b: Group,
     cell: str,
-    numbers: list[int],
-    differences: np.ndarray,
-    relative: float,
-    probability: float,
+    of_a: np.ndarray,
+    of_b: np.ndarray,
+    by_seed: dict[int, float],
     p_value: float,
     tests: int,
-    higher_is_better: bool,
+    sign: int,
 ) -> Comparison:
-    known = np.isfinite(differences)
-    mean, count = mean_of(differences), int(known.sum())
-    sign = 1 if higher_is_better else -1
+    """One of so many `tests`, by the values [cell, seed]; `sign` is that of better."""
+    by_seed = {seed: float(d) for seed, d in by_seed.items() if math.isfinite(d)}
+    differences = np.array([*by_seed.values()])
     failed = [g.failed / g.runs for g in (a, b)]
+    mean, low, high = _interval(differences, any(failed))
+    size = np.fmax(np.abs(of_a), np.abs(of_b))
     verdict, more = "not separable", None
-    if not count or min(failed) == 1:
+    if not by_seed or min(failed) == 1:
         verdict = "no pairs"
-    elif relative <= AGREEMENT:
+    elif not (np.abs(of_a - of_b) > AGREEMENT * size).any():
         verdict = "agree"
-    elif count == 1:
+    elif len(by_seed) == 1:
         verdict = "one seed"
     elif p_value < 1 - LEVEL:
-        better = 0 if sign * mean.mean > 0 else 1
+        better = 0 if sign * mean > 0 else 1
         if failed[better] <= failed[1 - better]:
             verdict = ("better", "worse")[better]
     if verdict == "not separable":
-        more = max(0, seeds_needed(tests) - count)
-    ends = (mean.low, mean.high) if not any(failed) else (math.nan, math.nan)
+        more = max(0, seeds_needed(tests) - len(by_seed))
     return Comparison(
         a=a.name,
         b=b.name,
         cell=cell,
-        differences={
-            n: float(d) for n, d in zip(numbers, differences, strict=True) if d == d
-        },
-        difference=float(mean.mean),
-        low=float(ends[0]),
-        high=float(ends[1]),
-        wins=_wins(sign * differences[known]),
-        probability=probability,
-        p_value=float(p_value),
+        differences=by_seed,
+        difference=mean,
+        low=low,
+        high=high,
+        wins=_wins(sign * differences),
+        probability=_wins(sign * (of_a[:, :, None] - of_b[:, None])),
+        p_value=p_value,
         verdict=verdict,
         more_seeds=more,
     )
+
+
+def _wins(apart: np.ndarray) -> float:
+    """The share of the known differences that are above 0; a tie counts as half."""
+    known = apart[np.isfinite(apart)]
+    return float(np.mean((np.sign(known) + 1) / 2)) if known.size else math.nan
+
+
+def _interval(values: np.ndarray, failed: bool) -> tuple[float, float, float]:
+    """The mean, and its interval if no run failed."""
+    mean = mean_of(values)
+    ends = (math.nan, math.nan) if failed else (float(mean.low), float(mean.high))
+    return float(mean.mean), *ends

@@ -138,7 +138,7 @@ def _group(analysis: Analysis, group: Group) -> list[Any]:
     few = len(group.values) < _FEW_SEEDS
     values = ", ".join(f"{v:.4g}" for v in group.values.values()) if few else None
     failed = Mark(str(group.failed), "worse") if group.failed else None
-    ends = _brackets(group.low, group.high)
+    ends = brackets(group.low, group.high) or None
     counts = [len(group.values), group.runs, failed]
     return [group.cell, group.name, setting, group.mean, ends, *counts, values]
 
@@ -153,13 +153,14 @@ def _pair(c: Comparison) -> list[Any]:
     verdict = Mark(text, c.verdict if ranked else "note")
     shares = [None if math.isnan(s) else f"{s:.0%}" for s in (c.wins, c.probability)]
     p = None if math.isnan(c.p_value) else f"{c.p_value:.2g}"
-    numbers = [c.difference, _brackets(c.low, c.high), *shares, p]
+    numbers = [c.difference, brackets(c.low, c.high) or None, *shares, p]
     seeds = len(c.differences), c.more_seeds
     return [c.cell, f"{c.a} - {c.b}", verdict, *numbers, *seeds]
 
 
-def _brackets(low: float, high: float) -> str | None:
-    return None if math.isnan(low) else f"[{low:.4g}, {high:.4g}]"
+def brackets(low: float, high: float) -> str:
+    """An interval; nothing without one."""
+    return "" if math.isnan(low) else f"[{low:.4g}, {high:.4g}]"
 
 
 def _tuning(analysis: Analysis) -> Iterator[Table]:
@@ -169,20 +170,18 @@ def _tuning(analysis: Analysis) -> Iterator[Table]:
     tried = ", ".join(f"{group}: {count}" for group, count in tuning.tried.items())
     note = f"Best settings of {', '.join(tuning.keys)}. Settings tried: {tried}."
     head = [analysis.by, "cell", "setting", "mean", "lowest", "highest", "runs"]
-    head += ["failed", "edge"]
-    rows: dict[bool, list[list[Any]]] = {True: [], False: []}
+    head += ["failed"]
+    best, rows = [], []
     for r in tuning.sensitivity.iter_rows(named=True):
         row = [r[k] for k in ("group", "cell", "setting", "mean", "low", "high")]
         row += [r["runs"], r["failed"] or None]
-        rows[False].append([*row, "chosen" if r["chosen"] else None])
+        rows.append([*row, "chosen" if r["chosen"] else None])
         if r["chosen"]:
             same = tuning.sensitivity.filter(group=r["group"], cell=r["cell"])
             ends = ", ".join(k for k in tuning.keys if edge_of(same[k], r[k]))
-            edge = Mark(f"extend {ends}", "worse") if ends else None
-            rows[True].append([*row, edge])
-    yield Table("Tuning", note, head, rows[True])
-    head = [*head[:-1], ""]
-    yield Table("Tuning", f"All {len(rows[False])} settings.", head, rows[False], True)
+            best.append([*row, Mark(f"extend {ends}", "worse") if ends else None])
+    yield Table("Tuning", note, [*head, "edge"], best)
+    yield Table("Tuning", f"All {len(rows)} settings.", [*head, ""], rows, True)
 
 
 def _runs(runs: Runs, analysis: Analysis) -> Table:

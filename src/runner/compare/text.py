@@ -20,11 +20,10 @@ def show(runs: Runs, analysis: Analysis, console: Console, all_keys: bool) -> No
     found = [table for table in tables(runs, analysis) if not table.folded]
     if found[0].section == DIFFERS:  # of two runs, that is the first question
         _table(found.pop(0), console)
-    for label, sentences in analysis.control.apart.items():
+    control = analysis.control
+    for label, sentences in {**control.apart, "MISLABELED": control.mislabeled}.items():
         for sentence in sentences:
             _line(console, label, sentence, "bold red")
-    for sentence in analysis.control.mislabeled:
-        _line(console, "MISLABELED", sentence, "bold red")
     _line(console, "", headline(analysis), "bold")
     for sentence in at_equal_cost(analysis):
         _line(console, "", sentence, "")
@@ -63,11 +62,9 @@ def _control(analysis: Analysis, console: Console, all_keys: bool) -> None:
         ("consequence", f"follows from {by}"),
     ):
         keys = [k for k in control.keys if k.role == role]
-        if not keys:
-            continue
+        text = "; ".join(f"{k.name} ({k.values})" for k in keys)
         if role == "consequence" and not all_keys:
             text = few((k.name for k in keys), _MOST_KEYS)
             text += " (--keys lists them)" if len(keys) > _MOST_KEYS else ""
-        else:
-            text = "; ".join(f"{k.name} ({k.values})" for k in keys)
-        _line(console, label, text, "dim")
+        if keys:
+            _line(console, label, text, "dim")

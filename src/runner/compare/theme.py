@@ -46,12 +46,7 @@ def config(mode: Mode) -> dict[str, Any]:
         "view": {"stroke": None},
         "range": {"heatmap": HEAT[mode]},
         "axis": {
-            "labelColor": muted,
-            "titleColor": ink,
-            "titleFontWeight": "normal",
             "titlePadding": 8,
-            "labelFontSize": 12,
-            "titleFontSize": 13,
             "gridColor": faint,
             "domainColor": faint,
             "tickColor": faint,
@@ -63,15 +58,14 @@ def config(mode: Mode) -> dict[str, Any]:
             "symbolType": "stroke",
             "symbolOpacity": 1,
             "symbolSize": 300,
-            "labelColor": ink,
-            "titleColor": muted,
-            "titleFontWeight": "normal",
-            "labelFontSize": 12,
-            "titleFontSize": 12,
             "labelLimit": 220,
         },
         "title": {"color": ink, "anchor": "start", "fontSize": 15, "offset": 12},
-        "style": {"halo": {"stroke": PAPER[mode], "strokeWidth": 3}},  # around text
+        "style": {
+            "guide-label": {"fill": muted, "fontSize": 12},
+            "guide-title": {"fill": ink, "fontSize": 13, "fontWeight": "normal"},
+            "halo": {"stroke": PAPER[mode], "strokeWidth": 3},  # around text
+        },
         "rule": {"color": muted},
         "text": {"color": ink},
         "tick": {"color": ink},

@@ -86,18 +86,16 @@ def _choose(grid: pl.DataFrame, budget: int, higher_is_better: bool) -> pl.DataF
     cost = -pl.col("mean") if higher_is_better else pl.col("mean")
     fewer_seeds = pl.col("seeds") != pl.col("seeds").max()
     order = [fewer_seeds, pl.col("failed") / pl.col("runs"), cost]
-    ranked = grid.with_row_index().sort(order, nulls_last=True, maintain_order=True)
-    total, weights = grid.height, [0.0] * grid.height
-    for rank, index in enumerate(ranked["index"]):
-        weights[index] = math.comb(total - 1 - rank, budget - 1) / math.comb(
-            total, budget
-        )
+    total = grid.height
+    best = math.comb(total, budget)
+    weights = [math.comb(total - 1 - r, budget - 1) / best for r in range(total)]
     if budget < total and grid["seeds"].n_unique() > 1:
         weights = [math.nan] * total
-    first = ranked["index"][0]
-    return grid.with_columns(
-        chosen=pl.int_range(pl.len()) == first, weight=pl.Series(weights)
-    ).drop("seeds")
+    ranked = grid.with_row_index().sort(order, nulls_last=True, maintain_order=True)
+    ranked = ranked.with_columns(
+        chosen=pl.int_range(pl.len()) == 0, weight=pl.Series(weights)
+    )
+    return ranked.sort("index").drop("index", "seeds")
 
 
 def at_budget(runs: pl.DataFrame, tuning: Tuning) -> pl.DataFrame:
@@ -118,16 +116,14 @@ def _budgets(tuning: Tuning) -> list[str]:
     if tuning.budget is None:
         return []
     counts = ", ".join(f"{group} {count}" for group, count in tuning.tried.items())
-    if not tuning.matched:
-        return [
-            f"unequal tuning: settings tried are {counts}, and more tries can win by "
-            "luck. They can't be matched, since not every setting has the same seeds"
-        ]
-    return [
-        f"unequal tuning: settings tried are {counts}, and more tries can win by luck. "
-        f"So each group counts with its expected best of {tuning.budget}, over all "
-        "choices of so many of its settings"
-    ]
+    then = "They can't be matched, since not every setting has the same seeds"
+    if tuning.matched:
+        then = (
+            f"So each group counts with its expected best of {tuning.budget}, over all "
+            "choices of so many of its settings"
+        )
+    text = f"settings tried are {counts}, and more tries can win by luck. {then}"
+    return [f"unequal tuning: {text}"]
 
 
 def _edges(grids: list[pl.DataFrame], key: str) -> list[str]:
