@@ -16,7 +16,7 @@ from runner.record.directions import FIRST_EDITION, better
 from runner.record.files import lock
 from runner.record.mirrors.follow import one_line
 from runner.record.mirrors.tracker import Source, Tracker, tested
-from runner.record.mirrors.wandb_fields import fields, wanted_mode, without_variables
+from runner.record.mirrors.wandb_fields import fields, wanted_mode, with_variables
 from runner.record.secrets import scrub_message
 
 # WANDB_<NAME IN CAPITALS> overrides each.
@@ -57,7 +57,7 @@ class WandbTracker(Tracker):
         self._root = Path(given) / "wandb"
         self._run: Any = None
         self._lock: IO[str] | None = None
-        self._core = _core
+        self._core: int | None = None  # whose processes it uses
         self._rows = self._last = 0  # how many this one has written, and up to where
         self._over: int | None = None  # the exit code of the local run, if it has one
 
@@ -69,24 +69,18 @@ class WandbTracker(Tracker):
         self._lock = _locked(self._root / f".{self._fields['id']}.lock")
         with _starting:
             wanted = wanted_mode(self.source.config)
-            first = "offline" if _server_failed.is_set() else wanted
-            # Offline twice is useful too: W&B's process may have died since.
-            for mode in (first, "offline"):
+            if wanted != "offline" and not _server_failed.is_set():
                 try:
-                    has = self._open(mode)
-                    if mode != wanted and not self.source.trainer:
-                        self.problem = "the server can't be reached"
-                    return has
+                    return self._open(wanted)
                 except Exception as error:
-                    problem = error
-                    if mode != "offline":
-                        message = f"W&B {mode} start failed: {one_line(error)}"
-                        print(f"{message} (continuing offline)", file=sys.stderr)
-                        _server_failed.set()
-                    # Frees the run's id, which the failed start still holds, and the
-                    # process of W&B if that broke.
+                    message = f"W&B {wanted} start failed: {one_line(error)}"
+                    print(f"{message} (continuing offline)", file=sys.stderr)
+                    _server_failed.set()
+                    # Frees the run's id, which the failed start still holds.
                     _teardown(_core)
-        raise problem
+            if wanted != "offline" and not self.source.trainer:
+                self.problem = "the server can't be reached"
+            return self._open("offline")
 
     def _open(self, mode: str) -> int:
         self._core = _core
@@ -143,6 +137,7 @@ class WandbTracker(Tracker):
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
         if self._run is None and self._over == exit_code:  # all was there already
+            self._core = None
             return
         run = self._continued()
         run.summary.update(_facts(summary))
@@ -153,6 +148,7 @@ class WandbTracker(Tracker):
         except Exception as error:
             self.problem = f"files are missing: {one_line(error)}"
         run.finish(exit_code=exit_code)
+        self._core = None
         if run.offline:
             self._check_file(Path(run.settings.sync_file))
         else:
@@ -211,8 +207,7 @@ class WandbTracker(Tracker):
     def close(self) -> None:
         if self._lock:
             self._lock.close()
-        run, self._run = self._run, None
-        if run is not None and not run._is_finished:  # after an error
+        if self._core is not None:  # after an error, which may be that it broke
             _teardown(self._core)
 
 
@@ -224,14 +219,16 @@ def begin(
 
     # We say where everything is. W&B reads this when it first starts.
     os.environ.setdefault("WANDB_SILENT", "true")
-    client |= {k: v for k, v in _CLIENT.items() if _variable(k) not in os.environ}
+    client |= {
+        k: v for k, v in _CLIENT.items() if f"WANDB_{k.upper()}" not in os.environ
+    }
     return wandb.init(
         mode=mode,  # pyright: ignore[reportArgumentType]
         config=dict(config),
         reinit="create_new",
         resume=None if "WANDB_RESUME" in os.environ else "allow",
         settings=wandb.Settings(**client),
-        **without_variables(fields),
+        **with_variables(fields),
     )
 
 
@@ -279,7 +276,3 @@ def _teardown(core: int) -> None:
             wandb.teardown()
         except Exception:  # that it is broken is already reported
             pass
-
-
-def _variable(setting: str) -> str:
-    return f"WANDB_{setting.upper()}"
