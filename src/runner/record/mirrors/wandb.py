@@ -112,22 +112,19 @@ class WandbTracker(Tracker):
 
     def row(self, row: Mapping[str, Any]) -> None:
         run = self._continued()
+        directions = self.source.provenance.get("directions", FIRST_EDITION)
         for name in row.keys() - self._defined:
-            self._define(name)
+            # Its summary is to keep a metric's best value as well as its last one.
+            if sign := better(name, directions):
+                best = "max" if sign > 0 else "min"
+                run.define_metric(name, step_metric="step", summary=f"{best},last")
+        self._defined |= row.keys()
         run.log(dict(row), step=row["step"], commit=True)
         self._rows, self._last = self._rows + 1, row["step"]
 
     def file(self, path: Path, step: int) -> None:
         if self._run is not None:  # else it was over, with this file
             self._run.save(str(path), base_path=self.source.folder, policy="now")
-
-    def _define(self, name: str) -> None:
-        """Have W&B's summary keep a metric's best value as well as its last one."""
-        self._defined.add(name)
-        directions = self.source.provenance.get("directions", FIRST_EDITION)
-        if sign := better(name, directions):
-            best = "max" if sign > 0 else "min"
-            self._run.define_metric(name, step_metric="step", summary=f"{best},last")
 
     def _continued(self) -> Any:
         if self._run is None:  # it was over, and the folder has more
