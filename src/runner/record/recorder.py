@@ -29,7 +29,7 @@ from runner.record.files import (
     writing,
 )
 from runner.record.format import FORMAT
-from runner.record.mirrors.follow import Spec
+from runner.record.mirrors.follow import Spec, one_line
 from runner.record.mirrors.helper import Mirror
 from runner.record.secrets import scrub, scrub_message
 from runner.record.terminal import Progress, print_summary
@@ -203,7 +203,7 @@ class Recorder:
             self._progress.close()
         status = self._ends(error)
         try:
-            with signals.undisturbed():
+            with writing(self.folder), signals.undisturbed():
                 assert self._metrics is not None
                 self._digest = self._metrics.written()["sha256"]
                 self._metrics.close()
@@ -212,17 +212,16 @@ class Recorder:
                 summary = self._write_summary(status)
                 is_last = status == "finished" and not self._quiet
                 signals.last_word(self, _finished if is_last else None)
-        except OSError as raised:
-            told = Unwritable(raised.filename or self.folder, raised.strerror)
+        except Unwritable as told:
             if error is None:
-                raise told from raised
+                raise
             print(f"error: {told}", file=sys.stderr)
             return
         if not self._quiet:
             self.mirror.wait()
-            own = {"run folder": self.folder, "metrics": self.folder / "metrics.jsonl"}
-            places = {name: str(path) for name, path in own.items()}
-            print_summary(summary, places | self.mirror.locations())
+            rows = self.folder / "metrics.jsonl"
+            own = {"run folder": str(self.folder), "metrics": str(rows)}
+            print_summary(summary, own | self.mirror.locations())
 
     def _leave(self, error: BaseException) -> None:
         """Record that the process ends at once, which is why nothing is closed."""
@@ -235,7 +234,7 @@ class Recorder:
         return status
 
     def _write_error(self, error: BaseException) -> None:
-        self._extra["error"] = scrub_message(_one_line(error))
+        self._extra["error"] = one_line(error, most=None)
         if not isinstance(error, ConfigError | TrainingStopped):
             text = scrub_message("".join(traceback.format_exception(error)))
             with contextlib.suppress(OSError):  # the summary has the error too
@@ -319,8 +318,3 @@ def _finished(error: BaseException) -> int | None:
     """The exit status of a run that has finished before a scheduler ends it."""
     is_asked = isinstance(error, Preempted) and error.code != 130
     return 0 if is_asked else None
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

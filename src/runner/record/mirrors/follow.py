@@ -195,7 +195,7 @@ class Trainer:
         return not given_up
 
 
-def one_line(error: Exception) -> str:
-    """`error` on one line, without secrets."""
+def one_line(error: BaseException, most: int | None = 200) -> str:
+    """`error` on one line, without secrets; its message is cut to `most` characters."""
     text = scrub_message(" ".join(str(error).split()))
-    return f"{type(error).__name__}: {text[:200]}"
+    return f"{type(error).__name__}: {text[:most]}".removesuffix(": ")
