@@ -186,11 +186,7 @@ class _Helper:
             if self._restarts_left:
                 with _report():
                     self._start()
-        print(
-            "mirrors: their process has ended (the run folder has everything; "
-            "python -m runner.mirror brings what is missing)",
-            file=sys.stderr,
-        )
+        _say("their process has ended")
 
     def _close(self) -> None:
         """Wait, as this process ends; the other does by itself when it is done."""
@@ -200,11 +196,7 @@ class _Helper:
         self._is_closed = True
         if not done:
             if not self.has_said_so:
-                print(
-                    "mirrors: no answer in time, and continuing without them: "
-                    "python -m runner.mirror DIR brings what is missing",
-                    file=sys.stderr,
-                )
+                _say("no answer in time, and continuing without them")
             before = self._look()
             time.sleep(0.5)
             if self._look() == before:  # it is stopped
@@ -221,7 +213,15 @@ def _report() -> Any:
     try:
         yield
     except OSError as error:
-        print(f"mirrors: can't be started: {error}", file=sys.stderr)
+        _say(f"can't be started: {error}")
+
+
+def _say(what: str) -> None:
+    print(
+        f"mirrors: {what} (the run folder has everything; "
+        "python -m runner.mirror DIR brings what is missing)",
+        file=sys.stderr,
+    )
 
 
 _starting = threading.Lock()
