@@ -46,20 +46,18 @@ def copy(
     for attempt in range(ATTEMPTS):
         stage = "start"
         seen: set[Path] = set()
-
-        def caught_up(tracker: Tracker, seen: set[Path] = seen) -> None:
-            _add_files(source, tracker, seen)
-            pause(tracker)
-
         try:
             tracker = target(spec)(source, **options)
             has = tracker.open()
-            for row in _until_the_end(source.folder, is_alive, tracker, caught_up):
-                stage = "logging"
-                step = row["step"]
-                if step > has:
+            stage = "logging"
+            for row in _until_the_end(source.folder, is_alive):
+                if row is None:
+                    tracker.flush()
+                    _add_files(source, tracker, seen)
+                    pause(tracker)
+                elif row["step"] > has:
                     tracker.row(row)
-                    has = step
+                    has = row["step"]
             stage = "finishing"
             _add_files(source, tracker, seen)
             tracker.finish(*_ending(source.folder))
@@ -99,12 +97,9 @@ def _add_files(source: Source, tracker: Tracker, seen: set[Path]) -> None:
 
 
 def _until_the_end(
-    folder: Path,
-    is_alive: Callable[[], bool],
-    tracker: Tracker,
-    pause: Callable[[Tracker], None],
-) -> Iterator[dict[str, Any]]:
-    """The rows as they come. The last one is that of a run that is over."""
+    folder: Path, is_alive: Callable[[], bool]
+) -> Iterator[dict[str, Any] | None]:
+    """The rows as they come, None whenever these are all so far, to the run's end."""
     path, position = folder / "metrics.jsonl", 0
     changed, over = None, False
     while True:
@@ -127,8 +122,7 @@ def _until_the_end(
                 continue
         if over:  # a torn row, as a killed run leaves it, is none
             return
-        tracker.flush()
-        pause(tracker)
+        yield None
 
 
 def _ending(folder: Path) -> tuple[dict[str, Any], int]:
