@@ -61,20 +61,16 @@ class _Mirrors:
             self._count += 1
 
     def _mirror(self, folder: Path, spec: Spec, place: Path) -> None:
-        shown = None
-
         def tell(tracker: Tracker, over: bool = False) -> None:
-            nonlocal shown
-            state = {
+            now = {
                 "over": over,
                 "label": tracker.label,
                 "where": tracker.where,
                 "problem": tracker.problem,
             }
-            if state != shown:
-                shown = state
+            if now != state(place):
                 with contextlib.suppress(OSError):
-                    write_json(place, state)
+                    write_json(place, now)
 
         def pause(tracker: Tracker) -> None:
             tell(tracker)
