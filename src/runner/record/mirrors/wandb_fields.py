@@ -48,7 +48,10 @@ def fields(source: Source) -> dict[str, Any]:
 
 def with_variables(fields: Mapping[str, Any]) -> dict[str, Any]:
     """`fields`, of which WANDB_* variables override each, without secrets."""
-    found = {k: os.environ.get(v) or fields[k] or None for k, v in _VARIABLES.items()}
+    found = {
+        name: os.environ.get(variable) or fields.get(name) or None
+        for name, variable in _VARIABLES.items()
+    }
     if isinstance(found["tags"], str):
         found["tags"] = found["tags"].split(",")
     return scrub({"wandb": found})["wandb"] | {"dir": found["dir"]}
