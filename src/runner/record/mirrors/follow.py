@@ -83,17 +83,14 @@ def _add_files(source: Source, tracker: Tracker, seen: set[Path]) -> None:
     folder, own = source.folder, source.folder.resolve()
     new = set(folder.glob(f"{FILES}/*/*.*")) - seen
     seen |= new
-    steps = {path: path.name.partition(".")[0] for path in new}
-    new = {
-        path
-        for path in new
-        if steps[path].isdecimal()
-        and path.resolve() == own / path.relative_to(folder)
-        and path.is_file()
-        and path.stat().st_size <= JSON_BYTES
-    }
-    for path in sorted(new, key=lambda path: (int(steps[path]), path)):
-        tracker.file(path, int(steps[path]))
+    found = []
+    for path in new:
+        step = path.name.partition(".")[0]
+        is_own = path.resolve() == own / path.relative_to(folder) and path.is_file()
+        if step.isdecimal() and is_own and path.stat().st_size <= JSON_BYTES:
+            found.append((int(step), path))
+    for step, path in sorted(found):
+        tracker.file(path, step)
 
 
 def _until_the_end(
