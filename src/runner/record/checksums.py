@@ -50,12 +50,11 @@ def check_all(folder: Path) -> None:
       ValueError: a file isn't as it was written, is missing or isn't listed.
       OSError: one can't be read.
     """
-    names = files_below(folder)
     sums = _read(folder)
-    if sums is None:
+    if not sums:
         return
     # A process that was killed right then hasn't listed the folder's own files.
-    unlisted = [name for name in names if "/" in name and name not in sums]
+    unlisted = [n for n in files_below(folder) if "/" in n and n not in sums]
     odd = [*_altered(folder, sums), *unlisted]
     if odd:
         raise ValueError(f"{odd[0]} doesn't have the checksum that it was saved with")
@@ -75,7 +74,7 @@ def check_records(folder: Path, names: Collection[str] = RECORDS) -> None:
     """
     path = folder / FILE
     try:
-        sums = _read(folder) or {}
+        sums = _read(folder)
         if not set(RECORDS).issuperset(sums):
             raise ValueError("another folder's")
         used = {name: found for name, found in sums.items() if name in names}
@@ -97,8 +96,8 @@ def _altered(folder: Path, sums: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _read(folder: Path) -> dict[str, str] | None:
-    """The checksums of `folder`, by name; None if it has none.
+def _read(folder: Path) -> dict[str, str]:
+    """The checksums of `folder`, by name; {} if it has none.
 
     Raises:
       ValueError: it isn't a list of checksums.
@@ -106,7 +105,7 @@ def _read(folder: Path) -> dict[str, str] | None:
     """
     path = folder / FILE
     if not path.exists():
-        return None
+        return {}
     if not path.is_file():
         raise ValueError(f"{FILE} is not a file")
     text = path.read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """The code of a run: repositories, versions, and the contents of modules."""
 
+import contextlib
 import hashlib
 import platform
 import subprocess
@@ -27,10 +28,9 @@ class Code:
     def __init__(self, folder: Path, packages: Iterable[str]):
         self._folder = folder
         self._packages = tuple(packages)
-        pool = ThreadPoolExecutor(4, "runner-code")
+        pool = ThreadPoolExecutor(3, "runner-code")
         self._git = pool.submit(git_state, folder)
-        self._runner_git = pool.submit(_runner_git)
-        self._runner_files = pool.submit(_runner_files)
+        self._runner = pool.submit(_of_runner)
         self._loaded = pool.submit(Loaded)
         pool.shutdown(wait=False)
 
@@ -42,8 +42,7 @@ class Code:
         return {
             "folder": str(self._folder),
             "git": self._git.result(),
-            "runner_git": self._runner_git.result(),
-            "runner_files": self._runner_files.result(),
+            **self._runner.result(),
             "python": platform.python_version(),
             "packages": wanted | versions,
             "module_digests": digests,
@@ -67,31 +66,23 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 _ROOT = Path(__file__).parents[3]
 
 
-def _is_checkout() -> bool:
-    """Whether runner isn't installed.
+def _of_runner() -> dict[str, Any]:
+    """The commit of runner and a digest of its own files; null if it is installed.
 
-    An installed package may lie inside somebody else's repository (a .venv in a
-    project), whose commit says nothing about runner.
+    Its version says all then. An installed package may lie inside somebody else's
+    repository (a .venv in a project), whose commit says nothing about runner.
     """
-    return (_ROOT / "src" / "runner").is_dir() and (_ROOT / "pyproject.toml").exists()
-
-
-def _runner_git() -> dict[str, Any] | None:
-    return git_state(_ROOT) if _is_checkout() and (_ROOT / ".git").exists() else None
-
-
-def _runner_files() -> str | None:
-    """A digest of runner's own files, where no version says what they hold."""
-    if not _is_checkout():
-        return None
-    digest = hashlib.sha256()
-    try:
-        for path in sorted((_ROOT / "src").rglob("*.py")):
-            digest.update(str(path.relative_to(_ROOT)).encode())
-            digest.update(path.read_bytes())
-    except OSError:
-        return None
-    return digest.hexdigest()[:16]
+    found: dict[str, Any] = {"runner_git": None, "runner_files": None}
+    if (_ROOT / "src" / "runner").is_dir() and (_ROOT / "pyproject.toml").exists():
+        if (_ROOT / ".git").exists():
+            found["runner_git"] = git_state(_ROOT)
+        digest = hashlib.sha256()
+        with contextlib.suppress(OSError):
+            for path in sorted((_ROOT / "src").rglob("*.py")):
+                digest.update(str(path.relative_to(_ROOT)).encode())
+                digest.update(path.read_bytes())
+            found["runner_files"] = digest.hexdigest()[:16]
+    return found
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

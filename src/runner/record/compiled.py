@@ -31,32 +31,7 @@ def set_up(path: str | None) -> None:
     Raises:
       ConfigError: the folder can't be made or written.
     """
-    folder, why = Path(path) if path else None, None
-    if folder is not None:
-        try:
-            folder = folder.expanduser()
-        except RuntimeError:  # no HOME, and a user whom the system doesn't know
-            folder, why = None, "there is no home folder: set HOME or XDG_CACHE_HOME"
-    if folder is not None:
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            why = _distrusted(folder)
-        except OSError as error:
-            raise ConfigError(
-                f"compilation_cache={path} must be a folder that can be written, or "
-                f"null: {error.strerror}"
-            ) from error
-        if not os.access(folder, os.W_OK):
-            raise ConfigError(
-                f"compilation_cache={path} can't be written; null turns it off"
-            )
-    if why:
-        print(
-            f"warning: compilation_cache={path} isn't used, since {why}: programs "
-            "are compiled again",
-            file=sys.stderr,
-        )
-        folder = None
+    folder = _trusted(path) if path else None
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", str(folder) if folder else None)
     # By default JAX doesn't store programs that compile in under a second.
@@ -66,13 +41,35 @@ def set_up(path: str | None) -> None:
         compilation_cache._cache = CheckedCache(folder)
 
 
-def _distrusted(folder: Path) -> str | None:
-    """The reason not to run code from `folder`; None if there is none."""
-    stat = folder.stat()
-    if stat.st_uid != os.geteuid():
-        return f"it belongs to another user ({stat.st_uid})"
-    if stat.st_mode & 0o022:
-        return f"others can write to it (chmod go-w {folder} changes that)"
+def _trusted(path: str) -> Path | None:
+    """The folder `path`; None, and a warning, if code from it isn't to be run."""
+    folder = why = None
+    try:
+        folder = Path(path).expanduser()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stat = folder.stat()
+        if not os.access(folder, os.W_OK):
+            raise ConfigError(
+                f"compilation_cache={path} can't be written; null turns it off"
+            )
+        if stat.st_uid != os.geteuid():
+            why = f"it belongs to another user ({stat.st_uid})"
+        elif stat.st_mode & 0o022:
+            why = f"others can write to it (chmod go-w {folder} changes that)"
+    except RuntimeError:  # no HOME, and a user whom the system doesn't know
+        why = "there is no home folder: set HOME or XDG_CACHE_HOME"
+    except OSError as error:
+        raise ConfigError(
+            f"compilation_cache={path} must be a folder that can be written, or "
+            f"null: {error.strerror}"
+        ) from error
+    if why is None:
+        return folder
+    print(
+        f"warning: compilation_cache={path} isn't used, since {why}: programs "
+        "are compiled again",
+        file=sys.stderr,
+    )
     return None
 
 

@@ -186,15 +186,15 @@ class MetricsFile:
         self._file = path.open("ab", buffering=0)
         try:
             lock(self._file)
-            kept: list[bytes] = []
+            kept = b""
             if path.is_file():
-                kept = path.read_bytes().split(b"\n")[:-1][:rows]
-                self._file.truncate(sum(len(line) + 1 for line in kept))
+                lines = path.read_bytes().split(b"\n")[:-1][:rows]
+                kept = b"".join(line + b"\n" for line in lines)
+                self._file.truncate(len(kept))
         except BaseException:
             self._file.close()
             raise
-        self._hash = hashlib.sha256(b"".join(line + b"\n" for line in kept))
-        self._bytes = sum(len(line) + 1 for line in kept)
+        self._hash, self._bytes = hashlib.sha256(kept), len(kept)
 
     def write(self, row: Mapping[str, Any]) -> None:
         try:

@@ -59,9 +59,8 @@ class Loaded:
             for name in new:
                 if name.partition(".")[0] not in self._done and self._is_own(name):
                     self._digests[name] = _digest(_attributes(name)["__file__"])
-            found = self._versions, self._digests
-            versions, digests = (dict(sorted(facts.items())) for facts in found)
-            return versions, digests
+            versions, digests = self._versions.items(), self._digests.items()
+            return dict(sorted(versions)), dict(sorted(digests))
 
     def _search(self, site: str) -> None:
         """Find the distributions in a folder, and the modules of each."""
@@ -69,9 +68,8 @@ class Loaded:
             stem, extension = os.path.splitext(entry)
             name, *version = stem.split("-")
             name = name.lower().replace("_", "-")
-            if extension not in (".dist-info", ".egg-info") or not version:
-                continue
-            if name not in self._installed:  # else the path has another one before it
+            is_known = name in self._installed  # the path has another one before it
+            if version and extension in (".dist-info", ".egg-info") and not is_known:
                 self._installed[name] = version[0]
                 for module in _modules(f"{site}/{entry}"):
                     self._owners.setdefault(module, []).append(name)

@@ -1,6 +1,7 @@
 """The recorder: the one object to which training reports what happens."""
 
 import contextlib
+import functools
 import math
 import sys
 import time
@@ -28,7 +29,7 @@ from runner.record.files import (
     writing,
 )
 from runner.record.format import FORMAT
-from runner.record.mirrors.follow import Spec
+from runner.record.mirrors.follow import Spec, one_line
 from runner.record.mirrors.helper import Mirror
 from runner.record.secrets import scrub, scrub_message
 from runner.record.terminal import Progress, print_summary
@@ -62,7 +63,7 @@ class Recorder:
       config: the whole resolved config, for config.json. Secrets are redacted.
       provenance: see `runner.record.provenance`.
       directions: of the metrics; see `runner.record.directions`.
-      trackers: those that get a copy; see `mirrors.follow.make`.
+      trackers: those that get a copy; see `mirrors.follow.Spec`.
       total_steps: the length of the run in optimizer steps.
       quiet: show neither progress nor table, and wait for no tracker at the end.
       kept: continue after these rows, which may be replaced until the recorder is
@@ -97,8 +98,7 @@ class Recorder:
         self._digest = ""  # of all rows, at the end
         self.final: dict[str, Any] = {}
         self._best: dict[str, dict[str, Any]] = {}
-        self._directions = directions
-        self._signs: dict[str, int] = {}  # of each column: see `better`
+        self._better = functools.cache(lambda key: better(key, directions))
         self._extra: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -202,28 +202,26 @@ class Recorder:
         if self._progress:
             self._progress.close()
         status = self._ends(error)
-        summary: dict[str, Any] = {}
-        unwritable: OSError | None = None
         try:
-            with signals.undisturbed():
-                self._close_metrics()
+            with writing(self.folder), signals.undisturbed():
+                assert self._metrics is not None
+                self._digest = self._metrics.written()["sha256"]
+                self._metrics.close()
                 if error and status in ("failed", "refused"):
                     self._write_error(error)
                 summary = self._write_summary(status)
                 is_last = status == "finished" and not self._quiet
                 signals.last_word(self, _finished if is_last else None)
-        except OSError as raised:
-            unwritable = raised
-        if not self._quiet and not unwritable:
-            self.mirror.wait()
-        if unwritable:
-            path = unwritable.filename or self.folder
-            told = Unwritable(path, unwritable.strerror)
+        except Unwritable as told:
             if error is None:
-                raise told from unwritable
+                raise
             print(f"error: {told}", file=sys.stderr)
-        elif not self._quiet:
-            print_summary(summary, self._locations())
+            return
+        if not self._quiet:
+            self.mirror.wait()
+            rows = self.folder / "metrics.jsonl"
+            own = {"run folder": str(self.folder), "metrics": str(rows)}
+            print_summary(summary, own | self.mirror.locations())
 
     def _leave(self, error: BaseException) -> None:
         """Record that the process ends at once, which is why nothing is closed."""
@@ -235,16 +233,10 @@ class Recorder:
             self._extra["exit_code"] = exit_code
         return status
 
-    def _close_metrics(self) -> None:
-        assert self._metrics is not None
-        self._digest = self._metrics.written()["sha256"]
-        self._metrics.close()
-
     def _write_error(self, error: BaseException) -> None:
-        self._extra["error"] = scrub_message(_one_line(error))
+        self._extra["error"] = one_line(error, most=None)
         if not isinstance(error, ConfigError | TrainingStopped):
-            text = "".join(traceback.format_exception(error))
-            text = scrub_message(text)
+            text = scrub_message("".join(traceback.format_exception(error)))
             with contextlib.suppress(OSError):  # the summary has the error too
                 (self.folder / "error.txt").write_text(text, encoding="utf-8")
 
@@ -258,9 +250,7 @@ class Recorder:
         """Update the final and the best values. Rows come in the order of steps."""
         self.final.update(row)
         for key, value in row.items():
-            sign = self._signs.get(key)
-            if sign is None:
-                sign = self._signs[key] = better(key, self._directions)
+            sign = self._better(key)
             if not sign or math.isnan(value):
                 continue
             best = self._best.get(key)
@@ -288,19 +278,11 @@ class Recorder:
         return summary
 
     def _write_checksums(self, names: Sequence[str]) -> None:
-        known = {"metrics.jsonl": self._digest} if self._digest else {}
-        lines = checksums.listed(self.folder, names, known)
-        checksums.write(self.folder, lines)
+        known = {"metrics.jsonl": self._digest}
+        checksums.write(self.folder, checksums.listed(self.folder, names, known))
 
     def _wall_seconds(self) -> float:
         return round(time.monotonic() - self._started, 3)
-
-    def _locations(self) -> dict[str, str]:
-        own = {
-            "run folder": str(self.folder),
-            "metrics": str(self.folder / "metrics.jsonl"),
-        }
-        return own | self.mirror.locations()
 
 
 def kept_rows(kept: Kept) -> list[dict[str, Any]]:
@@ -336,8 +318,3 @@ def _finished(error: BaseException) -> int | None:
     """The exit status of a run that has finished before a scheduler ends it."""
     is_asked = isinstance(error, Preempted) and error.code != 130
     return 0 if is_asked else None
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

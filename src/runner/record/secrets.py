@@ -80,13 +80,12 @@ def forgotten() -> Iterator[None]:
     A command's process meets those of one launch, and ends with it; a notebook's those
     of many.
     """
-    kept = _known, _from_environment
-    before = [set(values) for values in kept]
+    known, from_environment = set(_known), set(_from_environment)
     try:
         yield
     finally:
-        for values, earlier in zip(kept, before, strict=True):
-            values.intersection_update(earlier)
+        _known.intersection_update(known)
+        _from_environment.intersection_update(from_environment)
         _scrub_text.cache_clear()
 
 
@@ -146,38 +145,25 @@ class ScrubbedFormatter(logging.Formatter):
         return scrub_message(super().format(record))
 
 
-def _scrub(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {
-            _scrub_key(key): item if key in _OF_DIGESTS else _scrub_item(str(key), item)
-            for key, item in tree.items()
-        }
-    if isinstance(tree, list | tuple):
-        return [_scrub(item) for item in tree]
-    return _scrub_text(tree, len(_known)) if isinstance(tree, str) else tree
-
-
-def _scrub_key(key: Any) -> Any:
-    return _TOKEN.sub(REDACTED, key) if isinstance(key, str) else key
-
-
-def _scrub_item(name: str, item: Any) -> Any:
+def _scrub(tree: Any, name: str = "") -> Any:
+    """`tree`, which stands under `name`, without secrets."""
     kind = _kind(name)
-    if isinstance(item, Mapping):
-        if name == "wandb":
-            item = {k: _without_hex(v) for k, v in item.items()}
-        return _redact_all(item) if kind == "any" else _scrub(item)
-    if isinstance(item, list | tuple) and kind:
-        return [_scrub_item(name, part) for part in item]
-    return _redacted(item, kind) if _is_secret(name, item) else _scrub(item)
-
-
-def _redact_all(tree: Any) -> Any:
     if isinstance(tree, Mapping):
-        return {key: _redact_all(item) for key, item in tree.items()}
+        if name == "wandb":
+            tree = {key: _without_hex(item) for key, item in tree.items()}
+        # All below `secret` is; in a mapping named `key` its own keys decide.
+        below = "secret" if kind == "any" else None
+        found = {}
+        for key, item in tree.items():
+            shown = _TOKEN.sub(REDACTED, key) if isinstance(key, str) else key
+            is_digest = key in _OF_DIGESTS and not below
+            found[shown] = item if is_digest else _scrub(item, below or str(key))
+        return found
     if isinstance(tree, list | tuple):
-        return [_redact_all(item) for item in tree]
-    return _redacted(tree, "any") if _is_secret("secret", tree) else tree
+        return [_scrub(item, name) for item in tree]
+    if _is_secret(name, tree):
+        return _redacted(tree, kind)
+    return _scrub_text(tree, len(_known)) if isinstance(tree, str) else tree
 
 
 def _without_hex(value: Any) -> Any:
@@ -218,14 +204,10 @@ def _words(name: str) -> set[str]:
     return {word.lower() for word in _WORD.findall(name)}
 
 
-def _is_secret(name: str, value: Any, is_prose: bool = False) -> bool:
-    # A mapping named `key` is a config section: its own keys decide.
-    if value is None or isinstance(value, bool | Mapping):
-        return False
-    if isinstance(value, str) and _is_reference(value):
-        return False
-    kind = _kind(name, is_prose)
-    return kind == "any" or (kind == "text" and isinstance(value, str))
+def _is_secret(name: str, value: Any) -> bool:
+    if isinstance(value, str):
+        return _kind(name) is not None and not _is_reference(value)
+    return _kind(name) == "any" and value is not None and not isinstance(value, bool)
 
 
 def _is_reference(text: str) -> bool:
@@ -265,17 +247,16 @@ def _scrub_assignments(text: str) -> str:
     for match in _NAME.finditer(text):
         if match.start() < end:  # within a value
             continue
-        is_prose = is_code or _is_colon(match, text)
+        # `name: value`, too, but not within the braces of a mapping.
+        is_prose = is_code or (":" in (match["sign"] or "") and "{" not in text)
         name = match["flag"] or match["name"]
-        if name.lower() == "key":  # "of the form key=value"
-            continue
         kind = _kind(name, is_prose)
-        value = _value(text, match.end(), kind) if kind else ""
-        if not value or value.startswith(_DONE):
+        if kind is None or name.lower() == "key":  # "of the form key=value"
+            continue
+        value = _value(text, match.end(), kind)
+        if not value or value.startswith(_DONE) or _is_reference(value):
             continue
         if _PLAIN.fullmatch(value) and (kind == "text" or not value[-1].isdigit()):
-            continue
-        if not _is_secret(name, value, is_prose):
             continue
         if not is_prose:
             for item in {value, *_ITEM.findall(value)}:
@@ -283,11 +264,6 @@ def _scrub_assignments(text: str) -> str:
         parts += [text[end : match.end()], REDACTED]
         end = match.end() + len(value)
     return "".join([*parts, text[end:]])
-
-
-def _is_colon(match: re.Match[str], text: str) -> bool:
-    """Whether `match` is `name: value` outside of a mapping in braces."""
-    return match["sign"] is not None and ":" in match["sign"] and "{" not in text
 
 
 def _value(text: str, start: int, kind: _Kind) -> str:

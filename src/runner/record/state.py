@@ -30,8 +30,8 @@ def save_state(folder: Path, state: Any) -> None:
 def arrays_of(state: Any) -> dict[str, np.ndarray]:
     """The arrays of a tree, by their names."""
     return {
-        name: np.ascontiguousarray(leaf)
-        for name, leaf in zip(_names(state), jax.tree.leaves(state), strict=True)
+        path_text(path): np.ascontiguousarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(state)
     }
 
 
@@ -88,15 +88,10 @@ def restored(like: Any, arrays: dict[str, np.ndarray]) -> Any:
     Raises:
       ValueError: names or shapes differ.
     """
-    names = _names(like)
-    leaves, structure = jax.tree.flatten(like)
-    shapes = {name: x.shape for name, x in zip(names, leaves, strict=True)}
+    leaves, structure = jax.tree.flatten_with_path(like)
+    shapes = {path_text(path): leaf.shape for path, leaf in leaves}
     found = {name: x.shape for name, x in arrays.items()}
     if shapes != found:
         odd = sorted(n for n in shapes | found if shapes.get(n) != found.get(n))
         raise ValueError(f"the state has other arrays than the model: {', '.join(odd)}")
-    return jax.tree.unflatten(structure, [arrays[name] for name in names])
-
-
-def _names(tree: Any) -> list[str]:
-    return [path_text(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    return jax.tree.unflatten(structure, [arrays[name] for name in shapes])

@@ -155,16 +155,12 @@ def print_summary(
 
     out = console(stream or sys.stderr)
     best = summary.get("best", {})
-    metrics = [
-        (
-            key,
-            number(key, value),
-            number(key, best[key]["value"]) if key in best else "",
-            str(best[key]["step"]) if key in best else "",
-        )
-        for key, value in summary.get("final", {}).items()
-        if isinstance(value, int | float) and not key.startswith(PROBE)
-    ]
+    metrics = []
+    for key, value in summary.get("final", {}).items():
+        if isinstance(value, int | float) and not key.startswith(PROBE):
+            top = best.get(key)
+            at_best = (number(key, top["value"]), str(top["step"])) if top else ("", "")
+            metrics.append((key, number(key, value), *at_best))
     header = ("metric", "final", "best", "at step")
     print_table(header, metrics, out, right=slice(1, None))
     if metrics:

@@ -6,6 +6,7 @@ import re
 import stat
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,17 @@ def read_foreign(path: Path) -> dict[str, Any]:
       FileNotFoundError: there is none.
       OSError, ValueError: it can't be read, isn't one, or is too large; names the file.
     """
-    text = _read_text(path, JSON_BYTES)
+    data = read_bytes(path, JSON_BYTES)
     try:
-        value = json.loads(text)
-        if not isinstance(value, dict):
-            raise ValueError(f"{path.name} is not a JSON object")
-        _check_size(value)
+        value = json.loads(data.decode())
+        if isinstance(value, dict):
+            _check_size(value)
     except RecursionError:
         raise ValueError(f"{path.name} has more than {_DEPTH} levels") from None
     except ValueError as error:
-        if str(error).startswith(path.name):
-            raise
         raise ValueError(f"{path.name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
     return value
 
 
@@ -92,13 +92,6 @@ def read_bytes(path: Path, most: int) -> bytes:
     return data
 
 
-def _read_text(path: Path, most: int) -> str:
-    try:
-        return read_bytes(path, most).decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8: {error}") from None
-
-
 def clean(tree: Any) -> Any:
     """`tree` as a table can hold it: text on one line, integers of 64 bits or text."""
     if isinstance(tree, Mapping):  # of floats, mostly
@@ -115,16 +108,13 @@ def clean(tree: Any) -> Any:
 _key = lru_cache(4096)(one_line)  # the same in every row
 
 
-def _check_size(value: Any) -> None:
+def _check_size(value: dict[str, Any]) -> None:
     level, keys = [value], 0
     for _ in range(_DEPTH):
-        below = []
-        for item in level:
-            inner = list(item.values()) if isinstance(item, dict) else item
-            keys += len(item) if isinstance(item, dict) else 0
-            below += [i for i in inner if isinstance(i, dict | list)]
-        level = below
+        keys += sum(len(item) for item in level if isinstance(item, dict))
         if keys > _KEYS:
             raise ValueError(f"it has more than {_KEYS:,} keys")
+        items = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [i for i in chain.from_iterable(items) if isinstance(i, dict | list)]
     if level:
         raise ValueError(f"it has more than {_DEPTH} levels")

@@ -2,8 +2,8 @@
 
 import contextlib
 import fcntl
-import importlib
 import os
+import pkgutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,19 +18,12 @@ ATTEMPTS = 3  # at a tracker that fails: each continues with what it has
 _CHUNK = 4 << 20  # bytes of rows at a time: the memory that a mirror takes
 _EXIT_CODES = {"finished": 0, "preempted": 75, "interrupted": 130, "killed": 137}
 
-Spec = Mapping[str, Any]
+Spec = Mapping[str, Any]  # a tracker: its class, as `_target_`, and its arguments
 
 
 def target(spec: Spec) -> type[Tracker]:
-    """The class of the tracker that `spec` describes, by its `_target_`."""
-    module, _, name = spec["_target_"].rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-def make(spec: Spec, source: Source) -> Tracker:
-    """The tracker of a run; what `spec` has beside `_target_` are its arguments."""
-    options = {key: value for key, value in spec.items() if key != "_target_"}
-    return target(spec)(source, **options)
+    """The class of the tracker that `spec` describes."""
+    return pkgutil.resolve_name(spec["_target_"])
 
 
 def copy(
@@ -43,44 +36,40 @@ def copy(
     """Copy the run until it is over. What goes wrong is the tracker's `problem`.
 
     Args:
-      spec: see `make`.
+      spec: of the tracker.
       is_alive: whether a run that has no end yet may still write.
       say: called with a message, without secrets, when something goes wrong.
       pause: called when all rows so far are copied.
     """
-    tracker = None
+    options = {key: value for key, value in spec.items() if key != "_target_"}
+    tracker = Tracker(source)
     for attempt in range(ATTEMPTS):
         stage = "start"
         seen: set[Path] = set()
-
-        def caught_up(tracker: Tracker, seen: set[Path] = seen) -> None:
-            _add_files(source, tracker, seen)
-            pause(tracker)
-
         try:
-            tracker = make(spec, source)
+            tracker = target(spec)(source, **options)
             has = tracker.open()
-            for row in _until_the_end(source.folder, is_alive, tracker, caught_up):
-                stage = "logging"
-                step = row["step"]
-                if step > has:
+            stage = "logging"
+            for row in _until_the_end(source.folder, is_alive):
+                if row is None:
+                    tracker.flush()
+                    _add_files(source, tracker, seen)
+                    pause(tracker)
+                elif row["step"] > has:
                     tracker.row(row)
-                    has = step
+                    has = row["step"]
             stage = "finishing"
             _add_files(source, tracker, seen)
             tracker.finish(*_ending(source.folder))
             break
         except Exception as error:
-            tracker = tracker or Tracker(source)
             if attempt == ATTEMPTS - 1:
                 label = tracker.label or spec["_target_"]
                 tracker.problem = f"{stage} failed: {one_line(error)}"
                 say(f"{label} {tracker.problem}")
         finally:
-            if tracker:
-                with contextlib.suppress(Exception):  # after an error, which is told
-                    tracker.close()
-    assert tracker is not None
+            with contextlib.suppress(Exception):  # after an error, which is told
+                tracker.close()
     return tracker
 
 
@@ -94,28 +83,22 @@ def _add_files(source: Source, tracker: Tracker, seen: set[Path]) -> None:
     folder, own = source.folder, source.folder.resolve()
     new = set(folder.glob(f"{FILES}/*/*.*")) - seen
     seen |= new
-    steps = {path: path.name.partition(".")[0] for path in new}
-    new = {
-        path
-        for path in new
-        if steps[path].isdecimal()
-        and path.resolve() == own / path.relative_to(folder)
-        and path.is_file()
-        and path.stat().st_size <= JSON_BYTES
-    }
-    for path in sorted(new, key=lambda path: (int(steps[path]), path)):
-        tracker.file(path, int(steps[path]))
+    found = []
+    for path in new:
+        step = path.name.partition(".")[0]
+        is_own = path.resolve() == own / path.relative_to(folder) and path.is_file()
+        if step.isdecimal() and is_own and path.stat().st_size <= JSON_BYTES:
+            found.append((int(step), path))
+    for step, path in sorted(found):
+        tracker.file(path, step)
 
 
 def _until_the_end(
-    folder: Path,
-    is_alive: Callable[[], bool],
-    tracker: Tracker,
-    pause: Callable[[Tracker], None],
-) -> Iterator[dict[str, Any]]:
-    """The rows as they come. The last one is that of a run that is over."""
-    path, position, changed = folder / "metrics.jsonl", 0, None
-    over = False
+    folder: Path, is_alive: Callable[[], bool]
+) -> Iterator[dict[str, Any] | None]:
+    """The rows as they come, None whenever these are all so far, to the run's end."""
+    path, position = folder / "metrics.jsonl", 0
+    changed, over = None, False
     while True:
         # First: no row comes after that.
         now = _stamp(folder / "summary.json")
@@ -125,22 +108,18 @@ def _until_the_end(
         size = path.stat().st_size if path.exists() else 0
         if size < position:  # a run that was resumed has cut off some
             position = 0
-        if size == position:
-            if over:
-                return
-            tracker.flush()
-            pause(tracker)
-            continue
-        with path.open("rb") as file:
-            file.seek(position)
-            data = file.read(_CHUNK)
-        whole = data.rfind(b"\n") + 1
-        yield from rows_of(data[:whole], path)
-        position += whole
-        if not whole:
-            if over:  # a torn row, as a killed run leaves it, is none
-                return
-            pause(tracker)
+        if size > position:
+            with path.open("rb") as file:
+                file.seek(position)
+                data = file.read(_CHUNK)
+            whole = data.rfind(b"\n") + 1
+            yield from rows_of(data[:whole], path)
+            position += whole
+            if whole:
+                continue
+        if over:  # a torn row, as a killed run leaves it, is none
+            return
+        yield None
 
 
 def _ending(folder: Path) -> tuple[dict[str, Any], int]:
@@ -207,7 +186,7 @@ class Trainer:
         return not given_up
 
 
-def one_line(error: Exception) -> str:
-    """`error` on one line, without secrets."""
+def one_line(error: BaseException, most: int | None = 200) -> str:
+    """`error` on one line, without secrets; its message is cut to `most` characters."""
     text = scrub_message(" ".join(str(error).split()))
-    return f"{type(error).__name__}: {text[:200]}"
+    return f"{type(error).__name__}: {text[:most]}".removesuffix(": ")

@@ -15,16 +15,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from runner.record.mirrors.follow import Spec, target
-from runner.record.mirrors.process import BEAT, RUNS, is_over, state
+from runner.record.mirrors.process import RUNS, SAID, is_over, state
 
 WAIT_SECONDS = 10.0  # of a process, for all its mirrors, when runs end
 _STALLED_SECONDS = 10.0
-_SAID = "said"  # what it prints, which isn't this process's, or a pipe would stay open
 _RESTARTS = 3  # and then it is given up
 
 
@@ -33,7 +32,7 @@ class Mirror:
 
     Args:
       folder: the run's.
-      trackers: what `_target_` and arguments each has; see `follow.make`.
+      trackers: those that get a copy, by name.
       config: the run's, which may want none of them.
     """
 
@@ -57,7 +56,11 @@ class Mirror:
         """Wait for its end, as long as this process has any time for that."""
         if self._helper and not self._helper.wait(self._places.values()):
             self._helper.has_said_so = True
-            labels = {state(p).get("label") or name for name, p in self._missing()}
+            labels = {
+                said.get("label") or name
+                for name, said in self.states().items()
+                if not said.get("over")
+            }
             print(
                 f"{', '.join(sorted(labels))}: no answer in time, and continuing "
                 f"without it: {self._command()} brings what is missing",
@@ -67,8 +70,7 @@ class Mirror:
     def locations(self) -> dict[str, str]:
         """Where the copies are, or how to make them whole, by name."""
         found = {}
-        for name, place in self._places.items():
-            said = state(place)
+        for name, said in self.states().items():
             if said.get("problem") or not said.get("over"):
                 found[said.get("label") or name] = f"incomplete: {self._command()}"
             elif said["where"]:
@@ -79,11 +81,9 @@ class Mirror:
         """What the process says of each mirror: see `process.state`."""
         return {name: state(place) for name, place in self._places.items()}
 
-    def _missing(self) -> list[tuple[str, Path]]:
-        return [(n, p) for n, p in self._places.items() if not is_over(p)]
-
     def _command(self) -> str:
-        names = ",".join([name for name, _ in self._missing()] or self._places)
+        missing = [name for name, place in self._places.items() if not is_over(place)]
+        names = ",".join(missing or self._places)
         trackers = f"'tracker=[{names}]'" if "," in names else f"tracker={names}"
         return f"python -m runner.mirror {shlex.quote(str(self._folder))} {trackers}"
 
@@ -106,20 +106,19 @@ class _Helper:
         self.folder = Path(tempfile.mkdtemp(prefix="runner-mirror-"))
         self._packages = packages
         self._lock = threading.Lock()
-        self._places: list[Path] = []
-        self._count = 0
+        self._runs: list[dict[str, Path]] = []  # where each says how far it is
         self._left = WAIT_SECONDS
         self._restarts_left = _RESTARTS
         self._is_closed = self.has_said_so = False
-        self._told = 0  # bytes of what it has said
         (self.folder / RUNS).touch()
         self._start()
+        self._said = (self.folder / SAID).open(errors="replace")
         threading.Thread(target=self._watch, name="runner-mirror", daemon=True).start()
         atexit.register(self._close)
 
     def _start(self) -> None:
         paths = [os.environ.get("PYTHONPATH", ""), *map(os.path.abspath, sys.path)]
-        with (self.folder / _SAID).open("ab") as said:
+        with (self.folder / SAID).open("ab") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "runner.record.mirrors.process"]
                 + [str(self.folder), str(os.getpid()), *self._packages],
@@ -131,23 +130,23 @@ class _Helper:
                 start_new_session=True,
             )
 
-    def _relay(self) -> None:
-        """Print what the other process has said since."""
+    def _look(self) -> int:
+        """Print what the other process has said since; returns when it last looked.
+
+        No clock is compared with another.
+        """
+        looked = 0
         with self._lock, contextlib.suppress(OSError, ValueError):
-            with (self.folder / _SAID).open("rb") as file:
-                file.seek(self._told)
-                lines = file.read()
-            lines = lines[: lines.rfind(b"\n") + 1]
-            self._told += len(lines)
-            if lines:
-                print(lines.decode(errors="replace"), end="", file=sys.stderr)
+            looked = os.fstat(self._said.fileno()).st_mtime_ns
+            print(self._said.read(), end="", file=sys.stderr)
+        return looked
 
     def add(self, folder: Path, trackers: Mapping[str, Spec]) -> dict[str, Path]:
         run = {"folder": str(folder.absolute()), "trackers": trackers}
         with self._lock:
-            number, self._count = self._count, self._count + 1
+            number = len(self._runs)
             places = {name: self.folder / f"{number}.{name}.json" for name in trackers}
-            self._places += places.values()
+            self._runs.append(places)
             with (self.folder / RUNS).open("ab") as file:
                 file.write(f"{json.dumps(run)}\n".encode())
         return places
@@ -156,7 +155,7 @@ class _Helper:
     def has_ended(self) -> bool:
         return not self._restarts_left and self.process.poll() is not None
 
-    def wait(self, places: Any) -> bool:
+    def wait(self, places: Iterable[Path]) -> bool:
         """Wait for the end of mirrors; returns whether it came."""
         begun, pending = time.monotonic(), list(places)
         while pending := [place for place in pending if not is_over(place)]:
@@ -164,7 +163,7 @@ class _Helper:
                 break
             time.sleep(0.01)
         self._left = max(self._left - (time.monotonic() - begun), 0.0)
-        self._relay()
+        self._look()
         return not pending
 
     def _watch(self) -> None:
@@ -172,14 +171,12 @@ class _Helper:
         seen, since = 0, time.monotonic()
         while self._restarts_left:
             time.sleep(0.2)
-            self._relay()
-            with contextlib.suppress(OSError):
-                beat = (self.folder / BEAT).stat().st_mtime_ns
-                if beat != seen:  # no clock is compared with another
-                    seen, since = beat, time.monotonic()
-            stalled = time.monotonic() - since > _STALLED_SECONDS
+            looked = self._look()
             if self._is_closed:
                 return
+            if looked != seen:
+                seen, since = looked, time.monotonic()
+            stalled = time.monotonic() - since > _STALLED_SECONDS
             if self.process.poll() is None and not stalled:
                 continue
             self.process.kill()
@@ -189,33 +186,25 @@ class _Helper:
             if self._restarts_left:
                 with _report():
                     self._start()
-        print(
-            "mirrors: their process has ended (the run folder has everything; "
-            "python -m runner.mirror brings what is missing)",
-            file=sys.stderr,
-        )
+        _say("their process has ended")
 
     def _close(self) -> None:
         """Wait, as this process ends; the other does by itself when it is done."""
         if self._is_closed:
             return
-        done = self.wait(self._places)
+        done = self.wait(place for run in self._runs for place in run.values())
         self._is_closed = True
-        if not done and not self.has_said_so:
-            print(
-                "mirrors: no answer in time, and continuing without them: "
-                "python -m runner.mirror DIR brings what is missing",
-                file=sys.stderr,
-            )
         if not done:
-            beat = self.folder / BEAT
-            age = beat.stat().st_mtime_ns if beat.exists() else 0
+            if not self.has_said_so:
+                _say("no answer in time, and continuing without them")
+            before = self._look()
             time.sleep(0.5)
-            if not beat.exists() or beat.stat().st_mtime_ns == age:  # it is stopped
+            if self._look() == before:  # it is stopped
                 self.process.kill()
                 self.process.wait()
         if self.process.poll() is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+        self._said.close()
         self.process.returncode = 0  # of what continues alone, Popen would warn
 
 
@@ -224,7 +213,15 @@ def _report() -> Any:
     try:
         yield
     except OSError as error:
-        print(f"mirrors: can't be started: {error}", file=sys.stderr)
+        _say(f"can't be started: {error}")
+
+
+def _say(what: str) -> None:
+    print(
+        f"mirrors: {what} (the run folder has everything; "
+        "python -m runner.mirror DIR brings what is missing)",
+        file=sys.stderr,
+    )
 
 
 _starting = threading.Lock()
@@ -235,11 +232,7 @@ def _helper(trackers: Mapping[str, Spec]) -> _Helper:
     """The live one, or a new one."""
     with _starting:
         if not _helpers or _helpers[-1].has_ended:
-            _helpers.append(_Helper(_packages(trackers)))
+            # These take long to import.
+            needed = [target(spec).package for spec in trackers.values()]
+            _helpers.append(_Helper([package for package in needed if package]))
         return _helpers[-1]
-
-
-def _packages(trackers: Mapping[str, Spec]) -> list[str]:
-    """What the trackers of a run need, which takes long to import."""
-    needed = [target(spec).package for spec in trackers.values()]
-    return [package for package in needed if package]

@@ -22,7 +22,10 @@ from runner.record.files import write_json
 from runner.record.mirrors.follow import Spec, Trainer, copy, one_line
 from runner.record.mirrors.tracker import Source, Tracker, source
 
-RUNS, BEAT = "runs.jsonl", "beat"
+RUNS = "runs.jsonl"
+# What it prints, which isn't the trainer's, or a pipe would stay open. Whenever it has
+# looked, it touches this file.
+SAID = "said"
 LEFT_ALONE_SECONDS = 90.0  # W&B's own timeouts, which end before
 # At least so often; with many runs less often, for each costs some time.
 _LOOK_SECONDS, _LOOK_SECONDS_A_RUN = 0.05, 0.002
@@ -36,65 +39,53 @@ class _Mirrors:
         self._imports = imports
         self._trainer = trainer
         self._said: set[str] = set()
-        self._position = self._count = 0
-        self._threads: list[threading.Thread] = []
+        self._list = (folder / RUNS).open("rb")
+        self._torn = b""  # the beginning of a line of it
+        self._count = 0
+        self.threads: list[threading.Thread] = []  # that are alive
 
     def look(self) -> None:
         """Begin to mirror what is new in the list."""
-        with (self._folder / RUNS).open("rb") as file:
-            file.seek(self._position)
-            data = file.read()
-        *lines, _torn = data.split(b"\n")
-        self._position += sum(len(line) + 1 for line in lines)
+        self.threads = [thread for thread in self.threads if thread.is_alive()]
+        *lines, self._torn = (self._torn + self._list.read()).split(b"\n")
         for line in lines:
             run = json.loads(line)
             for name, spec in run["trackers"].items():
                 place = self._folder / f"{self._count}.{name}.json"
                 if not is_over(place):
-                    self._begin(Path(run["folder"]), spec, place)
+                    given = Path(run["folder"]), spec, place
+                    thread = threading.Thread(target=self._mirror, args=given)
+                    thread.daemon = True
+                    thread.start()
+                    self.threads.append(thread)
             self._count += 1
 
-    def _begin(self, folder: Path, spec: Spec, place: Path) -> None:
-        thread = threading.Thread(
-            target=self._mirror, args=(folder, spec, place), daemon=True
-        )
-        thread.start()
-        self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
-
-    def are_over(self) -> bool:
-        return not any(thread.is_alive() for thread in self._threads)
-
     def _mirror(self, folder: Path, spec: Spec, place: Path) -> None:
-        shown = None
-
         def tell(tracker: Tracker, over: bool = False) -> None:
-            nonlocal shown
-            state = {
+            now = {
                 "over": over,
                 "label": tracker.label,
                 "where": tracker.where,
                 "problem": tracker.problem,
             }
-            if state != shown:
-                shown = state
+            if now != state(place):
                 with contextlib.suppress(OSError):
-                    write_json(place, state)
+                    write_json(place, now)
 
         def pause(tracker: Tracker) -> None:
             tell(tracker)
-            time.sleep(_LOOK_SECONDS + _LOOK_SECONDS_A_RUN * len(self._threads))
+            time.sleep(_LOOK_SECONDS + _LOOK_SECONDS_A_RUN * len(self.threads))
 
         self._imports.join()  # of two threads, one may get a module half made
+        tracker = Tracker(Source(folder, {}, {}))
         try:
             run = source(folder, self._trainer)
             alive = Trainer(self._trainer, folder).is_alive
             tracker = copy(spec, run, alive, self._say, pause)
-            tell(tracker, over=True)
         except Exception as error:
-            none = Tracker(Source(folder, {}, {}))
-            none.problem = f"mirroring failed: {one_line(error)}"
-            self._say(none.problem)
-            tell(none, over=True)
+            tracker.problem = f"mirroring failed: {one_line(error)}"
+            self._say(tracker.problem)
+        tell(tracker, over=True)
 
     def _say(self, message: str) -> None:
         # All runs fail alike; the first one says it.
@@ -130,9 +121,9 @@ def main() -> None:
             if os.getppid() != trainer:
                 left = left or time.monotonic()
             mirrors.look()
-            if left is not None and mirrors.are_over():
+            if left is not None and not mirrors.threads:
                 break
-            (folder / BEAT).touch()
+            os.utime(folder / SAID)
             time.sleep(_LOOK_SECONDS)
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)  # whatever a thread of a tracker may still wait for

@@ -4,6 +4,8 @@ The settings below were measured with wandb 0.31 and are checked by
 tests/record/mirrors/test_wandb.py.
 """
 
+import contextlib
+import fcntl
 import os
 import sys
 import threading
@@ -13,10 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.record.directions import FIRST_EDITION, better
-from runner.record.files import lock
 from runner.record.mirrors.follow import one_line
 from runner.record.mirrors.tracker import Source, Tracker, tested
-from runner.record.mirrors.wandb_fields import fields, wanted_mode, without_variables
+from runner.record.mirrors.wandb_fields import fields, wanted_mode, with_variables
 from runner.record.secrets import scrub_message
 
 # WANDB_<NAME IN CAPITALS> overrides each.
@@ -30,7 +31,6 @@ _CLIENT = {
     "disable_code": True,
     "x_save_requirements": False,
 }
-_ANOTHER_SECONDS = 60.0  # for which a killed trainer's mirror may still write
 _READ_BYTES = 4 << 20  # of a local file that is read once more at its end
 
 # One start at a time: the fallback to offline closes W&B's process, which runs that
@@ -57,7 +57,7 @@ class WandbTracker(Tracker):
         self._root = Path(given) / "wandb"
         self._run: Any = None
         self._lock: IO[str] | None = None
-        self._core = _core
+        self._core: int | None = None  # whose processes it uses
         self._rows = self._last = 0  # how many this one has written, and up to where
         self._over: int | None = None  # the exit code of the local run, if it has one
 
@@ -66,27 +66,25 @@ class WandbTracker(Tracker):
         return wanted_mode(config) != "disabled"
 
     def open(self) -> int:
-        self._lock = _locked(self._root / f".{self._fields['id']}.lock")
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._root / f".{self._fields['id']}.lock").open("w")
+        # Another mirror, as that of a killed trainer, may still write for a while.
+        with contextlib.suppress(OSError):  # on a file system without locks
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         with _starting:
             wanted = wanted_mode(self.source.config)
-            first = "offline" if _server_failed.is_set() else wanted
-            # Offline twice is useful too: W&B's process may have died since.
-            for mode in (first, "offline"):
+            if wanted != "offline" and not _server_failed.is_set():
                 try:
-                    has = self._open(mode)
-                    if mode != wanted and not self.source.trainer:
-                        self.problem = "the server can't be reached"
-                    return has
+                    return self._open(wanted)
                 except Exception as error:
-                    problem = error
-                    if mode != "offline":
-                        message = f"W&B {mode} start failed: {one_line(error)}"
-                        print(f"{message} (continuing offline)", file=sys.stderr)
-                        _server_failed.set()
-                    # Frees the run's id, which the failed start still holds, and the
-                    # process of W&B if that broke.
+                    message = f"W&B {wanted} start failed: {one_line(error)}"
+                    print(f"{message} (continuing offline)", file=sys.stderr)
+                    _server_failed.set()
+                    # Frees the run's id, which the failed start still holds.
                     _teardown(_core)
-        raise problem
+            if wanted != "offline" and not self.source.trainer:
+                self.problem = "the server can't be reached"
+            return self._open("offline")
 
     def _open(self, mode: str) -> int:
         self._core = _core
@@ -118,22 +116,19 @@ class WandbTracker(Tracker):
 
     def row(self, row: Mapping[str, Any]) -> None:
         run = self._continued()
+        directions = self.source.provenance.get("directions", FIRST_EDITION)
         for name in row.keys() - self._defined:
-            self._define(name)
+            # Its summary is to keep a metric's best value as well as its last one.
+            if sign := better(name, directions):
+                best = "max" if sign > 0 else "min"
+                run.define_metric(name, step_metric="step", summary=f"{best},last")
+        self._defined |= row.keys()
         run.log(dict(row), step=row["step"], commit=True)
         self._rows, self._last = self._rows + 1, row["step"]
 
     def file(self, path: Path, step: int) -> None:
         if self._run is not None:  # else it was over, with this file
             self._run.save(str(path), base_path=self.source.folder, policy="now")
-
-    def _define(self, name: str) -> None:
-        """Have W&B's summary keep a metric's best value as well as its last one."""
-        self._defined.add(name)
-        directions = self.source.provenance.get("directions", FIRST_EDITION)
-        if sign := better(name, directions):
-            best = "max" if sign > 0 else "min"
-            self._run.define_metric(name, step_metric="step", summary=f"{best},last")
 
     def _continued(self) -> Any:
         if self._run is None:  # it was over, and the folder has more
@@ -143,6 +138,7 @@ class WandbTracker(Tracker):
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
         if self._run is None and self._over == exit_code:  # all was there already
+            self._core = None
             return
         run = self._continued()
         run.summary.update(_facts(summary))
@@ -153,6 +149,7 @@ class WandbTracker(Tracker):
         except Exception as error:
             self.problem = f"files are missing: {one_line(error)}"
         run.finish(exit_code=exit_code)
+        self._core = None
         if run.offline:
             self._check_file(Path(run.settings.sync_file))
         else:
@@ -211,8 +208,7 @@ class WandbTracker(Tracker):
     def close(self) -> None:
         if self._lock:
             self._lock.close()
-        run, self._run = self._run, None
-        if run is not None and not run._is_finished:  # after an error
+        if self._core is not None:  # after an error, which may be that it broke
             _teardown(self._core)
 
 
@@ -224,14 +220,16 @@ def begin(
 
     # We say where everything is. W&B reads this when it first starts.
     os.environ.setdefault("WANDB_SILENT", "true")
-    client |= {k: v for k, v in _CLIENT.items() if _variable(k) not in os.environ}
+    client |= {
+        k: v for k, v in _CLIENT.items() if f"WANDB_{k.upper()}" not in os.environ
+    }
     return wandb.init(
         mode=mode,  # pyright: ignore[reportArgumentType]
         config=dict(config),
         reinit="create_new",
         resume=None if "WANDB_RESUME" in os.environ else "allow",
         settings=wandb.Settings(**client),
-        **without_variables(fields),
+        **with_variables(fields),
     )
 
 
@@ -250,22 +248,6 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     return facts | best | tested(summary)
 
 
-def _locked(path: Path) -> IO[str] | None:
-    """The file, locked by this process alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("w")
-    begun = time.monotonic()
-    while True:
-        try:
-            lock(file)
-            return file
-        except BlockingIOError:
-            if time.monotonic() - begun > _ANOTHER_SECONDS:
-                file.close()
-                raise
-            time.sleep(0.05)
-
-
 def _teardown(core: int) -> None:
     """Close the process of W&B, if that is still number `core`."""
     global _core
@@ -273,13 +255,7 @@ def _teardown(core: int) -> None:
         if core != _core:
             return
         _core += 1
-        try:
+        with contextlib.suppress(Exception):  # that it is broken is already reported
             import wandb
 
             wandb.teardown()
-        except Exception:  # that it is broken is already reported
-            pass
-
-
-def _variable(setting: str) -> str:
-    return f"WANDB_{setting.upper()}"

@@ -46,19 +46,15 @@ def fields(source: Source) -> dict[str, Any]:
     return scrub({"wandb": found})["wandb"] | here
 
 
-def without_variables(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` without those that WANDB_* variables give, of which secrets are removed.
-
-    An argument of W&B's would override the variable.
-    """
-    taken = dict(fields)
-    for field, variable in _VARIABLES.items():
-        given = os.environ.get(variable)
-        if given or not taken[field]:
-            taken[field] = None
-        if given and field != "dir":
-            os.environ[variable] = scrub({"wandb": {field: given}})["wandb"][field]
-    return taken
+def with_variables(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields`, of which WANDB_* variables override each, without secrets."""
+    found = {
+        name: os.environ.get(variable) or fields.get(name) or None
+        for name, variable in _VARIABLES.items()
+    }
+    if isinstance(found["tags"], str):
+        found["tags"] = found["tags"].split(",")
+    return scrub({"wandb": found})["wandb"] | {"dir": found["dir"]}
 
 
 def wanted_mode(config: Mapping[str, Any]) -> str:

@@ -32,30 +32,26 @@ def read_run(path: Path) -> dict[str, Any]:
     """
     run: dict[str, Any] = {"config": {}, "history": [], "summary": {}}
     run["exit_code"] = None
-    for record in _records(io.BytesIO(read_bytes(path, ROWS_BYTES)), path):
-        kind = record.WhichOneof("record_type")
+    for kind, record in _records(io.BytesIO(read_bytes(path, ROWS_BYTES)), path):
         if kind == "run":
-            message = record.run
             run.update(
-                id=message.run_id,
-                name=message.display_name,
-                project=message.project,
-                group=message.run_group,
-                job_type=message.job_type,
-                tags=list(message.tags),
+                id=record.run_id,
+                name=record.display_name,
+                project=record.project,
+                group=record.run_group,
+                job_type=record.job_type,
+                tags=list(record.tags),
             )
-            _put(run["config"], message.config.update)
-        elif kind == "config":
             _put(run["config"], record.config.update)
+        elif kind in ("config", "summary"):
+            _put(run[kind], record.update)
         elif kind == "history":
             row: dict[str, Any] = {}
-            _put(row, record.history.item)
+            _put(row, record.item)
             if "step" in row:  # the last record holds only W&B's own run time
                 run["history"].append(row)
-        elif kind == "summary":
-            _put(run["summary"], record.summary.update)
         elif kind == "exit":
-            run["exit_code"] = record.exit.exit_code
+            run["exit_code"] = record.exit_code
     run["config"].pop("_wandb", None)
     return run
 
@@ -74,12 +70,11 @@ def extent(path: Path, last: int | None = None) -> tuple[int, int, int | None]:
     rows, step, exit_code = 0, -1, None
     with path.open("rb") as file:
         skipped = path.stat().st_size - last if last else 0
-        for record in _records(file, path, max(skipped // _BLOCK, 0)):
-            kind = record.WhichOneof("record_type")
+        for kind, record in _records(file, path, max(skipped // _BLOCK, 0)):
             if kind == "exit":
-                exit_code = record.exit.exit_code
+                exit_code = record.exit_code
             elif kind == "history":
-                for item in record.history.item:
+                for item in record.item:
                     if "step" in (item.key, *item.nested_key):
                         rows, step = rows + 1, max(step, int(item.value_json))
     return rows, step, exit_code
@@ -100,8 +95,10 @@ def extents(root: Path, identity: str) -> tuple[int, int | None, Path | None]:
     return last, over if last >= 0 else None, where
 
 
-def _records(file: IO[bytes], path: Path, skipped: int = 0) -> Iterator[Any]:
-    """The records after some blocks, up to the end or the first torn one."""
+def _records(
+    file: IO[bytes], path: Path, skipped: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """Kind and content of the records after some blocks, up to the first torn one."""
     from wandb.proto import wandb_internal_pb2
 
     if file.read(7) != struct.pack("<4sHB", b":W&B", 0xBEE1, 0):
@@ -124,7 +121,9 @@ def _records(file: IO[bytes], path: Path, skipped: int = 0) -> Iterator[Any]:
             record += chunk
         if record is not None and kind in (1, 4):  # 4 last
             # Made at import by protobuf, so no type checker sees it.
-            yield wandb_internal_pb2.Record.FromString(record)  # pyright: ignore
+            found = wandb_internal_pb2.Record.FromString(record)  # pyright: ignore
+            if name := found.WhichOneof("record_type"):
+                yield name, getattr(found, name)
 
 
 def _put(tree: dict, items: Any) -> None:

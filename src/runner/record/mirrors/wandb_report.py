@@ -38,13 +38,12 @@ def log_report(
             "--wandb-report: wandb=disabled in these runs or WANDB_MODE=disabled; set "
             "WANDB_MODE=offline or WANDB_MODE=online"
         )
-    unset = dict.fromkeys(("group", "tags", "notes", "id"))
-    project = {key: settings.get(key) for key in ("project", "entity")}
-    own = {"job_type": "report", "name": title, "dir": str(page.absolute().parent)}
+    fields = {key: settings.get(key) for key in ("project", "entity")}
+    fields |= {"job_type": "report", "name": title, "dir": str(page.absolute().parent)}
     try:
         import wandb
 
-        run = begin(mode, {**unset, **project, **own}, {}, x_disable_stats=True)
+        run = begin(mode, fields, {}, x_disable_stats=True)
         name = re.sub(r"[^\w.-]+", "-", title)
         report = wandb.Artifact(name, type="report")
         report.add_file(str(page))
