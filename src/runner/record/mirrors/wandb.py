@@ -4,8 +4,6 @@ The settings below were measured with wandb 0.31 and are checked by
 tests/record/mirrors/test_wandb.py.
 """
 
-import contextlib
-import fcntl
 import os
 import sys
 import threading
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.record.directions import FIRST_EDITION, better
+from runner.record.files import lock
 from runner.record.mirrors.follow import one_line
 from runner.record.mirrors.tracker import Source, Tracker, tested
 from runner.record.mirrors.wandb_fields import fields, wanted_mode, with_variables
@@ -31,6 +30,7 @@ _CLIENT = {
     "disable_code": True,
     "x_save_requirements": False,
 }
+_ANOTHER_SECONDS = 60.0  # for which a killed trainer's mirror may still write
 _READ_BYTES = 4 << 20  # of a local file that is read once more at its end
 
 # One start at a time: the fallback to offline closes W&B's process, which runs that
@@ -66,11 +66,7 @@ class WandbTracker(Tracker):
         return wanted_mode(config) != "disabled"
 
     def open(self) -> int:
-        self._root.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._root / f".{self._fields['id']}.lock").open("w")
-        # Another mirror, as that of a killed trainer, may still write for a while.
-        with contextlib.suppress(OSError):  # on a file system without locks
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = _locked(self._root / f".{self._fields['id']}.lock")
         with _starting:
             wanted = wanted_mode(self.source.config)
             if wanted != "offline" and not _server_failed.is_set():
@@ -248,6 +244,22 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     return facts | best | tested(summary)
 
 
+def _locked(path: Path) -> IO[str] | None:
+    """The file, locked by this process alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("w")
+    begun = time.monotonic()
+    while True:
+        try:
+            lock(file)
+            return file
+        except BlockingIOError:
+            if time.monotonic() - begun > _ANOTHER_SECONDS:
+                file.close()
+                raise
+            time.sleep(0.05)
+
+
 def _teardown(core: int) -> None:
     """Close the process of W&B, if that is still number `core`."""
     global _core
@@ -255,7 +267,9 @@ def _teardown(core: int) -> None:
         if core != _core:
             return
         _core += 1
-        with contextlib.suppress(Exception):  # that it is broken is already reported
+        try:
             import wandb
 
             wandb.teardown()
+        except Exception:  # that it is broken is already reported
+            pass
