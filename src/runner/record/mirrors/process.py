@@ -61,16 +61,20 @@ class _Mirrors:
             self._count += 1
 
     def _mirror(self, folder: Path, spec: Spec, place: Path) -> None:
+        shown = None
+
         def tell(tracker: Tracker, over: bool = False) -> None:
-            now = {
+            nonlocal shown
+            state = {
                 "over": over,
                 "label": tracker.label,
                 "where": tracker.where,
                 "problem": tracker.problem,
             }
-            if now != state(place):
+            if state != shown:
+                shown = state
                 with contextlib.suppress(OSError):
-                    write_json(place, now)
+                    write_json(place, state)
 
         def pause(tracker: Tracker) -> None:
             tell(tracker)
