@@ -30,7 +30,7 @@ _CLIENT = {
     "disable_code": True,
     "x_save_requirements": False,
 }
-_ANOTHER_SECONDS = 60.0  # for which a killed trainer's mirror may still write
+_ANOTHER_SECONDS = 100.0  # for which a killed trainer's mirror may still write
 _READ_BYTES = 4 << 20  # of a local file that is read once more at its end
 
 # One start at a time: the fallback to offline closes W&B's process, which runs that
