@@ -95,15 +95,19 @@ def changed(tmp_path, change):
 
 
 def test_the_first_epochs_of_quadratic_deep(tmp_path, folders):
-    """Of all three optimizers; at night there is the whole table."""
+    """Of two optimizers; at night there is the whole table."""
 
     def shorter(table):
-        table["cells"] = [c for c in table["cells"] if c["epoch"] < 100]
+        table["cells"] = [
+            c
+            for c in table["cells"]
+            if c["epoch"] < 100 and "momentum" not in c["name"]
+        ]
         cache = f"compilation_cache={folders['xla']}"
         table["settings"] += ["train.epochs=10", "mesh=single", "verify=false", cache]
 
     found = audit(changed(tmp_path, shorter), tmp_path / "out")
-    assert len(found.verdicts) == 6 and found.runs == 30
+    assert len(found.verdicts) == 4 and found.runs == 20
     assert {v.outcome for v in found.verdicts} == {"reproduced"}
     for verdict in found.verdicts:
         assert verdict.cell.std is not None
@@ -112,7 +116,7 @@ def test_the_first_epochs_of_quadratic_deep(tmp_path, folders):
     times = {path: path.stat().st_mtime_ns for path in files}
     again = audit(found.table, tmp_path / "out")
     assert again == found
-    assert len(times) == 30
+    assert len(times) == 20
     assert times == {path: path.stat().st_mtime_ns for path in files}
 
 

@@ -89,7 +89,7 @@ def test_a_file_of_a_shipped_name_is_refused_and_of_another_used(run, tmp_path, 
     group.mkdir(parents=True)
     text = (conf_dir() / "optimizer" / "adam.yaml").read_text()
     (group / "adam.yaml").write_text(text)
-    own = ["--config-dir=own", *sweep, *SHORT, "wandb=disabled"]
+    own = ["--config-dir=own", *sweep, *SHORT, "wandb=disabled", "framework=jax"]
     done = run(*own)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith(f"error: Hydra would ignore {group / 'adam.yaml'}: ")

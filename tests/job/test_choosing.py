@@ -86,11 +86,12 @@ def test_without_convolutions_there_is_nothing_to_choose(built):
 
 
 def test_members_are_chosen_for_as_many_as_there_are(composed):
-    run = build(composed("train.epochs=1"), SESSION, most=32).run
+    short = "train.epochs=1", "framework=jax"
+    run = build(composed(*short), SESSION, most=32).run
     assert run.choice.by == "table"
-    host = "train.epochs=1", "data.mode=memory"
+    host = *short, "data.mode=memory"
     assert build(composed(*host), SESSION, most=32).run.choice.members == 1
-    single = "train.epochs=1", "train.steps_per_call=1"
+    single = *short, "train.steps_per_call=1"
     assert build(composed(*single), SESSION, most=32).run.choice.members == 1
 
 
@@ -120,7 +121,7 @@ def test_ways_are_really_timed(built):
 def test_a_population_is_timed_in_several_sizes(composed, timed):
     sizes = {1: 3.0, 8: 2.0, 20: 1.0}
     asked = timed(native=sizes)
-    cfg = composed("train.epochs=1", "train.choose=measure")
+    cfg = composed("train.epochs=1", "train.choose=measure", "framework=jax")
     choice = build(cfg, Session(), most=20).run.choice
     assert asked == [("native", n) for n in sizes]
     assert choice == ("native", 20, "measurement", {"native": sizes})

@@ -161,7 +161,7 @@ def test_a_resumed_run_is_watched_too(ran, tmp_path):
 
 
 def test_a_refused_run_says_why_and_is_not_resumed(ran, tmp_path):
-    sabotaged = "framework._target_=helpers.sabotaged_late.large_halves_gradients_nnx"
+    sabotaged = "framework._target_=helpers.sabotaged_late.large_halves_gradients_jax"
     asked = ("verify=true", "~model.hidden_sizes", sabotaged, "checkpoint.last=true")
     with pytest.raises(Refused):
         ran(tmp_path / "run", *asked)
