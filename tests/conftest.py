@@ -66,8 +66,9 @@ Plugins.instance()
 
 # Files whose tests share what takes seconds to make.
 SHARING = (
-    "test_browser.py", "test_damage.py", "test_load_wandb.py", "test_package.py",
-    "test_report.py", "test_saved.py", "test_secrets.py", "test_tasks.py",
+    "test_browser.py", "test_checkpoint.py", "test_damage.py", "test_load_wandb.py",
+    "test_my_lab.py", "test_package.py", "test_report.py", "test_saved.py",
+    "test_secrets.py", "test_tasks.py",
 )  # fmt: skip
 
 
@@ -208,10 +209,14 @@ def shared_session(monkeypatch):
 
 @pytest.fixture
 def ran(composed, folders, shared_session):
-    """Run a job in a folder of its own; `stop` is a step whose row kills it."""
+    """Run a job in a folder of its own; `stop` is a step whose row kills it.
+
+    It is a small one but for what is given; `~model.hidden_sizes` gives no width.
+    """
 
     def ran(folder: Path, *overrides: str, stop: int | None = None) -> list[dict]:
-        small = [o for o in SMALL if f"~{o.split('=')[0]}" not in overrides]
+        keys = {o.split("=")[0].removeprefix("~") for o in overrides}
+        small = [o for o in SMALL if o.split("=")[0] not in keys]
         given = [o for o in overrides if o[0] != "~"]
         cache = f"compilation_cache={folders['xla']}"
         cfg = composed(*small, *given, cache, "wandb=disabled")

@@ -52,13 +52,11 @@ DECOUPLED = [
 ]
 
 
+@pytest.mark.nightly  # by day a factor of the docs' example is named
 @pytest.mark.parametrize(
     ("base", "factor", "truth", "other"),
     [
-        pytest.param(
-            [], "epsilon", "optimizer.eps=3.0", "optimizer.eps=1e-7",
-            marks=pytest.mark.nightly,
-        ),
+        ([], "epsilon", "optimizer.eps=3.0", "optimizer.eps=1e-7"),
         (
             DECOUPLED, "decay form", "optimizer._target_=helpers.user_targets.adam_l2",
             "optimizer.weight_decay=0.4",
@@ -85,7 +83,6 @@ def test_a_planted_factor_is_named(audited, base, factor, truth, other, tmp_path
     assert found["open"][0]["explained"] > 0.9
     page = (tmp_path / "out" / "audit.html").read_text()
     assert f"{factor[0].upper()}{factor[1:]} alone explains most" in page
-    assert page.count("<td") == page.count("data-label=")  # which a phone shows
 
 
 def changed(tmp_path, change):
@@ -98,15 +95,19 @@ def changed(tmp_path, change):
 
 
 def test_the_first_epochs_of_quadratic_deep(tmp_path, folders):
-    """Of all three optimizers; at night there is the whole table."""
+    """Of two optimizers; at night there is the whole table."""
 
     def shorter(table):
-        table["cells"] = [c for c in table["cells"] if c["epoch"] < 100]
+        table["cells"] = [
+            c
+            for c in table["cells"]
+            if c["epoch"] < 100 and "momentum" not in c["name"]
+        ]
         cache = f"compilation_cache={folders['xla']}"
         table["settings"] += ["train.epochs=10", "mesh=single", "verify=false", cache]
 
     found = audit(changed(tmp_path, shorter), tmp_path / "out")
-    assert len(found.verdicts) == 6 and found.runs == 30
+    assert len(found.verdicts) == 4 and found.runs == 20
     assert {v.outcome for v in found.verdicts} == {"reproduced"}
     for verdict in found.verdicts:
         assert verdict.cell.std is not None
@@ -115,7 +116,7 @@ def test_the_first_epochs_of_quadratic_deep(tmp_path, folders):
     times = {path: path.stat().st_mtime_ns for path in files}
     again = audit(found.table, tmp_path / "out")
     assert again == found
-    assert len(times) == 30
+    assert len(times) == 20
     assert times == {path: path.stat().st_mtime_ns for path in files}
 
 
@@ -137,7 +138,7 @@ def test_quadratic_deep_and_that_its_order_matters(tmp_path):
     assert found.best.reproduced == 9
 
 
-def test_the_example_of_the_docs(audited):
+def test_the_example_of_the_docs(audited, tmp_path):
     page = (ROOT / "docs" / "audit.md").read_text()
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     table = yaml.safe_load(text)
@@ -149,6 +150,9 @@ def test_the_example_of_the_docs(audited):
     assert "1 of 3 cells reproduced, and that with `optimizer.eps=1e-2` all" in page
     assert named.startswith("epsilon of Adam alone explains most: with optimizer.eps")
     assert ", 3 of 3 cells are reproduced" in named
+    shown = (tmp_path / "out" / "audit.html").read_text()
+    assert "Epsilon of Adam alone explains most" in shown
+    assert shown.count("<td") == shown.count("data-label=")  # which a phone shows
 
 
 @pytest.mark.nightly

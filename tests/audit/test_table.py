@@ -10,7 +10,10 @@ from runner.audit.table import SHIPPED, find, read
 from runner.errors import ConfigError
 
 CELL = {"name": "a", "metric": "validation/loss", "mean": 1.5, "n": 4}
-SETTINGS = ["data=linear_ae", "model=linear_autoencoder", "mesh=single", "verify=false"]
+SETTINGS = [
+    "data=linear_ae", "model=linear_autoencoder", "framework=jax", "mesh=single",
+    "verify=false",
+]  # fmt: skip
 TABLE = {"source": "a paper", "settings": SETTINGS, "seeds": [1, 2], "cells": [CELL]}
 
 

@@ -48,6 +48,11 @@ CURVES = {"validation_loss", "train_loss", "learning_rate"}
 def test_the_figures_that_apply_and_no_others(options, expected):
     found = drawn(sweep(**options))
     assert set(found) == expected | CURVES
+
+
+def test_each_figure_becomes_an_image():
+    found = drawn(sweep(rates=(0.001, 0.01, 0.1)))
+    assert set(found) == {"final", "sensitivity", "heat_map"} | CURVES
     for figure in found.values():
         width, height = image_size(png(figure))
         assert width > 1400 and height > 150

@@ -43,6 +43,7 @@ def test_more_tries_do_not_win(simulated):
     assert likely(simulated.false_after_tuning((9, 1), 5, 200), 0.05, 200)
 
 
+@pytest.mark.nightly
 def test_the_advice_followed_separates(simulated):
     share, total = simulated.power(2, 5, 200)
     assert total == 34 and 0.69 < share < 0.91

@@ -12,6 +12,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from helpers.at_night import one_in
+
 # As a module: Hydra's own tests make it run again.
 from hydra_plugins import grid_sweeper
 from runner.config import conf, whole_sweep
@@ -59,8 +61,15 @@ WHOLE = ["experiment=adam_vs_sgd", "framework=jax", "seed=0"]
         (["optimizer=adamw,lion", "~optimizer.weight_decay"],
          "optimizer.weight_decay", [None, None]),
         (["optimizer=lion,sgd", "++optimizer.b2='0.5'"], "optimizer.b2", ["0.5"] * 2),
-        (["optimizer=lion,sgd", "+optimizer.eps=[1,2]"], "optimizer.eps", [[1, 2]] * 2),
-        (["model=cnn,linear_autoencoder", "+model.name="], "model.name", ["", ""]),
+        # Other types of values.
+        pytest.param(
+            ["optimizer=lion,sgd", "+optimizer.eps=[1,2]"], "optimizer.eps",
+            [[1, 2]] * 2, marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            ["model=cnn,linear_autoencoder", "+model.name="], "model.name", ["", ""],
+            marks=pytest.mark.nightly,
+        ),
         (["schedule=reduce_on_plateau", "schedule@schedule.base=linear,polynomial",
           "schedule.base.end_value=1"], "schedule.base.end_value", [1, 1]),
         # Where a preset sweeps the group, or is swept itself.
@@ -112,10 +121,13 @@ def test_swept_presets_keep_what_each_sweeps_itself(lines):
         # Overrides of one's own win in each.
         (["seed=5,6,7,8", "experiment=schedules,adam_vs_sgd"], 60 + 24),
         (["sweep=grid,tuned", "optimizer=sgd"], 1 + 5),
-        (["experiment=adam_vs_sgd,schedules", "debug=tiny,overfit"], 36 + 90),
+        pytest.param(
+            ["experiment=adam_vs_sgd,schedules", "debug=tiny,overfit"], 36 + 90,
+            marks=pytest.mark.nightly,
+        ),
         (["debug=tiny,overfit", "seed=0,1"], 4),
     ],
-)
+)  # fmt: skip
 def test_presets_of_any_group_are_counted(lines, arguments, count):
     jobs, _ = lines(*arguments)
     assert len({tuple(job) for job in jobs}) == len(jobs)
@@ -128,17 +140,18 @@ def test_presets_with_another_sweeper_are_refused(lines):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "count"),
-    [
-        (["checkpoint.every_steps=5,10"], 2),
+    "asked",
+    one_in(2, [
         (["wandb.notes=a,b", "checkpoint.keep=3,4", "seed=0"], 4),
+        (["checkpoint.every_steps=5,10"], 2),
         (["wandb=offline,disabled"], 2),
         (["train.log_every_steps=1,2", "objective=train/loss,validation/loss"], 4),
-        (["compilation_cache=a,b", "data.download=true,false"], 4),
         (["debug=tiny,profile", "train.epochs=1", "train.steps=null"], 2),
-    ],
-)
-def test_jobs_that_differ_in_what_is_recorded_are_two(lines, arguments, count):
+        (["compilation_cache=a,b", "data.download=true,false"], 4),
+    ]),
+)  # fmt: skip
+def test_jobs_that_differ_in_what_is_recorded_are_two(lines, asked):
+    arguments, count = asked
     jobs, compose = lines(*arguments)
     composer = compose.__self__
     # As in batches of one job, in which nothing varies.

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.config import conf
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -31,12 +33,25 @@ def small(folder: Path, *arguments: str) -> dict:
     return found
 
 
+WAYS = ["runner", "lax.scan by hand", "nnx.jit, a call a step"]
+
+
+def test_a_case_of_the_loop(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from bench import Bench
+    from speed import loop
+
+    conf.register()
+    cases = dict(loop(Bench(True, 1, math.inf, tmp_path)))
+    assert [row.way for row in cases["mlp"]()] == WAYS
+
+
+@pytest.mark.nightly
 def test_the_loop(tmp_path):
     rows = small(tmp_path, "--only", "loop")["rows"]
-    ways = ["runner", "lax.scan by hand", "nnx.jit, a call a step"]
     models = ["mlp", "cnn", "transformer"]
     assert [(r["case"], r["way"]) for r in rows] == [
-        (model, way) for model in models for way in ways
+        (model, way) for model in models for way in WAYS
     ]
     assert all(r["ratio"] == 1 for r in rows if r["way"] == "runner")
 

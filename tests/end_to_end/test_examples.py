@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 import runner
+from helpers.composing import compose_command
 from helpers.documented import SHORT, arguments, in_process, is_runner
 from helpers.pages import ROOT, blocks, commands
 from helpers.training import SESSION
@@ -48,9 +49,9 @@ def test_each_example_says_how_it_is_run():
         assert any(is_runner(line) for line in commands(f"examples/{example.name}"))
 
 
-def test_own_training(inside):
+def test_own_training(inside, monkeypatch):
     """Every part of it is a user's own."""
-    train, shown, sweep, compared = inside("own_training")
+    train, shown, sweep, _ = inside("own_training")
     assert "print=model" in shown  # see job/test_model_table.py
     in_process(arguments(train), lambda o: [*shortened(o), "hydra.run.dir=run"])
     saved = runner.load_run("run", trust=True)
@@ -60,6 +61,12 @@ def test_own_training(inside):
         for part in key.split("."):
             node = node[part]
         assert node["_target_"].startswith("waves."), key
+    assert compose_command(sweep, monkeypatch)
+
+
+@pytest.mark.nightly  # by day a figure's sweep is compared, and the notebook's
+def test_own_training_is_swept_and_compared(inside):
+    _, _, sweep, compared = inside("own_training")
     in_process(arguments(sweep), shortened)
     in_process(arguments(compared), shortened)
 

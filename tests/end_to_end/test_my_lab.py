@@ -77,10 +77,13 @@ def table(tmp_path, monkeypatch):
 
 @pytest.fixture
 def rows(trained):
-    return lambda name, *more: trained(*PARTS[name], *LENGTH, *EVERY_ROW, *more)
+    """The rows of a part, in the form that is traced soonest unless told otherwise."""
+    return lambda name, *more: trained(
+        *PARTS[name], *LENGTH, *EVERY_ROW, f"framework={FORMS[name][-1]}", *more
+    )
 
 
-@others_at_night("text")
+@others_at_night("two inputs")
 def test_each_form_is_verified_and_learns_the_same(name, rows):
     first, *others = (
         rows(name, f"framework={form}", "verify=true") for form in FORMS[name]
@@ -99,10 +102,9 @@ def test_eight_devices_learn_the_same(name, mesh, rows):
     assert_close(spread, rows(name), 1e-5)
 
 
-@others_at_night("text")
-@pytest.mark.parametrize(
-    "mesh", ["data", pytest.param("single", marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly  # by day tests/tasks cuts batches of masked tokens
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("mesh", ["data", "single"])
 def test_microbatches_weigh_as_in_one_batch(name, mesh, rows):
     parts = rows(name, "train.gradient_accumulation=4", f"mesh={mesh}")
     whole = rows(name)

@@ -79,8 +79,13 @@ def arguments(command: str) -> str:
 
 
 DIRECT = [c for c in RUN_BY if not RUN_BY[c].startswith(("test_", "c", "data/"))]
-# Composed by day: the README has others of their kind.
-AT_NIGHT = (*SHORTENED[1:4], SHORTENED[5])
+# What is composed by day: the README has others of its kind, or tests/job, cluster,
+# compare and parity run what it is for.
+OF_OTHERS = (
+    "", "test_a_run_ends_at_its_target", "test_a_run_is_resumed",
+    "test_frameworks_are_compared", "test_parity",
+)  # fmt: skip
+AT_NIGHT = (*SHORTENED[1:], *(c for c in RUN_BY if RUN_BY[c] in OF_OTHERS))
 
 
 # Pages all of whose commands other tests run or compose.
@@ -182,6 +187,7 @@ def test_a_command(command, tmp_path, ready):
         assert found and all(read_metrics(f)[-1]["step"] == 22 for f in found)
 
 
+@pytest.mark.nightly
 def test_a_run_ends_at_its_target(tmp_path, ready):
     (command,) = (c for c in RUN_BY if "train.stop" in c)
     result = runner(tmp_path, *shlex.split(command), "hydra.run.dir=run", **ready)
@@ -191,6 +197,7 @@ def test_a_run_ends_at_its_target(tmp_path, ready):
     assert last["validation/accuracy"] >= 0.98 and last["step"] < 200 * 22
 
 
+@pytest.mark.nightly
 def test_a_run_is_resumed(tmp_path, ready):
     first, longer, elsewhere = (
         shlex.split(command) for command in RUN_BY if "my_run" in command
@@ -210,6 +217,7 @@ def test_a_run_is_resumed(tmp_path, ready):
     assert ends == [1012, 1010]
 
 
+@pytest.mark.nightly
 def test_frameworks_are_compared(tmp_path, ready):
     result = runner(tmp_path, "-m", "experiment=adam_vs_sgd", SHORT, **ready)
     assert result.returncode == 0, result.stderr
@@ -240,6 +248,7 @@ def test_the_readmes_sweep_is_compared(tmp_path, ready, length, verdict):
     assert (tmp_path / "compare" / "sensitivity.png").exists()
 
 
+@pytest.mark.nightly
 def test_parity(tmp_path, ready):
     given = next(command for command in RUN_BY if "runner.parity" in command)
     result = runner(tmp_path, *shlex.split(given), "--steps", "2", **ready)

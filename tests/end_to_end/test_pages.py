@@ -112,16 +112,23 @@ def test_an_own_model(tmp_path, own_modules, folders):
     conf.register()
     search = conf.search_path(tmp_path / "conf")
     with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
+        quick = ["mesh=single", "train.epochs=1"]
         for _, _, module, *arguments in map(shlex.split, commands("own_model")):
             assert arguments[:2] == ["--config-dir", "conf"]
             if module == "runner":
-                quick = ["mesh=single", "train.epochs=1"]
                 cfg = compose("config", [*arguments[2:], *quick, *search])
                 with open_dict(cfg):
                     cfg.compilation_cache = str(folders["xla"])
-                build_job(cfg)  # and verify
+                build_job(cfg)
+                quick.append("verify=false")  # those after the first
+
+
+@pytest.mark.nightly  # tests/parity compares the forms of a user's own model
+def test_the_forms_of_an_own_model_agree(tmp_path, own_modules):
+    write_files("own_model", tmp_path)
+    own_modules(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        parity([*arguments[2:], "--config-dir", str(tmp_path / "conf"), "--steps", "3"])
+        parity(["model=shortcut", "--config-dir", str(tmp_path / "conf"), "--steps=3"])
     assert ended.value.code == 0
 
 

@@ -42,6 +42,7 @@ OVERRIDES = (
     "model=linear_autoencoder",
     "mesh=single",
     "verify=false",
+    "framework=jax",
     "+data.lab_password=planted-01-key",
     "+data.passwd=planted02",
     "+data.api_keys=[planted-03-in-a-list]",

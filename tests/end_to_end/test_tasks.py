@@ -33,19 +33,33 @@ FIRST = [*TASKS][:2]  # they leave what others read
 AT_NIGHT = {
     "Do the numbers of a published table come out again?": "half a minute",
     "Do two frameworks give the same result?": "contracts/ and parity/ ask that",
+    "How do I get a sweep as a table?": "see test_library.py",
+    "How do I get the average of five seeds, with a figure for a paper?": (
+        "see test_examples.py"
+    ),
     "How big is the model?": "prints, and trains nothing: see job/test_model_table.py",
     "How do I find several settings at once, with Optuna?": "populations of trials",
     "How do I run a sweep on a Slurm cluster?": "ends its process",
     "How do I run on a Slurm cluster?": "ends its process; see cluster/test_slurm.py",
     "How do I split a model that doesn't fit on one device?": "needs JAX to start anew",
     "How do I train a language model on my own text?": "seconds; see data/text",
+    "How do I train my own model?": "see test_own_training in test_examples.py",
+    "How do I train on a CSV file?": "see test_own_data.py",
+    "How do I train on my own arrays or files?": "see test_own_data.py",
+    "How do I train with my own loss?": "see test_own_training in test_examples.py",
+    "How do I train with my own optimizer?": (
+        "see test_own_training in test_examples.py"
+    ),
     "If they don't, at which step do they part?": "see parity/test_parity.py",
     "What would run, without running it?": "Hydra's own flags need a process",
     "Where does the time go?": "traces take seconds",
+    "Which learning rate should I use?": "a sweep, and a list of its runs, as others",
     "Which of these optimizers is better?": "30 jobs",
     "Which schedule is better?": "as is that of optimizers, at five seeds",
 } | dict.fromkeys(
     (
+        "Are the gradients of each layer healthy?",
+        "Can my model learn anything at all?",
         "How do I accumulate gradients?",
         "How do I change the batch size?",
         "How do I change the optimizer and its arguments?",
@@ -53,11 +67,14 @@ AT_NIGHT = {
         "How do I evaluate a moving average of the parameters?",
         "How do I freeze a layer?",
         "How do I get top-5 accuracy?",
+        "How do I keep my usual settings in a file?",
         "How do I leave biases out of weight decay?",
+        "How do I reduce the learning rate on a plateau, with nnx?",
         "How do I smooth labels?",
         "How do I train in bfloat16?",
         "How do I train with two learning rates?",
         "How do I vary the order of the examples alone?",
+        "How do I warm the learning rate up and let it fall?",
         "Some classes are rare: how do I weigh them?",
     ),
     "sets a key that has tests of its own, and needs a program of its own",
@@ -148,9 +165,12 @@ def test_a_task(heading, week):
 
 
 @pytest.mark.parametrize("heading", AT_NIGHT)
-def test_a_task_of_the_night_is_composed(heading, tmp_path, monkeypatch):
+def test_a_task_of_the_night_is_composed(heading, tmp_path, monkeypatch, own_modules):
     monkeypatch.chdir(tmp_path)
+    own_modules(tmp_path)
     for kind, code in TASKS[heading]:
+        if write_file(kind, code, tmp_path):
+            continue
         for line in lines(code) if kind == "sh" else ():
             assert not is_runner(line) or compose_command(line, monkeypatch) >= 0
 

@@ -207,7 +207,7 @@ def test_zip_on_the_command_line(folders, tmp_path):
         *("optimizer=sgd,adam", f"{RATE}=0.1,0.001"),
         f"hydra.sweeper.zip=[optimizer,{RATE}]",
         *("debug=tiny", "data=linear_ae", "model=linear_autoencoder"),
-        *("verify=false", f"compilation_cache={folders['xla']}"),
+        *("verify=false", "framework=jax", f"compilation_cache={folders['xla']}"),
     )
     assert done.returncode == 0, done.stderr
     paths = (tmp_path / "sweep").rglob("config.json")

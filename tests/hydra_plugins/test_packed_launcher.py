@@ -46,4 +46,11 @@ class TestPackedLauncherInBatches(BatchedSweeperTestSuite):
     [({}, ["-m", "hydra/launcher=packed"])],
 )
 class TestPackedLauncherIntegration(IntegrationTestSuite):
-    """From the command line of another program."""
+    """From the command line of another program. Its tables are for the night."""
+
+    test_custom_task_name = pytest.mark.nightly(
+        IntegrationTestSuite.test_custom_task_name
+    )
+    test_custom_sweeper_run_workdir = pytest.mark.nightly(
+        IntegrationTestSuite.test_custom_sweeper_run_workdir
+    )

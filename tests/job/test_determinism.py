@@ -84,6 +84,7 @@ def test_it_is_recorded_and_replayed(tmp_path, folders, monkeypatch, capsys):
     done = run(
         tmp_path, "deterministic=false", "data=linear_ae", "model=linear_autoencoder",
         "train.epochs=null", "train.steps=4", "wandb=disabled", "verify=false",
+        "framework=jax",
         f"compilation_cache={folders['xla']}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -92,7 +92,12 @@ def _states_are_checked(folder):
             "divisible by the 4 devices",
             marks=pytest.mark.nightly,
         ),
-        (["optimizer=sgd", "optimizer.learning_rate=1e30"], None, "loss is nan"),
+        pytest.param(
+            ["optimizer=sgd", "optimizer.learning_rate=1e30"],
+            None,
+            "loss is nan",
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_all_tell_of_a_failure_and_end_alike(overrides, each, said, tmp_path):

@@ -171,20 +171,20 @@ def test_loops_and_branches_are_told_apart():
 
 def test_a_data_parallel_step_has_one_fused_all_reduce(built):
     """Of all gradients, and of the means of loss and accuracy with them."""
-    run = built("mesh=data")
+    run = built("mesh=data", "framework=jax")
     (only,) = crossings(SESSION.program(run.spec, run.values, run.timetable))
     parameters = sum(array.bytes for array in placed(run)["params"])
     assert only[:4] == ("all-reduce", "each step", 1, parameters + 2 * 4)
 
 
 def test_one_device_moves_nothing(built):
-    run = built()
+    run = built("framework=jax")
     assert crossings(SESSION.program(run.spec, run.values, run.timetable)) == []
 
 
 @pytest.mark.smoke
 def test_fsdp_gathers_each_parameter_once(built):
-    run = built("mesh=fsdp")
+    run = built("mesh=fsdp", "framework=jax")
     crossed = {
         (c.kind, c.when): c
         for c in crossings(SESSION.program(run.spec, run.values, run.timetable))
@@ -203,7 +203,7 @@ def test_fsdp_gathers_each_parameter_once(built):
 
 def test_what_is_printed(built):
     stream = io.StringIO()
-    run = built("mesh=fsdp")
+    run = built("mesh=fsdp", "framework=jax")
     print_sharding(run, SESSION.program(run.spec, run.values, run.timetable), stream)
     told = stream.getvalue()
     assert "mesh: data 1 x fsdp 8 x model 1, 8 x cpu" in told
