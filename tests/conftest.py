@@ -4,6 +4,7 @@ import fcntl
 import functools
 import gc
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 import jax
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hypothesis import settings
@@ -34,7 +36,7 @@ from omegaconf import DictConfig, open_dict
 from xdist.scheduler import LoadGroupScheduling
 
 from helpers.resuming import SMALL, run
-from helpers.training import SESSION, build_job, train_run
+from helpers.training import SESSION, assemble_job, build_job, train_run
 from runner.config import conf
 from runner.core.run import Run
 from runner.record import compiled
@@ -62,7 +64,21 @@ def _scan_once(modules):
 
 Plugins._scan_all_plugins = staticmethod(_scan_once)
 Plugins.instance()
+_FILES = SourcesRegistry.instance().resolve("file")
+_load, _loaded = _FILES.load_config, {}
 
+
+def _load_once(self, config_path):
+    """Hydra reads the files of conf/ again for each configuration."""
+    if self.path != str(conf.conf_dir()):
+        return _load(self, config_path)
+    key = self.provider, config_path
+    if key not in _loaded:
+        _loaded[key] = pickle.dumps(_load(self, config_path))
+    return pickle.loads(_loaded[key])
+
+
+_FILES.load_config = _load_once
 
 # Files whose tests share what takes seconds to make.
 SHARING = (
@@ -167,6 +183,16 @@ def built(composed):
         return build_job(composed(*overrides)).run
 
     return built
+
+
+@pytest.fixture
+def assembled(composed):
+    """Make a run from overrides of which nothing is traced yet, nor checked."""
+
+    def assembled(*overrides: str) -> Run:
+        return assemble_job(composed(*overrides))
+
+    return assembled
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import linen, nnx
 
+from helpers.at_night import each_in_one
 from runner.core.mesh import device_mesh
 from runner.core.optimizers import Optimizer
 from runner.core.step import Values, train_step
@@ -87,19 +88,20 @@ def pipelines() -> dict:
     }
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("framework", ["jax", "linen", "nnx"])
+@pytest.mark.parametrize(
+    ("framework", "devices"), each_in_one(["jax", "linen", "nnx"], [1, 8])
+)
 def test_they_equal_the_whole_batch(framework, devices):
     pipeline, task = pipelines()[framework]
     mesh = device_mesh(MeshSettings(devices, 1, 1, 1, []), 32, 1)
     values = Values(jax.random.key(0), {}, np.float32(0))
     placed = jax.device_put(batch(), mesh.batches.update(spec=mesh.batches.spec[1:]))
     found = []
+    first = init_step(pipeline, averaging=False)(jax.random.key(1), 0.1, {})
     for microbatches in (1, 4):
-        carry = init_step(pipeline, averaging=False)(jax.random.key(1), 0.1, {})
         step = jax.jit(train_step(pipeline, task, (), microbatches))
         carry, row = step(
-            carry, placed, jnp.int32(0), jnp.float32(0.1), jnp.float32(jnp.inf), values,
+            first, placed, jnp.int32(0), jnp.float32(0.1), jnp.float32(jnp.inf), values,
         )  # fmt: skip
         found.append((row, carry.state.params))
     (whole, params), (parts, other) = found
@@ -109,9 +111,9 @@ def test_they_equal_the_whole_batch(framework, devices):
     jax.tree.map(close, params, other)
     # A mean of the parts' means is something else.
     means = []
+    gradients = jax.jit(pipeline.gradients)
     for i in range(4):
         one = jax.tree.map(lambda x, i=i: x.reshape(-1, 4, *x.shape[1:])[:, i], batch())
-        state = init_step(pipeline, averaging=False)(jax.random.key(1), 0.1, {}).state
-        total, *_ = pipeline.gradients(state, one, values.key)
+        total, *_ = gradients(first.state, one, values.key)
         means.append(float(total.loss / total.weight))
     assert abs(np.mean(means) / float(whole["train/loss"]) - 1) > 1e-3

@@ -15,6 +15,7 @@ from helpers.training import build_job, train_run
 from helpers.user_targets import TOKENS
 from runner.config import conf
 from runner.config.conf import conf_dir
+from runner.job.build import check
 
 # Prepared from files that aren't there; that they name them is held by test_tfds.py.
 ABSENT = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "tfds"}
@@ -56,10 +57,16 @@ def test_every_group_is_tested():
     }  # fmt: skip
 
 
+# Models that are another one with other numbers: always checked, and built at night.
+# models/test_convnet.py makes the first two.
+ALIKE = ("2c2d", "3c3d", "gpt2", "nanogpt", "resnet20")
+
+
+@pytest.mark.parametrize("whole", one_in(2, [False, True]))
 @pytest.mark.parametrize(
     "group", ["cluster", "framework", "mesh", "model", "precision", "wandb"]
 )
-def test_every_choice_builds(group, built):
+def test_every_choice_builds(group, whole, built, composed):
     needed = {
         "tensor": ["mesh.rules=[[kernel,[null,model]]]"],
         "3c3d": ["model.layers.0.padding=SAME"],  # digits are smaller than its images
@@ -70,7 +77,13 @@ def test_every_choice_builds(group, built):
     small = (*TOKENS, "model.width=48", "model.layers=1")
     needed |= dict.fromkeys(("transformer", "nanogpt", "gpt2"), small)
     for option in options(group):
-        built(f"{group}={option}", "train.epochs=1", *needed.get(option, []))
+        given = f"{group}={option}", "train.epochs=1", *needed.get(option, [])
+        # core/test_choose.py has the forms of convolutions.
+        native = "train.convolution=native"
+        if group == "model" and option in ALIKE and not whole:
+            check(composed(*given, native))
+        else:
+            built(*given, native)
 
 
 @pytest.mark.parametrize("data", options("data"))
@@ -90,11 +103,11 @@ def test_every_debug_preset_trains(debug, composed):
 
 
 @pytest.mark.parametrize("experiment", presets())
-@pytest.mark.parametrize("every", one_in(2, [4, 1]))
+@pytest.mark.parametrize("whole", one_in(2, [False, True]))
 def test_every_experiment_builds_choices_of_its_sweep(
-    experiment, every, folders, tmp_path
+    experiment, whole, folders, tmp_path
 ):
-    """All at night, else some, of the values that it sweeps over, one at a time.
+    """At night each value that it sweeps over, else the first of each key together.
 
     tests/core/test_optimizers.py and test_schedules.py train all of their groups.
     """
@@ -109,16 +122,21 @@ def test_every_experiment_builds_choices_of_its_sweep(
         sweep = OmegaConf.to_container(cfg.hydra.sweeper.params, resolve=True)
         assert sweep, "an experiment says what -m runs"
         parser = OverridesParser.create()
+        swept = []
         for key, values in sweep.items():
             override = parser.parse_override(f"{key}={values}")
             assert override.is_sweep_override()
-            for value in list(override.sweep_string_iterator())[::every]:
-                short = ["train.epochs=null", "train.steps=122", "mesh=single"]
-                short.append("verify=false")  # tests/checks/test_verify.py does
-                cfg = compose("config", [*chosen, f"{key}={value}", *short])
-                if "data_dir" in cfg.data:
-                    cfg.data.data_dir = str(folders["data"])
-                if cfg.data._target_ == "runner.data.text.dataset.text":
-                    cfg.data.path, cfg.model.layers = str(text), 1
-                if cfg.data.get("name") not in ABSENT:
-                    build_job(cfg)
+            swept.append([f"{key}={v}" for v in override.sweep_string_iterator()])
+        jobs = [[value] for values in swept for value in values]
+        if not whole:
+            jobs = [[values[0] for values in swept]]
+        for job in jobs:
+            short = ["train.epochs=null", "train.steps=122", "mesh=single"]
+            short.append("verify=false")  # tests/checks/test_verify.py does
+            cfg = compose("config", [*chosen, *job, *short])
+            if "data_dir" in cfg.data:
+                cfg.data.data_dir = str(folders["data"])
+            if cfg.data._target_ == "runner.data.text.dataset.text":
+                cfg.data.path, cfg.model.layers = str(text), 1
+            if cfg.data.get("name") not in ABSENT:
+                build_job(cfg)

@@ -1,6 +1,7 @@
 """Which module may import which: read from the source, lazy and typing imports too."""
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
@@ -34,6 +35,7 @@ def imports(path: Path) -> set[str]:
 GRAPH = {name: imports(path) for name, path in MODULES.items()}
 
 
+@functools.cache
 def floors() -> dict[str, int]:
     """The height of each part of the package, from what import-linter is told."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,10 +1,14 @@
-"""A mistake is one message, with key, value and rule, before anything is trained."""
+"""A mistake is one message, with key, value and rule, before anything is trained.
+
+Of those of a kind, which stand together in their tables, a part is tested always.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
 
+from helpers.at_night import one_in
 from helpers.forked import python
 from helpers.mistaken.command_lines import COMMAND_LINES
 from helpers.mistaken.files import FILES, HEAD, OF_DEFAULTS
@@ -47,10 +51,9 @@ def told(monkeypatch, tmp_path, capsys):
     return told
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"), [(a, said) for a, *said in COMMAND_LINES], **AS_TEXT
-)
-def test_in_a_command_line(told, arguments, said):
+@pytest.mark.parametrize("case", one_in(2, COMMAND_LINES), **AS_TEXT)
+def test_in_a_command_line(told, case):
+    arguments, *said = case
     message = told(*_split(arguments))
     assert all(part in message for part in said), message
     assert message.count("\n") <= 1 and "search path:" not in message
@@ -109,8 +112,9 @@ def test_in_a_search_path(in_a_file, where):
     assert f"{where}, which is not" in message
 
 
-@pytest.mark.parametrize(("overrides", "rule"), VALUES, **AS_TEXT)
-def test_in_a_value(composed, overrides, rule):
+@pytest.mark.parametrize("case", one_in(3, VALUES), **AS_TEXT)
+def test_in_a_value(composed, case):
+    overrides, rule = case
     key, _, value = overrides.split()[-1].partition("=")
     with pytest.raises(MISTAKES) as caught:
         check(composed(*overrides.split()))
@@ -119,10 +123,9 @@ def test_in_a_value(composed, overrides, rule):
     assert "\n" not in told and len(told) < 300
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"), [(o, said) for o, *said in RUNS], **AS_TEXT
-)
-def test_in_what_a_run_is_made_of(built, overrides, said):
+@pytest.mark.parametrize("case", one_in(2, RUNS), **AS_TEXT)
+def test_in_what_a_run_is_made_of(built, case):
+    overrides, *said = case
     with pytest.raises(MISTAKES) as caught:
         built(*_split(overrides.replace("model={}", BARE)))
     told = explain(caught.value)

@@ -117,7 +117,7 @@ def test_is_verified_and_lowers_the_loss_without_recompiling(name, built, caplog
     assert all(np.isfinite(row["train/loss"]) for row in rows)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_KIND)
 def test_equals_optax_used_the_textbook_way(name):
     """Float arguments as arguments of a compiled step change nothing but rounding."""
     spec = asked(name)
@@ -177,11 +177,13 @@ def test_clipping_bounds_the_update(trained):
     )
 
 
-def test_masked_weight_decay_spares_biases_and_norm_scales(built):
-    decay = "optimizer.weight_decay=1.0"
-    cnn = ("model=cnn", "optimizer=adamw", "optimizer.learning_rate=1.0", decay)
+def test_masked_weight_decay_spares_biases_and_norm_scales(assembled):
+    cnn = (
+        "model=cnn", "model.channels=[2,2]", "model.hidden_size=4", "framework=jax",
+        "optimizer=adamw", "optimizer.learning_rate=1.0", "optimizer.weight_decay=1.0",
+    )  # fmt: skip
     for masked in (False, "[conv_0,dense]", True):
-        run = built(*cnn, f"train.mask_weight_decay={masked}")
+        run = assembled(*cnn, f"train.mask_weight_decay={masked}")
         pipeline, values = run.spec.pipeline, run.values
         state = jax.jit(pipeline.init)(run.init_key, 1.0, values.hyperparameters)
         zeros = jax.tree.map(jnp.zeros_like, state.params)
@@ -230,6 +232,7 @@ def test_average_is_what_is_evaluated(trained):
     assert averaged[-1]["validation/loss"] > 2 > plain[-1]["validation/loss"]
 
 
+@pytest.mark.nightly  # each step of them is in contracts/test_accumulation.py
 def test_accumulated_gradients_equal_those_of_the_whole_batch(trained):
     whole = trained("train.epochs=2", "optimizer=sgd")
     parts = trained("train.epochs=2", "optimizer=sgd", "train.gradient_accumulation=4")

@@ -6,7 +6,7 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from helpers.at_night import one_in
+from helpers.at_night import each_in_one, one_in
 from helpers.training import SESSION
 from runner.core.placement import Axes, Placement
 from runner.core.program import start_shapes
@@ -15,6 +15,7 @@ from runner.job.sharding import crossings, print_sharding
 
 TOLERANCE = 1e-5  # relative
 NAMED = P(None, "model"), P("model", None)  # as tests/helpers/partitioned.py does
+NAMING = ["linen", "nnx"]  # the frameworks whose models name axes
 MODEL = "model._target_=helpers.partitioned.partitioned"
 SHORT = (
     "train.epochs=null", "train.steps=8", "train.eval_every_steps=4",
@@ -40,7 +41,7 @@ def test_a_model_is_placed_by_its_own_names_and_trains_alike(
     framework, composed, built, trained
 ):
     asked = (f"framework={framework}", MODEL, *SHORT)
-    run = built(*asked, "mesh=tensor", "verify=true")
+    run = built(*asked, "mesh=tensor")
     assert run.spec.mesh.own.mesh.shape == {"data": 4, "fsdp": 1, "model": 2}
     assert run.spec.mesh.batches.spec == P(None, ("data", "fsdp"))
     assert specs(run) == NAMED
@@ -56,7 +57,6 @@ def test_a_model_is_placed_by_its_own_names_and_trains_alike(
     one = trained(*asked, "mesh=single")
     for mesh in (
         ["mesh=tensor"],
-        ["mesh=data"],
         ["mesh=data_fsdp", "mesh.model=2", "mesh.min_shard_elements=8"],
     ):
         for row, wanted in zip(trained(*asked, *mesh), one, strict=True):
@@ -66,54 +66,61 @@ def test_a_model_is_placed_by_its_own_names_and_trains_alike(
 RULE = "mesh.rules=[[hidden/kernel,[%s]]]"
 
 
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        # A rule comes first, and nulls keep an array whole.
-        ((RULE % "model,null",), (P("model", None), NAMED[1])),
-        ((RULE % "null,null",), (P(), NAMED[1])),
-        ((RULE % "data,model",), (P("data", "model"), NAMED[1])),
-        # No axis called embed; one called data.
-        (("+model.column=[embed,model]",), NAMED),
-        (("+model.column=[data,model]",), (P("data", "model"), NAMED[1])),
-        # Logical names are those of flax's rules; others are axes only without rules.
-        (
-            ("+model.column=[embed,mlp]", "+model.logical=[[mlp,model]]"),
-            (NAMED[0], None),
-        ),
-        # Where the names split nothing, the largest dimension is split.
-        (("mesh=fsdp",), (P("fsdp"), P())),
-        (("mesh=data_fsdp", "mesh.model=2"), NAMED),
-        (("mesh=data",), (P(), P())),
-    ],
-)
+PLACED = [
+    # A rule comes first, and nulls keep an array whole.
+    ((RULE % "model,null",), (P("model", None), NAMED[1])),
+    ((RULE % "null,null",), (P(), NAMED[1])),
+    ((RULE % "data,model",), (P("data", "model"), NAMED[1])),
+    # No axis called embed; one called data.
+    (("+model.column=[embed,model]",), NAMED),
+    (("+model.column=[data,model]",), (P("data", "model"), NAMED[1])),
+    # Logical names are those of flax's rules; others are axes only without rules.
+    (
+        ("+model.column=[embed,mlp]", "+model.logical=[[mlp,model]]"),
+        (NAMED[0], None),
+    ),
+    # Where the names split nothing, the largest dimension is split.
+    (("mesh=fsdp",), (P("fsdp"), P())),
+    (("mesh=data_fsdp", "mesh.model=2"), NAMED),
+    (("mesh=data",), (P(), P())),
+]
+
+
+@pytest.mark.parametrize(("case", "framework"), each_in_one(PLACED, NAMING))
 def test_a_rule_comes_before_names_and_names_before_the_largest(
-    overrides, expected, built
+    case, framework, assembled
 ):
+    overrides, expected = case
     mesh = [] if "mesh=" in overrides[0] else ["mesh=tensor"]
-    for framework in ("linen", "nnx"):
-        found = specs(built(f"framework={framework}", MODEL, *SHORT, *mesh, *overrides))
-        for spec, wanted in zip(found, expected, strict=True):
-            assert wanted is None or spec == wanted
+    run = assembled(f"framework={framework}", MODEL, *SHORT, *mesh, *overrides)
+    for spec, wanted in zip(specs(run), expected, strict=True):
+        assert wanted is None or spec == wanted
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (
-            ("+model.width=15",),
-            r"'model'\] of hidden/kernel \[64, 15\]: mesh.model=2 must divide",
-        ),
-        (("+model.column=[null,null,model]",), "it has only 2 dimensions"),
-        (("+model.column=[model,model]",), "an axis can split only one dimension"),
-    ],
-)
-def test_names_that_cannot_be_followed(overrides, said, built):
-    for framework in ("linen", "nnx"):
-        asked = (f"framework={framework}", MODEL, *SHORT, "mesh=tensor", *overrides)
-        with pytest.raises(ConfigError, match=said):
-            built(*asked)
-    built(*asked, "mesh.rules=[[hidden/kernel,[data,null]],[output,[null,model]]]")
+WRONG = [
+    (
+        "+model.width=15",
+        r"'model'\] of hidden/kernel \[64, 15\]: mesh.model=2 must divide",
+    ),
+    ("+model.column=[null,null,model]", "it has only 2 dimensions"),
+    ("+model.column=[model,model]", "an axis can split only one dimension"),
+]
+
+
+@pytest.mark.parametrize(("case", "framework"), each_in_one(WRONG, NAMING))
+def test_names_that_cannot_be_followed(case, framework, built):
+    override, said = case
+    with pytest.raises(ConfigError, match=said):
+        built(f"framework={framework}", MODEL, *SHORT, "mesh=tensor", override)
+
+
+@pytest.mark.parametrize("override", one_in(3, [override for override, _ in WRONG]))
+def test_a_rule_spares_names_that_cannot_be_followed(override, assembled):
+    rules = "mesh.rules=[[hidden/kernel,[data,null]],[output,[null,model]]]"
+    asked = MODEL, *SHORT, "mesh=tensor", override, rules
+    run = assembled(*asked, "framework=nnx")
+    found = start_shapes(run.spec, run.values).carry.state.params
+    assert found["hidden"]["kernel"].sharding.spec == P("data", None)
 
 
 def test_devices_that_would_only_repeat_work_are_refused(built):

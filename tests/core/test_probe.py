@@ -28,10 +28,14 @@ PROBES = (
     "+probes.mine._target_=helpers.user_targets.products",
 )  # fmt: skip
 MESHES = [
-    ("mesh=single",),
-    ("mesh=data", "train.gradient_accumulation=2", "optimizer=muon"),
+    ("mesh=data", "train.gradient_accumulation=2"),
     ("mesh=fsdp", "mesh.min_shard_elements=1", "precision=bfloat16"),
     ("mesh=tensor", "mesh.rules=[[kernel,[null,model]]]", "mesh.model=2"),
+]
+ALONE = [
+    (("mesh=single", *more), framework)
+    for framework in ("jax", "linen", "nnx")
+    for more in ([], ["optimizer=muon"])
 ]
 
 
@@ -56,7 +60,14 @@ FRAMEWORKS = ["jax", "linen", "nnx"]
 
 
 @pytest.mark.parametrize("blocks", one_in(2, [False, True]))
-@pytest.mark.parametrize(("mesh", "framework"), each_in_one(MESHES, FRAMEWORKS))
+@pytest.mark.parametrize(
+    ("mesh", "framework"),
+    [
+        *each_in_one(MESHES, FRAMEWORKS),
+        # Of one device the tests of a population and of a resumed run are.
+        *(pytest.param(*case, marks=pytest.mark.nightly) for case in ALONE),
+    ],
+)
 def test_they_change_no_bit(built, mesh, framework, blocks, monkeypatch):
     if blocks:
         monkeypatch.setattr(timetable, "SHORT", 0)
@@ -99,21 +110,19 @@ def test_each_member_has_its_own(built):
             assert len(row[key]) == 32 and sum(row[key]) == 16 * 10 + 10
 
 
-def test_a_resumed_run_has_the_same_rows(ran, tmp_path):
+def test_a_resumed_run_has_the_same_rows_and_they_may_change(ran, tmp_path):
     asked = "train.steps=12", "checkpoint.every_steps=4", "train.eval_every_steps=6"
     whole = ran(tmp_path / "whole", *asked, *PROBES)
-    ran(tmp_path / "killed", *asked, *PROBES, stop=7)
-    assert to_json(ran(tmp_path / "killed", *asked, *PROBES)) == to_json(whole)
-    assert "probe/mine/examples" in whole[-1]
-
-
-def test_they_may_change_when_a_run_is_resumed(ran, tmp_path):
-    asked = "train.steps=12", "checkpoint.every_steps=4", "train.eval_every_steps=6"
     plain = ran(tmp_path / "plain", *asked)
-    ran(tmp_path / "killed", *asked, stop=7)
-    resumed = ran(tmp_path / "killed", *asked, *PROBES)
-    assert without(resumed, "probe/") == without(plain)
-    assert "probe/mine/examples" in resumed[-1]
+    assert "probe/mine/examples" in whole[-1]
+    assert without(whole, "probe/") == without(plain)
+    for name, probes in (("probed", PROBES), ("changed", ())):
+        ran(tmp_path / name, *asked, *probes, stop=7)
+        resumed = ran(tmp_path / name, *asked, *PROBES)
+        assert "probe/mine/examples" in resumed[-1]
+        assert without(resumed, "probe/") == without(plain)
+        if probes:
+            assert to_json(resumed) == to_json(whole)
 
 
 def test_what_isnt_finite_is_recorded_and_ends_nothing(trained):
@@ -130,8 +139,8 @@ def test_a_histogram_counts_more_than_a_float_can():
     assert int(found["gradients"]["."]["counts"][0]) == size
 
 
-def test_a_key_of_the_program_alone(built):
-    run, probed = built(*LENGTH), built(*LENGTH, *PROBES)
+def test_a_key_of_the_program_alone(assembled):
+    run, probed = assembled(*LENGTH), assembled(*LENGTH, *PROBES)
     assert probed.spec.key != run.spec.key
     assert probed.spec.description == run.spec.description
 

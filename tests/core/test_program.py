@@ -15,8 +15,8 @@ from runner.core.compiling import Compiling
         "wandb.name=x", "schedule.value=0.3", "seeds.order=3",
     ],
 )  # fmt: skip
-def test_numbers_share_a_program(override, built):
-    assert built().spec.key == built(override).spec.key
+def test_numbers_share_a_program(override, assembled):
+    assert assembled().spec.key == assembled(override).spec.key
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_numbers_share_a_program(override, built):
         "precision.matmul=highest", "+metric@metrics.top5=top_k",
     ],
 )  # fmt: skip
-def test_structure_does_not(override, built):
-    assert built().spec.key != built(override).spec.key
+def test_structure_does_not(override, assembled):
+    assert assembled().spec.key != assembled(override).spec.key
 
 
 @pytest.mark.parametrize(
@@ -99,5 +99,5 @@ def test_a_step_of_one_run_has_the_same_flops_however_it_is_trained(
 
 @pytest.mark.parametrize(("optimizer", "jumps"), [("adam", False), ("lion", True)])
 def test_whether_a_step_takes_signs(optimizer, jumps, built):
-    run = built("framework=jax", f"optimizer={optimizer}")
+    run = built("framework=jax", f"optimizer={optimizer}", "model.hidden_sizes=[8]")
     assert SESSION.program(run.spec, run.values, run.timetable).jumps is jumps

@@ -1,5 +1,7 @@
 """What conf/ has, and the small run that tests of all of it train."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from runner.config.conf import conf_dir
@@ -11,11 +13,17 @@ KINDS = (
     "sgd", "adamw", "adafactor", "sm3", "lbfgs", "sam", "galore", "muon",
     "schedule_free_adamw", "dog",
 )  # fmt: skip
-# All of them, but those that are like one of KINDS at night alone.
-BY_KIND = [
-    name if name in KINDS else pytest.param(name, marks=pytest.mark.nightly)
-    for name in NAMES
-]
+
+
+def each_of(kinds: Sequence[str]) -> list:
+    """All optimizers, but those not in `kinds` at night alone."""
+    return [
+        name if name in kinds else pytest.param(name, marks=pytest.mark.nightly)
+        for name in NAMES
+    ]
+
+
+BY_KIND = each_of(KINDS)
 
 SMALL = (
     "framework=jax", "model.hidden_sizes=[16]", "train.epochs=null", "train.steps=20",

@@ -41,9 +41,17 @@ OPTIONS = list(
         ["learned", "rotary"], [True, False], [True, False], ["float32", "bfloat16"]
     )
 )
+# Each pair of two options' values is tested always.
+PAIRWISE = [OPTIONS[i] for i in (0b0000, 0b0111, 0b1011, 0b1101, 0b1110)]
 
 
-@pytest.mark.parametrize("positions,tied,bias,dtype", OPTIONS)
+@pytest.mark.parametrize(
+    "positions,tied,bias,dtype",
+    [
+        pytest.param(*each, marks=[] if each in PAIRWISE else pytest.mark.nightly)
+        for each in OPTIONS
+    ],
+)
 def test_three_forms_are_one_function(positions, tied, bias, dtype, params):
     model = made(positions=positions, tied=tied, bias=bias, dtype=dtype, remat=not bias)
     values = params(model)

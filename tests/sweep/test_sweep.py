@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from absl import logging as absl_logging
 
+from helpers.at_night import one_in
 from helpers.forked import python
 from helpers.full import small_disk
 from runner import cli
@@ -451,15 +452,19 @@ def test_members_that_stop_leave_and_the_rest_go_on_in_a_smaller_population(
         assert (best / str(found["best"]["validation/loss"]["step"])).is_dir()
 
 
-def test_two_optimizers_three_frameworks_five_schedules_two_seeds_are_six_programs(
-    main, made, tmp_path
+SCHEDULES = "constant,cosine", "constant,cosine,linear,exponential,warmup_cosine"
+
+
+@pytest.mark.parametrize("schedules", one_in(2, SCHEDULES))
+def test_two_optimizers_three_frameworks_schedules_and_seeds_are_six_programs(
+    main, made, tmp_path, schedules
 ):
     """The jobs differ in numbers, but for the optimizer and the framework."""
     main(
-        "optimizer=sgd,adam", "framework=jax,linen,nnx",
-        "schedule=constant,cosine,linear,exponential,warmup_cosine",
+        "optimizer=sgd,adam", "framework=jax,linen,nnx", f"schedule={schedules}",
         "seed=0,1",
     )  # fmt: skip
     assert made == [4] * 6  # the fastest size for so small a model
-    assert len(rows(tmp_path)) == 60
-    assert states(tmp_path) == {"done": 60}
+    jobs = 2 * 3 * len(schedules.split(",")) * 2
+    assert len(rows(tmp_path)) == jobs
+    assert states(tmp_path) == {"done": jobs}
