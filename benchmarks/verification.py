@@ -73,10 +73,10 @@ def training(steps: int) -> Callable[[str], Callable[[], float]]:
 
 
 def compare(
-    title: str, way: Callable[[str], Callable[[], float]], repeats: int
+    title: str, way: Callable[[str], Callable[[], float]], repeats: int, warm: bool
 ) -> None:
     ways = {name: way(f"verify={name}") for name in ("true", "false")}
-    seconds = in_turn(ways, repeats)
+    seconds = in_turn(ways, repeats, warm=warm)
     pairs = zip(*seconds.values(), strict=True)
     more = statistics.median(verified - plain for verified, plain in pairs)
     verified, plain = map(statistics.median, seconds.values())
@@ -94,9 +94,9 @@ def main() -> None:
     conf.register()
     print("command  python", *sys.argv, f"\n{load()}")
     print(f"\n{'seconds':<16}{'verified':>10}{'without':>10}{'more':>10}{'ratio':>9}")
-    compare("a program", lambda verify: partial(start, verify), 3 * args.repeats)
-    compare("a further run", another, 10 * args.repeats)
-    compare("witnesses", training(args.steps), args.repeats)
+    compare("a program", lambda verify: partial(start, verify), 3 * args.repeats, False)
+    compare("a further run", another, 10 * args.repeats, True)
+    compare("witnesses", training(args.steps), args.repeats, False)
     print(f"\n{load()}")
 
 

@@ -166,7 +166,9 @@ def finish(processes: list[subprocess.Popen], number: int | None = None) -> int:
 
 def runs(folder: Path) -> dict[str, Path]:
     """The folders with rows, by their names in `folder`."""
-    found = [file.parent for file in sorted(folder.rglob("metrics.jsonl"))]
+    # A run's own or a sweep's; not deeper, where checkpoints come and go meanwhile.
+    patterns = "metrics.jsonl", "*/metrics.jsonl"
+    found = sorted(file.parent for each in patterns for file in folder.glob(each))
     return {str(path.relative_to(folder)): path for path in found}
 
 

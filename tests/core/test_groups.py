@@ -20,10 +20,10 @@ SMALL = "model.hidden_sizes=[8]"
 def ended(run):
     """The parameters of a run before and after its steps, by their paths."""
     from helpers.training import SESSION
+    from runner.core.program import init
     from runner.core.run import Host
 
-    init = jax.jit(run.spec.pipeline.init)
-    before = init(run.init_key, run.learning_rates[0], run.values.hyperparameters)
+    before = init(run.spec, run.values).result()(*run.init_arguments).state
     rows, states = [], []
     host = Host(
         lambda i, row: rows.append(row), finish=lambda i, s, n: states.append(s)
