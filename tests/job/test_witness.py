@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from helpers.resuming import arrays_of
@@ -10,6 +12,7 @@ from helpers.shipped import NAMES
 from helpers.small_models import small_convnet
 from helpers.user_targets import NOISY
 from helpers.witnessed import witnessed
+from runner.checks.agreement import Agreement
 from runner.core import witness as core_witness
 from runner.core.run import BLIND
 from runner.core.timetable import Cut
@@ -193,6 +196,21 @@ def test_a_state_that_is_not_the_optimizers_is_left_out(built):
     own = "framework._target_=helpers.sabotaged_late.honest_in_its_own_way_jax"
     _, seen = witnessed(built(*SMALL, own))
     assert "loss, metrics and gradient norm of one step" in seen[0]["checked"]
+
+
+def test_noise_has_how_a_population_rounds(built, monkeypatch):
+    """Among copies, the reference takes exactly the steps of the live member."""
+    off = []
+
+    def steps(self, found, again):
+        off.append((again()[-1].distances.off, found.distances.off))
+
+    monkeypatch.setattr(Agreement, "steps", steps)
+    given = "framework=jax", "train.epochs=4", "optimizer.learning_rate=0.02"
+    witnessed(*(built(*given, f"seed={seed}") for seed in range(3)))
+    assert len(off) > 1 and np.any(jax.tree.leaves(off))
+    for packed, live in off:
+        jax.tree.map(np.testing.assert_array_equal, packed, live)
 
 
 def test_a_population_is_refused_together(built):

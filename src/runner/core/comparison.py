@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from runner.core import recomputation, step
 from runner.core.compiling import BRIEF, Compiling, once
 from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen, apart
 from runner.core.keep import Keep
-from runner.core.program import Evaluation, Program
+from runner.core.program import MEMBER_AXES, Evaluation, Program
 from runner.core.recomputation import adapted
 from runner.core.run import Run
 from runner.core.step import NORMS, Carry
@@ -60,6 +61,8 @@ class Comparison:
         self._init = step.init(self._parts[0], spec.averaging, spec.optimizer)
         self._shapes = jax.eval_shape(self._init, *runs[0].init_arguments)
         self._made: dict[str, Compiling] = {}
+        # The same steps as a population rounds them, compiled if they are ever called.
+        self._packed: dict[str, Callable] = {}
         sharding = self._mesh.batches if alone else self._mesh.replicated
         distances = keep(
             ("witness", "distances"), lambda: once(recomputation.distances)
@@ -80,6 +83,8 @@ class Comparison:
             given = self._steps_arguments(seen)
             jitted = jax.jit(call, out_shardings=(state, self._whole))
             self._compile(name, jitted, (before, *given))
+            if members := self._program.members:
+                self._packed[name] = _among_copies(call, members)
         if seen.start == 0 and "initial" not in self._made:
             jitted = once(self._init, BRIEF, out_shardings=state)
             self._compile("initial", jitted, self._seeded(seen))
@@ -141,7 +146,8 @@ class Comparison:
     def _compare_steps(self, seen: Seen) -> str:
         count, (before, is_whole) = self._count(seen), self._adapted(seen.before)
         reaches_end = is_whole and count == seen.stop - seen.start
-        call, given = self._made[f"{count} steps"].result(), self._steps_arguments(seen)
+        name, given = f"{count} steps", self._steps_arguments(seen)
+        call = self._made[name].result()
         end, rows = _run(call, before, *given)
         rows = jax.device_get(rows)
 
@@ -167,6 +173,11 @@ class Comparison:
                 carry, shaken = _run(call, noise, *given)
                 got = evidence(jax.device_get(shaken), carry, end)
                 found.append(got._replace(noise=share / self._judge.rounding))
+            if name in self._packed:
+                # Near the end of training gradients are differences of numbers close to
+                # 1. How a population rounds these may count for more than any noise.
+                carry, packed = _run(self._packed[name], before, *given)
+                found.append(evidence(jax.device_get(packed), carry, end))
             return found
 
         after = self._adapted(seen.after)[0] if reaches_end else None
@@ -281,6 +292,25 @@ def _rows(x: jax.Array, member: Any, count: int) -> jax.Array:
 def _run(function: Callable, *arguments: Any) -> Any:
     """Call a compiled function and wait: none that follows must overlap with it."""
     return jax.block_until_ready(function(*arguments))
+
+
+def _among_copies(call: Callable, members: int) -> Callable:
+    """`call`, which takes and gives what it does alone, in a population of copies."""
+    packed = jax.jit(jax.vmap(call, MEMBER_AXES))
+
+    def first(*arguments: Any) -> Any:
+        # Outside of the compiled program, which must not know that they are equal.
+        copies = [
+            x if axis is None else jax.tree.map(lambda leaf: _copied(leaf, members), x)
+            for axis, x in zip(MEMBER_AXES, arguments, strict=True)
+        ]
+        return jax.tree.map(lambda x: x[0], packed(*copies))
+
+    return first
+
+
+def _copied(leaf: Any, members: int) -> jax.Array:
+    return jnp.broadcast_to(leaf, (members, *jnp.shape(leaf)))
 
 
 def _own(tree: Any, member: int, members: int | None) -> Any:

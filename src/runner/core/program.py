@@ -30,6 +30,9 @@ from runner.data.dataset import Dataset, eval_indices
 from runner.errors import ConfigError
 from runner.tasks.task import Task, is_shape, numbers
 
+# Of a call's arguments: 0 where each member has its own, None where they share one.
+MEMBER_AXES = 0, None, 0, 0, None, 0, 0
+
 
 class ProgramSpec(NamedTuple):
     """Everything that a program is made from, except its arguments.
@@ -196,9 +199,7 @@ def compile_program(
         rates = jax.ShapeDtypeStruct((count,), jnp.float32)
         function = step.train_call(train_step, block, max(1, blocks), most > 1, looking)
         if members:
-            # In the order of the arguments: 0 where each member has its own, None where
-            # they share one.
-            function = jax.vmap(function, (0, None, 0, 0, None, 0, 0))
+            function = jax.vmap(function, MEMBER_AXES)
         jitted = jax.jit(function, out_shardings=(state, mesh.own), donate_argnums=0)
         logged = looking and timetable
         return kept("call", block, blocks, most > 1, logged, make=lambda: Compiling(
