@@ -1,7 +1,9 @@
+import copy
 import json
 
 import hypothesis.strategies as st
 import pytest
+from hydra.core.config_store import ConfigStore
 from hypothesis import given
 from omegaconf import OmegaConf
 
@@ -154,3 +156,11 @@ def test_an_empty_variable_is_as_if_not_set(name, value, monkeypatch, composer):
     cfg = composer.compose([])
     found = cfg.compilation_cache if name == "XDG_CACHE_HOME" else cfg.data.data_dir
     assert found.startswith(value or "~/")
+
+
+def test_the_store_is_not_copied_but_what_is_loaded_is():
+    store = ConfigStore.instance()
+    assert copy.deepcopy(store) is store
+    one, other = (store.load("schema.yaml").node for _ in range(2))
+    one.seed = 7
+    assert other.seed != 7 and store.load("schema.yaml").node.seed != 7

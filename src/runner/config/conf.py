@@ -62,6 +62,10 @@ def register() -> None:
             del os.environ[name]
     explain_files()
     strict_booleans()
+    # Hydra copies the store at each of its questions, 160 times for --help, though what
+    # it loads is a copy anyway.
+    store: Any = ConfigStore
+    store.__deepcopy__ = lambda self, memo: self
     ConfigStore.instance().store(name="schema", node=Settings)
     OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
     OmegaConf.register_new_resolver("case", case, replace=True)
