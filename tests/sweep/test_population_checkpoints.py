@@ -23,8 +23,20 @@ SWEEP = (
 )  # fmt: skip
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "runner", "-m", *SWEEP, *arguments]
+# Kills the sweep when the first of its members has been trained to the end.
+KILLED_AT_THE_END = """
+import os
+from runner import __main__
+from runner.sweep import population
+population._end = lambda index, member, error, *_: error or os.kill(os.getpid(), 9)
+__main__.main()
+"""
+
+
+def start(
+    folder: Path, *arguments: str, how: tuple[str, ...] = ("-m", "runner")
+) -> subprocess.Popen:
+    command = [sys.executable, *how, "-m", *SWEEP, *arguments]
     return subprocess.Popen(
         [*command, f"hydra.sweep.dir={folder}"],
         env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
@@ -112,3 +124,15 @@ def test_killed_in_the_middle(undisturbed, tmp_path, strategy, number):
         assert kept(tmp_path) == kept(undisturbed(strategy))
     states = json.loads((tmp_path / "sweep.json").read_text())["jobs"].values()
     assert sorted(job["state"] for job in states) == ["done", "done", "failed"]
+
+
+def test_killed_at_the_end(undisturbed, tmp_path):
+    """Nothing is left to train, and the last states are there nevertheless."""
+    asked = (*how("vmap"), "checkpoint.every_steps=100")
+    killed = start(tmp_path, *asked, how=("-c", KILLED_AT_THE_END))
+    _, told = killed.communicate(timeout=60)
+    assert killed.returncode == -9, told
+    assert list(tmp_path.glob("checkpoints/*/2000/record"))
+    finished(start(tmp_path, *asked))
+    assert rows(tmp_path) == rows(undisturbed("vmap"))
+    assert kept(tmp_path) == kept(undisturbed("vmap"))

@@ -34,8 +34,13 @@ class KeptStates:
     def __init__(self, members: Mapping[int, Member], size: int, start: Start | None):
         self._members = dict(members)
         self._size = size
-        self._settings = next(iter(members.values())).prepared.checkpoints.settings
+        first = next(iter(members.values()))
+        self._settings = first.prepared.checkpoints.settings
         self._last: tuple[int, Snapshot] | None = None
+        steps = len(first.run.learning_rates)
+        if self._settings.last and start and start.step == steps:
+            # It was killed once all was trained, so nothing more will be saved.
+            self._last = steps, start.snapshot._replace(best=None)
         self.best = start.snapshot.best if start else None
         records = start.record["best_records"] if start else None
         self.records: dict[int, dict] = {int(i): r for i, r in (records or {}).items()}
