@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from runner.checks.problem import EVERY
+from runner.checks.problem import ENDING
 from runner.core.optimizer_spec import OptimizerSpec
 from runner.core.schedules import ReduceOnPlateau
 
@@ -209,7 +209,7 @@ def _defaults(wanted: OptimizerSpec) -> str:
 def _since(places: np.ndarray, steps: int) -> str:
     """The beginning of a sentence about the steps `places` of so many."""
     first, last = places[0], places[-1]
-    if places.size == last - first + 1 and last >= steps - EVERY:
+    if places.size == last - first + 1 and last >= steps - ENDING:
         return f"From step {first + 1} on, the" if first > 1 else "The"
     return f"At {places.size} of {steps} steps the"
 

@@ -12,7 +12,8 @@ from optax.contrib import ReduceLROnPlateauState
 from runner.core.schedules import ReduceOnPlateau
 
 STEPS = 512  # of a trajectory
-EVERY = 8  # steps between two batches of it
+EVERY = 16  # steps between two batches of it
+ENDING = 8  # of its last losses are NaN, and half as many of its last gradients
 BEST = 100.0  # loss of a plateau before the first step
 FORMULA_STEPS = 12  # of the same in float64
 
@@ -46,10 +47,10 @@ def trajectory_problem(params: Any, schedule: Any) -> Problem:
     step = np.arange(STEPS)
     late = np.maximum(0, step - 440) / 25
     sizes = 10.0 ** (-4 + 0.3 * (7 * step % 16) + late)
-    sizes[-EVERY // 2 :] = np.nan
+    sizes[-ENDING // 2 :] = np.nan
     window, evaluations = _plateau(schedule)
     losses = _falling(STEPS, window)
-    losses[-EVERY:] = np.nan
+    losses[-ENDING:] = np.nan
     eval_losses = np.full(STEPS, np.inf)
     eval_losses[::4] = _falling(STEPS // 4, evaluations)
     _make_fall(schedule, losses, eval_losses)

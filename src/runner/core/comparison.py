@@ -64,10 +64,6 @@ class Comparison:
         # The same steps as a population rounds them, compiled if they are ever called.
         self._packed: dict[str, Callable] = {}
         sharding = self._mesh.batches if alone else self._mesh.replicated
-        distances = keep(
-            ("witness", "distances"), lambda: once(recomputation.distances)
-        )
-        self._distances = lambda *trees: jax.device_get(distances(*trees))
         self._rows = jax.jit(_rows, static_argnums=(2,), out_shardings=sharding)
 
     def prepare(self, seen: Seen) -> None:
@@ -85,6 +81,9 @@ class Comparison:
             self._compile(name, jitted, (before, *given))
             if members := self._program.members:
                 self._packed[name] = _among_copies(call, members)
+        if "distances" not in self._made:
+            # In the background: on its first call it would take half a second of training.
+            self._compile("distances", once(recomputation.distances), (before,) * 3)
         if seen.start == 0 and "initial" not in self._made:
             jitted = once(self._init, BRIEF, out_shardings=state)
             self._compile("initial", jitted, self._seeded(seen))
@@ -130,8 +129,7 @@ class Comparison:
         call = self._made["initial"].result()
         key, *rest = self._seeded(seen)
         other_key = jax.random.fold_in(key, self._seed)
-        placed = jax.tree.map(lambda x: x.sharding, seen.before)
-        again = jax.device_put(_run(self._live_init, other_key, *rest), placed)
+        again = _placed_like(_run(self._live_init, other_key, *rest), seen.before)
         live, live_again = (self._adapted(carry)[0] for carry in (seen.before, again))
         found = self._distances(live, _run(call, key, *rest), live_again)
         if self._spec.canonical:
@@ -177,6 +175,7 @@ class Comparison:
                 # Near the end of training gradients are differences of numbers close to
                 # 1. How a population rounds these may count for more than any noise.
                 carry, packed = _run(self._packed[name], before, *given)
+                carry = _placed_like(carry, before)
                 found.append(evidence(jax.device_get(packed), carry, end))
             return found
 
@@ -216,6 +215,9 @@ class Comparison:
         self._judge.outputs(
             seen.stop, Distances(off, size, size), Distances(mixed, size, size)
         )
+
+    def _distances(self, *trees: Any) -> Distances:
+        return jax.device_get(self._made["distances"].result()(*trees))
 
     def _block(self, seen: Seen) -> int:
         """The steps of a block of the call: see `Cut`."""
@@ -292,6 +294,11 @@ def _rows(x: jax.Array, member: Any, count: int) -> jax.Array:
 def _run(function: Callable, *arguments: Any) -> Any:
     """Call a compiled function and wait: none that follows must overlap with it."""
     return jax.block_until_ready(function(*arguments))
+
+
+def _placed_like(tree: Any, other: Any) -> Any:
+    """`tree` on the devices of `other`, leaf by leaf."""
+    return jax.device_put(tree, jax.tree.map(lambda x: x.sharding, other))
 
 
 def _among_copies(call: Callable, members: int) -> Callable:

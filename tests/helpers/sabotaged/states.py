@@ -148,7 +148,7 @@ def sees_other_rows(honest):
 
 
 LINEN, NNX = ["+framework.base=linen"], ["+framework.base=nnx"]
-DIFFERENT = r"predict doesn't evaluate the model\. At batch \d+ of 64 the output"
+DIFFERENT = r"predict doesn't evaluate the model\. At batch \d+ of 32 the output"
 
 # Pipeline, overrides, and what the refusal must say.
 CASES = [
