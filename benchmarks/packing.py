@@ -29,8 +29,8 @@ from runner.core import choose
 from runner.core.convolution import has_convolution
 from runner.core.measure import microseconds
 from runner.core.measured import Measured
-from runner.core.program import step_jaxpr
 from runner.core.run import Run
+from runner.core.shapes import step_jaxpr
 from runner.job.build import build
 from runner.job.session import Session
 

@@ -15,7 +15,7 @@ from helpers.at_night import one_in
 from helpers.shipped import KINDS, NAMES
 from runner import load_run
 from runner.config.conf import conf_dir
-from runner.core.program import step_jaxpr
+from runner.core.shapes import step_jaxpr
 from runner.errors import ConfigError
 from runner.parity.steps import differences, jitted, tolerance
 

@@ -17,7 +17,7 @@ from runner.core.choose import (
     steps_per_call,
 )
 from runner.core.measured import MEASURED
-from runner.core.program import step_jaxpr
+from runner.core.shapes import step_jaxpr
 
 
 def test_convolutions_do_not_loop_on_cpu():

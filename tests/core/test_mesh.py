@@ -14,7 +14,7 @@ from helpers.shipped import SMALL, each_of
 from helpers.training import SESSION
 from runner.core.mesh import device_mesh
 from runner.core.placement import largest
-from runner.core.program import start_shapes
+from runner.core.shapes import start_shapes
 from runner.core.step import init as init_step
 from runner.core.step import train_step
 from runner.errors import ConfigError

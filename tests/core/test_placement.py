@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from helpers.at_night import each_in_one, one_in
 from helpers.training import SESSION
 from runner.core.placement import Axes, Placement
-from runner.core.program import start_shapes
+from runner.core.shapes import start_shapes
 from runner.errors import ConfigError
 from runner.job.sharding import crossings, print_sharding
 

@@ -12,8 +12,8 @@ from helpers.training import SESSION
 from runner.core.choose import FORMS
 from runner.core.convolution import has_convolution
 from runner.core.mesh import population_mesh, population_size
-from runner.core.program import step_jaxpr
 from runner.core.run import Host
+from runner.core.shapes import step_jaxpr
 from runner.core.step import init as init_step
 from runner.core.step import train_step
 from runner.core.train import train

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from runner.core.program import step_jaxpr
+from runner.core.shapes import step_jaxpr
 
 CONVNET = "runner.models.convnet."
 

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.at_night import one_in
 from helpers.resuming import SMALL, arrays_of, record, rows_of
-from runner.core.program import start_shapes
+from runner.core.shapes import start_shapes
 from runner.core.snapshot import Snapshot
 from runner.errors import ConfigError
 from runner.job import restore

@@ -10,7 +10,7 @@ from helpers.training import SESSION
 from runner.core import choose
 from runner.core.choose import Choice
 from runner.core.convolution import has_convolution
-from runner.core.program import step_jaxpr
+from runner.core.shapes import step_jaxpr
 from runner.errors import ConfigError
 from runner.job import choosing
 from runner.job.build import build

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from helpers.damage import files_in, flipped, flips
-from runner.core.program import start_shapes
+from runner.core.shapes import start_shapes
 from runner.job.checkpoint import Checkpoints
 from runner.record.files import MetricsFile
 from runner.settings import CheckpointSettings

@@ -17,8 +17,8 @@ from runner.config import conf
 from runner.config.explain import MISTAKES, explain
 from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import hydra_job
-from runner.core.program import check_traces
 from runner.core.run import Run
+from runner.core.shapes import check_traces
 from runner.errors import ConfigError, did_you_mean
 from runner.job.build import build, check
 from runner.job.run import run_job

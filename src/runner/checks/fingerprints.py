@@ -11,8 +11,8 @@ from jax.sharding import SingleDeviceSharding
 
 from runner.core import feed
 from runner.core.compiling import Compiling
-from runner.core.program import with_sharding
 from runner.core.run import Run
+from runner.core.shapes import with_sharding
 from runner.core.step import training_batch
 from runner.data.dataset import Dataset
 from runner.data.digest import data_digest, rows_digest, sha

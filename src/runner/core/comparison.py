@@ -10,9 +10,10 @@ import numpy as np
 
 from runner.core import recomputation, step
 from runner.core.compiling import BRIEF, Compiling, once
+from runner.core.evaluation import Evaluation
 from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen, apart
 from runner.core.keep import Keep
-from runner.core.program import MEMBER_AXES, Evaluation, Program
+from runner.core.program import MEMBER_AXES, Program
 from runner.core.recomputation import adapted
 from runner.core.run import Run
 from runner.core.step import NORMS, Carry
@@ -82,7 +83,7 @@ class Comparison:
             if members := self._program.members:
                 self._packed[name] = _among_copies(call, members)
         if "distances" not in self._made:
-            # In the background: on its first call it would take half a second of training.
+            # In the background: it would take half a second of the first comparison.
             self._compile("distances", once(recomputation.distances), (before,) * 3)
         if seen.start == 0 and "initial" not in self._made:
             jitted = once(self._init, BRIEF, out_shardings=state)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner.core.keep import Keep
 from runner.core.mesh import Mesh
 from runner.data.dataset import (
     Dataset,
@@ -45,6 +46,12 @@ class DeviceData(NamedTuple):
 
     train: dict[str, jax.Array]
     eval: dict[str, jax.Array]
+
+
+def kept_data(dataset: Dataset, mesh: Mesh, keep: Keep) -> Callable[[], DeviceData]:
+    """`device_data` when it is first needed; programs that share `keep` share it."""
+    key = "device data", dataset, mesh
+    return lambda: keep(key, lambda: device_data(dataset, mesh))
 
 
 def device_data(dataset: Dataset, mesh: Mesh) -> DeviceData:

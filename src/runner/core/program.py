@@ -1,12 +1,10 @@
 """The compiled program that runs share when only numbers differ between them."""
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,90 +15,24 @@ from runner.core import feed, step
 from runner.core.choose import flops, steps_per_call
 from runner.core.compiling import BRIEF, Compiling, once
 from runner.core.convolution import equations
+from runner.core.evaluation import Evaluation, compile_evaluation
 from runner.core.keep import Keep, make_anew
-from runner.core.mesh import Mesh, population_mesh
-from runner.core.optimizers import Optimizer
-from runner.core.pipeline import Pipeline
-from runner.core.probe import Probe
-from runner.core.snapshot import Snapshot
+from runner.core.mesh import Mesh
+from runner.core.program_spec import ProgramSpec
+from runner.core.shapes import (
+    carry_shapes,
+    init_arguments,
+    mesh_of,
+    start_of,
+    step_jaxpr,
+    with_sharding,
+)
 from runner.core.step import Values
 from runner.core.timetable import Cut, Timetable
-from runner.core.warm_start import WarmStart
-from runner.data.dataset import Dataset, eval_indices
-from runner.errors import ConfigError
-from runner.tasks.task import Task, is_shape, numbers
+from runner.data.dataset import eval_indices
 
 # Of a call's arguments: 0 where each member has its own, None where they share one.
 MEMBER_AXES = 0, None, 0, 0, None, 0, 0
-
-
-class ProgramSpec(NamedTuple):
-    """Everything that a program is made from, except its arguments.
-
-    Attributes:
-      description: plain values that identify the program; runs with equal ones share
-        it. `key` is their hash.
-      init, train_step, eval_step: those of `runner.core.step`, jitted, so that each is
-        traced only once.
-      probe: gives more numbers of a logged step; None without `probes`. `look` is that
-        of `runner.core.step` with it.
-      probes: the section of the configuration, which `key` depends on too.
-      steps_per_call: the most; None leaves it to the rule of `choose`.
-      reference: makes the pipeline that a witness computes with.
-      canonical: whether all pipelines of its model start from the same values.
-      optimizer: that of its pipeline.
-      warm: whether its runs start from values of their own.
-    """
-
-    description: dict[str, Any]
-    pipeline: Pipeline
-    init: Any
-    train_step: Any
-    eval_step: Any
-    task: Task
-    dataset: Dataset
-    mesh: Mesh
-    averaging: bool
-    microbatches: int
-    steps_per_call: int | None
-    reference: Callable[[], Pipeline]
-    canonical: bool
-    optimizer: Optimizer
-    warm: bool
-    probe: Probe | None
-    look: Callable | None
-    probes: dict[str, Any]
-
-    @property
-    def key(self) -> str:
-        return key_of(self.description, self.probes)
-
-
-def key_of(description: dict[str, Any], probes: dict[str, Any]) -> str:
-    """The name of a program: a hash of its `description` and `probes`."""
-    described = description | ({"probes": probes} if probes else {})
-    text = json.dumps(described, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class Evaluation(NamedTuple):
-    """A compiled evaluation, and what it reads. In a population the carry, the totals
-    and the numbers have a leading member axis.
-
-    Attributes:
-      call: (carry, columns, batches, totals) -> (totals, numbers) over `capacity`
-        batches and those of earlier calls.
-      capacity: the number of batches of a call.
-      totals: zeros that the first call starts from.
-      columns: returns the columns on the devices.
-      batches: returns one pass over the split of a name.
-    """
-
-    call: Compiling
-    capacity: int
-    totals: Any
-    columns: Callable[[], dict[str, jax.Array]]
-    batches: Callable[[str], Iterable[dict]]
 
 
 @dataclass(frozen=True)
@@ -176,7 +108,7 @@ def compile_program(
     jaxpr = step_jaxpr(spec, values)
     most, eval_capacity = capacities(spec, jaxpr, members)
     cut = timetable.cut(most)
-    mesh, lead = _mesh(spec, members)
+    mesh, lead = mesh_of(spec, members)
     own = partial(with_sharding, sharding=mesh.own, lead=lead)  # of each member
     shapes = carry_shapes(spec, values)
     state = mesh.state(shapes)
@@ -185,7 +117,7 @@ def compile_program(
     numbers = jax.eval_shape(lambda: values)
     number, one = jax.ShapeDtypeStruct((), jnp.float32), np.int32(0)
 
-    initialize, train_step, _, look = _functions(spec, members)
+    initialize, train_step, look = _functions(spec, members)
     looking = look and (look, timetable.is_logged)
 
     def kept(*name: Hashable, make: Callable[[], Compiling]) -> Compiling:
@@ -236,52 +168,11 @@ def compile_program(
         looped=most > 1,
         evaluation=evaluation,
         mesh=mesh,
-        data=_data(dataset, mesh, keep),
+        data=feed.kept_data(dataset, mesh, keep),
         members=members,
         flops=flops(jaxpr),
         jumps=_jumps(jaxpr, shapes.state.params),
     )
-
-
-def compile_evaluation(
-    spec: ProgramSpec,
-    shapes: Any,
-    capacity: int,
-    members: int | None = None,
-    keep: Keep = make_anew,
-) -> Evaluation:
-    """Start to compile the evaluation of the splits of `spec`.
-
-    Args:
-      spec: what to compile.
-      shapes: of the carry of one run.
-      capacity: see `capacities`.
-      members, keep: see `compile_program`.
-    """
-    dataset = spec.dataset
-    mesh, lead = _mesh(spec, members)
-    carry = with_sharding(shapes, mesh.state(shapes), lead)
-    columns = with_sharding(feed.column_shapes(dataset).eval, mesh.replicated)
-    batches = with_sharding(feed.eval_shapes(dataset, capacity), mesh.eval_batches)
-    totals = with_sharding(_eval_sums(spec, shapes), mesh.own, lead)
-    evaluate = step.eval_call(_functions(spec, members)[2], spec.task, capacity)
-    if members:
-        evaluate = jax.vmap(evaluate, (0, None, None, 0))
-    jitted = jax.jit(evaluate, out_shardings=mesh.own)
-    key = "evaluation", spec.key, members, capacity, jax.tree.structure(shapes)
-    data = _data(dataset, mesh, keep)
-    return Evaluation(
-        call=keep(key, lambda: Compiling(jitted, carry, columns, batches, totals)),
-        capacity=capacity,
-        totals=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), totals),
-        columns=lambda: data().eval,
-        batches=feed.eval_feed(dataset, mesh, capacity),
-    )
-
-
-def _data(dataset: Dataset, mesh: Mesh, keep: Keep) -> Callable[[], feed.DeviceData]:
-    key = "device data", dataset, mesh
-    return lambda: keep(key, lambda: feed.device_data(dataset, mesh))
 
 
 def init(spec: ProgramSpec, values: Values) -> Compiling:
@@ -294,132 +185,6 @@ def init(spec: ProgramSpec, values: Values) -> Compiling:
     shardings = spec.mesh.state(carry_shapes(spec, values))
     jitted = once(spec.init, BRIEF, out_shardings=shardings)
     return Compiling(jitted, *init_arguments(spec, values))
-
-
-def start_shapes(
-    spec: ProgramSpec, values: Values, members: int | None = None
-) -> Snapshot:
-    """Shapes and shardings of what a call of the program takes from the one before."""
-    mesh, lead = _mesh(spec, members)
-    shapes = carry_shapes(spec, values)
-    eval_loss = jax.ShapeDtypeStruct((), jnp.float32)
-    return Snapshot(
-        with_sharding(shapes, mesh.state(shapes), lead),
-        with_sharding(eval_loss, mesh.own, lead),
-    )
-
-
-def with_sharding(shapes: Any, sharding: Any, lead: tuple[int, ...] = ()) -> Any:
-    """`shapes` with leading dimensions `lead`, and one sharding or one for each."""
-
-    def placed(x, sharding):
-        shape = (*lead, *x.shape)
-        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, shapes, jax.tree.broadcast(sharding, shapes))
-
-
-def step_jaxpr(spec: ProgramSpec, values: Values) -> Jaxpr:
-    """The jaxpr of a training step, for the rules of `runner.core.choose`."""
-    return spec.train_step.trace(*_step_arguments(spec, values)).jaxpr.jaxpr
-
-
-def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
-    """Trace a step and an evaluation, so that errors show at once.
-
-    Returns:
-      the names of the metrics that the run will have.
-
-    Raises:
-      ConfigError: the model's outputs aren't what the loss needs.
-    """
-    arguments = _step_arguments(spec, values)
-    carry = arguments[0]
-    spec.mesh.placement.check_rules(carry.state.params)
-    inputs = spec.task.inputs(feed.transformed_example(spec.dataset))
-    outputs = jax.eval_shape(spec.pipeline.predict, carry.state, _on_mesh(spec, inputs))
-    _check_outputs(spec, outputs)
-    _, row = spec.train_step.trace(*arguments).out_info
-    if spec.look is not None:
-        state, values = carry.state, arguments[-1]
-        jax.eval_shape(spec.look, state, state.params, *arguments[1:3], values)
-    found = jax.eval_shape(lambda s: numbers(spec.task, s), _eval_sums(spec, carry))
-    # Nothing is chosen by a test split.
-    evaluations = [f"{s}/{name}" for s in spec.dataset.validations for name in found]
-    return [*row, *evaluations, "time/steps_per_second"]
-
-
-def _check_outputs(spec: ProgramSpec, outputs: Any) -> None:
-    if spec.task.output is None:
-        return
-    size = spec.dataset.batch_size
-    found = jax.tree.map(lambda x: x.shape, outputs)
-    needed = jax.tree.map(
-        lambda shape: (size, *shape), spec.task.output, is_leaf=is_shape
-    )
-    if found != needed:
-        raise ConfigError(
-            f"the model's outputs have shape {found}, but the task needs {needed} for "
-            f"data={spec.dataset.name}; choose another model or task"
-        )
-
-
-def _eval_sums(spec: ProgramSpec, carry: Any) -> Any:
-    """Shapes of what `ProgramSpec.eval_step` returns."""
-    is_example = jax.ShapeDtypeStruct((spec.dataset.batch_size,), jnp.bool_)
-    batch = feed.example(spec.dataset) | {feed.IS_EXAMPLE: is_example}
-    carry, batch = _on_mesh(spec, (carry, batch))
-    return jax.eval_shape(spec.eval_step, carry, batch)
-
-
-def carry_shapes(spec: ProgramSpec, values: Values) -> Any:
-    """Shapes and dtypes of the carry, without shardings."""
-    traced = spec.init.trace(*init_arguments(spec, values))
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info
-    )
-
-
-def init_arguments(spec: ProgramSpec, values: Values) -> tuple:
-    """Shapes of the arguments of `ProgramSpec.init`."""
-    arguments = values.key, np.float32(0), values.hyperparameters
-    start = start_of(spec, values)  # split as the state will be
-    start = with_sharding(start, spec.mesh.state(start))
-    return *_on_mesh(spec, jax.eval_shape(lambda: arguments)), *start
-
-
-def start_of(spec: ProgramSpec, values: Values) -> tuple[WarmStart, ...]:
-    """Shapes of a run's `start`; none if its program takes none."""
-    if not spec.warm:
-        return ()
-    rate, numbers = np.float32(0), values.hyperparameters
-    state = jax.eval_shape(spec.pipeline.init, values.key, rate, numbers)
-    state = state._replace(opt_state=())
-    flag = jax.ShapeDtypeStruct((), jnp.bool_)
-    return (WarmStart(state, jax.tree.map(lambda x: flag, state)),)
-
-
-def _step_arguments(spec: ProgramSpec, values: Values) -> tuple:
-    """Shapes of the arguments of `ProgramSpec.train_step`."""
-    carry, batch = carry_shapes(spec, values), feed.example(spec.dataset)
-    number, numbers = np.float32(0), jax.eval_shape(lambda: values)
-    carry, batch, rate, eval_loss, numbers = _on_mesh(
-        spec, (carry, batch, number, number, numbers)
-    )
-    # Which step it is is the same on any mesh.
-    return carry, batch, np.int32(0), rate, eval_loss, numbers
-
-
-def _on_mesh(spec: ProgramSpec, shapes: Any) -> Any:
-    """`shapes` as they are within the compiled program, so that JAX traces once."""
-    return with_sharding(shapes, spec.mesh.replicated)
-
-
-def _mesh(spec: ProgramSpec, members: int | None) -> tuple[Mesh, tuple]:
-    """The mesh of a program's arrays, and the dimension that members add to them."""
-    if members is None:
-        return spec.mesh, ()
-    return population_mesh(spec.mesh.devices, members), (members,)
 
 
 def capacities(spec: ProgramSpec, jaxpr: Jaxpr, members: int | None) -> tuple[int, int]:
@@ -437,24 +202,23 @@ def capacities(spec: ProgramSpec, jaxpr: Jaxpr, members: int | None) -> tuple[in
     return steps, evals
 
 
-def _jumps(step: Jaxpr, params: Any) -> bool:
-    largest = max((x.shape for x in jax.tree.leaves(params)), key=math.prod)
-    signs = (eqn for eqn in equations(step) if eqn.primitive.name == "sign")
-    operands: Any = [eqn.invars[0].aval for eqn in signs]
-    return any(operand.shape == largest for operand in operands)
-
-
 def _functions(
     spec: ProgramSpec, members: int | None
-) -> tuple[Callable, Callable, Callable, Callable | None]:
-    """The initial state, the training and the evaluation step, and a look at one."""
+) -> tuple[Callable, Callable, Callable | None]:
+    """The initial state, the training step, and a look at one."""
     if members is None:
-        return spec.init, spec.train_step, spec.eval_step, spec.look
+        return spec.init, spec.train_step, spec.look
     # A population has a mesh of its own.
     parts = spec.pipeline, spec.task, spec.dataset.transforms
     return (
         step.init(spec.pipeline, spec.averaging, spec.optimizer),
         step.train_step(*parts, spec.microbatches),
-        step.eval_step(*parts),
         spec.probe and step.look(parts[0], parts[2], spec.microbatches, spec.probe),
     )
+
+
+def _jumps(step: Jaxpr, params: Any) -> bool:
+    largest = max((x.shape for x in jax.tree.leaves(params)), key=math.prod)
+    signs = (eqn for eqn in equations(step) if eqn.primitive.name == "sign")
+    operands: Any = [eqn.invars[0].aval for eqn in signs]
+    return any(operand.shape == largest for operand in operands)

@@ -9,7 +9,7 @@ import numpy as np
 
 from runner.core.choose import Choice
 from runner.core.optimizer_spec import OptimizerSpec
-from runner.core.program import ProgramSpec
+from runner.core.program_spec import ProgramSpec
 from runner.core.snapshot import Snapshot
 from runner.core.step import Values
 from runner.core.timetable import Timetable

@@ -11,7 +11,8 @@ import numpy as np
 
 from runner.core import feed
 from runner.core.call import Call, rows
-from runner.core.program import Evaluation, Program
+from runner.core.evaluation import Evaluation
+from runner.core.program import Program
 from runner.core.run import BLIND, Host, Run, Witness
 from runner.core.snapshot import Snapshot, Start, copied, on_host
 from runner.core.step import evaluated_params

@@ -13,8 +13,9 @@ from runner.core.comparison import Comparison
 from runner.core.compiling import Compiling
 from runner.core.evidence import Judge, Seen
 from runner.core.keep import Keep
-from runner.core.program import Program, start_shapes
+from runner.core.program import Program
 from runner.core.run import Run, Witness
+from runner.core.shapes import start_shapes
 
 # A run has at least so many witnesses, at its start, its end and between them, and at
 # most so many, if all together take less than this share of its steps.

@@ -27,7 +27,7 @@ from runner.config.instantiate import (
 from runner.config.lengths import check_lengths
 from runner.config.optimizer_groups import groups
 from runner.config.ranges import check_keys, check_ranges
-from runner.core import feed, program, schedules, step
+from runner.core import feed, program, schedules, shapes, step
 from runner.core import groups as grouping
 from runner.core.choose import given
 from runner.core.compiling import Compiling
@@ -37,8 +37,9 @@ from runner.core.optimizer_spec import OptimizerSpec
 from runner.core.optimizers import Optimizer, optimizer
 from runner.core.pipeline import Pipeline
 from runner.core.probe import GIVEN, probe
-from runner.core.program import ProgramSpec, check_traces, key_of
+from runner.core.program_spec import ProgramSpec, key_of
 from runner.core.run import Run
+from runner.core.shapes import check_traces
 from runner.core.step import ROW_NAMES, Values
 from runner.data.dataset import Dataset
 from runner.data.order import Order
@@ -136,9 +137,9 @@ def build(
 
     taken = None
     if cfg.init_from is not None:
-        (shapes,) = program.start_of(parts(first)[0].spec, values)
+        (start,) = shapes.start_of(parts(first)[0].spec, values)
         patterns = cfg.init_exclude or (), cfg.init_rename or ()
-        taken = take(cfg.init_from, *patterns, shapes.values, session, earlier)
+        taken = take(cfg.init_from, *patterns, start.values, session, earlier)
 
     def made(convolution: str) -> Run:
         shared, own = parts(convolution)
@@ -179,14 +180,14 @@ def _dataset(cfg: DictConfig, session: Session) -> Dataset:
 
 def _refuse_too_large(spec: ProgramSpec, values: Values, session: Session) -> None:
     def refuse() -> None:
-        shapes = program.start_shapes(spec, values)
-        refuse_too_large(shapes, shapes.carry.state.params)
+        start = shapes.start_shapes(spec, values)
+        refuse_too_large(start, start.carry.state.params)
 
     session.keep(("size", spec.key), refuse)
 
 
 def _check_groups(spec: ProgramSpec, values: Values, asked: OptimizerSpec) -> None:
-    params = program.carry_shapes(spec, values).state.params
+    params = shapes.carry_shapes(spec, values).state.params
     grouping.check(asked.groups, asked.exempt, params)
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from runner.config.instantiate import function
 from runner.core.pipeline import TrainState
-from runner.core.program import ProgramSpec
+from runner.core.program_spec import ProgramSpec
 from runner.data.transforms import transformed
 from runner.errors import ConfigError
 from runner.job.session import Session

@@ -11,8 +11,9 @@ from runner.core.choose import FORMS, Choice, Times
 from runner.core.convolution import has_convolution
 from runner.core.measure import microseconds
 from runner.core.mesh import population_size
-from runner.core.program import Program, step_jaxpr
+from runner.core.program import Program
 from runner.core.run import Run
+from runner.core.shapes import step_jaxpr
 from runner.errors import ConfigError
 from runner.job.memory import free_bytes
 from runner.job.session import Session

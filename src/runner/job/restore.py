@@ -40,7 +40,7 @@ def newest(
     Args:
       only: load the checkpoint of this step instead of the newest.
       target: shapes, dtypes and shardings, which need not be those that were saved.
-      program: the description of the program; see `runner.core.program.ProgramSpec`.
+      program: that of `runner.core.program_spec.ProgramSpec`, its description.
       check: raises ValueError or OSError if what the checkpoint's record says of the
         run isn't so any more, such as its rows.
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from runner.config.conf import recorded
-from runner.core.program import start_shapes
 from runner.core.run import Run
+from runner.core.shapes import start_shapes
 from runner.core.snapshot import Start
 from runner.errors import ConfigError, Finished
 from runner.job import checkpoint, restore

@@ -21,8 +21,9 @@ from runner.config.hydra_files import to_yaml
 from runner.config.hydra_job import HydraJob
 from runner.core.compiling import Compiling
 from runner.core.mesh import devices
-from runner.core.program import Program, start_shapes
+from runner.core.program import Program
 from runner.core.run import Host, Run
+from runner.core.shapes import start_shapes
 from runner.errors import ConfigError, Finished, Unwritable
 from runner.job import checkpoint, determinism, restore
 from runner.job.build import Built, build, listed

@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.instantiate import call, section
-from runner.core.program import Program, ProgramSpec, compile_program
+from runner.core.program import Program, compile_program
+from runner.core.program_spec import ProgramSpec
 from runner.core.run import BLIND, Host, Run, Witness
 from runner.core.snapshot import Start
 from runner.core.step import Values

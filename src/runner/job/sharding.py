@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, TextIO
 import jax
 
 from runner.core.placement import unknown
-from runner.core.program import Program, start_shapes
+from runner.core.program import Program
 from runner.core.run import Run
+from runner.core.shapes import start_shapes
 from runner.errors import ConfigError
 from runner.record.console import console, print_table
 from runner.trees import path_text

@@ -11,18 +11,14 @@ import numpy as np
 from omegaconf import DictConfig
 
 from runner.config import conf
+from runner.core.evaluation import compile_evaluation
 from runner.core.mesh import devices
 from runner.core.pipeline import TrainState
 from runner.core.placement import Axes
-from runner.core.program import (
-    ProgramSpec,
-    capacities,
-    carry_shapes,
-    compile_evaluation,
-    start_shapes,
-    step_jaxpr,
-)
+from runner.core.program import capacities
+from runner.core.program_spec import ProgramSpec
 from runner.core.run import Run
+from runner.core.shapes import carry_shapes, start_shapes, step_jaxpr
 from runner.core.snapshot import on_host
 from runner.core.step import Carry, evaluated_params
 from runner.core.train import evaluate

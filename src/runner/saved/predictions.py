@@ -11,7 +11,7 @@ import polars as pl
 
 from runner.core import feed
 from runner.core.pipeline import TrainState
-from runner.core.program import ProgramSpec
+from runner.core.program_spec import ProgramSpec
 from runner.data.dataset import Feature, eval_indices
 from runner.data.transforms import transformed
 from runner.errors import ConfigError

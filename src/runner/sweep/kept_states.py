@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.core.program import start_shapes
+from runner.core.shapes import start_shapes
 from runner.core.snapshot import Snapshot, Start
 from runner.sweep.member import Member
 

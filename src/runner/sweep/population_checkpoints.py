@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.core.program import start_shapes
+from runner.core.shapes import start_shapes
 from runner.core.snapshot import Start
 from runner.errors import ConfigError, TrainingStopped
 from runner.job import restore
