@@ -15,7 +15,7 @@ from runner.cluster.events import Events, Tail
 from runner.cluster.plan import Plan
 from runner.cluster.submit import settings_of
 from runner.errors import ConfigError
-from runner.job.build import check
+from runner.job.check import check
 from runner.record.files import read_metrics
 from runner.settings import minutes
 from runner.sweep import launch

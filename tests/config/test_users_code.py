@@ -61,7 +61,7 @@ def test_what_it_says_reaches_no_terminal_as_it_is():
 
 def test_a_bug_of_ours_has_its_whole_traceback(built, monkeypatch):
     monkeypatch.setattr("runner.job.build._learning_rates", lambda *_: 1 / 0)
-    monkeypatch.setattr("runner.job.build._check_precision", raising.fail)
+    monkeypatch.setattr("runner.job.shared._check_precision", raising.fail)
     with pytest.raises(ArithmeticError) as caught:
         built("seed=3")
     monkeypatch.setattr("runner.config.users_code._RUNNER", "/nowhere")

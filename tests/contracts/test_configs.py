@@ -15,7 +15,7 @@ from helpers.training import build_job, train_run
 from helpers.user_targets import TOKENS
 from runner.config import conf
 from runner.config.conf import conf_dir
-from runner.job.build import check
+from runner.job.check import check
 
 # Prepared from files that aren't there; that they name them is held by test_tfds.py.
 ABSENT = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "tfds"}

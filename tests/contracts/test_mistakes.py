@@ -16,7 +16,7 @@ from helpers.mistaken.runs import BARE, RUNS
 from helpers.mistaken.values import VALUES
 from runner.cli import MISTAKES, main
 from runner.config.explain import explain
-from runner.job.build import check
+from runner.job.check import check
 
 AS_TEXT = {"ids": lambda part: str(part)}
 

@@ -18,7 +18,7 @@ from hydra_plugins.packed_launcher import PackedLauncher
 from runner.__main__ import COMMANDS
 from runner.config.hydra_job import facts
 from runner.config.whole_sweep import leave_to_jobs
-from runner.job.build import check
+from runner.job.check import check
 from runner.library import _hydra
 from runner.sweep.compose import Composer
 

@@ -39,7 +39,7 @@ def assemble_job(cfg: DictConfig) -> Run:
     """
     convolution = cfg.train.convolution.replace("auto", "native")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_refuse_too_large", "_check_groups", "_check_metrics"):
+        for name in ("_refuse_too_large", "_check_groups", "check_metrics"):
             patch.setattr(f"runner.job.build.{name}", lambda *given: None)
         patch.setattr("runner.job.build.check_traces", lambda *given: [])
         patch.setattr(program, "init", lambda *given: None)

@@ -8,7 +8,7 @@ from runner.checks.verify import Found, Numbers, verify
 from runner.config.conf import recorded
 from runner.core.optimizers import optimizer
 from runner.data.order import Order
-from runner.job import build
+from runner.job import build, shared
 
 
 def verify_alone(cfg: DictConfig, refuse: bool = True) -> Found:
@@ -27,8 +27,8 @@ def toy_of(cfg: DictConfig) -> tuple[Trajectories, Numbers]:
     cfg = build._with_lengths(cfg, order)
     asked = build._optimizer_spec(cfg, SESSION)
     tx = optimizer(asked, SESSION.keep)
-    task = build._task(cfg, SESSION, dataset)
-    trajectories = Trajectories(build._toy(cfg, dataset, task, asked, tx))
+    task = shared._task(cfg, SESSION, dataset)
+    trajectories = Trajectories(shared._toy(cfg, dataset, task, asked, tx))
     rates = build._learning_rates(cfg, SESSION, asked)
     section = recorded(cfg)["optimizer"]
     return trajectories, Numbers(rates, tx.hyperparameters, section, asked)

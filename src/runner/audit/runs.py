@@ -20,7 +20,8 @@ from runner.config.hydra_job import hydra_job
 from runner.core.run import Run
 from runner.core.shapes import check_traces
 from runner.errors import ConfigError, did_you_mean
-from runner.job.build import build, check
+from runner.job.build import build
+from runner.job.check import check
 from runner.job.run import run_job
 from runner.job.session import Session
 from runner.record.files import read_metrics, read_object

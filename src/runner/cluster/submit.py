@@ -24,7 +24,7 @@ from runner.config.explain import failure
 from runner.config.hydra_files import plain
 from runner.config.hydra_job import HydraJob
 from runner.errors import ConfigError, JobFailed
-from runner.job.build import check
+from runner.job.check import check
 from runner.job.identity import base_of, fingerprint
 from runner.record.files import lock, read_object
 from runner.record.terminal import number

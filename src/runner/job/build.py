@@ -1,6 +1,5 @@
 """Builds a run of plain values from a composed configuration and checks it."""
 
-import inspect
 import pickle
 from collections.abc import Callable
 from functools import cache
@@ -10,51 +9,33 @@ import jax
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from runner.checks.reference import Watched, reference
-from runner.checks.side_by_side import Toy
-from runner.checks.toy import on_toy, toy_example, toy_model, toy_task
 from runner.checks.trajectory import Trajectories
 from runner.checks.verify import Found, Numbers, verify
 from runner.config.conf import recorded
-from runner.config.instantiate import (
-    call,
-    check_targets,
-    function,
-    target,
-    target_names,
-    targets,
-)
+from runner.config.instantiate import target_names, targets
 from runner.config.lengths import check_lengths
 from runner.config.optimizer_groups import groups
-from runner.config.ranges import check_keys, check_ranges
-from runner.core import feed, program, schedules, shapes, step
+from runner.config.ranges import check_ranges
 from runner.core import groups as grouping
+from runner.core import program, schedules, shapes
 from runner.core.choose import given
 from runner.core.compiling import Compiling
-from runner.core.convolution import as_patches
-from runner.core.mesh import device_mesh
 from runner.core.optimizer_spec import OptimizerSpec
-from runner.core.optimizers import Optimizer, optimizer
-from runner.core.pipeline import Pipeline
-from runner.core.probe import GIVEN, probe
-from runner.core.program_spec import ProgramSpec, key_of
+from runner.core.optimizers import optimizer
+from runner.core.program_spec import ProgramSpec
 from runner.core.run import Run
 from runner.core.shapes import check_traces
-from runner.core.step import ROW_NAMES, Values
+from runner.core.step import Values
 from runner.data.dataset import Dataset
 from runner.data.order import Order
-from runner.errors import ConfigError, did_you_mean
-from runner.frameworks.precise import precise
-from runner.frameworks.sharded import sharded
+from runner.errors import ConfigError
+from runner.job.check import check, check_metrics
 from runner.job.choosing import chosen
-from runner.job.description import description
 from runner.job.memory import refuse_too_large
 from runner.job.session import Session, described
+from runner.job.shared import Shared, shared
 from runner.job.warm_start import Taken, take
-from runner.record.directions import better
-from runner.settings import GROUPS, HOOKS, NAMED, TrainSettings
-from runner.tasks.task import Task, directions
-from runner.trees import NAME_RULE, is_name
+from runner.settings import TrainSettings
 
 
 class Built(NamedTuple):
@@ -71,13 +52,6 @@ class Built(NamedTuple):
     cfg: DictConfig
     found: Found
     taken: Taken | None
-
-
-class _Shared(NamedTuple):
-    """The parts shared by all runs of one program, made by the first."""
-
-    spec: ProgramSpec
-    trajectories: Trajectories
 
 
 def build(
@@ -117,9 +91,9 @@ def build(
     config = recorded(cfg)
 
     @cache
-    def parts(convolution: str) -> tuple[_Shared, dict[str, Any]]:
+    def parts(convolution: str) -> tuple[Shared, dict[str, Any]]:
         own = config | {"train": config["train"] | {"convolution": convolution}}
-        return _shared(cfg, session, dataset, own, asked, tx), own
+        return shared(cfg, session, dataset, own, asked, tx), own
 
     # First, since it takes longest. A toy has no convolution: any form's does.
     first = "native" if settings.convolution == "auto" else settings.convolution
@@ -142,9 +116,9 @@ def build(
         taken = take(cfg.init_from, *patterns, start.values, session, earlier)
 
     def made(convolution: str) -> Run:
-        shared, own = parts(convolution)
+        common, own = parts(convolution)
         return Run(
-            spec=shared.spec,
+            spec=common.spec,
             values=values,
             learning_rates=_learning_rates(cfg, session, asked),
             init_key=init_key,
@@ -164,7 +138,7 @@ def build(
     session.keep(("groups", spec.key), lambda: _check_groups(spec, values, asked))
     init = session.keep(("init", spec.key), lambda: program.init(spec, values))
     metrics = session.keep(("metrics", spec.key), lambda: check_traces(spec, values))
-    _check_metrics(cfg, settings, metrics, spec.task)
+    check_metrics(cfg, settings, metrics, spec.task)
     begin(run, init)
     found = _verified(run, trajectories, cfg.verify, session)
     return Built(run, cfg, found, taken)
@@ -257,122 +231,6 @@ def _learning_rates(
 _NEED_A_RATE = ("optax.contrib.dadapt_adamw", "optax.contrib.prodigy")
 
 
-def _shared(
-    cfg: DictConfig,
-    session: Session,
-    dataset: Dataset,
-    config: dict[str, Any],
-    asked: OptimizerSpec,
-    tx: Optimizer,
-) -> _Shared:
-    """The parts that all runs of the program share, made here by the first run."""
-    microbatches = config["train"]["gradient_accumulation"]
-    mesh = device_mesh(cfg.mesh, dataset.batch_size, microbatches)
-    task = _task(cfg, session, dataset)
-    inputs = task.inputs(dataset.features)
-    sizes = {"inputs": inputs, "output": task.output}
-    model = session.made(cfg, "model", dtype=cfg.precision.compute, **sizes)
-    _check_precision(cfg)
-    plain = description(config, dataset, mesh, tx, asked)
-    functions = {
-        name: function(cfg, f"probes.{name}", GIVEN) for name in listed(cfg, "probes")
-    }
-
-    def make() -> _Shared:
-        example = feed.transformed_example(dataset)
-        watched = Watched(model)
-
-        def as_asked(pipeline: Pipeline) -> Pipeline:
-            pipeline = precise(pipeline, cfg.precision.matmul)
-            if config["train"]["convolution"] == "patches":
-                pipeline = pipeline._replace(
-                    gradients=as_patches(pipeline.gradients),
-                    predict=as_patches(pipeline.predict),
-                )
-            return pipeline
-
-        pipeline = as_asked(
-            call(
-                cfg,
-                "framework",
-                model=watched,
-                task=task,
-                optimizer=tx,
-                example=example,
-            )
-        )
-        pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
-        placed = mesh.with_metadata(pipeline)
-        on_mesh = sharded(pipeline, placed)
-        averaging = config["train"]["ema_decay"] is not None
-        steps = config["train"]["steps_per_call"]
-        parts = on_mesh, task, dataset.transforms
-        probed = probe(functions) if functions else None
-        spec = ProgramSpec(
-            description=plain,
-            pipeline=pipeline,
-            init=jax.jit(step.init(on_mesh, averaging, tx)),
-            train_step=jax.jit(step.train_step(*parts, microbatches, placed.devices)),
-            eval_step=jax.jit(step.eval_step(*parts)),
-            task=task,
-            dataset=dataset,
-            mesh=placed,
-            averaging=averaging,
-            microbatches=microbatches,
-            steps_per_call=None if isinstance(steps, str) else steps,
-            reference=lambda: as_asked(
-                reference(model, watched.its_form, task, tx, example)
-            ),
-            canonical=model.init is not None,
-            optimizer=tx,
-            warm=config["init_from"] is not None,
-            probe=probed,
-            look=probed and step.look(on_mesh, parts[2], microbatches, probed),
-            probes=config["probes"],
-        )
-        return _Shared(spec, Trajectories(_toy(cfg, dataset, task, asked, tx)))
-
-    return session.keep(("shared", key_of(plain, config["probes"])), make)
-
-
-def _task(cfg: DictConfig, session: Session, dataset: Dataset) -> Task:
-    """The task, with the configured metrics beside its own."""
-    features = dataset.features
-    task = session.made(cfg, "task", features=features)
-    metrics = dict(task.metrics)
-    for name in cfg.metrics:
-        if name in metrics or name in ("loss", *ROW_NAMES):
-            raise ConfigError(f"metrics.{name}: another number of a row has this name")
-        if cfg.metrics[name] is not None:
-            metrics[name] = session.made(cfg, f"metrics.{name}", features=features)
-    return task._replace(metrics=metrics)
-
-
-def _check_precision(cfg: DictConfig) -> None:
-    taken = inspect.signature(target(cfg, "model")).parameters
-    if cfg.precision.compute != "float32" and "dtype" not in taken:
-        raise ConfigError(
-            f"precision.compute={cfg.precision.compute} needs a model that takes "
-            f"dtype=, and {cfg.model._target_} does not"
-        )
-
-
-def _toy(
-    cfg: DictConfig, dataset: Dataset, task: Task, asked: OptimizerSpec, tx: Optimizer
-) -> Toy:
-    """The run's framework, task and optimizer on a toy model."""
-    task, asked = toy_task(task), on_toy(asked)
-    tx = optimizer(asked) if asked.groups or asked.exempt else tx
-    names = [group.name for group in asked.groups]
-    model = Watched(toy_model(task.output, cfg.precision.compute, names))
-    example = toy_example(dataset)
-    pipeline = call(
-        cfg, "framework", model=model, task=task, optimizer=tx, example=example
-    )
-    matmul = cfg.precision.matmul
-    return Toy(precise(pipeline, matmul), model, task, tx, asked, matmul, dataset)
-
-
 def _verified(
     run: Run, trajectories: Trajectories, refuse: bool, session: Session
 ) -> Found:
@@ -399,61 +257,3 @@ def _keys(init: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     init_key, step_key = (jax.random.split(jax.random.key(s)) for s in (init, step))
     return init_key[0], step_key[1]
-
-
-def check(cfg: DictConfig) -> None:
-    """Refuse mistakes in `cfg` that don't depend on the data or the devices.
-
-    Raises:
-      ConfigError: a value is out of range, or a target doesn't take an argument.
-    """
-    check_keys(cfg)
-    check_ranges(cfg)
-    for key in ("init_exclude", "init_rename"):
-        if cfg[key] and cfg.init_from is None:
-            raise ConfigError(
-                f"{key}={cfg[key]} needs init_from, the run or the file whose arrays "
-                "it is about, which is null"
-            )
-    for key in HOOKS:
-        for name in cfg[key]:
-            if not is_name(name):
-                raise ConfigError(f"{key}.{name}: a name must be made of {NAME_RULE}")
-    named = [f"{key}.{name}" for key in NAMED for name in listed(cfg, key)]
-    check_targets(cfg, [*GROUPS, *named])
-
-
-def listed(cfg: DictConfig, key: str) -> list[str]:
-    """The names in a section of NAMED; null takes one away."""
-    return [name for name in cfg[key] if cfg[key][name] is not None]
-
-
-def _check_metrics(
-    cfg: DictConfig, settings: TrainSettings, metrics: list[str], task: Task
-) -> None:
-    """Check those that decide something.
-
-    Raises:
-      ConfigError: the run has no such metric, or none that it can be decided by.
-    """
-    deciding = {}
-    if cfg.checkpoint.best:
-        deciding["checkpoint.best=true"] = "objective", cfg.objective
-    stop = "train.stop.metric", settings.stop.metric
-    if settings.stop.is_on:
-        deciding["train.stop"] = stop
-    named = [("objective", cfg.objective), *deciding.values()]
-    if settings.stop.metric != "validation/loss":  # the default, which a run may lack
-        named.append(stop)
-    for key, name in named:
-        if name not in metrics:
-            raise ConfigError(
-                f"{key}={name} is not a metric of this run, which has "
-                f"{', '.join(metrics)}.{did_you_mean(name, metrics)}"
-            )
-    for use, (key, name) in deciding.items():
-        if not (name.startswith("validation") and better(name, directions(task))):
-            raise ConfigError(
-                f"{use} needs {key}={name} to be a validation/ metric of which lower "
-                "or higher values are better"
-            )

@@ -26,8 +26,9 @@ from runner.core.run import Host, Run
 from runner.core.shapes import start_shapes
 from runner.errors import ConfigError, Finished, Unwritable
 from runner.job import checkpoint, determinism, restore
-from runner.job.build import Built, build, listed
+from runner.job.build import Built, build
 from runner.job.callbacks import Callbacks
+from runner.job.check import listed
 from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
 from runner.job.processes import Processes, connected

@@ -1,0 +1,69 @@
+"""Checks of a configuration, before anything is made of it."""
+
+from omegaconf import DictConfig
+
+from runner.config.instantiate import check_targets
+from runner.config.ranges import check_keys, check_ranges
+from runner.errors import ConfigError, did_you_mean
+from runner.record.directions import better
+from runner.settings import GROUPS, HOOKS, NAMED, TrainSettings
+from runner.tasks.task import Task, directions
+from runner.trees import NAME_RULE, is_name
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse mistakes in `cfg` that don't depend on the data or the devices.
+
+    Raises:
+      ConfigError: a value is out of range, or a target doesn't take an argument.
+    """
+    check_keys(cfg)
+    check_ranges(cfg)
+    for key in ("init_exclude", "init_rename"):
+        if cfg[key] and cfg.init_from is None:
+            raise ConfigError(
+                f"{key}={cfg[key]} needs init_from, the run or the file whose arrays "
+                "it is about, which is null"
+            )
+    for key in HOOKS:
+        for name in cfg[key]:
+            if not is_name(name):
+                raise ConfigError(f"{key}.{name}: a name must be made of {NAME_RULE}")
+    named = [f"{key}.{name}" for key in NAMED for name in listed(cfg, key)]
+    check_targets(cfg, [*GROUPS, *named])
+
+
+def listed(cfg: DictConfig, key: str) -> list[str]:
+    """The names in a section of NAMED; null takes one away."""
+    return [name for name in cfg[key] if cfg[key][name] is not None]
+
+
+def check_metrics(
+    cfg: DictConfig, settings: TrainSettings, metrics: list[str], task: Task
+) -> None:
+    """Check the metrics that decide something.
+
+    Raises:
+      ConfigError: the run has no such metric, or none that it can be decided by.
+    """
+    deciding = {}
+    if cfg.checkpoint.best:
+        deciding["checkpoint.best=true"] = "objective", cfg.objective
+    stop = "train.stop.metric", settings.stop.metric
+    if settings.stop.is_on:
+        deciding["train.stop"] = stop
+    named = [("objective", cfg.objective), *deciding.values()]
+    if settings.stop.metric != "validation/loss":  # the default, which a run may lack
+        named.append(stop)
+    for key, name in named:
+        if name not in metrics:
+            raise ConfigError(
+                f"{key}={name} is not a metric of this run, which has "
+                f"{', '.join(metrics)}.{did_you_mean(name, metrics)}"
+            )
+    for use, (key, name) in deciding.items():
+        if not (name.startswith("validation") and better(name, directions(task))):
+            raise ConfigError(
+                f"{use} needs {key}={name} to be a validation/ metric of which lower "
+                "or higher values are better"
+            )
