@@ -138,5 +138,7 @@ def test_every_experiment_builds_choices_of_its_sweep(
                 cfg.data.data_dir = str(folders["data"])
             if cfg.data._target_ == "runner.data.text.dataset.text":
                 cfg.data.path, cfg.model.layers = str(text), 1
+                if OmegaConf.is_missing(cfg.data, "validation"):
+                    cfg.data.validation = str(text)
             if cfg.data.get("name") not in ABSENT:
                 build_job(cfg)

@@ -19,8 +19,10 @@ GIVEN = np.random.default_rng(0).integers(VOCABULARY, size=(3, LENGTH), dtype=np
 
 def made(outputs=VOCABULARY, **more):
     options = dict(
-        width=16, heads=4, layers=2, activation="gelu", positions="learned", tied=True,
-        bias=True, dropout=0.0, remat=False, dtype="float32",
+        width=16, heads=4, head_width=None, layers=2, activation="gelu",
+        positions="learned", tied=True, bias=True, key_bias=False, output_bias=False,
+        norm_epsilon=1e-5, initial_values="gpt2", dropout=0.0, attention_dropout=0.0,
+        activation_dropout=0.0, remat=False, dtype="float32",
     )  # fmt: skip
     tokens = Feature((LENGTH,), np.dtype("int32"), VOCABULARY)
     output = LENGTH, outputs
@@ -54,7 +56,26 @@ PAIRWISE = [OPTIONS[i] for i in (0b0000, 0b0111, 0b1011, 0b1101, 0b1110)]
 )
 def test_three_forms_are_one_function(positions, tied, bias, dtype, params):
     model = made(positions=positions, tied=tied, bias=bias, dtype=dtype, remat=not bias)
+    check_forms(model, params(model), dtype)
+
+
+# Dropout of attention's weights has a path of its own, in evaluation too.
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_three_forms_are_one_function_with_options_of_other_papers(
+    positions, dtype, params
+):
+    model = made(
+        positions=positions, dtype=dtype, tied=False, head_width=6, key_bias=True,
+        output_bias=True, norm_epsilon=1e-2, initial_values="flax",
+        attention_dropout=0.2, activation_dropout=0.2,
+    )  # fmt: skip
     values = params(model)
+    assert values["block_0"]["query"]["kernel"].shape == (16, 24)
+    check_forms(model, jax.tree.map(lambda leaf: leaf + 0.1, values), dtype)
+
+
+def check_forms(model, values, dtype):
     wanted = logits(model, values)
     assert wanted.dtype == dtype
     module = model.nnx(nnx.Rngs(0))
@@ -105,9 +126,17 @@ def test_initial_values_are_those_of_gpt_2(params):
     assert "bias" not in block["key"] and not block["query"]["bias"].any()
 
 
-def test_remat_changes_no_gradient(params):
+def test_weights_that_may_be_dropped_are_the_same(params):
+    """They are computed by hand then, else by JAX's own function."""
+    values = params(made())
+    own = logits(made(attention_dropout=0.5), values)
+    np.testing.assert_allclose(own, logits(made(), values), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.5])
+def test_remat_changes_no_gradient(attention_dropout, params):
     def gradients(remat):
-        model = made(remat=remat)
+        model = made(remat=remat, attention_dropout=attention_dropout)
         return jax.grad(lambda p: logits(model, p).std())(params(model))
 
     jax.tree.map(np.testing.assert_array_equal, gradients(True), gradients(False))
@@ -118,6 +147,11 @@ def test_remat_changes_no_gradient(params):
     [
         ({"heads": 3}, r"model\.width=16 must be a multiple of model\.heads=3"),
         ({"heads": 16, "positions": "rotary"}, r"model\.width=16 / model\.heads=16"),
+        ({"head_width": 3, "positions": "rotary"}, r"head_width, which is 3, must be"),
+        ({"head_width": 0}, r"model\.head_width=0 must be at least 1"),
+        ({"initial_values": "gpt"}, r"gpt is none of .* Did you mean 'gpt2'"),
+        ({"attention_dropout": 1}, r"model\.attention_dropout=1 must be at least 0"),
+        ({"output_bias": True}, r"output_bias=true needs model\.tied=false"),
         ({"positions": "rotatory"}, r"rotatory is none of .* Did you mean 'rotary'"),
         ({"layers": 0}, r"model\.layers=0 must be at least 1"),
         ({"outputs": 12}, r"model\.tied=true needs as many .* are 12 and 11"),

@@ -124,7 +124,7 @@ def cnn(
     image = image_shape("cnn", inputs)
     _check_shapes(image, channels)
     output_size = layers.output_size("cnn", output)
-    layers.check_rate(dropout)
+    layers.check_rates(dropout=dropout)
     act = layers.activation(activation)
     height, width = (side // 2 ** len(channels) for side in image[:2])
     features = (image[2], *channels)

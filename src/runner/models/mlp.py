@@ -64,7 +64,7 @@ def mlp(
       dropout: fraction of the hidden units zeroed in training.
     """
     layers.check_sizes(hidden_sizes=hidden_sizes)
-    layers.check_rate(dropout)
+    layers.check_rates(dropout=dropout)
     act = layers.activation(activation)
     sizes = (*hidden_sizes, layers.output_size("mlp", output))
     widths = (layers.input_size("mlp", inputs), *sizes)

@@ -129,11 +129,21 @@ def dense(params: dict[str, Array], x: Array, dtype: str) -> Array:
     return x + params["bias"].astype(dtype).reshape(*(1,) * (x.ndim - 1), -1)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array, train: bool) -> jax.Array:
-    """Zero a fraction `rate` of `x` in training; scale the rest by 1 / (1 - rate)."""
+def dropout(
+    x: jax.Array,
+    rate: float,
+    key: jax.Array,
+    train: bool,
+    broadcast_dims: Sequence[int] = (),
+) -> jax.Array:
+    """Zero a fraction `rate` of `x` in training; scale the rest by 1 / (1 - rate).
+
+    Along `broadcast_dims` all entries are zeroed alike.
+    """
     if rate == 0 or not train:
         return x
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    sizes = [1 if dim in broadcast_dims else n for dim, n in enumerate(x.shape)]
+    keep = jax.random.bernoulli(key, 1 - rate, sizes)
     return jax.numpy.where(keep, x / (1 - rate), 0)
 
 
@@ -144,7 +154,8 @@ def check_sizes(**sizes: int | Sequence[int]) -> None:
             raise ConfigError(f"model.{name}={size} must be at least 1")
 
 
-def check_rate(rate: float) -> None:
-    """Raise ConfigError unless `rate` is a dropout rate."""
-    if not 0 <= rate < 1:
-        raise ConfigError(f"model.dropout={rate} must be at least 0 and below 1")
+def check_rates(**rates: float) -> None:
+    """Raise ConfigError unless all of a model's `rates` are dropout rates."""
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ConfigError(f"model.{name}={rate} must be at least 0 and below 1")

@@ -1,9 +1,8 @@
 """Decoder-only transformer (Radford et al., 2019): tokens [B, T] -> logits [B, T, V].
 
-Blocks of causal attention and MLP, each after a LayerNorm. Keys have no bias: it would
-change no output, and Adam would scale up its gradient, which is nothing but rounding.
-Dropout is that of the embeddings and of what each half of a block adds; attention's own
-weights have none.
+Blocks of causal attention and MLP, each after a LayerNorm. Keys have no bias unless it
+is asked for: it changes no output, and Adam scales up its gradient, which is nothing
+but rounding.
 """
 
 import functools
@@ -17,12 +16,12 @@ from flax import linen, nnx
 from runner.data.dataset import Feature
 from runner.errors import ConfigError, did_you_mean
 from runner.models import model as common
-from runner.models.attention import attention
+from runner.models.attention import SEQUENCES_AND_HEADS, attention
 from runner.models.model import Model
 
-EPSILON = 1e-5  # added to LayerNorm's variance; PyTorch's default
-STD = 0.02  # of initial values
+STD = 0.02  # of GPT-2's initial values
 POSITIONS = ("learned", "rotary")
+INITIAL_VALUES = ("gpt2", "flax")
 
 
 class Shape(NamedTuple):
@@ -33,14 +32,26 @@ class Shape(NamedTuple):
     length: int
     width: int
     heads: int
+    head_width: int
     layers: int
     activation: Callable
     positions: str
     tied: bool
     bias: bool
+    key_bias: bool
+    output_bias: bool
+    norm_epsilon: float
+    initial_values: str
     dropout: float
+    attention_dropout: float
+    activation_dropout: float
     remat: bool
     dtype: str
+
+    @property
+    def attended(self) -> int:
+        """The width of queries, keys and values, those of all heads together."""
+        return self.heads * self.head_width
 
     @property
     def rotary(self) -> bool:
@@ -63,19 +74,30 @@ class LinenBlock(linen.Module):
             return linen.Dense(size, use_bias=bias, dtype=shape.dtype, name=name)
 
         def norm(name, x):
-            made = linen.LayerNorm(epsilon=EPSILON, use_bias=shape.bias, name=name)
+            made = linen.LayerNorm(
+                epsilon=shape.norm_epsilon, use_bias=shape.bias, name=name
+            )
             return made(x).astype(shape.dtype)
 
-        drop = linen.Dropout(shape.dropout, deterministic=not self.train)
+        def dropout(name, rate, broadcast_dims=()):
+            return linen.Dropout(
+                rate, broadcast_dims, deterministic=not self.train, name=name
+            )
+
+        drop = dropout(None, shape.dropout)
+        drop_weights = None
+        if shape.attention_dropout:
+            drop_weights = dropout(
+                "attention_dropout", shape.attention_dropout, SEQUENCES_AND_HEADS
+            )
         y = norm("norm_1", x)
-        q, k, v = (
-            dense(name, shape.width, shape.bias and name != "key")(y)
-            for name in ("query", "key", "value")
-        )
-        x = x + drop(
-            dense("out", shape.width)(attention(q, k, v, shape.heads, shape.rotary))
-        )
+        q = dense("query", shape.attended)(y)
+        k = dense("key", shape.attended, shape.key_bias)(y)
+        v = dense("value", shape.attended)(y)
+        y = attention(q, k, v, shape.heads, shape.rotary, drop_weights)
+        x = x + drop(dense("out", shape.width)(y))
         y = shape.activation(dense("up", 4 * shape.width)(norm("norm_2", x)))
+        y = dropout("activation_dropout", shape.activation_dropout)(y)
         return x + drop(dense("down", shape.width)(y))
 
 
@@ -98,12 +120,14 @@ class Linen(linen.Module):
         block = linen.remat(LinenBlock) if shape.remat else LinenBlock
         for name in shape.names:
             x = block(shape, train, name=name)(x)
-        x = linen.LayerNorm(epsilon=EPSILON, use_bias=shape.bias, name="norm")(x)
-        x = x.astype(shape.dtype)
+        norm = linen.LayerNorm(
+            epsilon=shape.norm_epsilon, use_bias=shape.bias, name="norm"
+        )
+        x = norm(x).astype(shape.dtype)
         if shape.tied:
             return embed.attend(x)
         out = linen.Dense(
-            shape.outputs, use_bias=False, dtype=shape.dtype, name="output"
+            shape.outputs, use_bias=shape.output_bias, dtype=shape.dtype, name="output"
         )
         return out(x)
 
@@ -111,28 +135,43 @@ class Linen(linen.Module):
 class NnxBlock(nnx.Module):
     def __init__(self, shape: Shape, rngs: nnx.Rngs):
         dense = functools.partial(nnx.Linear, dtype=shape.dtype, rngs=rngs)
-        width, bias = shape.width, shape.bias
+        width, attended, bias = shape.width, shape.attended, shape.bias
         norm = functools.partial(
-            nnx.LayerNorm, width, epsilon=EPSILON, use_bias=bias, rngs=rngs
+            nnx.LayerNorm, width, epsilon=shape.norm_epsilon, use_bias=bias, rngs=rngs
         )
         self.norm_1, self.norm_2 = norm(), norm()
-        self.query = dense(width, width, use_bias=bias)
-        self.key = dense(width, width, use_bias=False)
-        self.value = dense(width, width, use_bias=bias)
-        self.out = dense(width, width, use_bias=bias)
+        self.query = dense(width, attended, use_bias=bias)
+        self.key = dense(width, attended, use_bias=shape.key_bias)
+        self.value = dense(width, attended, use_bias=bias)
+        self.out = dense(attended, width, use_bias=bias)
         self.up = dense(width, 4 * width, use_bias=bias)
         self.down = dense(4 * width, width, use_bias=bias)
         self.dropout_1 = nnx.Dropout(shape.dropout, rngs=rngs)
         self.dropout_2 = nnx.Dropout(shape.dropout, rngs=rngs)
+        # Made only to drop: one takes a key, after which others drop something else.
+        self.attention_dropout = (
+            nnx.Dropout(
+                shape.attention_dropout, broadcast_dims=SEQUENCES_AND_HEADS, rngs=rngs
+            )
+            if shape.attention_dropout
+            else None
+        )
+        self.activation_dropout = (
+            nnx.Dropout(shape.activation_dropout, rngs=rngs)
+            if shape.activation_dropout
+            else None
+        )
         self.shape = shape
 
     def __call__(self, x):
         shape = self.shape
         y = self.norm_1(x).astype(shape.dtype)
         q, k, v = self.query(y), self.key(y), self.value(y)
-        y = attention(q, k, v, shape.heads, shape.rotary)
+        y = attention(q, k, v, shape.heads, shape.rotary, self.attention_dropout)
         x = x + self.dropout_1(self.out(y))
         y = shape.activation(self.up(self.norm_2(x).astype(shape.dtype)))
+        if self.activation_dropout is not None:
+            y = self.activation_dropout(y)
         return x + self.dropout_2(self.down(y))
 
 
@@ -145,12 +184,12 @@ class Nnx(nnx.Module):
         for name in shape.names:
             setattr(self, name, NnxBlock(shape, rngs))
         self.norm = nnx.LayerNorm(
-            shape.width, epsilon=EPSILON, use_bias=shape.bias, rngs=rngs
+            shape.width, epsilon=shape.norm_epsilon, use_bias=shape.bias, rngs=rngs
         )
         if not shape.tied:
             self.output = nnx.Linear(
-                shape.width, shape.outputs, use_bias=False, dtype=shape.dtype,
-                rngs=rngs,
+                shape.width, shape.outputs, use_bias=shape.output_bias,
+                dtype=shape.dtype, rngs=rngs,
             )  # fmt: skip
         self.dropout = nnx.Dropout(shape.dropout, rngs=rngs)
         self.shape = shape
@@ -175,12 +214,19 @@ def transformer(
     dtype: str,
     width: int,
     heads: int,
+    head_width: int | None,
     layers: int,
     activation: str,
     positions: str,
     tied: bool,
     bias: bool,
+    key_bias: bool,
+    output_bias: bool,
+    norm_epsilon: float,
+    initial_values: str,
     dropout: float,
+    attention_dropout: float,
+    activation_dropout: float,
     remat: bool,
 ) -> Model:
     """Tokens [B, T] -> logits [B, T, V].
@@ -189,31 +235,58 @@ def transformer(
       inputs: tokens [T] of a known vocabulary.
       output: [T, V], as the task needs it.
       dtype: what layers compute in; parameters and LayerNorms are float32.
-      width: of the residual stream, a multiple of `heads`; MLPs are four times as wide.
+      width: of the residual stream; MLPs are four times as wide.
       heads: of each attention.
+      head_width: of the queries, keys and values of a head. None: `width` / `heads`,
+        which must be a whole number.
       layers: the number of blocks.
       activation: of the MLPs: a function of `jax.nn`, by name.
       positions: `learned` embeddings, or `rotary` (Su et al., 2021).
       tied: the output layer has the weights of the embedding (Press and Wolf, 2017).
       bias: of dense layers, but those of keys and outputs, and of LayerNorms.
+      key_bias: of the dense layers of keys, which changes no output.
+      output_bias: of the output layer, which has none if it is tied.
+      norm_epsilon: added to the variance in LayerNorms.
+      initial_values: `gpt2` (normal, of 0.02, and smaller where blocks add to the
+        residual stream), or `flax`, its own of these layers: LeCun's for kernels, and
+        embeddings with the variance 1 / `width`. Biases are 0.
       dropout: fraction of the embeddings, and of what a block adds, zeroed in training.
+      attention_dropout: fraction of attention's weights: those of the same two
+        positions, in all sequences and heads at once, as flax does.
+      activation_dropout: fraction of the MLPs' activations.
       remat: blocks are computed again for their gradients, which saves memory.
 
     Raises:
       ConfigError: the data aren't tokens, or the options contradict each other.
     """
     common.check_sizes(width=width, heads=heads, layers=layers)
-    common.check_rate(dropout)
+    common.check_rates(
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+        activation_dropout=activation_dropout,
+    )
     length, vocabulary, outputs = _sizes(inputs, output)
-    _check(width, heads, positions)
+    _check_choice("positions", positions, POSITIONS)
+    _check_choice("initial_values", initial_values, INITIAL_VALUES)
+    head_width = _head_width(width, heads, head_width)
+    if positions == "rotary" and head_width % 2:
+        raise ConfigError(
+            "model.positions=rotary turns pairs, so model.head_width, which is "
+            f"{head_width}, must be even; null is model.width={width} / "
+            f"model.heads={heads}"
+        )
+    if tied and output_bias:
+        raise ConfigError("model.output_bias=true needs model.tied=false")
     if tied and vocabulary != outputs:
         raise ConfigError(
             f"model.tied=true needs as many outputs as tokens, which are {outputs} and "
             f"{vocabulary}"
         )
     shape = Shape(
-        vocabulary, outputs, length, width, heads, layers,
-        common.activation(activation), positions, tied, bias, dropout, remat, dtype,
+        vocabulary, outputs, length, width, heads, head_width, layers,
+        common.activation(activation), positions, tied, bias, key_bias, output_bias,
+        norm_epsilon, initial_values, dropout, attention_dropout, activation_dropout,
+        remat, dtype,
     )  # fmt: skip
     return Model(
         init=functools.partial(_init, shape),
@@ -236,74 +309,93 @@ def _sizes(inputs, output) -> tuple[int, int, int]:
     return output[0], tokens.classes, output[1]
 
 
-def _check(width, heads, positions):
-    if positions not in POSITIONS:
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
         raise ConfigError(
-            f"model.positions={positions} is none of {', '.join(POSITIONS)}."
-            + did_you_mean(positions, POSITIONS)
+            f"model.{name}={value} is none of {', '.join(choices)}."
+            + did_you_mean(value, choices)
         )
+
+
+def _head_width(width: int, heads: int, given: int | None) -> int:
+    if given is not None:
+        common.check_sizes(head_width=given)
+        return given
     if width % heads:
         raise ConfigError(
-            f"model.width={width} must be a multiple of model.heads={heads}"
+            f"model.width={width} must be a multiple of model.heads={heads}, or "
+            "model.head_width be given"
         )
-    if positions == "rotary" and width // heads % 2:
-        raise ConfigError(
-            f"model.positions=rotary turns pairs, so model.width={width} / "
-            f"model.heads={heads} must be even"
-        )
+    return width // heads
 
 
 def _init(shape: Shape, key: jax.Array):
-    """GPT-2's: normal, and smaller where blocks add to the residual stream."""
+    """The values that `initial_values` names; see `transformer`."""
     width, small = shape.width, STD * (2 * shape.layers) ** -0.5
+    is_flax = shape.initial_values == "flax"
     keys = iter(jax.random.split(key, 3 + 6 * shape.layers))
 
-    def normal(size: tuple[int, ...], std: float = STD):
+    def normal(size: tuple[int, ...], std: float):
         return std * jax.random.normal(next(keys), size, jnp.float32)
 
+    def embedding(count):
+        return {"embedding": normal((count, width), width**-0.5 if is_flax else STD)}
+
     def dense(inputs, outputs, std=STD, bias=shape.bias):
-        kernel = {"kernel": normal((inputs, outputs), std)}
-        return kernel | ({"bias": jnp.zeros(outputs, jnp.float32)} if bias else {})
+        size = inputs, outputs
+        kernel = common.lecun_normal(next(keys), size) if is_flax else normal(size, std)
+        own = {"bias": jnp.zeros(outputs, jnp.float32)} if bias else {}
+        return {"kernel": kernel} | own
 
     def norm():
         scale = {"scale": jnp.ones(width, jnp.float32)}
         return scale | ({"bias": jnp.zeros(width, jnp.float32)} if shape.bias else {})
 
-    params: dict[str, Any] = {
-        "tokens": {"embedding": normal((shape.vocabulary, width))}
-    }
+    params: dict[str, Any] = {"tokens": embedding(shape.vocabulary)}
     if shape.positions == "learned":
-        params["positions"] = {"embedding": normal((shape.length, width))}
+        params["positions"] = embedding(shape.length)
     for name in shape.names:
         params[name] = {
             "norm_1": norm(),
-            "query": dense(width, width),
-            "key": dense(width, width, bias=False),
-            "value": dense(width, width),
-            "out": dense(width, width, small),
+            "query": dense(width, shape.attended),
+            "key": dense(width, shape.attended, bias=shape.key_bias),
+            "value": dense(width, shape.attended),
+            "out": dense(shape.attended, width, small),
             "norm_2": norm(),
             "up": dense(width, 4 * width),
             "down": dense(4 * width, width, small),
         }
     params["norm"] = norm()
     if not shape.tied:
-        params["output"] = dense(width, shape.outputs, bias=False)
+        params["output"] = dense(width, shape.outputs, bias=shape.output_bias)
     return params, {}
 
 
 def _forward(shape: Shape, params, model_state, tokens, key, train):
-    def drop(x, number):
-        return common.dropout(x, shape.dropout, jax.random.fold_in(key, number), train)
+    def drop(x, number, rate=shape.dropout, broadcast_dims=()):
+        each = jax.random.fold_in(key, number)
+        return common.dropout(x, rate, each, train, broadcast_dims)
+
+    def norm(params, x):
+        return _norm(params, x, shape.norm_epsilon, shape.dtype)
 
     def block(params, x, number):
-        y = _norm(params["norm_1"], x, shape.dtype)
+        def drop_weights(weights):
+            rate, after = shape.attention_dropout, 2 * (shape.layers + number) + 1
+            return drop(weights, after, rate, SEQUENCES_AND_HEADS)
+
+        y = norm(params["norm_1"], x)
         names = ("query", "key", "value")
         q, k, v = (common.dense(params[name], y, shape.dtype) for name in names)
-        y = attention(q, k, v, shape.heads, shape.rotary)
+        y = attention(
+            q, k, v, shape.heads, shape.rotary,
+            drop_weights if shape.attention_dropout else None,
+        )  # fmt: skip
         y = common.dense(params["out"], y, shape.dtype)
         x = x + drop(y, 2 * number + 1)
-        y = _norm(params["norm_2"], x, shape.dtype)
+        y = norm(params["norm_2"], x)
         y = shape.activation(common.dense(params["up"], y, shape.dtype))
+        y = drop(y, 2 * (shape.layers + number) + 2, shape.activation_dropout)
         y = common.dense(params["down"], y, shape.dtype)
         return x + drop(y, 2 * number + 2)
 
@@ -318,18 +410,18 @@ def _forward(shape: Shape, params, model_state, tokens, key, train):
     x = drop(x, 0)
     for number, name in enumerate(shape.names):
         x = block(params[name], x, number)
-    x = _norm(params["norm"], x, shape.dtype)
+    x = norm(params["norm"], x)
     if shape.tied:
         return jnp.dot(x, embedding.T), model_state
     return common.dense(params["output"], x, shape.dtype), model_state
 
 
-def _norm(params, x, dtype):
+def _norm(params, x, epsilon, dtype):
     """LayerNorm in flax's order of operations, so that all frameworks round alike."""
     x = x.astype(jnp.float32)
     mean, square = (v.mean(axis=-1, keepdims=True) for v in (x, jnp.square(x)))
     var = jnp.maximum(0.0, square - jnp.square(mean))
-    scale = jax.lax.rsqrt(var + EPSILON) * params["scale"].reshape(1, 1, -1)
+    scale = jax.lax.rsqrt(var + epsilon) * params["scale"].reshape(1, 1, -1)
     y = (x - mean) * scale
     if "bias" in params:
         y = y + params["bias"].reshape(1, 1, -1)
