@@ -40,7 +40,6 @@ from same_bits import bits, deterministic
 from speed import jobs, loop, packing, precision
 from timing import load
 
-from runner.config import conf
 from runner.job import determinism
 from runner.record.code import Code
 from runner.record.console import console, print_table
@@ -121,7 +120,6 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=list(SECTIONS), choices=SECTIONS)
     parser.add_argument("--out", type=Path, default=Path("accelerator.json"))
     args = parser.parse_args()
-    conf.register()
     determinism.set_up(True)
     code = Code(Path.cwd(), PACKAGES).facts()
     facts = {

@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from step import SESSION, make_run
+from configuration import SESSION
+from step import make_run
 
-from runner.config import conf
 from runner.core.run import Run
 from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
@@ -36,7 +36,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=100, help="steps (100)")
     options = parser.parse_args()
-    conf.register()
     run = make_run("nnx", "cnn", options.steps)
     session = SESSION
     session.program(run.spec, run.values, run.timetable)

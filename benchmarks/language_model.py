@@ -18,16 +18,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from configuration import SESSION, composed, nnx_module
 from flax import nnx
-from step import SESSION, runner_loop
+from step import runner_loop
 from timing import in_turn, load, median_ratio
 
-from runner.config import conf
 from runner.job.build import build
 
 BATCH, BLOCK = 12, 64
@@ -36,20 +35,14 @@ TORCH = Path(__file__).with_name("language_model_torch.py")
 
 def runner(text: Path, steps: int, folder: Path) -> tuple[Callable, nnx.Module]:
     """The runner's loop, and its model, untrained."""
-    with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        cfg = hydra.compose(
-            "config",
-            ["experiment=nanogpt/shakespeare_cpu", f"data.path={text.absolute()}",
-             f"data.data_dir={folder / 'data'}", f"train.steps={steps}",
-             f"schedule.warmup_steps={min(steps // 2, 100)}", "mesh=single",
-             f"train.eval_every_steps={steps}", "data.validation=0.001",
-             "verify=false"],
-        )  # fmt: skip
+    cfg = composed(
+        "experiment=nanogpt/shakespeare_cpu", f"data.path={text.absolute()}",
+        f"data.data_dir={folder / 'data'}", f"train.steps={steps}",
+        f"schedule.warmup_steps={min(steps // 2, 100)}", "mesh=single",
+        f"train.eval_every_steps={steps}", "data.validation=0.001", "verify=false",
+    )  # fmt: skip
     run = build(cfg, SESSION).run
-    task = run.spec.task
-    sizes = {"inputs": task.inputs(run.spec.dataset.features), "output": task.output}
-    model = SESSION.made(cfg, "model", dtype=cfg.precision.compute, **sizes)
-    return runner_loop(run, folder), model.form("nnx")(nnx.Rngs(0))
+    return runner_loop(run, folder), nnx_module(cfg, run)
 
 
 def by_hand(model: nnx.Module, text: Path, steps: int) -> Callable[[], float]:
@@ -103,7 +96,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    conf.register()
     print("command  python", *sys.argv, f"\n{load()}")
     with tempfile.TemporaryDirectory() as folder:
         ours, model = runner(args.text, args.steps, Path(folder))

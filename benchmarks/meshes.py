@@ -18,7 +18,7 @@ from typing import Any
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
 import numpy as np
-from hydra import compose, initialize_config_dir
+from configuration import composed
 
 from runner.config import conf
 from runner.core.run import Host
@@ -46,9 +46,9 @@ class Renamed:
         return lambda name, *others: called(f"{self._run}/{name}", *others)
 
 
-def composed(steps: int, *overrides: str) -> Any:
+def short(steps: int, *overrides: str) -> Any:
     length = ("train.epochs=null", f"train.steps={steps}", "train.log_every_steps=1")
-    return compose("config", ["verify=false", *length, *overrides])
+    return composed("verify=false", *length, *overrides)
 
 
 def losses(cfg: Any, own: Processes | None = None) -> np.ndarray:
@@ -62,11 +62,11 @@ def losses(cfg: Any, own: Processes | None = None) -> np.ndarray:
 
 def one_of_two(cases: Sequence[tuple[str, ...]], steps: int, own: list[str]) -> None:
     """Train all of them as one process of two, and print the losses of each."""
-    with processes.connected(composed(steps, *own)) as peers:
+    with processes.connected(short(steps, *own)) as peers:
         client = processes._client()
         for run, case in enumerate(cases):
             processes._client = lambda run=run: Renamed(client, run)
-            cfg = composed(steps, *case, "mesh=data_fsdp", *own)
+            cfg = short(steps, *case, "mesh=data_fsdp", *own)
             print("losses", json.dumps(losses(cfg, peers).tolist()), flush=True)
         processes._client = lambda: client
 
@@ -95,16 +95,14 @@ def main() -> None:
     parser.add_argument("--optimizers", nargs="*", help="all of them by default")
     parser.add_argument("--one-of-two", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    conf.register()
     found = sorted(path.stem for path in (conf.conf_dir() / "optimizer").glob("*.*"))
     names = args.optimizers or found
     cases = [(f"optimizer={name}", *OWN.get(name, ()), *MLP) for name in names]
     cases += [(f"framework={f}", *CNN) for f in ("jax", "linen", "nnx")]
-    with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        if args.one_of_two:
-            one_of_two(cases, args.steps, args.one_of_two)
-        else:
-            compare(cases, args)
+    if args.one_of_two:
+        one_of_two(cases, args.steps, args.one_of_two)
+    else:
+        compare(cases, args)
 
 
 def compare(cases: Sequence[tuple[str, ...]], args: argparse.Namespace) -> None:
@@ -116,9 +114,9 @@ def compare(cases: Sequence[tuple[str, ...]], args: argparse.Namespace) -> None:
     try:
         for case in cases:
             name = "cnn " * ("model=cnn" in case) + case[0]
-            one = losses(composed(args.steps, *case, "mesh=single"))
+            one = losses(short(args.steps, *case, "mesh=single"))
             several = [
-                losses(composed(args.steps, *case, f"mesh={mesh}")) for mesh in MESHES
+                losses(short(args.steps, *case, f"mesh={mesh}")) for mesh in MESHES
             ]
             line = next(x for x in told if x.startswith("losses"))  # Gloo talks too
             several.append(np.array(json.loads(line.removeprefix("losses"))))

@@ -16,12 +16,10 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import hydra
 import jax
-from omegaconf import OmegaConf, open_dict
-from step import images
+from configuration import composed
+from step import IMAGES
 from timing import load
 
 from runner.config import conf
@@ -46,8 +44,8 @@ MODELS = {
     "transformer 32": [*TEXT, "model.width=32"],
     "transformer 128": [*TEXT, "model.width=128"],
     "cnn 8x8": ["model=cnn", "data=digits"],
-    "cnn 28x28": ["model=cnn"],
-    "cnn 28x28 [64, 128, 256]": ["model=cnn", "model.channels=[64,128,256]"],
+    "cnn 28x28": [*IMAGES, "model=cnn"],
+    "cnn 28x28 [64, 128, 256]": [*IMAGES, "model=cnn", "model.channels=[64,128,256]"],
 }
 
 
@@ -56,12 +54,7 @@ def make_run(overrides: list[str], form: str, session: Session) -> Run:
         *overrides, f"train.convolution={form}", "verify=false", "mesh=single",
         "data.batch_size=64", *conf.search_path(EXAMPLES / "my_lab" / "conf"),
     ]  # fmt: skip
-    cfg: Any = hydra.compose("config", fixed)
-    if "model=cnn" in overrides and "data=digits" not in overrides:
-        with open_dict(cfg):
-            target = f"{images.__module__}.{images.__name__}"
-            cfg.data = OmegaConf.create({"_target_": target, "batch_size": 64})
-    return build(cfg, session).run
+    return build(composed(*fixed), session).run
 
 
 def measured(
@@ -127,13 +120,11 @@ def main() -> None:
     print("command  python", *sys.argv)
     print(f"machine  {platform.machine()}, {os.cpu_count()} CPUs, {jax.devices()[0]}")
     print(load())
-    conf.register()
     sizes = [size for size in SIZES if size <= args.most]
-    with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        for name in args.models:
-            session = Session(most=64)
-            made = partial(make_run, MODELS[name], session=session)
-            report(*measured(name, made, sizes, args.rounds, session))
+    for name in args.models:
+        session = Session(most=64)
+        made = partial(make_run, MODELS[name], session=session)
+        report(*measured(name, made, sizes, args.rounds, session))
     print(f"\n{load()}")
 
 

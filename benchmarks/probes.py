@@ -10,12 +10,10 @@ import argparse
 import statistics
 import sys
 
-import hydra
+from configuration import SESSION, composed
 from recording import unrecorded
-from step import SESSION
 from timing import load
 
-from runner.config import conf
 from runner.job.build import build
 
 STEPS = 10_000
@@ -32,15 +30,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
-    conf.register()
     print("command  python", *sys.argv, f"\n{load()}")
     ways = {}
     for name, probes in PROBES.items():
         length = "train.epochs=null", f"train.steps={args.steps}"
         every = "train.log_every_steps=100", f"train.eval_every_steps={args.steps}"
-        with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-            cfg = hydra.compose("config", [*length, *every, *probes])
-        ways[name] = unrecorded(build(cfg, SESSION).run)
+        run = build(composed(*length, *every, *probes), SESSION).run
+        ways[name] = unrecorded(run)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for loop in ways.values():
         loop()

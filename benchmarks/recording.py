@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from step import SESSION, make_run, runner_loop
+from configuration import SESSION
+from step import make_run, runner_loop
 from timing import load
 
-from runner.config import conf
 from runner.core.run import Host, Run
 
 
@@ -56,7 +56,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    conf.register()
     print("command  python", *sys.argv, f"\n{load()}")
     with tempfile.TemporaryDirectory() as folder:
         for model, steps in (("mlp", 40_000), ("cnn", 600)):

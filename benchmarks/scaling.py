@@ -15,9 +15,8 @@ import os
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
-from hydra import compose, initialize_config_dir
+from configuration import composed
 
-from runner.config import conf
 from runner.job.build import build
 from runner.job.session import Session
 from runner.job.sharding import Crossing, crossings, placed
@@ -32,8 +31,7 @@ def measure(mesh: str, count: int, batch: int) -> tuple[int, int, list[Crossing]
     size = f"mesh.{mesh}={count}"
     overrides = ["verify=false", MODEL, f"mesh={mesh}", size]
     session = Session()
-    cfg = compose("config", [*overrides, f"data.batch_size={batch}"])
-    run = build(cfg, session).run
+    run = build(composed(*overrides, f"data.batch_size={batch}"), session).run
     parts = placed(run)
     parameters = sum(array.bytes for array in parts["params"])
     held = sum(array.device_bytes for arrays in parts.values() for array in arrays)
@@ -44,16 +42,14 @@ def measure(mesh: str, count: int, batch: int) -> tuple[int, int, list[Crossing]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.parse_args()
-    conf.register()
     heads = ("all-gather", "all-reduce", "sent", "theory", "ratio", "state")
     print("KiB a step; sent, theory and state are of each device")
     print(f"{'':24}" + "".join(f"{head:>12}" for head in heads))
-    with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        for mesh in ("data", "fsdp"):
-            for scaling in ("strong", "weak"):
-                for count in DEVICES:
-                    batch = 512 if scaling == "strong" else WEAK_BATCH * count
-                    print_row(f"{mesh} {scaling} {count}", mesh, count, batch)
+    for mesh in ("data", "fsdp"):
+        for scaling in ("strong", "weak"):
+            for count in DEVICES:
+                batch = 512 if scaling == "strong" else WEAK_BATCH * count
+                print_row(f"{mesh} {scaling} {count}", mesh, count, batch)
 
 
 def print_row(name: str, mesh: str, count: int, batch: int) -> None:

@@ -7,8 +7,9 @@ from functools import partial
 
 from bench import Bench, Case, Row, Ways, framework_of
 from by_hand import nnx_loop, nnx_scan, scan_loop
+from configuration import SESSION
 from packing import default, row_of
-from step import SESSION, runner_loop
+from step import runner_loop
 from workloads import WORKLOADS
 
 import sweep

@@ -21,29 +21,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import jax
 import numpy as np
 from by_hand import classification, cnn_loop, nnx_loop, scan_loop
+from configuration import SESSION, composed
 from flax import nnx
-from omegaconf import OmegaConf, open_dict
 from timing import in_turn, load, median_ratio
 
-from runner.config import conf
 from runner.core.run import Host, Run
 from runner.data.dataset import Dataset, MemorySplit
 from runner.data.transforms import flip, pad_and_crop, scale
 from runner.job.build import build
-from runner.job.session import Session
 from runner.models import mlp
 from runner.record.recorder import Recorder
 
 FRAMEWORKS = ("jax", "linen", "nnx")
 MODELS = ("mlp", "cnn")
 CLASSES = 10
-
-
-SESSION = Session()
 WANDB = {"wandb": {"_target_": "runner.record.mirrors.wandb.WandbTracker"}}
 
 
@@ -70,6 +64,10 @@ def images(batch_size: int, augment: bool = False) -> Dataset:
     )
 
 
+# As overrides; they need a batch size.
+IMAGES = "~data", f"+data._target_={__name__}.images", "+data.batch_size=null"
+
+
 def make_run(
     framework: str,
     model: str,
@@ -86,16 +84,10 @@ def make_run(
         "train.epochs=null",
         f"train.log_every_steps={log_every_steps}",
         f"train.eval_every_steps={steps}",
-        f"data.batch_size={batch_size}",
     ]
-    with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("config", overrides)
     if model == "cnn" or augment is not None:
-        with open_dict(cfg):
-            target = f"{images.__module__}.{images.__name__}"
-            given = {"batch_size": batch_size, "augment": bool(augment)}
-            cfg.data = OmegaConf.create({"_target_": target, **given})
-    return build(cfg, SESSION).run
+        overrides += [*IMAGES, f"+data.augment={bool(augment)}"]
+    return build(composed(*overrides, f"data.batch_size={batch_size}"), SESSION).run
 
 
 def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], float]:
@@ -143,7 +135,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--augment", action="store_true")
     args = parser.parse_args()
-    conf.register()
     print("command  python", *sys.argv)
     print(f"machine  {platform.machine()}, {os.cpu_count()} CPUs, {jax.devices()[0]}")
     print(load())

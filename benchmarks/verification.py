@@ -17,23 +17,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import hydra
-from omegaconf import DictConfig
+from configuration import SESSION, composed
 from startup import runner
 from timing import in_turn, load, median_ratio
 
-from runner.config import conf
 from runner.core.run import Host
 from runner.job.build import build
 from runner.job.session import Session
 from runner.job.witness import witness_of
-
-SESSION = Session()
-
-
-def composed(*overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        return hydra.compose("config", list(overrides))
 
 
 def start(*overrides: str) -> float:
@@ -91,7 +82,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600_000, help="of a minute")
     args = parser.parse_args()
-    conf.register()
     print("command  python", *sys.argv, f"\n{load()}")
     print(f"\n{'seconds':<16}{'verified':>10}{'without':>10}{'more':>10}{'ratio':>9}")
     compare("a program", lambda verify: partial(start, verify), 3 * args.repeats, False)

@@ -2,16 +2,15 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hydra
 import jax
 import jax.numpy as jnp
 from by_hand import Loss, classification, next_token
-from flax import nnx
-from omegaconf import OmegaConf, open_dict
-from step import CLASSES, SESSION, images
+from configuration import SESSION, composed, nnx_module
+from step import CLASSES, IMAGES
 
 from runner.config import conf
 from runner.core.run import Run
@@ -84,19 +83,13 @@ def built(
     rows = [f"train.eval_every_steps={steps}", "train.log_every_steps=100"]
     given = [*workload.overrides, *(workload.small if small else ()), *more]
     own = conf.search_path(EXAMPLES / "my_lab" / "conf")
-    with hydra.initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        always = [f"framework={framework}", "verify=false", "mesh=single"]
-        cfg = hydra.compose("config", [*always, *length, *rows, *own, *given])
     if workload.batch_size is not None:
-        target = f"{images.__module__}.{images.__name__}"
         batch_size = 8 if small else workload.batch_size
-        with open_dict(cfg):
-            cfg.data = OmegaConf.create({"_target_": target, "batch_size": batch_size})
+        given += [*IMAGES, f"data.batch_size={batch_size}"]
+    always = [f"framework={framework}", "verify=false", "mesh=single"]
+    cfg = composed(*always, *length, *rows, *own, *given)
     run = build(cfg, SESSION).run
-    task, dtype = run.spec.task, cfg.precision.compute
-    sizes = {"inputs": task.inputs(run.spec.dataset.features), "output": task.output}
-    model = SESSION.made(cfg, "model", dtype=dtype, **sizes)
-    return run, lambda: model.form("nnx")(nnx.Rngs(0))
+    return run, partial(nnx_module, cfg, run)
 
 
 def two_conv_two_dense(
