@@ -86,7 +86,7 @@ def trained(
         lambda step: checkpoint_record(run, step) | recorder.state(),
     )  # fmt: skip
     host = host_of(
-        lambda index, row: recorder.row(row),
+        lambda index, row: recorder.row(row), lambda index, row: False,
         lambda index, state, numbers: None, lambda: None, checkpoints, Interruption(),
         session.processes,
     )  # fmt: skip
