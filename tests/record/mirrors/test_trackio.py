@@ -9,6 +9,7 @@ import pytest
 from runner.mirror.__main__ import main
 from runner.record.files import read_metrics
 from runner.record.mirrors.tracker import source
+from runner.record.mirrors.trackio import TrackioTracker
 
 FIRST_EDITION = Path(__file__).parents[2] / "fixtures" / "first_edition"
 
@@ -74,6 +75,22 @@ def test_the_test_numbers_and_a_bad_end_are_there(trackio, run):
     (alert,) = alerts
     shown = [alert[key] for key in ("title", "text", "level", "step")]
     assert shown == ["failed", "no", "warn", 20]
+
+
+def test_while_no_rows_come_nothing_is_written(trackio, run, monkeypatch):
+    monkeypatch.setattr("runner.record.mirrors.trackio._SECONDS", 0.0)
+    written = []
+    tracker = TrackioTracker(source(run))
+    tracker.open()
+    monkeypatch.setattr(
+        tracker._storage, "bulk_log", lambda *_, steps, **__: written.append(steps)
+    )
+    for row in ({"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}):
+        for _ in range(3):
+            tracker.flush()
+        tracker.row(row)
+    tracker.flush()
+    assert written == [[1], [2]]
 
 
 def test_a_network_file_system_is_refused(trackio, run, monkeypatch, capsys):

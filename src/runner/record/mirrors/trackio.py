@@ -66,7 +66,7 @@ class TrackioTracker(Tracker):
             self._write()
 
     def flush(self) -> None:
-        if time.monotonic() - self._written > _SECONDS:
+        if self._rows and time.monotonic() - self._written > _SECONDS:
             self._write()
 
     def _write(self) -> None:
