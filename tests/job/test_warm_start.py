@@ -8,8 +8,8 @@ from safetensors.numpy import save_file
 
 from helpers.at_night import each_in_one
 from runner.errors import ConfigError
-from runner.record.files import read_object
-from runner.record.state import FILE, load_state
+from runner.record.files import STATE, read_object
+from runner.record.state import load_state
 
 FRAMEWORKS = ("jax", "linen", "nnx")
 SMALL = ("train.steps=4", "train.epochs=null", "model.hidden_sizes=[8]",
@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
         "params/output/kernel": (8, 10), "params/output/bias": (10,),
     }  # fmt: skip
     arrays = {k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}
-    save_file(arrays, folder / FILE)
+    save_file(arrays, folder / STATE)
     return folder, arrays
 
 
@@ -112,7 +112,7 @@ def test_the_record_says_what_was_taken(ran, tmp_path, finished, capsys):
     rows = ran(tmp_path / "run", *given)
     assert rows
     facts = read_object(tmp_path / "run" / "provenance.json")["init_from"]
-    assert facts["path"] == str(folder / FILE) and len(facts["sha256"]) == 64
+    assert facts["path"] == str(folder / STATE) and len(facts["sha256"]) == 64
     assert facts["taken"] == 2
     assert facts["excluded"] == ["params/dense_0/bias"]
     assert len(facts["not in the file"]) == 2
@@ -132,7 +132,7 @@ def test_the_record_says_what_was_taken(ran, tmp_path, finished, capsys):
 def damaged(finished, tmp_path, how):
     folder, arrays = finished
     file = tmp_path / "bad.safetensors"
-    data = bytearray((folder / FILE).read_bytes())
+    data = bytearray((folder / STATE).read_bytes())
     if how == "checksum":
         save_file(arrays, file, {"sha256": "0" * 64})
         return file

@@ -13,7 +13,8 @@ from runner.core.pipeline import TrainState
 from runner.core.warm_start import WarmStart
 from runner.errors import ConfigError, few
 from runner.job.session import Session
-from runner.record.state import FILE, arrays_in
+from runner.record.files import STATE
+from runner.record.state import arrays_in
 from runner.record.untrusted import one_line, read_bytes
 from runner.trees import is_found, path_text
 
@@ -68,14 +69,14 @@ def take(
       ConfigError: there is no such file, it is damaged, or nothing of it is taken.
     """
     path = Path(name).absolute()
-    path = path / FILE if path.is_dir() else path
+    path = path / STATE if path.is_dir() else path
     try:
         stat = path.stat()
         key = "init_from", path, stat.st_mtime_ns, stat.st_size, stat.st_ino
         file = session.keep(key, lambda: _read(path, stat.st_size))
     except OSError as error:
         hint = ""
-        if path.name == FILE:
+        if path.name == STATE:
             hint = (
                 ": a run folder gets that file when the run has finished; runner "
                 "export writes it from a checkpoint"

@@ -15,6 +15,7 @@ from typing import IO, Any
 from runner.errors import ConfigError, Unwritable
 
 FILES = "files"  # the folder of what callbacks leave: <name>/<step>.<ending>
+STATE = "state.safetensors"  # of a run that has finished
 
 # The floats that JSON can't express. As null they would look the same, but a loss that
 # went to infinity is another finding than a NaN, so they are written as strings.

@@ -9,10 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from runner.record.files import write_bytes
+from runner.record.files import STATE, write_bytes
 from runner.trees import path_text
-
-FILE = "state.safetensors"
 
 
 def save_state(folder: Path, state: Any) -> None:
@@ -24,7 +22,7 @@ def save_state(folder: Path, state: Any) -> None:
     from safetensors.numpy import save
 
     named = arrays_of(state)
-    write_bytes(folder / FILE, save(named, {"sha256": _digest(named)}))
+    write_bytes(folder / STATE, save(named, {"sha256": _digest(named)}))
 
 
 def arrays_of(state: Any) -> dict[str, np.ndarray]:
@@ -42,7 +40,7 @@ def load_state(folder: Path) -> dict[str, np.ndarray]:
       OSError: there is no such file.
       ValueError: it is damaged.
     """
-    path = folder / FILE
+    path = folder / STATE
     return arrays_in(path, path.read_bytes())
 
 

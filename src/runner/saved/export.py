@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from runner.errors import ConfigError, few
-from runner.record.files import write_bytes, write_json
+from runner.record.files import STATE, write_bytes, write_json
 from runner.record.format import EXPORTED, FORMAT
 from runner.record.provenance import PACKAGES
 from runner.record.secrets import scrub
-from runner.record.state import FILE, save_state
+from runner.record.state import save_state
 from runner.record.untrusted import one_line
 from runner.saved.record import Recorded
 from runner.saved.state import State
@@ -126,7 +126,7 @@ def card(
         "```python",
         "from safetensors.numpy import load_file",
         "",
-        f"arrays = load_file({str(folder / FILE)!r})",
+        f"arrays = load_file({str(folder / STATE)!r})",
         f"print(arrays[{first!r}].shape)  # {arrays[first].shape}",
         "```",
         "",

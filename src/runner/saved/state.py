@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from runner.errors import ConfigError, few
 from runner.job import restore
-from runner.record.state import FILE
+from runner.record.files import STATE
 from runner.saved.record import Recorded
 
 
@@ -17,7 +17,7 @@ class State(NamedTuple):
     Attributes:
       name: "best", "last", or "step" for any other.
       step: the optimizer steps that it comes after.
-      checkpoint: the folder that has it; None if it is in FILE of the run folder.
+      checkpoint: the folder that has it; None if it is in STATE of the run folder.
     """
 
     name: str
@@ -47,8 +47,8 @@ def find(recorded: Recorded, summary: Mapping[str, Any], asked: str | None) -> S
     keeps_best = _section(recorded.config, "checkpoint").get("best") is True
     best = _best_step(recorded, summary, saved) if keeps_best else None
     steps = summary.get("steps")
-    end = None  # the step of the state in FILE
-    if recorded.finished and type(steps) is int and (folder / FILE).is_file():
+    end = None  # the step of the state in STATE
+    if recorded.finished and type(steps) is int and (folder / STATE).is_file():
         end = best if best is not None and (best in saved or not saved) else steps
     if end is None and not saved:
         raise ConfigError(f"{folder} has no state: {_why(recorded, summary)}")
@@ -105,7 +105,7 @@ def _list(saved: list[int], end: int | None) -> str:
 
 def _why(recorded: Recorded, summary: Mapping[str, Any]) -> str:
     if recorded.finished:
-        return f"{FILE} isn't there, and no checkpoint is"
+        return f"{STATE} isn't there, and no checkpoint is"
     if (recorded.provenance.get("members") or 1) > 1:
         return (
             f"it is {summary.get('status')}, and a packed sweep keeps the checkpoints "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.record.directions import FIRST_EDITION, better
-from runner.record.files import lock
+from runner.record.files import STATE, lock
 from runner.record.mirrors.follow import one_line
 from runner.record.mirrors.tracker import Source, Tracker, tested
 from runner.record.mirrors.wandb_fields import fields, wanted_mode, with_variables
@@ -160,9 +160,7 @@ class WandbTracker(Tracker):
         if self.source.config.get("wandb", {}).get("log_model"):
             import wandb
 
-            from runner.record.state import FILE
-
-            state = self.source.folder / FILE
+            state = self.source.folder / STATE
             if state.is_file():  # as it is once a run has finished
                 model = wandb.Artifact(f"model-{self._fields['id']}", type="model")
                 model.add_file(str(state))
