@@ -324,6 +324,28 @@ def test_what_an_export_is(copied, tmp_path):
         load_run(folder).export(out)
 
 
+@pytest.mark.parametrize(
+    ("command", "given", "shown"),
+    [
+        (["runner", "--config-dir", "my conf", "seed=1"], None, "'my conf'"),
+        (["runner", "--config-dir=conf"], None, "conf"),
+        (["runner", "-cd", "conf"], "theirs", "theirs"),
+        (["notebook"], "conf", "conf"),
+        (["other", "--config-dir"], None, None),
+    ],
+)
+def test_its_card_names_the_folder_of_ones_own_files(
+    copied, tmp_path, command, given, shown
+):
+    path = copied() / "provenance.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"command": command}))
+    out = load_run(path.parent, config_dir=given).export(tmp_path / "model")
+    own = "" if shown is None else f" --config-dir {shown}"
+    expected = f"python -m runner{own} init_from={out}"
+    assert expected in (out / "README.md").read_text()
+
+
 @pytest.mark.parametrize("command", [evaluate, predict, export])
 def test_runs_that_cannot_be_used(command, copied, tmp_path, capsys):
     more = [] if command is evaluate else ["--out", str(tmp_path / "out.csv")]

@@ -1,15 +1,19 @@
 """A model in a folder of its own: its state, its records, and a card about them."""
 
+import argparse
+import contextlib
 import math
 import os
 import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, StrictUndefined
 
 from runner.errors import ConfigError, few
 from runner.record.files import STATE, write_bytes, write_json
@@ -33,6 +37,7 @@ def export(
     state: State,
     arrays: dict[str, np.ndarray],
     folder: str | Path,
+    config_dir: Path | None,
 ) -> Path:
     """Write a state, which `init_from` reads, with config, metrics and provenance.
 
@@ -43,6 +48,7 @@ def export(
       state: which of its states this is.
       arrays: those of the state, by their names.
       folder: a new one.
+      config_dir: the user's own YAML files; None if only the run's command names them.
 
     Returns:
       the folder.
@@ -65,7 +71,7 @@ def export(
         write_json(half / "config.json", scrub({**recorded.config, "format": FORMAT}))
         write_json(half / EXPORTED, scrub(metrics))
         write_json(half / "provenance.json", scrub(dict(recorded.provenance)))
-        text = card(recorded, metrics, arrays, folder)
+        text = card(recorded, metrics, arrays, folder, config_dir)
         write_bytes(half / "README.md", text.encode())
         os.replace(half, target)
     except OSError as error:
@@ -82,66 +88,43 @@ def card(
     metrics: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     folder: Path,
+    config_dir: Path | None,
 ) -> str:
     """The model card, in Markdown.
 
     Args:
       metrics: as the export has them.
       folder: that of the export.
+      config_dir: see `export`.
     """
     config, facts = scrub(dict(recorded.config)), scrub(dict(recorded.provenance))
     parameters = {k: x for k, x in arrays.items() if k.startswith("params/")}
     count = sum(math.prod(x.shape) for x in parameters.values())
     first = next(iter(parameters), next(iter(arrays)))
-    step = metrics["state"]["step"]
     kind = {"best": "the best state", "last": "the last state"}
-    what = kind.get(metrics["state"]["name"], "the state")
-    lines = [
-        f"# {_name(config)}",
-        "",
-        f"{count:,} parameters: {what} of a run, after {step} of "
-        f"{_leaf(config, 'train.steps')} steps. The run's status is "
-        f"{metrics['status']}.",
-        "",
-        "| trained with | |",
-        "|---|---|",
-        *_rows(_trained(config, recorded.hydra)),
-        "",
-        "| metric | final | best | at step |",
-        "|---|---|---|---|",
-        *_rows(_numbers(metrics)),
-        "",
-        "## Data",
-        "",
-        f"Digests of `data={_choice(recorded.hydra, 'data')}`, as the run found them:",
-        "",
-        *_digests(facts.get("data_digest")),
-        "",
-        "## Versions",
-        "",
-        *(f"- {name} {version}" for name, version in _versions(facts)),
-        "",
-        "## Loading it",
-        "",
-        "```python",
-        "from safetensors.numpy import load_file",
-        "",
-        f"arrays = load_file({str(folder / STATE)!r})",
-        f"print(arrays[{first!r}].shape)  # {arrays[first].shape}",
-        "```",
-        "",
-        "The same model, trained on from these values:",
-        "",
-        "```sh",
-        shlex.join(
-            ["python", "-m", "runner", f"init_from={folder}", *_model(recorded)]
+    own = config_dir or _config_dir(facts.get("command"))
+    flag = ["--config-dir", one_line(own)] if own else []
+    template = (files("runner.saved") / "card.md.j2").read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(template).render(
+        name=_name(config),
+        count=f"{count:,}",
+        what=kind.get(metrics["state"]["name"], "the state"),
+        step=metrics["state"]["step"],
+        steps=_leaf(config, "train.steps"),
+        status=metrics["status"],
+        trained=_rows(_trained(config, recorded.hydra)),
+        numbers=_rows(_numbers(metrics)),
+        data=_choice(recorded.hydra, "data"),
+        digests=_digests(facts.get("data_digest")),
+        versions=_versions(facts),
+        file=repr(str(folder / STATE)),
+        array=repr(first),
+        shape=arrays[first].shape,
+        command=shlex.join(
+            ["python", "-m", "runner", *flag, f"init_from={folder}", *_model(recorded)]
         ),
-        "```",
-        "",
-        f"`config.json` has the whole configuration, `{EXPORTED}` the numbers, "
-        "`provenance.json` where they are from.",
-    ]
-    return "\n".join(map(str, lines)) + "\n"
+    )
 
 
 def _name(config: Mapping[str, Any]) -> str:
@@ -188,16 +171,25 @@ def _digests(digest: Any) -> list[str]:
     return [f"- {one_line(k)}: {one_line(v)[:200]}" for k, v in found.items()][:_SHOWN]
 
 
-def _versions(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _versions(facts: Mapping[str, Any]) -> list[str]:
     packages = facts.get("packages")
-    if isinstance(packages, Mapping):
-        yield from ((k, one_line(packages[k])) for k in PACKAGES if packages.get(k))
+    found = packages if isinstance(packages, Mapping) else {}
+    return [f"- {k} {one_line(found[k])}" for k in PACKAGES if found.get(k)]
 
 
 def _rows(cells: Iterator[tuple]) -> Iterator[str]:
     for row in cells:
         escaped = (one_line(cell).replace("|", "\\|") for cell in row)
         yield f"| {' | '.join(escaped)} |"
+
+
+def _config_dir(command: Any) -> str | None:
+    """The --config-dir of a recorded command, which Hydra parses with argparse too."""
+    words = map(str, command) if isinstance(command, list) else ()
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--config-dir", "-cd")
+    with contextlib.suppress(argparse.ArgumentError):  # not a command of runner's
+        return parser.parse_known_args([*words])[0].config_dir
 
 
 def _model(recorded: Recorded) -> list[str]:

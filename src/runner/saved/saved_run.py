@@ -185,7 +185,8 @@ class SavedRun:
         Raises:
           ConfigError: it isn't new or can't be written; or see `arrays`.
         """
-        return export(self._recorded, self.summary, self.state, self.arrays(), folder)
+        given = self._recorded, self.summary, self.state, self.arrays()
+        return export(*given, folder, self._config_dir)
 
     def examples(self, split: str, data: Sequence[str] = ()) -> int:
         """How many examples a split has."""
