@@ -137,6 +137,15 @@ def test_broken_line_in_the_middle_is_named(tmp_path, line):
         read_metrics(path)
 
 
+def test_a_row_on_two_lines_is_none_though_another_line_has_two(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": [2\n2]}\n{"step": 3}, {"step": 4}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl:2: not a JSON object"):
+        read_metrics(path)
+    path.write_text(' {"step": 1}\r\n{"step": 2} \n')  # as an editor leaves it
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")

@@ -258,26 +258,25 @@ def read_metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:
 def rows_of(data: bytes, name: object) -> Iterator[dict[str, Any]]:
     """The rows in the contents of a metrics file called `name`: see `read_metrics`."""
     *lines, _torn = data.split(b"\n")
-    try:  # all at once, in half the time
-        rows = json.loads(b"[%b]" % b",".join(lines))
-    except (ValueError, RecursionError):
-        rows = []
-    if len(rows) != len(lines) or {*map(type, rows)} - {dict}:
-        rows = (_row(line, f"{name}:{i}") for i, line in enumerate(lines, start=1))
+    rows = (_row(line, name, number) for number, line in enumerate(lines, start=1))
     is_finite = not any(f'"{name}"'.encode() in data for name in NON_FINITE)
-    return iter(rows) if is_finite else map(from_json, rows)
+    return rows if is_finite else map(from_json, rows)
 
 
-def _row(line: bytes, place: str) -> dict[str, Any]:
+_decode = json.JSONDecoder().raw_decode  # in two thirds of the time of json.loads
+
+
+def _row(line: bytes, name: object, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-        if isinstance(row, dict):
+        text = line.strip().decode()
+        row, end = _decode(text)
+        if end == len(text) and isinstance(row, dict):
             return row
     except (ValueError, RecursionError):
         pass
     text = line.decode(errors="replace")
     shown = f"{text[:80]!r}" + "..." * (len(text) > 80)
-    raise ValueError(f"{place}: not a JSON object: {shown}")
+    raise ValueError(f"{name}:{number}: not a JSON object: {shown}")
 
 
 def from_json(value: Any) -> Any:
