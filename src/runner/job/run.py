@@ -5,7 +5,6 @@ import math
 import os
 import secrets
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from io import StringIO
@@ -42,8 +41,8 @@ from runner.record.code import Code
 from runner.record.files import to_json, write_json, writing
 from runner.record.mirrors import helper
 from runner.record.provenance import JAX_OPTIONS, PACKAGES, provenance
-from runner.record.recorder import Recorder, kept_rows
-from runner.record.secrets import scrub, scrub_message
+from runner.record.recorder import Recorder, kept_rows, write_trace
+from runner.record.secrets import scrub
 from runner.record.state import save_state
 from runner.record.untrusted import one_line
 from runner.settings import CheckpointSettings
@@ -414,6 +413,4 @@ def _write_failure(folder: Path, error: Exception) -> None:
     message = " ".join(explain(error).split())
     summary = {"status": "failed", "error": f"{type(error).__name__}: {message}"}
     write_json(folder / "summary.json", scrub(summary))
-    if not isinstance(error, ConfigError):
-        text = scrub_message("".join(traceback.format_exception(error)))
-        (folder / "error.txt").write_text(text, encoding="utf-8")
+    write_trace(folder, error)

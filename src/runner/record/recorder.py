@@ -208,7 +208,8 @@ class Recorder:
                 self._digest = self._metrics.written()["sha256"]
                 self._metrics.close()
                 if error and status in ("failed", "refused"):
-                    self._write_error(error)
+                    self._extra["error"] = one_line(error, most=None)
+                    write_trace(self.folder, error)
                 summary = self._write_summary(status)
                 is_last = status == "finished" and not self._quiet
                 signals.last_word(self, _finished if is_last else None)
@@ -232,13 +233,6 @@ class Recorder:
         if exit_code:
             self._extra["exit_code"] = exit_code
         return status
-
-    def _write_error(self, error: BaseException) -> None:
-        self._extra["error"] = one_line(error, most=None)
-        if not isinstance(error, ConfigError | TrainingStopped):
-            text = scrub_message("".join(traceback.format_exception(error)))
-            with contextlib.suppress(OSError):  # the summary has the error too
-                (self.folder / "error.txt").write_text(text, encoding="utf-8")
 
     def follow(self) -> None:
         """Track rows without recording them, where another process records."""
@@ -283,6 +277,14 @@ class Recorder:
 
     def _wall_seconds(self) -> float:
         return round(time.monotonic() - self._started, 3)
+
+
+def write_trace(folder: Path, error: BaseException) -> None:
+    """Write error.txt, unless the message of `error`, in summary.json, says all."""
+    if not isinstance(error, ConfigError | TrainingStopped):
+        text = scrub_message("".join(traceback.format_exception(error)))
+        with contextlib.suppress(OSError):
+            (folder / "error.txt").write_text(text, encoding="utf-8")
 
 
 def kept_rows(kept: Kept) -> list[dict[str, Any]]:
