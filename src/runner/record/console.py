@@ -89,10 +89,10 @@ def time_left(seconds: float) -> str:
 
 
 class LiveLine:
-    """Progress as one line, redrawn in place on a terminal; elsewhere as plain lines.
+    """One line that is redrawn in its place on a terminal; elsewhere plain lines.
 
-    Of these there is a first one, then ever fewer: some thirty in the first minutes and
-    a hundred in a day.
+    These come at most every three seconds and ever more rarely: some thirty in three
+    minutes, a hundred in a day.
 
     Args:
       stream: stderr by default.
