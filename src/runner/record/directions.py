@@ -1,29 +1,11 @@
 """Which values of a metric are better."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from runner.errors import ConfigError
-from runner.record.files import read_object
 from runner.settings import PROBE
 
 # What the first edition, which didn't record it, knew of its metrics.
 FIRST_EDITION = {"loss": "min", "accuracy": "max"}
-
-
-def recorded(folder: Path) -> Mapping[str, str | None]:
-    """The directions of the metrics of the run in `folder`.
-
-    Raises:
-      OSError, ConfigError: its provenance.json can't be read.
-    """
-    path = folder / "provenance.json"
-    found = read_object(path).get("directions")
-    if not (
-        isinstance(found, dict) and {"min", "max", None}.issuperset(found.values())
-    ):
-        raise ConfigError(f"{path} has no directions of metrics")
-    return found
 
 
 def better(key: str, directions: Mapping[str, str | None]) -> int:

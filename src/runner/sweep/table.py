@@ -11,7 +11,7 @@ from typing import NamedTuple, TextIO
 
 from runner.errors import ConfigError
 from runner.record.console import console, print_table
-from runner.record.directions import better, recorded
+from runner.record.directions import better
 from runner.record.files import read_object
 from runner.record.secrets import named
 from runner.record.terminal import number, short
@@ -90,9 +90,13 @@ def is_higher_better(objective: str, jobs: Sequence[Job]) -> bool:
     """Whether higher values of the metric are better, by what the jobs recorded."""
     for job in jobs:
         if job.error is None:
-            with contextlib.suppress(OSError, ConfigError):
-                return better(objective, recorded(job.folder)) > 0
+            with contextlib.suppress(OSError, KeyError, ConfigError):
+                return better(objective, _directions(job)) > 0
     return False
+
+
+def _directions(job: Job) -> dict[str, str | None]:
+    return read_object(job.folder / "provenance.json")["directions"]
 
 
 def _columns(rows: Sequence[_Row], objective: str, width: int) -> list[list[str]]:
@@ -133,7 +137,7 @@ def _rows(jobs: Sequence[Job], settings: Sequence[str]) -> list[_Row]:
 def _final(job: Job) -> dict[str, float]:
     """The final value of each validation metric that is one number with a direction."""
     with contextlib.suppress(OSError, ValueError, KeyError, ConfigError):
-        directions = recorded(job.folder)
+        directions = _directions(job)
         final = read_object(job.folder / "summary.json")["final"]
         return {
             metric: float(value)
