@@ -179,8 +179,26 @@ def test_wandb_that_hangs_holds_up_neither_rows_nor_exit(
             run.row(row)
     assert time.monotonic() - start < 5
     err = capsys.readouterr().err
-    assert "wandb: no answer in time" in err and "incomplete" in err
+    assert "W&B: no answer in time" in err and "incomplete" in err
     helper._helpers[-1].process.kill()
+
+
+def test_one_command_brings_all_that_is_incomplete(tmp_path):
+    kinds = {"wandb": "Wandb", "csv": "Csv", "tensorboard": "TensorBoard"}
+    specs = {k: f"runner.record.mirrors.{k}.{kinds[k]}Tracker" for k in kinds}
+    trackers = {name: {"_target_": spec} for name, spec in specs.items()}
+    mirror = helper.Mirror(tmp_path / "run", trackers, WANDB["config"])
+    mirror._places = {name: tmp_path / name for name in kinds}
+    states = {"wandb": (True, "no answer"), "csv": (True, "")}  # tensorboard: none yet
+    for name, (over, problem) in states.items():
+        state = {"over": over, "problem": problem, "where": f"a {name}"}
+        (tmp_path / name).write_text(json.dumps(state))
+    command = f"python -m runner.mirror {tmp_path}/run 'tracker=[tensorboard,wandb]'"
+    assert mirror.locations() == {
+        "W&B": f"incomplete: {command}",
+        "CSV": "a csv",
+        "TensorBoard": f"incomplete: {command}",
+    }
 
 
 @pytest.fixture

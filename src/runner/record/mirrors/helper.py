@@ -41,6 +41,7 @@ class Mirror:
     ):
         self._folder = folder
         self._trackers = _wanted(trackers, config)
+        self._labels = {k: target(v).label or k for k, v in self._trackers.items()}
         self._helper: _Helper | None = None
         self._places: dict[str, Path] = {}
 
@@ -54,37 +55,31 @@ class Mirror:
 
     def wait(self) -> None:
         """Wait for its end, as long as this process has any time for that."""
-        if self._helper and not self._helper.wait(self._places.values()):
+        if self._helper and (late := self._helper.wait(self._places.values())):
             self._helper.has_said_so = True
-            labels = {
-                said.get("label") or name
-                for name, said in self.states().items()
-                if not said.get("over")
-            }
+            names = [name for name, place in self._places.items() if place in late]
             print(
-                f"{', '.join(sorted(labels))}: no answer in time, and continuing "
-                f"without it: {self._command()} brings what is missing",
+                f"{', '.join(self._labels[name] for name in names)}: no answer in "
+                f"time, and continuing without it: {self._command(names)} brings what "
+                "is missing",
                 file=sys.stderr,
             )
 
     def locations(self) -> dict[str, str]:
-        """Where the copies are, or how to make them whole, by name."""
-        found = {}
-        for name, said in self.states().items():
-            if said.get("problem") or not said.get("over"):
-                found[said.get("label") or name] = f"incomplete: {self._command()}"
-            elif said["where"]:
-                found[said["label"] or name] = said["where"]
-        return found
+        """Where the copies are, or how to make them whole, by label."""
+        states = self.states()
+        whole = [k for k, s in states.items() if s.get("over") and not s["problem"]]
+        how = f"incomplete: {self._command(states.keys() - whole)}"
+        places = {k: states[k]["where"] if k in whole else how for k in states}
+        return {self._labels[name]: place for name, place in places.items() if place}
 
     def states(self) -> dict[str, dict[str, Any]]:
         """What the process says of each mirror: see `process.state`."""
         return {name: state(place) for name, place in self._places.items()}
 
-    def _command(self) -> str:
-        missing = [name for name, place in self._places.items() if not is_over(place)]
-        names = ",".join(missing or self._places)
-        trackers = f"'tracker=[{names}]'" if "," in names else f"tracker={names}"
+    def _command(self, names: Iterable[str]) -> str:
+        given = ",".join(sorted(names))
+        trackers = f"'tracker=[{given}]'" if "," in given else f"tracker={given}"
         return f"python -m runner.mirror {shlex.quote(str(self._folder))} {trackers}"
 
 
@@ -155,8 +150,8 @@ class _Helper:
     def has_ended(self) -> bool:
         return not self._restarts_left and self.process.poll() is not None
 
-    def wait(self, places: Iterable[Path]) -> bool:
-        """Wait for the end of mirrors; returns whether it came."""
+    def wait(self, places: Iterable[Path]) -> list[Path]:
+        """Wait for the end of mirrors; returns the places of those that are late."""
         begun, pending = time.monotonic(), list(places)
         while pending := [place for place in pending if not is_over(place)]:
             if time.monotonic() - begun > self._left or self.has_ended:
@@ -164,7 +159,7 @@ class _Helper:
             time.sleep(0.01)
         self._left = max(self._left - (time.monotonic() - begun), 0.0)
         self._look()
-        return not pending
+        return pending
 
     def _watch(self) -> None:
         """Start it again when it has died, or does nothing any more."""
@@ -192,9 +187,9 @@ class _Helper:
         """Wait, as this process ends; the other does by itself when it is done."""
         if self._is_closed:
             return
-        done = self.wait(place for run in self._runs for place in run.values())
+        late = self.wait(place for run in self._runs for place in run.values())
         self._is_closed = True
-        if not done:
+        if late:
             if not self.has_said_so:
                 _say("no answer in time, and continuing without them")
             before = self._look()

@@ -67,7 +67,6 @@ class _Mirrors:
             nonlocal shown
             state = {
                 "over": over,
-                "label": tracker.label,
                 "where": tracker.where,
                 "problem": tracker.problem,
             }
