@@ -18,11 +18,6 @@ _QUIET_SHARE = 0.1
 _REFRESHES_PER_SECOND = 10
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether `stream` is shown to a person, by something that can redraw a line."""
-    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-
-
 def console(stream: TextIO | None = None, *, plain: bool = False) -> "Console":
     """A rich console that prints text as it is, and folds it on a terminal only.
 
@@ -109,8 +104,9 @@ class LiveLine:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Begin to draw, if this is a terminal."""
-        if is_terminal(self._stream):
+        """Begin to draw, if this is a terminal, and one that can redraw a line."""
+        is_dumb = os.environ.get("TERM") in ("dumb", "unknown")
+        if self._stream.isatty() and not is_dumb:
             from rich.live import Live
 
             self._live = Live(

@@ -17,6 +17,7 @@ from runner.record.files import STATE, lock
 from runner.record.mirrors.follow import one_line
 from runner.record.mirrors.tracker import Source, Tracker, tested
 from runner.record.mirrors.wandb_fields import fields, wanted_mode, with_variables
+from runner.record.mirrors.wandb_reader import extent, extents
 from runner.record.secrets import scrub_message
 
 # WANDB_<NAME IN CAPITALS> overrides each.
@@ -85,8 +86,6 @@ class WandbTracker(Tracker):
     def _open(self, mode: str) -> int:
         self._core = _core
         if mode == "offline":
-            from runner.record.mirrors.wandb_reader import extents
-
             has, self._over, where = extents(self._root, self._fields["id"])
             self.where = f"wandb sync {where}"
             if self._over is None:
@@ -168,8 +167,6 @@ class WandbTracker(Tracker):
 
     def _check_file(self, file: Path) -> None:
         """Find out what a full disk has cost, of which W&B says nothing."""
-        from runner.record.mirrors.wandb_reader import extent
-
         is_large = file.stat().st_size > _READ_BYTES
         # `run.finish` returns before the file is complete.
         deadline = time.monotonic() + 2
