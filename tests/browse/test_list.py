@@ -33,6 +33,23 @@ def test_the_objective_is_shown_once_it_is_recorded():
     assert found["final.validation/loss"].to_list() == [0.5]
 
 
+def test_a_run_that_never_had_a_configuration_makes_nothing_vary():
+    one, other, early = (made_up_runs.run(name, seed=s) for s, name in enumerate("abc"))
+    early = early._replace(config={}, rows=[], summary={"status": "preempted"})
+    found = listed(tables([one, other, early]), (), None, ())
+    assert found.columns == ["run", "status", "step", "seed"]
+
+
+def test_what_a_step_costs_is_no_setting_that_varies():
+    records = [made_up_runs.run(name, model=name) for name in ("mlp", "cnn")]
+    counted = [
+        r._replace(summary={**r.summary, "flops_per_step": i})
+        for i, r in enumerate(records)
+    ]
+    found = listed(tables(counted), (), None, ())
+    assert found.columns == ["run", "status", "step", "model"]
+
+
 @pytest.mark.parametrize("key", ["probes", "callbacks", "tracker"])
 def test_what_is_written_about_a_run_is_no_setting_that_varies(key):
     one, other = (made_up_runs.run(name) for name in ("a", "b"))

@@ -26,6 +26,7 @@ _RESULTS = (FACT, "final.", "best.", "best_step.")
 _OTHERS = {
     "run", "folder", "status", "error", "wall_seconds", "compile_seconds", "step",
     "objective", "optimizer_probe", "format", "train.steps_per_epoch",
+    "flops_per_step",
 }  # fmt: skip
 
 
@@ -96,15 +97,17 @@ def listed(
 
 def _default(table: pl.DataFrame) -> list[str]:
     """The settings that vary and may make a difference, and the final objectives."""
-    varying = [
+    settings = [
         name
         for name in table.columns
         if not name.startswith(_RESULTS)
         and name not in _OTHERS
         and not makes_no_difference(name)
-        and table[name].n_unique() > 1
     ]
-    settings = [name for name in varying if _varies_by_itself(table, name)]
+    # A run that ended before it had a configuration lacks all settings.
+    known = table.filter(pl.any_horizontal(pl.col(settings).is_not_null()))
+    varying = [name for name in settings if known[name].n_unique() > 1]
+    settings = [name for name in varying if _varies_by_itself(known, name)]
     objectives = table.select(pl.col("^objective$")).unique(maintain_order=True)
     finals = [f"final.{name}" for (name,) in objectives.rows()]
     return [*settings, *(name for name in finals if name in table.columns)]
