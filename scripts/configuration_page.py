@@ -144,11 +144,12 @@ def _choices(group: str) -> Iterator[str]:
     folder = conf_dir() / group
     for path in sorted(folder.glob("*.yaml")):
         values = yaml.safe_load(path.read_text()) or {}
-        told = ", ".join(
+        told = [
             f"`{name}: {_flow(value)}`".replace("|", "\\|")
             for name, value in values.items()
             if name not in ("_target_", "defaults")
-        )
+        ]
+        told = ", ".join([*_chosen(group, values.get("defaults", [])), *told])
         what = _escaped(head(path))
         if "_target_" in values:
             what += f" (`{values['_target_']}`)"
@@ -156,12 +157,35 @@ def _choices(group: str) -> Iterator[str]:
     yield ""
 
 
+def _chosen(group: str, defaults: list[Any]) -> Iterator[str]:
+    """The choices that a file of `group` makes itself."""
+    for entry in defaults:
+        if isinstance(entry, str):
+            if entry != "_self_":
+                yield f"what `{entry}` sets"
+            continue
+        for name, choice in entry.items():
+            other, _, package = name.removeprefix("override ")[1:].partition("@")
+            where = package.removeprefix("_global_.")
+            if where == package:
+                where = f"{group}.{package}"
+            yield (
+                f"`{other}={choice}`"
+                if other == where
+                else f"`{other}@{where}={choice}`"
+            )
+
+
+def _by_default() -> dict[str, str]:
+    """The choice of each group that has one in conf/config.yaml."""
+    defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text())["defaults"]
+    chosen = [part for part in defaults if isinstance(part, dict)]
+    return {group: choice for part in chosen for group, choice in part.items()}
+
+
 def _own() -> Iterator[str]:
     """What conf/config.yaml has, and the groups whose keys are runner's own."""
-    defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text())["defaults"]
-    chosen = {
-        k: v for part in defaults if isinstance(part, dict) for k, v in part.items()
-    }
+    chosen = _by_default()
     own = [key for key in keys(conf_dir() / "config.yaml") if key.name in SETTINGS]
     for section in OWN:
         first = [key.name.partition(".")[0] for key in own]
@@ -191,8 +215,11 @@ def _own() -> Iterator[str]:
 
 def _open() -> Iterator[str]:
     """The groups whose choices name a function, which has the keys."""
+    chosen = _by_default()
     for group, setting in OPEN.items():
-        yield from (f"## `{group}`", "", f"Affects {_effects(setting)}.", "")
+        yield from (f"## `{group}`", "")
+        default = f"By default `{group}={chosen[group]}`. " if group in chosen else ""
+        yield from (f"{default}Affects {_effects(setting)}.", "")
         yield from _choices(group)
         explained = [
             _row(f"`{path.stem}`", f"`{group}.{key.name}`", _escaped(key.meaning))
@@ -236,7 +263,9 @@ def page() -> str:
         "# Configuration",
         "",
         "Every key there is, with its default, its meaning, and what another value",
-        "affects. This page is made from `conf/` and `src/runner/settings.py` by",
+        "affects. The groups `sweep`, `experiment` and `debug` have no keys of their",
+        "own: they set these, and [Choosing](choosing.md) lists their choices.",
+        "This page is made from `conf/` and `src/runner/settings.py` by",
         "`python scripts/configuration_page.py`.",
         "",
         "| affects | |",

@@ -149,7 +149,7 @@ def test_optuna_searches_the_space_of_the_optimizer(folders, tmp_path):
 @pytest.mark.parametrize(
     ("optimizer", "said"),
     [
-        ("yogi", "optimizer/search=yogi is not one of the options of optimizer/search"),
+        ("yogi", "optimizer/search=yogi is not one of the choices of optimizer/search"),
         ("sgd,adam", "sweep=optuna searches one optimizer at a time"),
     ],
 )

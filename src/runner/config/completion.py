@@ -1,4 +1,4 @@
-"""Completion of groups, their options and keys in bash and zsh."""
+"""Completion of groups, their choices and keys in bash and zsh."""
 
 from collections.abc import Iterable
 

@@ -130,23 +130,28 @@ def _groups() -> list[str]:
 
 
 def _no_such_option(error: MissingConfigException) -> str:
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    file = error.missing_cfg_file or ""
+    presets = file.startswith("experiment/")  # which has folders
+    group, _, name = file.partition("/") if presets else file.rpartition("/")
     first = str(error).split("\n")[0]
     where = re.match(r"In '(?!config'|hydra/config')([^']*)'", first)
     choices = error.options
     if choices is None and not where:  # of a list, for which Hydra names none
         files = (conf_dir() / group).glob("*.yaml")
         choices = sorted(path.stem for path in files) or None
+    if choices and presets:  # Hydra names none of those in folders
+        files = (conf_dir() / group).glob("*/*.yaml")
+        choices = [*choices, *sorted(f"{p.parent.name}/{p.stem}" for p in files)]
     if not group or choices is None:
         return first
     message = f"{where[1]}: " if where else ""
-    if error.missing_cfg_file in _EXTRAS:
+    if file in _EXTRAS:
         return (
             f"{group}={name} needs an extra: pip install "
-            f"'jax-experiment-runner[{_EXTRAS[error.missing_cfg_file]}]'"
+            f"'jax-experiment-runner[{_EXTRAS[file]}]'"
         )
     options = ", ".join(choices) or "none yet"
-    message += f"{group}={name} is not one of the options of {group}: {options}."
+    message += f"{group}={name} is not one of the choices of {group}: {options}."
     return message + _on_its_own_line(did_you_mean(name, choices))
 
 

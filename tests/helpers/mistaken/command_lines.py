@@ -35,6 +35,13 @@ COMMAND_LINES = [
     ("optimizer/foo=3", "Did you mean 'optimizer'?"),
     ("wandb.notes=a=b", "any of =,", "'wandb.notes=\"a=b\"'"),
     ("seed=1 -m seed=2,x optimizer=adamm", "optimizer=adamm is not one of"),
+    (
+        "experiment=nanogpt/shakespere",
+        "experiment=nanogpt/shakespere is not one of the choices of experiment: ",
+        ", nanogpt/shakespeare, ",
+        "\nDid you mean 'nanogpt/shakespeare'?",
+    ),
+    ("experiment=deepobs", ": adam_vs_sgd, ", ", deepobs/fmnist_2c2d, "),
     ("seed=1 --config-dir /nowhere optimizer=sgd", "/nowhere"),
     ("--config-dir /nowhere", "/nowhere"),
     ("--config-name foo", "'foo'"),
