@@ -7,6 +7,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -152,6 +153,9 @@ def _no_such_option(error: MissingConfigException) -> str:
         )
     options = ", ".join(choices) or "none yet"
     message += f"{group}={name} is not one of the choices of {group}: {options}."
+    own = Path("conf", group, f"{name}.yaml")
+    if own.is_file():
+        return f"{message}\n{own} is there: add --config-dir conf"
     return message + _on_its_own_line(did_you_mean(name, choices))
 
 
