@@ -32,10 +32,17 @@ _RESULTS = (
 PROBE = f"{FACT}optimizer_probe"
 INITIAL = f"{FACT}initial_parameters"
 DATA = f"{FACT}data_digest.*"
-ORDER = f"{FACT}data_order"
 BATCH = f"{FACT}first_batch"
 DEVICES = f"{FACT}devices"
-CODE = f"{FACT}module_digests.*"
+# What a comparison calls those that say what a run computed with.
+TITLES = {
+    PROBE: "optimizer probe",
+    INITIAL: "initial parameters",
+    DATA: "data",
+    f"{FACT}data_order": "data order",
+    BATCH: "first batch",
+    DEVICES: "devices",
+}
 # Where another run's state comes from; these two values mean none.
 _RESUME, _OWN_STATE = "checkpoint.resume", ("auto", "never")
 # Where the data are: that matters if nobody knows what they are.
@@ -63,11 +70,6 @@ def is_result(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _RESULTS)
 
 
-def _is_machine(name: str) -> bool:
-    """Whether it is a fact about the machine, compared only if the devices differ."""
-    return is_fact(name) and not _affects(name) & ~(MACHINE | ROUNDING)
-
-
 def _affects(name: str) -> Affects:
     if is_fact(name):
         return fact_affects(name.removeprefix(FACT))
@@ -78,16 +80,17 @@ def varying(table: pl.DataFrame) -> list[str]:
     """The columns that differ between runs and may change their results."""
     names = []
     same_devices = DEVICES not in table or table[DEVICES].drop_nulls().n_unique() <= 1
+    of_machine = MACHINE | ROUNDING  # facts that say nothing on the same devices
     known = recorded(table, DATA).all()
     kept = [] if known else [*_FOLDERS]
     digests = [c for c in table.columns if fnmatchcase(c, DATA)]
     if _RESUME in table and not table[_RESUME].is_in(_OWN_STATE).all():
         kept.append(_RESUME)
     for name in table.columns:
-        # `seed` stands for those of SEEDS that vary.
-        if (same_devices and _is_machine(name)) or name in SEEDS:
+        if same_devices and is_fact(name) and not _affects(name) & ~of_machine:
             continue
-        if ignored(name) and name not in kept:
+        # `seed` stands for those of SEEDS that vary.
+        if name in SEEDS or (ignored(name) and name not in kept):
             continue
         if name in _FILES and known and not determined(table, name, digests):
             continue  # the same examples from several places
@@ -118,7 +121,10 @@ def copies(table: pl.DataFrame) -> dict[str, str]:
 
 def own_keys(table: pl.DataFrame, by: str) -> set[str]:
     """`by` and what follows from it: its section, references to that, and facts."""
-    follows = _decided_by(by)
+    section = by.removeprefix(FACT).split(".")[0]
+    settings = SETTINGS.get(by), SETTINGS.get(section)
+    declared = [FACTS.get(section)] if is_fact(by) else settings
+    follows = next((own.decides for own in declared if own and own.decides), ())
     references = copies(table)
     patterns = [by, references.get(by, by), *follows]
     patterns += [f"{by}.*"] if by in CHOICES else []
@@ -126,29 +132,23 @@ def own_keys(table: pl.DataFrame, by: str) -> set[str]:
     return own | {name for name, source in references.items() if source in own}
 
 
-def fingerprints_of(keys: Sequence[str], among: Sequence[str]) -> set[str]:
-    """Those of `among` that follow from `keys`, except for optimizer probes.
+def folded(table: pl.DataFrame, keys: Sequence[str]) -> list[str]:
+    """`keys` without what follows from another: adam's b1 follows from adam.
 
-    An optimizer's name and its updates are two things (flax #4087).
+    Optimizer probes don't: a name and its updates are two things (flax #4087).
     """
     known = (SETTINGS[key] for key in keys if key in SETTINGS)
-    patterns = {pattern for key in known for pattern in key.decides} - {PROBE}
-    return {
-        name
-        for name in among
-        if is_fact(name)
-        and _affects(name) == NUMBERS
-        and any(fnmatchcase(name, pattern) for pattern in patterns)
-    }
-
-
-def _decided_by(key: str) -> tuple[str, ...]:
-    if is_fact(key):
-        fact = key.removeprefix(FACT).partition(".")[0]
-        return FACTS[fact].decides if fact in FACTS else ()
-    own = SETTINGS[key].decides if key in SETTINGS else ()
-    section = key.split(".")[0]
-    return own or (SETTINGS[section].decides if section in SETTINGS else ())
+    patterns = {pattern for own in known for pattern in own.decides} - {PROBE}
+    kept = []
+    for key in keys:
+        section = key.split(".")[0]
+        is_own = section in keys and section != key
+        is_decided = any(fnmatchcase(key, pattern) for pattern in patterns)
+        is_fingerprint = is_fact(key) and _affects(key) == NUMBERS
+        if not (is_fingerprint and is_decided):
+            if not (is_own and determined(table, key, [section])):
+                kept.append(key)
+    return kept
 
 
 def tuned_keys(table: pl.DataFrame, by: str) -> list[str]:
@@ -199,10 +199,9 @@ def determined(table: pl.DataFrame, name: str, by: Sequence[str]) -> bool:
 def default_by(table: pl.DataFrame) -> str:
     """The factor that a sweep is most likely about."""
     keys = [k for k in varying(table) if not is_fact(k)]
-    likely = ("optimizer", "schedule", "framework", "model", *CHOICES)
-    aside = {"seed", *copies(table)}
-    others = [k for k in keys if k not in aside]
-    return next((k for k in (*likely, *others) if k in keys), "optimizer")
+    others = [k for k in keys if k not in {"seed", *copies(table)}]
+    likely = ("optimizer", "schedule", "framework", "model", *CHOICES, *others)
+    return next((k for k in likely if k in keys), "optimizer")
 
 
 def differing(table: pl.DataFrame) -> list[str]:

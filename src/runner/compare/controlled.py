@@ -6,24 +6,17 @@ flax #4087 blamed a framework for an optimizer's effect: its two runs differed i
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from runner.compare.columns import (
-    BATCH,
-    CODE,
-    DATA,
-    DEVICES,
-    INITIAL,
-    ORDER,
     PROBE,
+    TITLES,
     copies,
-    determined,
     distinct,
-    fingerprints_of,
+    folded,
     ignored,
     is_fact,
     own_keys,
@@ -35,14 +28,7 @@ from runner.compare.load import CHOICES, natural
 from runner.errors import few
 from runner.settings import FACT
 
-_FACTS = {
-    PROBE: "optimizer probe",
-    INITIAL: "initial parameters",
-    DATA: "data",
-    ORDER: "data order",
-    BATCH: "first batch",
-    DEVICES: "devices",
-}
+_CODE = f"{FACT}module_digests."
 # Relative. Probes are rounded to six digits; two frameworks may differ in the last.
 _PROBE_TOLERANCE = 2e-5
 # The sections that determine an optimizer's updates; `train` has the clipping.
@@ -115,8 +101,8 @@ def control(
     keys = [k for k in varying(table) if references.get(k) not in tuned]
     free = [k for k in keys if k not in own and k not in references]
     confounded, unmatched = _match(table, by, free)
-    confounded = _folded(table, confounded)
-    follows = {*keys} - {*_folded(table, keys)}
+    confounded = folded(table, confounded)
+    follows = {*keys} - {*folded(table, keys)}
     roles = {key: "crossed" for key in free if key not in follows}
     roles |= dict.fromkeys([k for k in keys if k in own], "consequence")
     roles |= dict.fromkeys(tuned, "tuned") | dict.fromkeys(confounded, "confounder")
@@ -138,7 +124,10 @@ def _match(
     table: pl.DataFrame, by: str, free: list[str]
 ) -> tuple[list[str], tuple[str, ...]]:
     """The confounders among `free`, and the runs that lack a match."""
-    codes = _codes(table, free)
+    # [run, key]: equal numbers for equal values, -1 for unknown facts.
+    codes = np.empty((table.height, len(free)), int)
+    for column, key in enumerate(free):
+        codes[:, column] = table[key].rank("dense").fill_null(-1 if is_fact(key) else 0)
     is_setting = np.array([not is_fact(key) for key in free], bool)
     found = np.zeros(len(free), bool)
     unmatched: set[int] = set()
@@ -163,15 +152,6 @@ def _members(table: pl.DataFrame, by: str) -> dict[str, list[int]]:
     values = texts(table[by])
     groups = sorted(set(values), key=natural)
     return {g: [i for i, value in enumerate(values) if value == g] for g in groups}
-
-
-def _codes(table: pl.DataFrame, names: list[str]) -> np.ndarray:
-    """[run, key]: equal numbers for equal values, -1 for unknown facts."""
-    codes = np.empty((table.height, len(names)), int)
-    for column, name in enumerate(names):
-        known: dict = {None: -1} if is_fact(name) else {}
-        codes[:, column] = [known.setdefault(v, len(known)) for v in table[name]]
-    return codes
 
 
 def _with_named_probes(table: pl.DataFrame) -> pl.DataFrame:
@@ -200,21 +180,6 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(a, b, rtol=_PROBE_TOLERANCE, atol=atol, equal_nan=True)
 
 
-def _folded(table: pl.DataFrame, confounded: list[str]) -> list[str]:
-    """Without what follows from another: adam's b1 follows from the choice of adam."""
-    follows = fingerprints_of(confounded, confounded)
-    return [
-        key
-        for key in confounded
-        if key not in follows
-        and not (
-            (group := key.split(".")[0]) in confounded
-            and group != key
-            and determined(table, key, [group])
-        )
-    ]
-
-
 def _mislabeled(table: pl.DataFrame) -> tuple[str, ...]:
     if PROBE not in table:
         return ()
@@ -234,15 +199,15 @@ def _mislabeled(table: pl.DataFrame) -> tuple[str, ...]:
 
 def _unknown(table: pl.DataFrame, by: str) -> tuple[str, ...]:
     runs, found = table.height, []
-    for pattern, fact in _FACTS.items():
+    for pattern, fact in TITLES.items():
         if count := runs - int(recorded(table, pattern).sum()):
             found.append(f"{fact} (not recorded in {count} of {runs} runs)")
     # In one process, what is loaded depends on the runs before, so this says little.
-    for name in [c for c in table.columns if fnmatchcase(c, CODE)]:
+    for name in [c for c in table.columns if c.startswith(_CODE)]:
         known = table.select(by, known=pl.col(name).is_not_null()).unique()
         if known.height == known[by].n_unique() > 1 and known["known"].n_unique() > 1:
-            module = name.removeprefix(CODE.removesuffix("*"))
             groups = few(texts(known.filter("known")[by]))
+            module = name.removeprefix(_CODE)
             found.append(f"{module} (code that only {groups} has loaded)")
     return tuple(found)
 
@@ -250,5 +215,5 @@ def _unknown(table: pl.DataFrame, by: str) -> tuple[str, ...]:
 def _key(table: pl.DataFrame, by: str, name: str, role: str) -> Key:
     groups = _members(table, by) if role == "confounder" else {}
     by_group = [f"{g}: {few(distinct(table[name][i]))}" for g, i in groups.items()]
-    title = _FACTS.get(name, name.removeprefix(FACT))
+    title = TITLES.get(name, name.removeprefix(FACT))
     return Key(title, role, few(distinct(table[name])), "; ".join(by_group))

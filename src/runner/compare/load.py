@@ -109,13 +109,13 @@ def read_all(
             config, provenance, summary = map(clean, record[1:4])
             record = Record(record.folder, config, provenance, summary, record.rows)
             _check_directions(record.provenance)
-            found.append((record, _row(record)))
+            found.append(record)
         # Whatever another program may have left there: the other runs are fine.
         except Exception as error:
             problems.append(_problem(source, error))
     if not found:
         raise ConfigError("\n".join([none, *problems]))
-    return _tables(found, problems)
+    return tables(found, problems)
 
 
 def _problem(source: Path, error: Exception) -> str:
@@ -155,20 +155,12 @@ def _read_if_there(path: Path, read: Callable[[Path], Any]) -> Any:
         return None
 
 
-def tables(records: Iterable[Record]) -> Runs:
+def tables(records: Sequence[Record], problems: Iterable[str] = ()) -> Runs:
     """The tables of `records`, whatever their order."""
-    return _tables([(record, _row(record)) for record in records])
-
-
-def _tables(
-    found: Sequence[tuple[Record, dict[str, Any]]], problems: Iterable[str] = ()
-) -> Runs:
-    """The tables of records and their rows in the first of them."""
-    root = os.path.commonpath([str(record.folder.parent) for record, _ in found])
-    by_name = {one_line(one[0].folder.relative_to(root)): one for one in found}
-    names = sorted(by_name, key=natural)
-    named = {name: by_name[name][0] for name in names}
-    rows = [by_name[name][1] | {"run": name} for name in names]
+    root = os.path.commonpath([str(record.folder.parent) for record in records])
+    by_name = {one_line(record.folder.relative_to(root)): record for record in records}
+    named = {name: by_name[name] for name in sorted(by_name, key=natural)}
+    rows = [_row(record) | {"run": name} for name, record in named.items()]
     _add_absent(rows, list(named.values()))
     keys = sorted({k for row in rows for k in row}, key=_column_order)
     columns = [_column(name, [row.get(name) for row in rows]) for name in keys]
@@ -264,7 +256,7 @@ def _whole(value: Any) -> int | None:
 
 
 _FIRST = ("run", "folder", "status", "error", "seed", *CHOICES)
-_LAST = ("provenance", "final", "best", "best_step", *COSTS)
+_LAST = ("", "provenance", "final", "best", "best_step", *COSTS)  # "" is the config
 _TYPES = {
     **dict.fromkeys(("folder", "status", "error"), pl.String),
     **dict.fromkeys(("seed", "seeds", "best_step"), pl.Int64),
@@ -280,12 +272,10 @@ _COMMON_TYPES = {
 
 def _column_order(name: str) -> tuple[int, int, str]:
     """A key that sorts columns: names, config, provenance, results."""
-    section = name.split(".")[0]
     if name in _FIRST:
         return 0, _FIRST.index(name), name
-    if section in _LAST:
-        return 2, _LAST.index(section), name
-    return 1, 0, name
+    section = name.split(".")[0]
+    return 1, _LAST.index(section if section in _LAST else ""), name
 
 
 def _column(name: str, values: list[Any]) -> pl.Series:
@@ -303,17 +293,12 @@ def _curves(named: Mapping[str, Record]) -> pl.DataFrame:
         for row in record.rows
         if type(row.get("step")) is int and abs(row["step"]) < 2**63
     ]
-    found = {one_line(key): key for key in sorted({k for _, row in rows for k in row})}
-    table = pl.DataFrame(
-        {
-            "run": pl.Series([name for name, _ in rows], dtype=pl.String),
-            "step": pl.Series([row["step"] for _, row in rows], dtype=pl.Int64),
-        }
-    ).with_columns(
-        pl.Series(name, [_number(row.get(key)) for _, row in rows], pl.Float64)
-        for name, key in found.items()
-        if name not in ("run", "step")
-    )
+    columns: dict[str, list[Any]] = {"run": [name for name, _ in rows]}
+    columns["step"] = [row["step"] for _, row in rows]
+    for key in sorted({key for _, row in rows for key in row}):
+        columns.setdefault(one_line(key), [_number(row.get(key)) for _, row in rows])
+    types = dict.fromkeys(columns, pl.Float64) | {"run": pl.String, "step": pl.Int64}
+    table = pl.DataFrame(columns, types)
     # A resumed run repeats the steps after its checkpoint: the last row counts.
     table = table.unique(["run", "step"], keep="last", maintain_order=True)
     return table.sort(pl.col("run").rle_id(), "step")
