@@ -2,7 +2,8 @@ import pytest
 
 from helpers.compare_runs import write_run
 from runner.compare import controlled
-from runner.compare.columns import cell_keys, default_by, tuned_keys
+from runner.compare.asked import factor_of
+from runner.compare.columns import cell_keys, tuned_keys
 from runner.compare.load import load
 
 ADAM, SGD = [0.1, 0.2, 0.3], [1.0, 2.0, 3.0]
@@ -70,7 +71,7 @@ def test_flax_4087_as_it_was_only_the_probes_tell(table):
         "framework",
     )
     assert names(found) == ["optimizer probe"] and not found.controlled
-    (mislabeled,) = found.mislabeled
+    (mislabeled,) = found.apart["MISLABELED"]
     assert mislabeled.startswith(
         "0 and 1 are configured with the same optimizer=adam, "
     )
@@ -92,7 +93,7 @@ def test_a_small_weight_decay_left_out_is_noticed(table):
         ),
         "framework",
     )
-    assert names(found) == ["optimizer probe"] and found.mislabeled
+    assert names(found) == ["optimizer probe"] and found.apart["MISLABELED"]
 
 
 def test_probes_may_differ_by_rounding(table):
@@ -103,7 +104,7 @@ def test_probes_may_differ_by_rounding(table):
         ),
         "framework",
     )
-    assert found.controlled and not found.mislabeled and not found.unknown
+    assert found.controlled and not found.apart and not found.unknown
 
 
 def test_an_optimizers_own_keys_and_probe_are_its_consequences(table):
@@ -213,7 +214,7 @@ def test_what_differs_within_a_group_too_but_has_matches_is_controlled(table):
     assert found.controlled and roles(found)["optimizer"] == "crossed"
     assert "framework._target_" in roles(found)
     assert cell_keys(crossed, "framework", []) == ["optimizer"]
-    assert default_by(crossed) == "optimizer"
+    assert factor_of(crossed, None) == "optimizer"
     # Without jax+sgd, jax+adam still has matches, and the others are listed.
     part = crossed.filter(
         ~((crossed["framework"] == "jax") & (crossed["optimizer"] == "sgd"))

@@ -7,7 +7,7 @@ import pytest
 from runner.compare.attribution import attribute
 from runner.compare.costs import at_equal, reach, with_costs
 from runner.compare.load import Runs
-from runner.compare.tuning import at_budget, tune
+from runner.compare.tuning import at_budget, tune, warnings_of
 
 RATE = "optimizer.learning_rate"
 
@@ -25,6 +25,11 @@ def grid(finals, cell=""):
     )
 
 
+def tuned(*asked):
+    tuning = tune(*asked)
+    return tuning, (*warnings_of(tuning),)
+
+
 def chosen(tuning):
     rows = tuning.sensitivity.filter("chosen")
     return dict(zip(rows["group"], rows[RATE], strict=True))
@@ -37,14 +42,14 @@ def test_each_group_gets_its_own_best_by_the_mean_over_seeds():
             "sgd": {0.001: [9, 9], 0.01: [5, 5], 0.1: [4, 4]},
         }
     )
-    tuning, warnings = tune(rows, [RATE], None, False)
+    tuning, warnings = tuned(rows, [RATE], None, False)
     assert chosen(tuning) == {"adam": 0.01, "sgd": 0.1}
     assert tuning.tried == {"adam": 3, "sgd": 3}
     (edge,) = warnings
     assert "sgd is best at the largest optimizer.learning_rate tried (0.1)" in edge
     first = tuning.sensitivity.row(0, named=True)
     assert (first["mean"], first["low"], first["high"], first["runs"]) == (3, 3, 3, 2)
-    tuning, warnings = tune(rows, [RATE], None, True)
+    tuning, warnings = tuned(rows, [RATE], None, True)
     assert chosen(tuning) == {"adam": 0.1, "sgd": 0.001}
     assert len(warnings) == 2 and "smallest" in warnings[1]
 
@@ -53,10 +58,10 @@ def test_neither_a_diverged_nor_a_less_tried_setting_is_chosen():
     rows = grid(
         {"a": {1.0: [2, 2], 2.0: [0, math.nan], 3.0: [0], 4.0: [1, 1], 5.0: [3, 3]}}
     )
-    tuning, warnings = tune(rows, [RATE], None, False)
+    tuning, warnings = tuned(rows, [RATE], None, False)
     assert chosen(tuning) == {"a": 4.0} and not warnings
     assert tuning.sensitivity["failed"].to_list() == [0, 1, 0, 0, 0]
-    tuning, _ = tune(
+    tuning, _ = tuned(
         grid({"a": {1.0: [math.inf], 2.0: [math.nan]}}), [RATE], None, True
     )
     assert chosen(tuning) == {"a": 1.0}
@@ -70,33 +75,33 @@ def matched(rows, tuning):
 def test_unequal_budgets_are_matched_by_the_expected_best_of_so_many():
     many = {float(i): [10.0 - i, 12.0 - i] for i in range(1, 10)}
     rows = grid({"a": many, "b": {1.0: [5, 5], 5.0: [4, 4], 9.0: [6, 6]}})
-    tuning, warnings = tune(rows, [RATE], None, False)
+    tuning, warnings = tuned(rows, [RATE], None, False)
     assert "unequal tuning: settings tried are a 9, b 3" in warnings[0]
     assert tuning.budget == 3 and tuning.matched
     assert chosen(tuning) == {"a": 9.0, "b": 5.0}
     means = [11.0 - i for i in range(1, 10)]
     best = [min(some) for some in itertools.combinations(means, 3)]
     assert matched(rows, tuning) == pytest.approx({"a": sum(best) / len(best), "b": 4})
-    tuning, _ = tune(rows, [RATE], 1, False)
+    tuning, _ = tuned(rows, [RATE], 1, False)
     assert tuning.budget == 1
     assert matched(rows, tuning) == pytest.approx({"a": 6, "b": 5})
-    tuning, warnings = tune(rows, [RATE], None, True)
+    tuning, warnings = tuned(rows, [RATE], None, True)
     best = [max(some) for some in itertools.combinations(means, 3)]
     assert matched(rows, tuning)["a"] == pytest.approx(sum(best) / len(best))
 
 
 def test_budgets_that_lack_seeds_can_not_be_matched():
     many = {1.0: [5, 5], 2.0: [6]}  # the other seeds only of the best
-    tuning, warnings = tune(grid({"a": many, "b": {1.0: [5, 5]}}), [RATE], None, False)
+    tuning, warnings = tuned(grid({"a": many, "b": {1.0: [5, 5]}}), [RATE], None, False)
     assert not tuning.matched and "can't be matched" in warnings[0]
     # Of equally many settings nothing needs to be.
-    tuning, _ = tune(grid({"a": many, "b": many}), [RATE], None, False)
+    tuning, _ = tuned(grid({"a": many, "b": many}), [RATE], None, False)
     assert tuning.matched and tuning.budget is None and chosen(tuning)["a"] == 1
 
 
 def test_nothing_tuned_is_one_setting():
     rows = grid({"a": {1.0: [1, 2]}}).with_columns(setting=pl.lit(""))
-    tuning, warnings = tune(rows, [], None, False)
+    tuning, warnings = tuned(rows, [], None, False)
     assert tuning.keys == () and warnings == ()
     assert tuning.sensitivity["chosen"].to_list() == [True]
 

@@ -1,7 +1,6 @@
 """`python -m runner.compare`."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from runner.errors import ConfigError
 from runner.record.console import console
 from runner.record.untrusted import printable
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_FORMULA, _NUMBER = r"^\s*[=+\-@]", r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _EXAMPLE = """
 example:
   python -m runner -m optimizer=sgd,adam optimizer.learning_rate=0.001,0.01 seed=0,1,2
@@ -84,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--budget",
-        type=_positive,
+        type=int,
         metavar="N",
         help="let each group count with its expected best of N settings that it tried",
     )
@@ -114,25 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} must be at least 1")
-    return number
-
-
 def defused(table: pl.DataFrame) -> pl.DataFrame:
     """`table` without text that a spreadsheet would run as a formula."""
-
-    def safe(text: str | None) -> str | None:
-        starts = text is not None and text.lstrip()[:1] in tuple("=+-@")
-        return f"'{text}" if text and starts and not _NUMBER.fullmatch(text) else text
-
-    columns = [
-        column.map_elements(safe, pl.String) if column.dtype == pl.String else column
-        for column in table
-    ]
-    return pl.DataFrame([c.alias(safe(c.name) or "") for c in columns])
+    text = pl.col(pl.String)
+    runs = text.str.contains(_FORMULA) & ~text.str.contains(_NUMBER)
+    safe = pl.when(runs).then("'" + text).otherwise(text)
+    names = pl.DataFrame({"name": table.columns}).select(safe)["name"]
+    return table.with_columns(safe).rename(dict(zip(table.columns, names, strict=True)))
 
 
 def _write(runs: Runs, analysis: Analysis, out: Path, report: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """All findings about a set of runs, so that the terminal and the page agree."""
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from runner.compare.costs import Target, at_equal, axes, reach, with_costs
 from runner.compare.load import CHOICES, SEEDS, Runs
 from runner.compare.reproduced import first_steps, once
 from runner.compare.statistics import Comparison, Group, compare, groups, worst_of
-from runner.compare.tuning import Tuning, at_budget, tune
+from runner.compare.tuning import Tuning, at_budget, tune, warnings_of
 from runner.errors import ConfigError, few
 
 # How a run ends that counts as the worst. Others, such as "running", say nothing yet.
@@ -95,8 +96,10 @@ def analyse(
       budget: each group counts with its best of at most so many settings.
 
     Raises:
-      ConfigError: no finished run, or no such factor or metric.
+      ConfigError: no finished run, no such factor or metric, or a budget below 1.
     """
+    if budget is not None and budget < 1:
+        raise ConfigError(f"--budget {budget} must be at least 1")
     if (runs.table["status"] != "finished").all():
         count, names = runs.table.height, _listed(runs.table)
         raise ConfigError(f"none of the {count} runs is finished: {names}")
@@ -116,9 +119,9 @@ def analyse(
     start = curves.select("run", first=metric if metric in curves else pl.lit(None))
     start = start.drop_nulls().unique("run", keep="first", maintain_order=True)
     judge = partial(_judged, start, tuned, budget, higher, bool(crossed))
-    final, warnings = judge(rows)
+    final = judge(rows)
     at_cost = {
-        unit: (found[0], judge(found[1])[0])
+        unit: (found[0], judge(found[1]))
         for axis, unit in axes(table).items()
         if (found := at_equal(curves, rows, metric, axis))
     }
@@ -138,8 +141,8 @@ def analyse(
         warnings=(),
     )
     repeated = table.height - rows.height
-    warnings = (*_warnings(runs, table, analysis, repeated), *warnings)
-    return analysis._replace(warnings=warnings)
+    warnings = _warnings(runs, table, analysis, repeated)
+    return analysis._replace(warnings=tuple(warnings))
 
 
 def _judged(
@@ -149,15 +152,15 @@ def _judged(
     higher: bool,
     crossed: bool,
     rows: pl.DataFrame,
-) -> tuple[Verdicts, tuple[str, ...]]:
-    """What `value` of `rows` says, and the warnings of the tuning.
+) -> Verdicts:
+    """What `value` of `rows` says.
 
     Args:
       start: the first logged value of each run.
     """
-    tuning, warnings = tune(rows, tuned, budget, higher)
-    chosen = tuning.sensitivity.filter("chosen").select("group", "cell", "setting")
-    used = rows.join(chosen, on=["group", "cell", "setting"], maintain_order="left")
+    tuning = tune(rows, tuned, budget, higher)
+    chosen, on = tuning.sensitivity.filter("chosen"), ["group", "cell", "setting"]
+    used = rows.join(chosen, on=on, how="semi", maintain_order="left")
     worst = worst_of(used, start, higher)
     failed = pl.col("value").is_finite().not_()
     value = pl.when(failed).then(worst).otherwise("value")
@@ -173,7 +176,7 @@ def _judged(
         tuning=tuning,
         used=used.sort(pl.col("group").cast(best_first), maintain_order=True),
         rows=rows,
-    ), warnings
+    )
 
 
 def _rows(
@@ -209,48 +212,46 @@ def _labels(table: pl.DataFrame, keys: list[str]) -> list[str]:
 
 def _warnings(
     runs: Runs, table: pl.DataFrame, analysis: Analysis, repeated: int
-) -> list[str]:
+) -> Iterator[str]:
     left_out = runs.table.join(table, on="run", how="anti", maintain_order="left")
-    found = [f"not read: {problem}" for problem in runs.problems]
+    yield from (f"not read: {problem}" for problem in runs.problems)
     if left_out.height:
-        found.append(f"left out, not finished: {_listed(left_out)}")
+        yield f"left out, not finished: {_listed(left_out)}"
     for group in analysis.final.groups:
         if group.failed:
             bad = analysis.final.used.filter("failed", group=group.name).select("run")
             names = _listed(table.join(bad, on="run", maintain_order="left"))
-            found.append(
+            yield (
                 f"{group.name}: {group.failed} of {group.runs} runs ended without a "
                 f"finite {analysis.metric} ({names}). Each counts as the worst value "
                 "with which any run began or ended"
             )
     if analysis.control.unmatched:
         names = few(analysis.control.unmatched)
-        found.append(f"runs without a match in some other group: {names}")
+        yield f"runs without a match in some other group: {names}"
     seeds = [name for name in SEEDS if name in table and table[name].n_unique() > 1]
     if seeds:
-        found.append(f"the repeats of a setting differ in {', '.join(seeds)} alone")
+        yield f"the repeats of a setting differ in {', '.join(seeds)} alone"
     if repeated:
-        found.append(
-            f"{repeated} runs repeat others (same seed and settings): they count once"
-        )
+        yield f"{repeated} runs repeat others (same seed and settings): they count once"
     of_optimizers = analysis.by == "optimizer" and len(analysis.final.groups) > 1
     if of_optimizers and not analysis.final.tuning.keys:
-        found.append("nothing was tuned: each optimizer has a single setting")
+        yield "nothing was tuned: each optimizer has a single setting"
     on_test = table.filter(validation="test").height if "validation" in table else 0
     if on_test:
-        found.append(
+        yield (
             f"validation/* of {on_test} of {table.height} runs is measured on their "
             "test split (validation=test): what it chose was chosen by test data"
         )
     if "objective" in table and table["objective"].n_unique() > 1:
-        found.append("the runs have different objectives")
+        yield "the runs have different objectives"
     dirty = pl.any_horizontal(cs.ends_with("git.dirty") & cs.boolean())  # or unknown
     if count := table.filter(dirty).height:
-        found.append(
+        yield (
             f"{count} of {table.height} runs used uncommitted code (dirty git), so "
             "their commit doesn't say what ran"
         )
-    return found
+    yield from warnings_of(analysis.final.tuning)
 
 
 def _listed(table: pl.DataFrame) -> str:

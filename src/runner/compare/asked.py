@@ -5,7 +5,7 @@ import statistics
 import polars as pl
 import polars.selectors as cs
 
-from runner.compare.columns import default_by, is_result, varying
+from runner.compare.columns import copies, is_fact, is_result, varying
 from runner.compare.load import CHOICES
 from runner.errors import ConfigError, did_you_mean
 from runner.record.directions import FIRST_EDITION, better
@@ -60,9 +60,13 @@ def factor_of(table: pl.DataFrame, by: str | None) -> str:
     Raises:
       ConfigError: the runs have no such key.
     """
+    varied = varying(table)
     if by is None:
-        return default_by(table)
-    names = list(dict.fromkeys([*CHOICES, *varying(table)]))
+        settings = [k for k in varied if not is_fact(k)]
+        others = [k for k in settings if k not in {"seed", *copies(table)}]
+        likely = ("optimizer", "schedule", "framework", "model", *CHOICES, *others)
+        return next((k for k in likely if k in settings), "optimizer")
+    names = list(dict.fromkeys([*CHOICES, *varied]))
     keys = [c for c in table.columns if not is_result(c)]
     if by not in keys:
         raise ConfigError(

@@ -43,14 +43,10 @@ class Shown(NamedTuple):
 
     def colour(self) -> alt.Color:
         """A colour for each group, the same in every figure."""
-        return alt.Color("group:N", title=self.analysis.by, scale=self._scale(PALETTE))
+        return alt.Color("group:N", title=self.analysis.by, scale=self.scale(PALETTE))
 
-    def dash(self) -> alt.StrokeDash:
-        """A dash pattern for each group, the same in every figure."""
-        scale = self._scale(DASHES)
-        return alt.StrokeDash("group:N", title=self.analysis.by, scale=scale)
-
-    def _scale(self, values: Sequence[Any]) -> alt.Scale:
+    def scale(self, values: Sequence[Any]) -> alt.Scale:
+        """One of `values` for each group, the same in every figure."""
         return alt.Scale(domain=self.groups, range=list(values[: len(self.groups)]))
 
     def names(self) -> dict[str, str]:
@@ -87,9 +83,10 @@ def csv(table: pl.DataFrame) -> alt.Data:
     return alt.Data(values=rounded.write_csv(), format=form)
 
 
-def tooltips(titles: Mapping[str, str], kind: str = "Q") -> list[alt.Tooltip]:
-    """One for each field, {field: title}; numbers unless `kind` is "N", for names."""
-    return [alt.Tooltip(f"{name}:{kind}", title=titles[name]) for name in titles]
+def tooltips(names: Mapping[str, str], numbers: Mapping[str, str]) -> list[alt.Tooltip]:
+    """One for each field of names and each of numbers, {field: title}."""
+    named = [alt.Tooltip(f"{field}:N", title=names[field]) for field in names]
+    return named + [alt.Tooltip(f"{f}:Q", title=numbers[f]) for f in numbers]
 
 
 class Switch(NamedTuple):
@@ -135,10 +132,9 @@ class Switch(NamedTuple):
         if self.low <= 0:
             return []
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        powers = [10.0**power for power in range(first, last + 1)]
         steps = [1, 2, 5] if last - first <= 3 else [1]
-        ticks = [
-            step * 10.0**power for power in range(first, last + 1) for step in steps
-        ]
+        ticks = [step * power for power in powers for step in steps]
         return [tick for tick in ticks if self.low <= tick <= self.high]
 
 
@@ -163,12 +159,13 @@ def log_switch(values: Iterable[float | None]) -> Switch:
 
 def lines(
     table: pl.DataFrame, shown: Shown, x: alt.X, switch: Switch, title: str
-) -> tuple[alt.Chart, alt.Chart, list[alt.Parameter]]:
+) -> tuple[alt.Chart, alt.Chart, alt.Chart, list[alt.Parameter]]:
     """What a figure of lines consists of, one for each group and cell in `table`.
 
     Returns:
-      a chart of `mean`, one that spans `low` to `high`, both without a mark, and the
-      figure's parameters: the switch, and a menu that picks one of several cells.
+      the lines of `mean`, the same without a mark, a chart that spans `low` to `high`,
+      without one too, and the figure's parameters: the switch, and a menu that picks
+      one of several cells.
     """
     parameters, visible = [switch.parameter], SHOWN
     if len(shown.cells) > 1:
@@ -178,7 +175,11 @@ def lines(
     base = alt.Chart(csv(table)).transform_filter(visible)
     base = base.encode(x=x, color=shown.colour(), detail="cell:N")
     span = base.encode(y=switch.encoding(alt.Y, "low", title), y2="high:Q")
-    return base.encode(y=switch.encoding(alt.Y, "mean", title)), span, parameters
+    base = base.encode(y=switch.encoding(alt.Y, "mean", title))
+    own, by = shown.scale(DASHES), shown.analysis.by
+    dash = alt.StrokeDash("group:N", title=by, scale=own)
+    line = base.mark_line(strokeWidth=1.8, strokeJoin="round").encode(strokeDash=dash)
+    return line, base, span, parameters
 
 
 def figure(

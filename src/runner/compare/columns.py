@@ -196,14 +196,6 @@ def determined(table: pl.DataFrame, name: str, by: Sequence[str]) -> bool:
     return table.select(*by, name).n_unique() == table.select(by).n_unique()
 
 
-def default_by(table: pl.DataFrame) -> str:
-    """The factor that a sweep is most likely about."""
-    keys = [k for k in varying(table) if not is_fact(k)]
-    others = [k for k in keys if k not in {"seed", *copies(table)}]
-    likely = ("optimizer", "schedule", "framework", "model", *CHOICES, *others)
-    return next((k for k in likely if k in keys), "optimizer")
-
-
 def differing(table: pl.DataFrame) -> list[str]:
     """All that differs between two runs, and that a reader would want to know.
 

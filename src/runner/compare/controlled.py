@@ -57,10 +57,10 @@ class Control(NamedTuple):
     """The verdict of the check.
 
     Attributes:
-      controlled: whether there are no confounders, no mislabeled optimizers, and no
-        runs that contradict each other.
-      apart: {what runs contradict: sentences about those that do}: see `reproduced`.
-      mislabeled: sentences about runs with the same settings whose optimizers differ.
+      controlled: whether there are no confounders, and no runs that contradict each
+        other.
+      apart: {what runs contradict: sentences about those that do}: see `reproduced`,
+        and "MISLABELED" of runs with the same settings whose optimizers differ.
       keys: all that vary, confounders first.
       unknown: facts that couldn't be checked, since not every run recorded them.
       unmatched: names of runs without a match in some other group.
@@ -68,7 +68,6 @@ class Control(NamedTuple):
 
     controlled: bool
     apart: dict[str, list[str]]
-    mislabeled: tuple[str, ...]
     keys: tuple[Key, ...]
     unknown: tuple[str, ...]
     unmatched: tuple[str, ...]
@@ -95,25 +94,23 @@ def control(
       tuned: see `tuned_keys`.
       apart: what `reproduced` has found.
     """
-    apart = {what: found for what, found in (apart or {}).items() if found}
     unknown, table = _unknown(table, by), _with_named_probes(table)
+    apart = dict(apart or {}) | {"MISLABELED": _mislabeled(table)}
+    apart = {what: found for what, found in apart.items() if found}
     own, references = own_keys(table, by), copies(table)
     keys = [k for k in varying(table) if references.get(k) not in tuned]
     free = [k for k in keys if k not in own and k not in references]
     confounded, unmatched = _match(table, by, free)
     confounded = folded(table, confounded)
-    follows = {*keys} - {*folded(table, keys)}
-    roles = {key: "crossed" for key in free if key not in follows}
+    roles = dict.fromkeys([k for k in folded(table, keys) if k in free], "crossed")
     roles |= dict.fromkeys([k for k in keys if k in own], "consequence")
     roles |= dict.fromkeys(tuned, "tuned") | dict.fromkeys(confounded, "confounder")
     roles |= {by: "factor"} if by in keys else {}
     order = ("confounder", "factor", "tuned", "crossed", "consequence")
     names = sorted(roles, key=lambda k: (order.index(roles[k]), k not in CHOICES))
-    mislabeled = _mislabeled(table)
     return Control(
-        controlled=not (confounded or mislabeled or apart),
+        controlled=not (confounded or apart),
         apart=apart,
-        mislabeled=mislabeled,
         keys=tuple(_key(table, by, name, roles[name]) for name in names),
         unknown=unknown,
         unmatched=unmatched,
@@ -180,21 +177,21 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(a, b, rtol=_PROBE_TOLERANCE, atol=atol, equal_nan=True)
 
 
-def _mislabeled(table: pl.DataFrame) -> tuple[str, ...]:
+def _mislabeled(table: pl.DataFrame) -> list[str]:
     if PROBE not in table:
-        return ()
+        return []
     names = [c for c in table.columns if c.split(".")[0] in _NAMED and not ignored(c)]
     one_each = table.drop_nulls(PROBE).unique(
         [*names, PROBE], keep="first", maintain_order=True
     )
     found = one_each.group_by(names, maintain_order=True).agg("run")
-    return tuple(
+    return [
         f"{' and '.join(runs)} are configured with the same optimizer={optimizer}, "
         "settings and schedule, but their optimizers made different updates: the "
         "optimizer probes differ"
         for optimizer, runs in found.select("optimizer", "run").rows()
         if len(runs) > 1
-    )
+    ]
 
 
 def _unknown(table: pl.DataFrame, by: str) -> tuple[str, ...]:

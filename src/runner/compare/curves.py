@@ -79,15 +79,13 @@ def curves(
     x = alt.X("at:Q", title=unit).axis(tickCount=6, format="~s", labelOverlap=True)
     x = x.scale(domain=ends, nice=False)
     labelled = _labelled(table, switch)
-    base, span, parameters = chart_parts.lines(labelled, shown, x, switch, metric)
+    line, base, span, parameters = chart_parts.lines(labelled, shown, x, switch, metric)
     band = span.mark_area(fillOpacity=0.16)
-    line = base.mark_line(strokeWidth=1.8, strokeJoin="round")
-    line = line.encode(strokeDash=shown.dash())
     titles = {"step": "step", "at": unit, "mean": f"mean {metric}"}
     titles |= {"low": "lowest run", "high": "highest run", "runs": "runs"}
     if unit == "steps":
         del titles["at"]
-    dots, near = _hover(base, shown.names(), chart_parts.tooltips(titles))
+    dots, near = _hover(base, shown.names(), chart_parts.tooltips({}, titles))
     named = base.transform_filter("datum.label")
     dy = alt.ExprRef("datum.dy")
     names = [
@@ -132,11 +130,11 @@ def _labelled(table: pl.DataFrame, switch: chart_parts.Switch) -> pl.DataFrame:
 
     And with `dy`, by how many pixels it is off its end, so that none covers another.
     """
-    of = {group: group for group in table["group"].unique()}
+    of = {}
     for same in identical(table):
         of |= dict.fromkeys(same, "")
         of[same[-1]] = " = ".join(same)
-    names = pl.col("group").replace_strict(of)
+    names = pl.col("group").replace(of)
     if 1 < table["cell"].n_unique() and table.select(names, "cell").n_unique() <= _MOST:
         label = pl.concat_str(names, chart_parts.VALUES, separator=", ")
         names = pl.when(names != "").then(label)

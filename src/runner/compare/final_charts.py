@@ -6,7 +6,6 @@ import altair as alt
 import polars as pl
 
 from runner.compare import chart_parts
-from runner.compare.analysis import Analysis
 from runner.compare.chart_parts import Shown
 from runner.compare.columns import distinct, texts
 
@@ -22,14 +21,13 @@ def strip(shown: Shown) -> alt.LayerChart | None:
     # Golden-ratio steps spread the dots of a group without a pattern or a random seed.
     spread = (pl.int_range(pl.len()).over("group") * 0.618) % 1
     ended = pl.when("failed").then(pl.lit("failed")).otherwise(pl.lit("finished"))
-    dots = shown.table.filter(pl.col("value").is_finite())
-    dots = dots.with_columns(spread=spread, failed=ended)
-    if dots.is_empty():
-        return None
     analysis, by_cell = shown.analysis, len(shown.cells) > 1
     parts = ["group", chart_parts.VALUES] if by_cell else ["group"]
     row = pl.concat_str(parts, separator=", ")
-    dots = dots.with_columns(row=row)
+    dots = shown.table.filter(pl.col("value").is_finite())
+    dots = dots.with_columns(spread=spread, failed=ended, row=row)
+    if dots.is_empty():
+        return None
     ranked = analysis.final.in_cells if by_cell else analysis.final.groups
     names = ["group", "cell", "mean", "low", "high"]  # of the statistics; null for NaN
     rows = [(g.name, g.cell, g.mean, g.low, g.high) for g in ranked]
@@ -44,7 +42,7 @@ def strip(shown: Shown) -> alt.LayerChart | None:
         chart = alt.Chart(chart_parts.csv(data)).transform_filter(chart_parts.SHOWN)
         return chart.encode(x=switch.encoding(alt.X, field, title), y=y, color=hue)
 
-    named = chart_parts.tooltips(shown.names(), "N")
+    named = chart_parts.tooltips(shown.names(), {})
     value = alt.Tooltip("value:Q", title=analysis.metric)
     offset = alt.YOffset("spread:Q", scale=alt.Scale(domain=[-0.6, 1.6]))
     kinds = alt.Scale(domain=["finished", "failed"], range=["circle", "cross"])
@@ -92,26 +90,19 @@ def sensitivity(shown: Shown) -> alt.LayerChart | None:
     )
     if table.is_empty():
         return None
-    return _sensitivity(table, shown, f"final {analysis.metric}", key)
-
-
-def _sensitivity(
-    table: pl.DataFrame, shown: Shown, title: str, key: str
-) -> alt.LayerChart:
+    title = f"final {analysis.metric}"
     switch = chart_parts.log_switch([*table["low"], *table["high"]])
     is_log = (table["at"] > 0).all()
     tried = table["at"].unique().sort().to_list()
     x = alt.X("at:Q", title=key).axis(format="~g", labelOverlap=True, values=tried)
     x = x.scale(type="log", nice=False, padding=14) if is_log else x.scale(zero=False)
-    base, span, parameters = chart_parts.lines(table, shown, x, switch, title)
-    line = base.mark_line(strokeWidth=1.8).encode(strokeDash=shown.dash())
+    line, base, span, parameters = chart_parts.lines(table, shown, x, switch, title)
     spans = span.mark_rule(strokeWidth=1.2, opacity=0.7)
     rings = base.transform_filter("datum.chosen")
     rings = rings.mark_point(size=190, strokeWidth=2, filled=False)
     titles = {"at": key, "mean": f"mean {title}", "low": "lowest seed"}
     titles |= {"high": "highest seed", "runs": "runs", "failed": "failed"}
-    names = chart_parts.tooltips(shown.names(), "N")
-    tooltip = [*names, *chart_parts.tooltips(titles)]
+    tooltip = chart_parts.tooltips(shown.names(), titles)
     dots = base.mark_circle(size=60, opacity=1).encode(tooltip=tooltip)
     return chart_parts.figure([spans, line, rings, dots], parameters)
 
@@ -126,23 +117,17 @@ def heat_map(shown: Shown) -> alt.LayerChart | None:
     others = [*analysis.crossed, *analysis.final.tuning.keys]
     if not others or len(shown.groups) < 2:
         return None
-    rows = analysis.final.rows
-    value, order = pl.col("value"), distinct(rows[others[0]])
+    other, value = others[0], pl.col("value")
+    is_shown = pl.col("group").is_in(shown.groups) & value.is_finite()
+    rows = analysis.final.rows.filter(is_shown)
+    order = distinct(rows[other])
+    if not 2 <= len(order) <= _MAX_COLUMNS:
+        return None
     table = (
-        rows.with_columns(other=pl.Series(texts(rows[others[0]])))
-        .filter(pl.col("group").is_in(shown.groups), value.is_finite())
+        rows.with_columns(other=pl.Series(texts(rows[other])))
         .group_by("group", "other", maintain_order=True)
         .agg(mean=value.mean(), low=value.min(), high=value.max(), runs=pl.len())
     )
-    order = [o for o in order if o in table["other"]]
-    if not 2 <= len(order) <= _MAX_COLUMNS:
-        return None
-    return _heat_map(table, analysis, others[0], order)
-
-
-def _heat_map(
-    table: pl.DataFrame, analysis: Analysis, other: str, order: list[str]
-) -> alt.LayerChart:
     low, high = table["mean"].to_numpy().min(), table["mean"].to_numpy().max()
     spans_much = 0 < low and high > 20 * low
     scale = alt.Scale(  # its colours are theme.HEAT
@@ -157,11 +142,11 @@ def _heat_map(
     x = x.axis(labelAngle=0 if len(order) <= 5 else -40)
     titles = {"mean": f"mean {analysis.metric}", "low": "lowest run"}
     titles |= {"high": "highest run", "runs": "runs"}
-    names = chart_parts.tooltips({"group": analysis.by, "other": other}, "N")
+    names = {"group": analysis.by, "other": other}
     base = alt.Chart(chart_parts.csv(table)).encode(
         x=x,
         y=alt.Y("group:N", title=analysis.by),
-        tooltip=[*names, *chart_parts.tooltips(titles)],
+        tooltip=chart_parts.tooltips(names, titles),
     )
     tiles = base.mark_rect().encode(color=alt.Color("mean:Q", scale=scale, legend=None))
     ink = alt.when(dark).then(alt.value("#fff")).otherwise(alt.value("#111"))

@@ -13,13 +13,11 @@ def headline(analysis: Analysis) -> str:
     by, found, control = analysis.by, analysis.final, analysis.control
     groups = found.groups
     unfair = f"no fair comparison by {by}"
-    if control.apart:
-        return f"{unfair}: {next(iter(control.apart.values()))[0]}"
     if control.confounders:
         parts = [f"{k.name} differs too ({k.by_group})" for k in control.confounders]
         return f"{unfair}: {'; '.join(parts)}"
-    if control.mislabeled:
-        return f"{unfair}: the optimizers did not do what their names say"
+    if control.apart:
+        return f"{unfair}: {next(iter(control.apart.values()))[0]}"
     if len(groups) == 1:
         return f"nothing to compare: {by} is {groups[0].name} in all runs that ended"
     if {c.verdict for c in found.comparisons} == {"agree"}:
@@ -90,10 +88,9 @@ def _interval(c: Comparison, signed: bool = False) -> str:
 
 
 def _explains_most(analysis: Analysis) -> bool:
-    """Whether the factor has the largest share among several, the seed left out."""
-    parts = [p for p in analysis.attribution if p.factor not in ("seed", "rest")]
-    most = max(parts, key=lambda part: part.share or 0, default=None)
-    return len(parts) > 1 and most is not None and most.factor == analysis.by
+    """Whether the factor has more than half of the variance, and others vary too."""
+    shares = {part.factor: part.share or 0 for part in analysis.attribution}
+    return len({*shares} - {"seed", "rest"}) > 1 and shares.get(analysis.by, 0) > 0.5
 
 
 def _other_factors(analysis: Analysis) -> str:

@@ -122,7 +122,7 @@ def _problem(source: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = Path(str(error.filename)).name
         return one_line(f"{source}: {place} can't be read: {error.strerror}")
-    is_told = isinstance(error, OSError | ValueError)
+    is_told = isinstance(error, OSError | ValueError | ConfigError)
     kind = "" if is_told else f"{type(error).__name__}: "
     return one_line(f"{source}: {kind}{error}")
 
@@ -141,10 +141,7 @@ def _read(folder: Path) -> Record:
         for name in ("config", "provenance", "summary")
     )
     rows = _read_if_there(folder / "metrics.jsonl", read_rows) or []
-    try:
-        check_records(folder)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
+    check_records(folder)
     return Record(folder, with_todays_targets(config), provenance, summary, rows)
 
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
-from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from runner.compare import chart_parts, theme
@@ -19,7 +19,7 @@ from runner.compare.analysis import Analysis
 from runner.compare.figures import Figure, figures
 from runner.compare.headline import at_equal_cost, headline
 from runner.compare.load import Runs
-from runner.compare.tables import Table, shown, tables
+from runner.compare.tables import shown, tables
 from runner.compare.theme import DASHES, PALETTE
 from runner.record.files import write_bytes
 from runner.record.provenance import command_line
@@ -41,7 +41,6 @@ def write_report(runs: Runs, analysis: Analysis, out: Path) -> None:
     Raises:
       OSError: `out` can't be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as other:
         vega = other.submit(_vega)  # takes over a second, as do the figures
         drawn = [*figures(runs, analysis)]
@@ -53,26 +52,26 @@ def write_report(runs: Runs, analysis: Analysis, out: Path) -> None:
 
 def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> str:
     """The page as HTML; `vega` is the JavaScript that draws the figures."""
-    configs = {mode: theme.config(mode) for mode in ("light", "dark")}
-    for config in configs.values():
-        config["legend"] = {"disable": True}  # the page has one for all figures
+    legend = {"legend": {"disable": True}}  # the page has one for all figures
+    configs = {mode: theme.config(mode) | legend for mode in ("light", "dark")}
     specs = {figure.name: _spec(figure.chart) for figure in drawn}
     groups = chart_parts.shown(runs, analysis).groups
-    sections: dict[str, list[Table]] = {}
-    for table in tables(runs, analysis):
-        sections.setdefault(table.section, []).append(table)
+    in_sections = groupby(tables(runs, analysis), lambda table: table.section)
     found = headline(analysis)
     if not found.startswith(tuple(group.name for group in analysis.final.groups)):
         found = found[:1].upper() + found[1:]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    return environment.from_string(_asset("page.html.j2")).render(
+    environment.loader = PackageLoader("runner.compare", ".")
+    strict = {"allow_nan": False, "separators": (",", ":")}
+    environment.policies["json.dumps_kwargs"] = strict
+    return environment.get_template("page.html.j2").render(
         title=f"Comparison by {analysis.by}",
         analysis=analysis,
         count=runs.table.height,
         headline=found + "." * (not found.endswith(".")),
         at_equal_cost=[*at_equal_cost(analysis)],
-        sections=sections,
+        sections={section: [*found] for section, found in in_sections},
         shown=shown,
         figures=drawn,
         legend=[*zip(groups, PALETTE, DASHES, strict=False)],
@@ -82,10 +81,8 @@ def page(runs: Runs, analysis: Analysis, drawn: Sequence[Figure], vega: str) -> 
             "Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             "Versions": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
         },
-        data=_json({"figures": specs, "configs": configs}),
+        data={"figures": specs, "configs": configs},
         vega=Markup(vega),
-        css=Markup(_asset("page.css")),
-        js=Markup(_asset("page.js")),
     )
 
 
@@ -120,13 +117,3 @@ def _vega() -> str:
     # The HTML parser ends a script at this text, even inside a string literal.
     bundle = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # pyright: ignore
     return bundle.replace("</script", r"<\/script")
-
-
-def _json(value: object) -> Markup:
-    """JSON without the character that could end the page's script element."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", r"\u003c"))
-
-
-def _asset(name: str) -> str:
-    return files("runner.compare").joinpath(name).read_text(encoding="utf-8")

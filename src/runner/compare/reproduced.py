@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import polars as pl
+import polars.selectors as cs
 
 from runner.compare.columns import BATCH, DEVICES, INITIAL, is_fact, varying
 from runner.compare.statistics import AGREEMENT
@@ -61,14 +62,11 @@ def first_steps(table: pl.DataFrame, curves: pl.DataFrame, by: str) -> Iterator[
     start = curves.filter(pl.col("step") == 1)
     names = [LOSS, *([NORM] if NORM in curves else [])]
     runs = table.join(start.select("run", *names), on="run", maintain_order="left")
-    runs = runs.filter(pl.col(INITIAL).is_not_null(), pl.col(BATCH).is_not_null())
+    runs = runs.drop_nulls([INITIAL, BATCH])
     shared = [INITIAL, BATCH, "seed", *_same_function(table, by)]
     key = [pl.col(c) for c in dict.fromkeys(shared) if c in table]
-    drops = any(
-        "drop" in c and (table[c] != 0).any()
-        for c in table.columns
-        if c.startswith("model.") and table[c].dtype.is_numeric()
-    )
+    of_model = table.select(cs.numeric() & cs.matches(r"^model\..*drop"))
+    drops = any((values != 0).any() for values in of_model)
     framework = [pl.col("framework")]
     yield from _apart(runs, key + (framework if drops else []), LOSS, "the loss")
     if NORM in curves:

@@ -10,7 +10,7 @@ from runner.compare.columns import differing, texts
 from runner.compare.inference import SHOWN
 from runner.compare.load import Runs
 from runner.compare.statistics import Comparison, Group
-from runner.compare.tuning import edge_of
+from runner.compare.tuning import edges_of
 from runner.settings import FACT
 
 DIFFERS = "What differs"
@@ -18,15 +18,14 @@ _WIDEST = 32
 _FEW_SEEDS = 5  # with fewer, the values say more than an interval
 
 
-class Mark(str):
+class Mark(NamedTuple):
     """A text that the page colours: `css` is "better", "worse" or "note"."""
 
+    text: str
     css: str
 
-    def __new__(cls, text: str, css: str) -> "Mark":
-        mark = super().__new__(cls, text)
-        mark.css = css
-        return mark
+    def __str__(self) -> str:
+        return self.text
 
 
 class Table(NamedTuple):
@@ -50,10 +49,6 @@ class Table(NamedTuple):
         """Whether each column has only numbers."""
         columns = zip(*self.rows, strict=True)
         return [all(isinstance(v, int | float | None) for v in c) for c in columns]
-
-    def texts(self) -> list[list[str]]:
-        """The rows as text, numbers with four digits."""
-        return [[shown(value) for value in row] for row in self.rows]
 
 
 def shown(value: Any) -> str:
@@ -169,16 +164,14 @@ def _tuning(analysis: Analysis) -> Iterator[Table]:
         return
     tried = ", ".join(f"{group}: {count}" for group, count in tuning.tried.items())
     note = f"Best settings of {', '.join(tuning.keys)}. Settings tried: {tried}."
-    head = [analysis.by, "cell", "setting", "mean", "lowest", "highest", "runs"]
-    head += ["failed"]
-    best, rows = [], []
+    columns = {"group": analysis.by, "cell": "cell", "setting": "setting"}
+    columns |= {"mean": "mean", "low": "lowest", "high": "highest", "runs": "runs"}
+    head, best, rows = [*columns.values(), "failed"], [], []
     for r in tuning.sensitivity.iter_rows(named=True):
-        row = [r[k] for k in ("group", "cell", "setting", "mean", "low", "high")]
-        row += [r["runs"], r["failed"] or None]
+        row = [*(r[k] for k in columns), r["failed"] or None]
         rows.append([*row, "chosen" if r["chosen"] else None])
         if r["chosen"]:
-            same = tuning.sensitivity.filter(group=r["group"], cell=r["cell"])
-            ends = ", ".join(k for k in tuning.keys if edge_of(same[k], r[k]))
+            ends = ", ".join(edges_of(tuning, r))
             best.append([*row, Mark(f"extend {ends}", "worse") if ends else None])
     yield Table("Tuning", note, [*head, "edge"], best)
     yield Table("Tuning", f"All {len(rows)} settings.", [*head, ""], rows, True)

@@ -6,7 +6,7 @@ from rich.text import Text
 from runner.compare.analysis import Analysis
 from runner.compare.headline import at_equal_cost, headline
 from runner.compare.load import Runs
-from runner.compare.tables import DIFFERS, Table, tables
+from runner.compare.tables import DIFFERS, Table, shown, tables
 from runner.errors import few
 from runner.record.console import print_table
 from runner.record.untrusted import printable
@@ -21,7 +21,7 @@ def show(runs: Runs, analysis: Analysis, console: Console, all_keys: bool) -> No
     if found[0].section == DIFFERS:  # of two runs, that is the first question
         _table(found.pop(0), console)
     control = analysis.control
-    for label, sentences in {**control.apart, "MISLABELED": control.mislabeled}.items():
+    for label, sentences in control.apart.items():
         for sentence in sentences:
             _line(console, label, sentence, "bold red")
     _line(console, "", headline(analysis), "bold")
@@ -36,7 +36,7 @@ def show(runs: Runs, analysis: Analysis, console: Console, all_keys: bool) -> No
 
 def _table(table: Table, console: Console) -> None:
     title = f"{table.section}. {table.note}"
-    rows = table.texts()
+    rows = [[shown(value) for value in row] for row in table.rows]
     print_table(table.head, rows, console, title=title, most=_MOST_ROWS)
 
 

@@ -1,6 +1,7 @@
 """Fair tuning: each group at its own best setting, with the same budget."""
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -32,7 +33,7 @@ class Tuning(NamedTuple):
 
 def tune(
     runs: pl.DataFrame, keys: list[str], budget: int | None, higher_is_better: bool
-) -> tuple[Tuning, tuple[str, ...]]:
+) -> Tuning:
     """Choose each group's best setting in each cell, by the mean over its seeds.
 
     A setting with fewer seeds than another of the same group and cell isn't chosen: a
@@ -46,9 +47,6 @@ def tune(
       runs: one row each: `group`, `cell`, `setting` (texts), `seed`, `value` (not
         finite if it failed), `keys`.
       budget: at most this m.
-
-    Returns:
-      the tuning, and warnings about unequal budgets and bests at an edge of the grid.
     """
     finite = pl.col("value").filter(pl.col("value").is_finite())
     table = runs.group_by("group", "cell", "setting", *keys, maintain_order=True).agg(
@@ -63,22 +61,16 @@ def tune(
     counts = table.group_by("group", "cell").len("tried")
     least = dict(counts.group_by("cell").agg(pl.min("tried")).rows())  # in each cell
     budgets = {cell: min(budget or tried, tried) for cell, tried in least.items()}
-    grids = [
+    sensitivity = pl.concat(
         _choose(grid, budgets[grid["cell"][0]], higher_is_better)
         for grid in table.partition_by("group", "cell", maintain_order=True)
-    ]
-    most = counts.group_by("group").agg(pl.max("tried")).rows()
-    tuning = Tuning(
-        tuple(keys),
-        dict(sorted(most, key=lambda row: natural(row[0]))),
-        min(budgets.values())
-        if any(g.filter("chosen")["weight"][0] != 1 for g in grids)
-        else None,
-        not any(grid["weight"].is_nan().any() for grid in grids),
-        pl.concat(grids),
     )
-    edges = [warning for key in keys for warning in _edges(grids, key)]
-    return tuning, (*_budgets(tuning), *edges)
+    most = counts.group_by("group").agg(pl.max("tried")).rows()
+    tried = dict(sorted(most, key=lambda row: natural(row[0])))
+    is_whole = (sensitivity.filter("chosen")["weight"] == 1).all()
+    m = None if is_whole else min(budgets.values())
+    matched = not sensitivity["weight"].is_nan().any()
+    return Tuning(tuple(keys), tried, m, matched, sensitivity)
 
 
 def _choose(grid: pl.DataFrame, budget: int, higher_is_better: bool) -> pl.DataFrame:
@@ -112,36 +104,35 @@ def at_budget(runs: pl.DataFrame, tuning: Tuning) -> pl.DataFrame:
     return runs.group_by("group", "cell", "seed").agg(value=value)
 
 
-def _budgets(tuning: Tuning) -> list[str]:
-    if tuning.budget is None:
-        return []
-    counts = ", ".join(f"{group} {count}" for group, count in tuning.tried.items())
-    then = "They can't be matched, since not every setting has the same seeds"
-    if tuning.matched:
-        then = (
-            f"So each group counts with its expected best of {tuning.budget}, over all "
-            "choices of so many of its settings"
-        )
-    text = f"settings tried are {counts}, and more tries can win by luck. {then}"
-    return [f"unequal tuning: {text}"]
-
-
-def _edges(grids: list[pl.DataFrame], key: str) -> list[str]:
-    warnings = []
-    for grid in grids:
-        best = grid.filter("chosen").row(0, named=True)
-        if edge := edge_of(grid[key], best[key]):
-            cell = f" ({best['cell']})" if best["cell"] else ""
-            warnings.append(
+def warnings_of(tuning: Tuning) -> Iterator[str]:
+    """About unequal budgets, and bests at an edge of the grid."""
+    if tuning.budget is not None:
+        counts = ", ".join(f"{group} {count}" for group, count in tuning.tried.items())
+        then = "They can't be matched, since not every setting has the same seeds"
+        if tuning.matched:
+            then = (
+                f"So each group counts with its expected best of {tuning.budget}, over "
+                "all choices of so many of its settings"
+            )
+        tried = f"settings tried are {counts}, and more tries can win by luck"
+        yield f"unequal tuning: {tried}. {then}"
+    for best in tuning.sensitivity.filter("chosen").iter_rows(named=True):
+        cell = f" ({best['cell']})" if best["cell"] else ""
+        for key, edge in edges_of(tuning, best).items():
+            yield (
                 f"{best['group']}{cell} is best at the {edge} {key} tried "
                 f"({best[key]:g}): extend the grid"
             )
-    return warnings
 
 
-def edge_of(tried: pl.Series, value: Any) -> str | None:
-    """Whether `value` is the "smallest" or "largest" number of several in `tried`."""
-    if not tried.dtype.is_numeric() or tried.drop_nulls().n_unique() < 2:
-        return None
-    ends = {"smallest": tried.min(), "largest": tried.max()}
-    return next((end for end, tip in ends.items() if tip == value), None)
+def edges_of(tuning: Tuning, best: Mapping[str, Any]) -> dict[str, str]:
+    """{key: "smallest" or "largest"} where a row of `sensitivity` has such a number."""
+    edges = {}
+    for key in tuning.keys:
+        grid = tuning.sensitivity.filter(group=best["group"], cell=best["cell"])[key]
+        if grid.dtype.is_numeric() and grid.drop_nulls().n_unique() > 1:
+            if best[key] == grid.min():
+                edges[key] = "smallest"
+            elif best[key] == grid.max():
+                edges[key] = "largest"
+    return edges
