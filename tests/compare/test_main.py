@@ -1,5 +1,6 @@
 """`python -m runner.compare` on written runs: what it says, writes and returns."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -146,6 +147,25 @@ def test_confounded_and_called_the_same_come_first(tmp_path, run):
         "CONFOUNDED: optimizer probe differs with framework (jax: p"
     )
     assert run("--by", "framework")[0] == 0
+
+
+@pytest.mark.parametrize("effect,explains", [(0.11, False), (0.2, True)])
+def test_more_than_half_of_the_variance_explains_the_difference(
+    tmp_path, run, effect, explains
+):
+    for choice in itertools.product((0, 1), repeat=4):
+        optimizer, model, framework, seed = choice
+        write_run(
+            tmp_path / "runs" / "".join(map(str, choice)),
+            final=1 + effect * optimizer + 0.1 * model + 0.1 * framework,
+            seed=seed,
+            optimizer=("adam", "sgd")[optimizer],
+            model=("mlp", "cnn")[model],
+            framework=("jax", "nnx")[framework],
+        )
+    first = run("--by", "optimizer")[1].splitlines()[0]
+    assert "adam is better than sgd" in first
+    assert first.startswith("optimizer explains the difference: ") == explains
 
 
 def test_failed_runs_count_and_unfinished_ones_are_left_out(tmp_path, run):

@@ -7,8 +7,11 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.made_up_runs import run
+from runner.compare.analysis import analyse
 from runner.compare.inference import holm, mean_of, seeds_needed
-from runner.compare.statistics import compare, groups, worst_of
+from runner.compare.load import tables
+from runner.compare.statistics import compare, groups
 
 
 def used(values, cell="", setting=""):
@@ -101,9 +104,23 @@ def test_a_group_with_more_failed_runs_is_not_called_better():
 def test_a_failed_run_counts_as_the_worst_that_a_run_began_or_ended_with(
     higher, expected
 ):
-    runs = pl.DataFrame({"run": ["a", "b"], "value": [0.5, math.inf]})
-    first = pl.DataFrame({"run": ["a", "b", "c"], "first": [4.0, 0.25, 99.0]})
-    assert worst_of(runs, first, higher) == expected
+    metric = "validation/accuracy" if higher else "validation/loss"
+    unused = -99.0 if higher else 99.0  # of a setting that isn't chosen
+    runs = {
+        "a": (run("a"), 4.0, 0.5),
+        "b": (run("b", status="failed", optimizer="sgd"), 0.25, 0.5),
+        "c": (run("c", rate=0.1), unused, unused),
+    }
+    records = [
+        record._replace(
+            rows=[{"step": 1, metric: first}, {"step": 2, metric: last}],
+            summary=record.summary | {"final": {metric: last}},
+        )
+        for record, first, last in runs.values()
+    ]
+    analysis = analyse(tables(records), "optimizer", metric)
+    values = dict(analysis.final.used.select("run", "value").rows())
+    assert values == {"a": 0.5, "b": expected}
 
 
 def test_cells_are_averaged_within_a_seed_and_compared_apart():

@@ -117,7 +117,7 @@ def defused(table: pl.DataFrame) -> pl.DataFrame:
     """`table` without text that a spreadsheet would run as a formula."""
     text = pl.col(pl.String)
     runs = text.str.contains(_FORMULA) & ~text.str.contains(_NUMBER)
-    safe = pl.when(runs).then("'" + text).otherwise(text)
+    safe = pl.when(runs).then(text.str.replace("^", "'")).otherwise(text)
     names = pl.DataFrame({"name": table.columns}).select(safe)["name"]
     return table.with_columns(safe).rename(dict(zip(table.columns, names, strict=True)))
 

@@ -15,7 +15,7 @@ from runner.compare.controlled import Control, control
 from runner.compare.costs import Target, at_equal, axes, reach, with_costs
 from runner.compare.load import CHOICES, SEEDS, Runs
 from runner.compare.reproduced import first_steps, once
-from runner.compare.statistics import Comparison, Group, compare, groups, worst_of
+from runner.compare.statistics import Comparison, Group, compare, groups
 from runner.compare.tuning import Tuning, at_budget, tune, warnings_of
 from runner.errors import ConfigError, few
 
@@ -140,9 +140,7 @@ def analyse(
         curves=curves,
         warnings=(),
     )
-    repeated = table.height - rows.height
-    warnings = _warnings(runs, table, analysis, repeated)
-    return analysis._replace(warnings=tuple(warnings))
+    return analysis._replace(warnings=tuple(_warnings(runs, table, analysis)))
 
 
 def _judged(
@@ -161,7 +159,9 @@ def _judged(
     tuning = tune(rows, tuned, budget, higher)
     chosen, on = tuning.sensitivity.filter("chosen"), ["group", "cell", "setting"]
     used = rows.join(chosen, on=on, how="semi", maintain_order="left")
-    worst = worst_of(used, start, higher)
+    known = [*used["value"], *used.join(start, on="run")["first"]]
+    known = [value for value in known if value is not None and math.isfinite(value)]
+    worst = (min if higher else max)(known, default=math.nan)
     failed = pl.col("value").is_finite().not_()
     value = pl.when(failed).then(worst).otherwise("value")
     rows, used = (t.with_columns(value=value, failed=failed) for t in (rows, used))
@@ -206,13 +206,10 @@ def _rows(
 
 def _labels(table: pl.DataFrame, keys: list[str]) -> list[str]:
     columns = [[f"{key}={text}" for text in texts(table[key])] for key in keys]
-    rows = zip(*columns, strict=True) if keys else [()] * table.height
-    return [", ".join(parts) for parts in rows]
+    return [", ".join(r) for r in zip(*columns, strict=True)] or [""] * table.height
 
 
-def _warnings(
-    runs: Runs, table: pl.DataFrame, analysis: Analysis, repeated: int
-) -> Iterator[str]:
+def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> Iterator[str]:
     left_out = runs.table.join(table, on="run", how="anti", maintain_order="left")
     yield from (f"not read: {problem}" for problem in runs.problems)
     if left_out.height:
@@ -232,7 +229,7 @@ def _warnings(
     seeds = [name for name in SEEDS if name in table and table[name].n_unique() > 1]
     if seeds:
         yield f"the repeats of a setting differ in {', '.join(seeds)} alone"
-    if repeated:
+    if repeated := table.height - analysis.final.rows.height:
         yield f"{repeated} runs repeat others (same seed and settings): they count once"
     of_optimizers = analysis.by == "optimizer" and len(analysis.final.groups) > 1
     if of_optimizers and not analysis.final.tuning.keys:

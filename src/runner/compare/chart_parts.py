@@ -51,8 +51,8 @@ class Shown(NamedTuple):
 
     def names(self) -> dict[str, str]:
         """Titles of the fields that name a line: its group, and its cell if several."""
-        cell = {"cell": "cell"} if len(self.cells) > 1 else {}
-        return {"group": self.analysis.by} | cell
+        cell = {"cell:N": "cell"} if len(self.cells) > 1 else {}
+        return {"group:N": self.analysis.by} | cell
 
 
 def shown(runs: Runs, analysis: Analysis) -> Shown:
@@ -83,10 +83,9 @@ def csv(table: pl.DataFrame) -> alt.Data:
     return alt.Data(values=rounded.write_csv(), format=form)
 
 
-def tooltips(names: Mapping[str, str], numbers: Mapping[str, str]) -> list[alt.Tooltip]:
-    """One for each field of names and each of numbers, {field: title}."""
-    named = [alt.Tooltip(f"{field}:N", title=names[field]) for field in names]
-    return named + [alt.Tooltip(f"{f}:Q", title=numbers[f]) for f in numbers]
+def tooltips(titles: Mapping[str, str]) -> list[alt.Tooltip]:
+    """One for each field, {field and type: title}, such as {"mean:Q": "mean loss"}."""
+    return [alt.Tooltip(field, title=title) for field, title in titles.items()]
 
 
 class Switch(NamedTuple):

@@ -142,12 +142,12 @@ def folded(table: pl.DataFrame, keys: Sequence[str]) -> list[str]:
     kept = []
     for key in keys:
         section = key.split(".")[0]
-        is_own = section in keys and section != key
-        is_decided = any(fnmatchcase(key, pattern) for pattern in patterns)
         is_fingerprint = is_fact(key) and _affects(key) == NUMBERS
-        if not (is_fingerprint and is_decided):
-            if not (is_own and determined(table, key, [section])):
-                kept.append(key)
+        if is_fingerprint and any(fnmatchcase(key, pattern) for pattern in patterns):
+            continue
+        if section in keys and section != key and determined(table, key, [section]):
+            continue
+        kept.append(key)
     return kept
 
 

@@ -5,7 +5,7 @@ flax #4087 blamed a framework for an optimizer's effect: its two runs differed i
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +57,7 @@ class Control(NamedTuple):
     """The verdict of the check.
 
     Attributes:
-      controlled: whether there are no confounders, and no runs that contradict each
-        other.
+      controlled: whether nothing confounds, and no runs contradict each other.
       apart: {what runs contradict: sentences about those that do}: see `reproduced`,
         and "MISLABELED" of runs with the same settings whose optimizers differ.
       keys: all that vary, confounders first.
@@ -94,14 +93,13 @@ def control(
       tuned: see `tuned_keys`.
       apart: what `reproduced` has found.
     """
-    unknown, table = _unknown(table, by), _with_named_probes(table)
+    unknown, table = tuple(_unknown(table, by)), _with_named_probes(table)
     apart = dict(apart or {}) | {"MISLABELED": _mislabeled(table)}
     apart = {what: found for what, found in apart.items() if found}
     own, references = own_keys(table, by), copies(table)
     keys = [k for k in varying(table) if references.get(k) not in tuned]
     free = [k for k in keys if k not in own and k not in references]
     confounded, unmatched = _match(table, by, free)
-    confounded = folded(table, confounded)
     roles = dict.fromkeys([k for k in folded(table, keys) if k in free], "crossed")
     roles |= dict.fromkeys([k for k in keys if k in own], "consequence")
     roles |= dict.fromkeys(tuned, "tuned") | dict.fromkeys(confounded, "confounder")
@@ -141,7 +139,7 @@ def _match(
         for pair in matches or near:
             found |= apart[pair]
     names = table["run"][sorted(unmatched)]
-    return [*itertools.compress(free, found)], tuple(names)
+    return folded(table, [*itertools.compress(free, found)]), tuple(names)
 
 
 def _members(table: pl.DataFrame, by: str) -> dict[str, list[int]]:
@@ -194,19 +192,18 @@ def _mislabeled(table: pl.DataFrame) -> list[str]:
     ]
 
 
-def _unknown(table: pl.DataFrame, by: str) -> tuple[str, ...]:
-    runs, found = table.height, []
+def _unknown(table: pl.DataFrame, by: str) -> Iterator[str]:
+    runs = table.height
     for pattern, fact in TITLES.items():
         if count := runs - int(recorded(table, pattern).sum()):
-            found.append(f"{fact} (not recorded in {count} of {runs} runs)")
+            yield f"{fact} (not recorded in {count} of {runs} runs)"
     # In one process, what is loaded depends on the runs before, so this says little.
     for name in [c for c in table.columns if c.startswith(_CODE)]:
         known = table.select(by, known=pl.col(name).is_not_null()).unique()
         if known.height == known[by].n_unique() > 1 and known["known"].n_unique() > 1:
             groups = few(texts(known.filter("known")[by]))
             module = name.removeprefix(_CODE)
-            found.append(f"{module} (code that only {groups} has loaded)")
-    return tuple(found)
+            yield f"{module} (code that only {groups} has loaded)"
 
 
 def _key(table: pl.DataFrame, by: str, name: str, role: str) -> Key:

@@ -71,7 +71,8 @@ def at_equal(
       that cost, and `rows` with these values. None if the cost of a run isn't known, or
       all cost the same: then their final values say it.
     """
-    ended = rows.filter(pl.col("value").is_finite()).select("run")
+    has_ended = pl.col("value").is_finite()
+    ended = rows.filter(has_ended).select("run")
     if metric not in curves or ended.is_empty():
         return None
     curves = curves.select("run", axis, metric).join(ended, on="run")
@@ -85,9 +86,7 @@ def at_equal(
         .agg(reached=pl.last(metric))
     )
     rows = rows.join(reached, on="run", how="left", maintain_order="left")
-    then = pl.when(pl.col("value").is_finite()).then(
-        pl.col("reached").fill_null(math.nan)
-    )
+    then = pl.when(has_ended).then(pl.col("reached").fill_null(math.nan))
     rows = rows.with_columns(value=then.otherwise("value")).drop("reached")
     return float(least), rows  # pyright: ignore
 

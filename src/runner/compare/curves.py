@@ -81,11 +81,11 @@ def curves(
     labelled = _labelled(table, switch)
     line, base, span, parameters = chart_parts.lines(labelled, shown, x, switch, metric)
     band = span.mark_area(fillOpacity=0.16)
-    titles = {"step": "step", "at": unit, "mean": f"mean {metric}"}
-    titles |= {"low": "lowest run", "high": "highest run", "runs": "runs"}
+    titles = {"step:Q": "step", "at:Q": unit, "mean:Q": f"mean {metric}"}
+    titles |= {"low:Q": "lowest run", "high:Q": "highest run", "runs:Q": "runs"}
     if unit == "steps":
-        del titles["at"]
-    dots, near = _hover(base, shown.names(), chart_parts.tooltips({}, titles))
+        del titles["at:Q"]
+    dots, near = _hover(base, shown.names(), chart_parts.tooltips(titles))
     named = base.transform_filter("datum.label")
     dy = alt.ExprRef("datum.dy")
     names = [
@@ -107,11 +107,11 @@ def _hover(
 
     With a nearest-point selection Vega-Lite looks for names, unlike numbers, in the
     mark's item instead of the row (https://github.com/vega/vega-lite/pull/9707). So
-    the `names`, {field: title}, go through `description`, which both of them have.
+    the `names`, as those of `Shown`, go through `description`, which both of them have.
     """
     on = {"on": "pointerover", "clear": "pointerout", "empty": False}
     near = alt.selection_point(name="near", fields=["step"], nearest=True, **on)
-    joined = " + ', ' + ".join(f"datum.{field}" for field in names)
+    joined = " + ', ' + ".join(f"datum.{field[:-2]}" for field in names)
     name = alt.Tooltip("description:N", title=", ".join(names.values()))
     dots = (
         base.transform_calculate(description=joined)

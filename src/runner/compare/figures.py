@@ -36,8 +36,8 @@ def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
         yield Figure("final", f"Final {metric}", text, chart)
     if chart := sensitivity(shown):
         text = (
-            "Mean final value, with a line from the lowest to the highest seed. A ring "
-            "marks the best setting of a group."
+            "Mean final value of the runs that did not fail, with a line from the "
+            "lowest to the highest seed. A ring marks the best setting of a group."
         )
         yield Figure("sensitivity", "Sensitivity to tuning", text, chart)
     if chart := heat_map(shown):

@@ -42,7 +42,7 @@ def strip(shown: Shown) -> alt.LayerChart | None:
         chart = alt.Chart(chart_parts.csv(data)).transform_filter(chart_parts.SHOWN)
         return chart.encode(x=switch.encoding(alt.X, field, title), y=y, color=hue)
 
-    named = chart_parts.tooltips(shown.names(), {})
+    named = chart_parts.tooltips(shown.names())
     value = alt.Tooltip("value:Q", title=analysis.metric)
     offset = alt.YOffset("spread:Q", scale=alt.Scale(domain=[-0.6, 1.6]))
     kinds = alt.Scale(domain=["finished", "failed"], range=["circle", "cross"])
@@ -100,9 +100,9 @@ def sensitivity(shown: Shown) -> alt.LayerChart | None:
     spans = span.mark_rule(strokeWidth=1.2, opacity=0.7)
     rings = base.transform_filter("datum.chosen")
     rings = rings.mark_point(size=190, strokeWidth=2, filled=False)
-    titles = {"at": key, "mean": f"mean {title}", "low": "lowest seed"}
-    titles |= {"high": "highest seed", "runs": "runs", "failed": "failed"}
-    tooltip = chart_parts.tooltips(shown.names(), titles)
+    titles = {"at:Q": key, "mean:Q": f"mean {title}", "low:Q": "lowest seed"}
+    titles |= {"high:Q": "highest seed", "runs:Q": "runs", "failed:Q": "failed"}
+    tooltip = chart_parts.tooltips(shown.names() | titles)
     dots = base.mark_circle(size=60, opacity=1).encode(tooltip=tooltip)
     return chart_parts.figure([spans, line, rings, dots], parameters)
 
@@ -140,13 +140,13 @@ def heat_map(shown: Shown) -> alt.LayerChart | None:
     dark = f"datum.mean {'>' if analysis.higher_is_better else '<'} {middle}"
     x = alt.X("other:N", title=other, sort=order)
     x = x.axis(labelAngle=0 if len(order) <= 5 else -40)
-    titles = {"mean": f"mean {analysis.metric}", "low": "lowest run"}
-    titles |= {"high": "highest run", "runs": "runs"}
-    names = {"group": analysis.by, "other": other}
+    titles = {"group:N": analysis.by, "other:N": other}
+    titles |= {"mean:Q": f"mean {analysis.metric}", "low:Q": "lowest run"}
+    titles |= {"high:Q": "highest run", "runs:Q": "runs"}
     base = alt.Chart(chart_parts.csv(table)).encode(
         x=x,
         y=alt.Y("group:N", title=analysis.by),
-        tooltip=chart_parts.tooltips(names, titles),
+        tooltip=chart_parts.tooltips(titles),
     )
     tiles = base.mark_rect().encode(color=alt.Color("mean:Q", scale=scale, legend=None))
     ink = alt.when(dark).then(alt.value("#fff")).otherwise(alt.value("#111"))

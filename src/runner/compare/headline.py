@@ -65,8 +65,8 @@ def _ranking(analysis: Analysis, found: Verdicts, explains: str = "") -> str:
     if len(tied) > 4:
         tied[3:] = [f"{len(tied) - 3} others"]
     seeds = ties[0].more_seeds
-    more = f"; {seeds} more seeds would show {SHOWN}" if seeds else ""
-    more = f"; these seeds show {SHOWN}" if seeds == 0 else more
+    which = f"{seeds} more" if seeds else "these"
+    more = "" if seeds is None else f"; {which} seeds would show {SHOWN}"
     return (
         f"no best {by} on {metric}: {_join(tied)} are not separable "
         f"({_difference(ties[0])}{of}{more})"

@@ -20,23 +20,18 @@ def load(paths: Sequence[Path]) -> Runs:
       ConfigError: no file that can be read.
     """
     found, problems = found_in(paths, wandb_files)
-    folders = {file: _run_folder(file) for file in found}
-    files_in = Counter(folders.values())  # a resumed run has several
-
-    def read(file: Path) -> Record:
-        folder = folders[file]
-        return _record(folder if files_in[folder] == 1 else file, read_run(file))
-
+    # Our run folder is above wandb/offline-run-<time>-<id>/run-<id>.wandb.
+    folders = [f.parents[2] if f.parents[1].name == "wandb" else f for f in found]
+    files_in = Counter(folders)  # a resumed run has several
+    named = {
+        file: folder if files_in[folder] == 1 else file
+        for file, folder in zip(found, folders, strict=True)
+    }
     none = (
         f"no offline W&B run in {', '.join(map(str, paths))}: none of their files is a "
         "readable run-*.wandb"
     )
-    return read_all(folders, problems, read, none)
-
-
-def _run_folder(file: Path) -> Path:
-    """Our run folder, above wandb/offline-run-<time>-<id>/run-<id>.wandb."""
-    return file.parents[2] if file.parents[1].name == "wandb" else file
+    return read_all(found, problems, lambda f: _record(named[f], read_run(f)), none)
 
 
 def _record(folder: Path, run: dict[str, Any]) -> Record:

@@ -39,17 +39,15 @@ def once(
         those = table.filter(pl.col("run").is_in(runs.implode()))
         facts = [k.removeprefix(FACT) for k in varying(those) if is_fact(k)]
         why = f" (they differ in {few(facts, 4)})" if facts else ""
+        failed = "nothing (it failed)"
+        ends = [f"{v:.4g}" if math.isfinite(v) else failed for v in (low, high)]
         found.append(
             f"{runs[0]} and {runs[-1]}, with the same configuration and seed, end at "
-            f"{_ending(low)} and {_ending(high)}{why}"
+            f"{' and '.join(ends)}{why}"
         )
     worst_first = rows.sort("value", descending=not higher_is_better)
     kept = worst_first.unique(key, keep="first").select("run")
     return rows.join(kept, on="run", how="semi", maintain_order="left"), found
-
-
-def _ending(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "nothing (it failed)"
 
 
 def first_steps(table: pl.DataFrame, curves: pl.DataFrame, by: str) -> Iterator[str]:
@@ -59,9 +57,9 @@ def first_steps(table: pl.DataFrame, curves: pl.DataFrame, by: str) -> Iterator[
     """
     if not {INITIAL, BATCH} <= {*table.columns} or LOSS not in curves:
         return
-    start = curves.filter(pl.col("step") == 1)
-    names = [LOSS, *([NORM] if NORM in curves else [])]
-    runs = table.join(start.select("run", *names), on="run", maintain_order="left")
+    names = cs.by_name("run", LOSS, NORM, require_all=False)
+    start = curves.filter(pl.col("step") == 1).select(names)
+    runs = table.join(start, on="run", maintain_order="left")
     runs = runs.drop_nulls([INITIAL, BATCH])
     shared = [INITIAL, BATCH, "seed", *_same_function(table, by)]
     key = [pl.col(c) for c in dict.fromkeys(shared) if c in table]

@@ -4,7 +4,7 @@ Runs with the same seed share initial parameters and the order of the examples, 
 difference has less noise than the runs themselves. The unit is the seed, not the run,
 since runs with the same seed aren't independent: if other factors are crossed, a seed's
 value is the mean over their cells. A run that diverged, was refused or failed counts as
-`worst_of` says.
+the worst value with which any run ended or began: no better than untrained.
 """
 
 import itertools
@@ -77,20 +77,6 @@ class Comparison(NamedTuple):
     more_seeds: int | None
 
 
-def worst_of(used: pl.DataFrame, first: pl.DataFrame, higher_is_better: bool) -> float:
-    """What a run counts as that has no finite final value; NaN if none has.
-
-    The worst value with which a run of `used` ended or began: no better than untrained.
-
-    Args:
-      used: a row for each run: `run`, `value`.
-      first: the first logged value of each `run`: `first`.
-    """
-    known = [*used["value"], *used.join(first, on="run")["first"]]
-    finite = [v for v in known if v is not None and math.isfinite(v)]
-    return (min if higher_is_better else max)(finite, default=math.nan)
-
-
 def groups(
     seeds: pl.DataFrame, used: pl.DataFrame, higher_is_better: bool, cells: bool = False
 ) -> tuple[Group, ...]:
@@ -106,9 +92,8 @@ def groups(
     shared = seeds.filter(in_all)["cell"].unique().to_list()
     if not cells:
         kept = pl.col("cell").is_in(shared) if shared else True
-        seeds, used = (
-            t.filter(kept).with_columns(cell=pl.lit("")) for t in (seeds, used)
-        )
+        one = pl.lit("").alias("cell")
+        seeds, used = (t.filter(kept).with_columns(one) for t in (seeds, used))
     means = seeds.group_by("group", "cell", "seed").agg(pl.mean("value")).sort("seed")
     found = []
     for (name, cell), runs in used.group_by("group", "cell", maintain_order=True):

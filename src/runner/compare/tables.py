@@ -163,7 +163,10 @@ def _tuning(analysis: Analysis) -> Iterator[Table]:
     if not tuning.keys:
         return
     tried = ", ".join(f"{group}: {count}" for group, count in tuning.tried.items())
-    note = f"Best settings of {', '.join(tuning.keys)}. Settings tried: {tried}."
+    note = (
+        f"Best settings of {', '.join(tuning.keys)}. Settings tried: {tried}. Chosen "
+        "by the same seeds: new seeds are likely to do a little worse there."
+    )
     columns = {"group": analysis.by, "cell": "cell", "setting": "setting"}
     columns |= {"mean": "mean", "low": "lowest", "high": "highest", "runs": "runs"}
     head, best, rows = [*columns.values(), "failed"], [], []

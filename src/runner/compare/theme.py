@@ -45,13 +45,8 @@ def config(mode: Mode) -> dict[str, Any]:
         "font": _FONT,
         "view": {"stroke": None},
         "range": {"heatmap": HEAT[mode]},
-        "axis": {
-            "titlePadding": 8,
-            "gridColor": faint,
-            "domainColor": faint,
-            "tickColor": faint,
-            "labelLimit": 150,
-        },
+        "axis": {"titlePadding": 8, "labelLimit": 150}
+        | dict.fromkeys(("gridColor", "domainColor", "tickColor"), faint),
         "legend": {
             "orient": "top",
             "columns": 5,
