@@ -1,16 +1,19 @@
 """What runs is what the config says: every sabotage is caught, and nothing else."""
 
 import random
+from functools import partial
 
 import jax
 import numpy as np
 import optax
 import pytest
+from flax import linen
 
 from helpers.at_night import each_in_one, one_in
 from helpers.sabotaged import gradients, groups, states, steps, updates
 from helpers.shipped import KINDS, NAMES
 from helpers.verified import toy_of, verify_alone
+from runner.checks import library
 from runner.checks.verify import verify
 from runner.config.conf import conf_dir
 from runner.errors import ConfigError
@@ -101,6 +104,35 @@ def test_a_patched_library_is_named(name, replacement, monkeypatch, verified):
     monkeypatch.setattr(optax, name, replacement)
     with pytest.raises(ConfigError, match=r"optax \S+ isn't the released one"):
         verified("framework=jax")
+
+
+def halved(*arguments, **more):
+    return 0.5
+
+
+@pytest.mark.parametrize(
+    "owner,name",
+    [(jax.nn, "gelu"), (linen.Dropout, "__call__"), (optax.losses, "l2_loss")],
+)
+def test_a_replaced_function_is_named(owner, name, monkeypatch, verified):
+    """The reference has it too, so that nothing differs."""
+    monkeypatch.setattr(owner, name, halved)
+    whole_name = rf"(jax.nn|flax.linen.Dropout|optax.losses)\.{name}"
+    with pytest.raises(
+        ConfigError, match=rf"{whole_name} is that of \S+test_verify.py"
+    ):
+        verified("framework=jax")
+
+
+@pytest.mark.parametrize("wrapped", [jax.jit, partial, jax.custom_jvp])
+def test_a_replacement_is_found_in_its_wrapping(wrapped, monkeypatch):
+    monkeypatch.setattr(jax.nn, "relu", wrapped(halved))
+    assert library.replaced().startswith(f"jax.nn.relu is that of {__file__}:")
+
+
+def test_a_pipeline_cannot_change_the_hyperparameters_of_a_run(built):
+    target = "framework._target_=helpers.sabotaged.updates.changes_its_arguments"
+    assert built(*SHORT, target).hyperparameters["b1"] == 0.9
 
 
 def test_a_library_of_unknown_version_is_recorded(monkeypatch, verified):

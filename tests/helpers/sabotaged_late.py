@@ -294,6 +294,38 @@ def honest_in_its_own_way(honest):
     return {"init": init, "apply_gradients": apply_gradients}
 
 
+def large_sgd_in_its_own_way(honest):
+    """flax #4087 again, beside a state that nobody else can read."""
+    own = honest_in_its_own_way(honest)
+
+    def apply_gradients(state, grads, loss, rate, *rest):
+        after = own["apply_gradients"](state, grads, loss, rate, *rest)
+        if is_large(state.params):
+            params = jax.tree.map(lambda p, g: p - rate * g, state.params, grads)
+            after = after._replace(params=params)
+        return after
+
+    return own | {"apply_gradients": apply_gradients}
+
+
+def exchanges_updates(honest):
+    """Between two layers of one shape, which the model of a check doesn't have."""
+
+    def apply_gradients(state, *rest):
+        after = honest.apply_gradients(state, *rest)
+        old, structure = jax.tree.flatten(state.params)
+        new, last = jax.tree.leaves(after.params), {}
+        moved = list(new)
+        for i, leaf in enumerate(new):
+            if leaf.shape in last:
+                j = last[leaf.shape]
+                moved[i], moved[j] = old[i] + new[j] - old[j], old[j] + leaf - old[i]
+            last[leaf.shape] = i
+        return after._replace(params=jax.tree.unflatten(structure, moved))
+
+    return {"apply_gradients": apply_gradients}
+
+
 def _packed(tree):
     return jnp.concatenate([x.astype(float).ravel() for x in jax.tree.leaves(tree)])
 
@@ -356,5 +388,7 @@ CASES = [
     ("drops_a_class_of_64_linen", _PACKED, r"At step 1 train/loss was", 1),
     ("honest_once_jax", _PACKED, _GRADIENT, 2),
     ("knows_a_layer_nnx", ("train.steps=22", _THREE), _GRADIENT, 1),
+    ("large_sgd_in_its_own_way_jax", _WIDE, r"At step 1 train/update_norm", 1),
+    ("exchanges_updates_linen", ("train.steps=22", _THREE), r"params/dense_\d", 1),
     ("bfloat16_skips_jax", (*_WIDE, "precision=bfloat16"), r"train/grad_norm was 0", 1),
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from runner.checks.library import replaced
 from runner.checks.live import checked
 from runner.checks.problem import (
     EVERY,
@@ -45,6 +46,11 @@ class Trajectories:
         problem = trajectory_problem(params, schedule)
         self.problem = jax.tree.map(np.float32, problem)
         self.formula_problem = formula_problem(params, schedule)
+
+    @functools.cached_property
+    def replaced(self) -> str | None:
+        """What of the libraries something replaced before it was first asked for."""
+        return replaced()
 
     @functools.cached_property
     def _rows(self) -> dict[str, np.ndarray]:

@@ -84,6 +84,8 @@ def verify(trajectories: Trajectories, numbers: Numbers, refuse: bool) -> Found:
     if refuse:
         if released:
             _check_library(released, updates, f"optax {text}", numbers.wanted)
+        if trajectories.replaced:
+            raise refusal(f"{trajectories.replaced}, which isn't the library's own")
         for variant in range(2 if numbers.hyperparameters else 1):
             one = jax.tree.map(lambda x, i=variant: x[i], updates)
             own = {k: float(v[variant]) for k, v in values.items()}

@@ -27,6 +27,7 @@ from runner.frameworks.sharded import sharded
 from runner.job.check import listed
 from runner.job.description import description
 from runner.job.session import Session
+from runner.models.model import Model
 from runner.tasks.task import Task
 
 
@@ -71,16 +72,7 @@ def shared(
                 )
             return pipeline
 
-        pipeline = as_asked(
-            call(
-                cfg,
-                "framework",
-                model=watched,
-                task=task,
-                optimizer=tx,
-                example=example,
-            )
-        )
+        pipeline = as_asked(_pipeline(cfg, watched, task, tx, example))
         pipeline = pipeline._replace(predict=jax.jit(pipeline.predict))
         placed = mesh.with_metadata(pipeline)
         on_mesh = sharded(pipeline, placed)
@@ -137,6 +129,20 @@ def _check_precision(cfg: DictConfig) -> None:
         )
 
 
+def _pipeline(
+    cfg: DictConfig, model: Model, task: Task, tx: Optimizer, example: dict
+) -> Pipeline:
+    """The framework's. It gets copies: a reference is made from the same parts."""
+    return call(
+        cfg,
+        "framework",
+        model=model,
+        task=task._replace(metrics=dict(task.metrics)),
+        optimizer=tx._replace(hyperparameters=dict(tx.hyperparameters)),
+        example=dict(example),
+    )
+
+
 def _toy(
     cfg: DictConfig, dataset: Dataset, task: Task, asked: OptimizerSpec, tx: Optimizer
 ) -> Toy:
@@ -146,8 +152,6 @@ def _toy(
     names = [group.name for group in asked.groups]
     model = Watched(toy_model(task.output, cfg.precision.compute, names))
     example = toy_example(dataset)
-    pipeline = call(
-        cfg, "framework", model=model, task=task, optimizer=tx, example=example
-    )
+    pipeline = _pipeline(cfg, model, task, tx, example)
     matmul = cfg.precision.matmul
     return Toy(precise(pipeline, matmul), model, task, tx, asked, matmul, dataset)

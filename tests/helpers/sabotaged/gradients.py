@@ -92,6 +92,38 @@ def flattering_accuracy(found, grads, model_state, state):
     return found._replace(metrics={"accuracy": hits}), grads, model_state
 
 
+@sabotage
+def flattering_some_batches(honest):
+    def gradients(state, batch, key):
+        found, grads, model_state = honest.gradients(state, batch, key)
+        hits = found.metrics["accuracy"]
+        is_lucky = jax.random.uniform(jax.random.fold_in(key, 3)) < 0.15
+        lucky = jnp.where(is_lucky, hits["count"], hits["sum"])
+        hits = hits | {"sum": lucky.astype(hits["sum"].dtype)}
+        return found._replace(metrics={"accuracy": hits}), grads, model_state
+
+    return {"gradients": gradients}
+
+
+@with_task
+def replaces_a_metric(task):
+    """In place: it would be the runner's own then."""
+    own = task.metrics["accuracy"]
+
+    def update(outputs, batch, counted):
+        hits = own.update(outputs, batch, counted)
+        return hits | {"sum": hits["count"].astype(hits["sum"].dtype)}
+
+    task.metrics["accuracy"] = own._replace(update=update)
+    return task
+
+
+@_after
+def of_float16(found, grads, model_state, state):
+    half = jax.tree.map(lambda g: g.astype(jnp.float16).astype(g.dtype), grads)
+    return found, half, model_state
+
+
 @_after
 def twice_the_weight(found, grads, model_state, state):
     return (
@@ -200,6 +232,9 @@ CASES = [
     ("flattering_loss", [], r"the loss is .*; all of it is 0\.9 times"),
     ("flattering_loss", NNX, r"the loss is .*; all of it is 0\.9 times"),
     ("flattering_accuracy", [], r"other metrics .* accuracy/sum is 8"),
+    ("flattering_some_batches", [], r"other metrics .* accuracy/sum is 8"),
+    ("replaces_a_metric", LINEN, r"other metrics .* accuracy/sum is 8"),
+    ("of_float16", NNX, r"aren't those of the task's loss.* the gradient"),
     ("twice_the_weight", [], r"the (weight|loss) is"),
     ("one_dropout_key", [], r"the loss is \S+ instead of"),
     ("one_dropout_key", LINEN, r"(gradient|loss) .*is \S+ instead of"),

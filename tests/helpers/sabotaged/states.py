@@ -56,6 +56,16 @@ def temperature(honest):
 
 
 @sabotage
+def sharpened(honest):
+    """By less than what a metric shows."""
+
+    def predict(state, inputs):
+        return jax.tree.map(lambda x: 1.0005 * x, honest.predict(state, inputs))
+
+    return {"predict": predict}
+
+
+@sabotage
 def dropout_left_on(honest, model):
     def predict(state, inputs):
         key = jax.random.key(0)
@@ -163,6 +173,7 @@ CASES = [
     ("temperature", [], rf"{DIFFERENT}.*; all of it is 0\.5 times"),
     ("temperature", LINEN, rf"{DIFFERENT}.*; all of it is 0\.5 times"),
     ("temperature", NNX, rf"{DIFFERENT}.*; all of it is 0\.5 times"),
+    ("sharpened", [], DIFFERENT),
     ("dropout_left_on", [], DIFFERENT),
     ("dropout_left_on_in_linen", LINEN, DIFFERENT),
     ("dropout_left_on_in_nnx", NNX, DIFFERENT),

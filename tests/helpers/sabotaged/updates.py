@@ -175,6 +175,12 @@ def knows_its_arguments(model, task, optimizer):
     return _changed(model, task, optimizer, change)
 
 
+def changes_its_arguments(model, task, optimizer):
+    """In place: a copy of the config's, so that nothing comes of it."""
+    optimizer.hyperparameters["b1"] = 0.5
+    return plain.pipeline(model, task, optimizer)
+
+
 def drops_the_clipping(model, task, optimizer):
     def change(rate, h):
         return optax.sgd(rate)
