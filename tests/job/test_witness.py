@@ -1,6 +1,7 @@
 """A witness refuses what trains otherwise than configured, and nothing else."""
 
 import json
+import random
 
 import jax
 import numpy as np
@@ -212,6 +213,17 @@ def test_noise_has_how_a_population_rounds(built, monkeypatch):
     assert len(off) > 1
     for packed, live in off:
         jax.tree.map(np.testing.assert_array_equal, packed, live)
+
+
+def test_members_are_looked_at_in_turn(built, monkeypatch):
+    class First(random.Random):
+        def choice(self, given):
+            return given[0]
+
+    monkeypatch.setattr(core_witness.secrets, "SystemRandom", First)
+    runs = [built(*SMALL, "framework=jax", f"seed={seed}") for seed in range(3)]
+    _, seen = witnessed(*runs)
+    assert [one["member"] for one in seen] == [0, 1]
 
 
 def test_a_population_is_refused_together(built):

@@ -70,14 +70,16 @@ def looks_like(
             factor, distance = _match(ours, theirs)
             exact = abs(factor - 1) < MATCH and shape != "constant"
             if candidate is wanted and shape == "own" and exact:
-                continue  # the difference is below the matching tolerance
+                # The difference is below MATCH: another has to be much closer.
+                best = min(best, 0.1 * distance)
+                continue
             if not exact and places.size == 1:
                 continue  # of a single step, SGD with some learning rate is no news
             if distance < best * (0.1 if sentence else 1):
                 best = distance
                 rate, how = _matched_rate(wanted, shape, factor, steady)
                 sentence = f"{name}({rate:.4g}){addition}{how}"
-        if best < MATCH / 10:
+        if sentence and best < MATCH / 10:
             break
     asked = wanted.text + ("" if steady else " with its schedule")
     if sentence:

@@ -28,7 +28,7 @@ class Recomputing(Witness):
     """Chooses calls of a run, or of a population's, and copies what they start from.
 
     Nothing that is trained depends on it, and nothing in the run can foresee which
-    calls it chooses. In a population it looks at one member of each.
+    calls it chooses. In a population it looks at one member of each, at all in turn.
 
     Args:
       program: the one that trains.
@@ -71,6 +71,7 @@ class Recomputing(Witness):
         self._take = self._taking(runs[0], keep)
         self._watched: Seen | None = None
         self._dispatched: Any = None
+        self._looked_at: set[int] = set()
         self._unread: deque[Seen] = deque()
         self._waiting: deque[Seen] = deque()
         self.seen: list[dict[str, Any]] = []
@@ -91,7 +92,7 @@ class Recomputing(Witness):
             found = {"step": start + 1, "steps": stop - start}
             self.seen.append(found | {"checked": "nothing: too little memory"})
             return
-        member = self._random.choice(sorted(active)) if self._members else 0
+        member = self._next_member(active) if self._members else 0
         before = self._take.result()(carry, np.int32(member))
         self._watched = Seen(
             start, stop, member, before, None, batches, eval_loss, {}, {}
@@ -132,6 +133,15 @@ class Recomputing(Witness):
                 if self._members:
                     found |= {"member": seen.member}
                 self.seen.append(found | {"checked": self._comparison.compare(seen)})
+
+    def _next_member(self, active: Collection[int]) -> int:
+        """One of those that it has looked at least often."""
+        unseen = set(active) - self._looked_at
+        if not unseen:
+            self._looked_at, unseen = set(), set(active)
+        member = self._random.choice(sorted(unseen))
+        self._looked_at.add(member)
+        return member
 
     def _fits(self, carry: Any) -> bool:
         """Whether copies of a run's carry, and computing with them, fit into memory."""

@@ -184,6 +184,18 @@ def decays_in_secret(honest):
 
 
 @sabotage
+def decays_by_a_millionth(honest):
+    def apply_gradients(state, grads, loss, rate, *rest):
+        after = honest.apply_gradients(state, grads, loss, rate, *rest)
+        params = jax.tree.map(
+            lambda new, old: new - rate * 1e-6 * old, after.params, state.params
+        )
+        return after._replace(params=params)
+
+    return {"apply_gradients": apply_gradients}
+
+
+@sabotage
 def keeps_bfloat16(honest):
     def apply_gradients(state, *rest):
         after = honest.apply_gradients(state, *rest)
@@ -264,5 +276,6 @@ CASES = [
     ),
     ("warms_up", [], r"At step 1 of 12 in float64"),
     ("decays_in_secret", ["optimizer=sgd"], r"At step 1 of 12 in float64"),
+    ("decays_by_a_millionth", [], r"match neither optax\.adam\(0\.001\) nor any"),
     ("keeps_bfloat16", ["optimizer=sgd"], r"At step 1 of 12 in float64"),
 ]
