@@ -11,6 +11,7 @@ from helpers.resuming import arrays_of
 from helpers.sabotaged_late import CASES
 from helpers.shipped import NAMES
 from helpers.small_models import small_convnet
+from helpers.unusual import unusual
 from helpers.user_targets import NOISY
 from helpers.witnessed import witnessed
 from runner.checks.agreement import Agreement
@@ -88,6 +89,39 @@ NAN = (
     *SMALL, "framework=jax", "optimizer=sgd", "optimizer.learning_rate=1e6",
     "train.on_nan=continue",
 )  # fmt: skip
+FEW, LONG = (
+    ("train.epochs=null", f"train.steps={steps}", "train.eval_every_steps=500",
+     f"optimizer.learning_rate={rate}")
+    for steps, rate in ((30, 0.001), (3000, 0.03))
+)  # fmt: skip
+UNUSUAL = [  # overrides, and how many train side by side
+    ((*FEW, *unusual("any", batch=1), "framework=jax"), 1),
+    ((*FEW, *unusual("any", batch=1, model="dropped"), "framework=nnx"), 1),
+    ((*FEW, *unusual("missing"), "framework=linen"), 1),
+    ((*FEW, *unusual("zero"), "framework=jax"), 1),
+    ((*FEW, *unusual("huge"), "framework=jax"), 1),
+    ((*FEW, *unusual("tiny"), "framework=jax"), 1),
+    ((*LONG, *unusual("one"), "framework=jax"), 1),
+    ((*LONG, *unusual("any"), "framework=jax"), 1),
+    ((*LONG, *unusual("any"), "framework=jax", "optimizer=sgd"), 3),
+    ((*LONG, *unusual("any", task="hinge"), "framework=jax"), 1),
+    ((*FEW, *unusual("any", task="weightless"), "framework=jax"), 1),
+    ((*FEW, *unusual("any", task="nan_where_missing"), "framework=linen"), 1),
+    ((*FEW, *unusual("any", task="constant"), "framework=jax"), 1),
+    ((*FEW, *unusual("any", model="remat"), "framework=linen"), 1),
+    ((*FEW, *unusual("any", model="tied"), "framework=jax", "optimizer=lamb"), 1),
+    ((*FEW, *unusual("any", model="embedding"), "framework=jax"), 3),
+    ((*LONG, *unusual("any", model="straight_through"), "framework=jax"), 1),
+    ((*SMALL, "framework=jax", "train.steps=1"), 1),
+    ((*SMALL, "framework=linen", "optimizer.learning_rate=100"), 1),
+    ((*SMALL, "framework=jax", "precision=bfloat16", "optimizer=sgd",
+      "optimizer.learning_rate=1e-7"), 1),
+    ((*SMALL, "framework=linen", "data.batch_size=63",
+      "train.gradient_accumulation=7"), 1),
+    ((*SMALL, "framework=jax", "data.batch_size=100"), 1),
+    ((*SMALL, "framework=jax",
+      "+optimizer.groups.still={pattern: 'dense|kernel', frozen: true}"), 1),
+]  # fmt: skip
 TENSOR = (*SMALL, "mesh=tensor", "mesh.rules=[[kernel,[null,model]]]")
 HONEST = [  # overrides, how many train side by side, and whether always
     ((*SMALL, "framework=jax", "optimizer=lion", "precision=bfloat16"), 1, True),
@@ -118,6 +152,7 @@ HONEST = [  # overrides, how many train side by side, and whether always
       )),
     ((*NOISY, *SMALL[:3]), 1, False),
     (TENSOR, 1, False),
+    *((*case, False) for case in UNUSUAL),
 ]  # fmt: skip
 
 
