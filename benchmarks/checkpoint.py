@@ -22,7 +22,8 @@ from step import make_run
 from runner.core.run import Run
 from runner.job.checkpoint import Checkpoints
 from runner.job.interruption import Interruption
-from runner.job.run import checkpoint_record, host_of
+from runner.job.prepared import checkpoint_record
+from runner.job.run import host_of
 from runner.job.session import Session
 from runner.record.recorder import Recorder
 from runner.settings import CheckpointSettings

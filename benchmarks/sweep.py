@@ -105,11 +105,11 @@ def one_by_peers() -> None:
     from runner import cli
     from runner.checks.trajectory import Trajectories
     from runner.checks.verify import Found
-    from runner.job import build, run
+    from runner.job import build, prepared
 
     Trajectories.start = lambda *_: None
     build.verify = lambda *_: Found(None, "")
-    run.identify = lambda *_: {"optimizer_probe": None}
+    prepared.identify = lambda *_: {"optimizer_probe": None}
     cli.main()
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from helpers.training import SESSION
 from runner.checks.fingerprints import FINGERPRINTS
-from runner.job.run import built_and_identified
+from runner.job.prepared import built_and_identified
 
 LINEAR = ("data=linear_ae", "model=linear_autoencoder")
 FLIP = "data.transforms=[{_target_: runner.data.transforms.flip, column: input}]"

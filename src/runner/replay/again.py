@@ -11,11 +11,8 @@ from runner.checks.fingerprints import FINGERPRINTS
 from runner.core.run import Host, Run
 from runner.core.train import train
 from runner.errors import ConfigError
-from runner.job.run import (
-    built_and_identified,
-    fingerprints_and_provenance,
-    program_facts,
-)
+from runner.job.prepared import built_and_identified, fingerprints_and_provenance
+from runner.job.run import program_facts
 from runner.job.session import Session
 from runner.job.warm_start import check_same
 from runner.record.conditions import BITS, Fact, changed

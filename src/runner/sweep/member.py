@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.core.run import Run
-from runner.job.run import Prepared
+from runner.job.prepared import Prepared
 from runner.sweep.job import Job
 
 

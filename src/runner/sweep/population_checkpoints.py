@@ -12,8 +12,8 @@ from runner.errors import ConfigError, TrainingStopped
 from runner.job import restore
 from runner.job.checkpoint import Checkpoints
 from runner.job.identity import fingerprint
+from runner.job.prepared import checkpoint_record
 from runner.job.resume import continued
-from runner.job.run import checkpoint_record
 from runner.record.files import check_rows, read_object
 from runner.sweep.kept_states import KeptStates
 from runner.sweep.member import Member

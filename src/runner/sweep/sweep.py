@@ -149,7 +149,7 @@ class Sweep:
         self, job: Job, begin: "Callable[[Run], None]", most: int
     ) -> "Member | None":
         """Build `job`; None if that fails, and with it the job."""
-        from runner.job.run import prepare
+        from runner.job.prepared import prepare
         from runner.sweep.member import Member
 
         try:
