@@ -167,12 +167,9 @@ class Comparison:
                     if not name.startswith(_AFTER)
                     and numbers.steps[0] == seen.start + 1
                 }
-            apart = None
-            if reaches_end:
-                trees = carry, other, before
-                if not is_whole:
-                    trees = [_with_opt_state(tree, ()) for tree in trees]
-                apart = self._distances(*trees)
+            if reaches_end and not is_whole:  # the live one is zeros here
+                carry = _with_opt_state(carry, other.state.opt_state)
+            apart = self._distances(carry, other, before) if reaches_end else None
             return Evidence(seen.start, seen.start + count, found, apart)
 
         def again() -> list[Evidence]:
