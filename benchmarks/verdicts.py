@@ -94,7 +94,7 @@ def false_after_tuning(tries: Sequence[int], seeds: int, experiments: int) -> fl
             value=pl.Series(rng.standard_normal(sum(tries) * seeds)),
             failed=pl.lit(False),
         )
-        tuning, _ = tune(rows, ["rate"], None, False)
+        tuning = tune(rows, ["rate"], None, False)
         at = at_budget(rows, tuning)
         found += labels(compare(at, groups(at, rows, False), False, cells=False))[0]
     return found / experiments

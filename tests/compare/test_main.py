@@ -228,12 +228,12 @@ def test_mistakes_name_the_nearest(tmp_path, run):
     assert (status, out) == (1, "") and "Did you mean 'optimizer'?" in err
     status, _, err = run("--metric", "validation/los")
     assert status == 1 and "Did you mean 'validation/loss'?" in err
+    status, _, err = run("--budget", "0")
+    assert (status, err) == (1, "error: --budget 0 must be at least 1\n")
     (tmp_path / "out").write_text("a file")
     status, _, err = run()
     assert status == 1 and err.startswith("error: --out ")
     assert main([str(tmp_path / "nothing")]) == 1
-    status, _, err = run("--budget", "0")
-    assert (status, err) == (1, "error: --budget 0 must be at least 1\n")
 
 
 def test_git_that_could_not_be_asked_is_no_error(tmp_path):

@@ -13,11 +13,12 @@ def headline(analysis: Analysis) -> str:
     by, found, control = analysis.by, analysis.final, analysis.control
     groups = found.groups
     unfair = f"no fair comparison by {by}"
+    for label, sentences in control.apart.items():
+        if label != "MISLABELED" or not control.confounders:
+            return f"{unfair}: {sentences[0]}"
     if control.confounders:
         parts = [f"{k.name} differs too ({k.by_group})" for k in control.confounders]
         return f"{unfair}: {'; '.join(parts)}"
-    if control.apart:
-        return f"{unfair}: {next(iter(control.apart.values()))[0]}"
     if len(groups) == 1:
         return f"nothing to compare: {by} is {groups[0].name} in all runs that ended"
     if {c.verdict for c in found.comparisons} == {"agree"}:
