@@ -41,9 +41,8 @@ def at_equal_cost(analysis: Analysis) -> Iterator[str]:
 
 def _ranking(analysis: Analysis, found: Verdicts, explains: str = "") -> str:
     by, metric, groups = analysis.by, analysis.metric, found.groups
-    tuning = found.tuning
     best = [c for c in found.comparisons if c.a == groups[0].name]
-    second = best[0]
+    second, tuning = best[0], found.tuning
     if not tuning.matched:
         tried = ", ".join(f"{name} {count}" for name, count in tuning.tried.items())
         return f"no ranking by {by}: unequal tuning (settings tried: {tried})"
