@@ -112,9 +112,10 @@ def test_every_dtype_option_builds_verifies_and_trains(name, option, trained):
 def test_it_trains_in_float32_with_64_bits_enabled(tmp_path, folders):
     done = subprocess.run(
         [sys.executable, "-m", "runner", "train.epochs=2", "wandb=disabled",
-         "hydra.run.dir=run", f"data.data_dir={folders['data']}",
-         f"compilation_cache={folders['xla']}"],
-        cwd=tmp_path, env=os.environ | {"JAX_ENABLE_X64": "1"},
+         "model.hidden_sizes=[8]", "hydra.run.dir=run",
+         f"data.data_dir={folders['data']}", f"compilation_cache={folders['xla']}"],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": "1"},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.forked import python
 from helpers.resuming import arrays_of, record, rows_of
 
 # The second diverges at its second step, before anything is saved.
@@ -45,11 +46,11 @@ def start(
     )
 
 
-def finished(process: subprocess.Popen) -> str:
-    """What it said. One of its jobs fails, so its exit status is 1."""
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 1 and "2/3 done, 1 failed" in told, told
-    return told
+def finish(folder: Path, *arguments: str) -> None:
+    """Sweep to the end. One of its jobs fails, so its exit status is 1."""
+    asked = "-m", "runner", "-m", *SWEEP, *arguments, f"hydra.sweep.dir={folder}"
+    done = python(*asked, cwd=Path.cwd())
+    assert done.returncode == 1 and "2/3 done, 1 failed" in done.stderr, done.stderr
 
 
 def how(strategy: str) -> tuple[str, ...]:
@@ -83,7 +84,7 @@ def undisturbed(tmp_path_factory):
     def undisturbed(strategy):
         if strategy not in known:
             folder = tmp_path_factory.mktemp(strategy)
-            finished(start(folder, *how(strategy)))
+            finish(folder, *how(strategy))
             known[strategy] = folder
         return known[strategy]
 
@@ -110,7 +111,7 @@ def test_killed_in_the_middle(undisturbed, tmp_path, strategy, number):
     _, told = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 75), told
     ended = {p: p.read_bytes() for p in tmp_path.glob("*1e*/metrics.jsonl")}
-    finished(start(tmp_path, *asked))
+    finish(tmp_path, *asked)
     assert rows(tmp_path) == wanted
     assert all(path.read_bytes() == before for path, before in ended.items())
     restarts = [
@@ -133,6 +134,6 @@ def test_killed_at_the_end(undisturbed, tmp_path):
     _, told = killed.communicate(timeout=60)
     assert killed.returncode == -9, told
     assert list(tmp_path.glob("checkpoints/*/2000/record"))
-    finished(start(tmp_path, *asked))
+    finish(tmp_path, *asked)
     assert rows(tmp_path) == rows(undisturbed("vmap"))
     assert kept(tmp_path) == kept(undisturbed("vmap"))
