@@ -94,31 +94,34 @@ def _map_where_asked(overrides, defaults, self_added):
 
 defaults_list._create_interpolation_map = _map_where_asked
 
-# Files whose tests share what takes seconds to make.
-SHARING = (
-    "test_browser.py", "test_checkpoint.py", "test_damage.py", "test_load_wandb.py",
-    "test_my_lab.py", "test_package.py", "test_population_checkpoints.py",
-    "test_report.py", "test_saved.py", "test_secrets.py", "test_tasks.py",
+# Files of tests that take seconds each, most of them in processes of their own.
+SCATTERED = (
+    "test_accelerator.py", "test_audit.py", "test_cli.py", "test_commands.py",
+    "test_common_stop.py", "test_configs.py", "test_examples.py",
+    "test_interruption.py", "test_kills.py", "test_library.py", "test_own_data.py",
+    "test_page_commands.py", "test_pages.py", "test_processes.py", "test_replay.py",
+    "test_submit.py", "test_sweep.py",
 )  # fmt: skip
 
 
-class OneWorkerForSome(LoadGroupScheduling):
-    """Tests one by one, but some on one worker, and first.
+class OneWorkerForAFile(LoadGroupScheduling):
+    """The tests of a file on one worker: they share what it has traced and compiled.
 
-    These take turns anyway, for Slurm, or would make twice what they share. xdist 3.8
-    can't name its groups to pytest 9.2: each worker waited for the other.
+    Those of SCATTERED come one by one, and last, so that both workers end together.
+    Those for Slurm take turns anyway. xdist 3.8 can't name its groups to pytest 9.2:
+    each worker waited for the other.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         if file.endswith("slurm.py"):
             return "slurm"
-        return file if file.endswith(SHARING) else nodeid
+        return nodeid if file.endswith(SCATTERED) else file
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    return OneWorkerForSome(config, log)
+    return OneWorkerForAFile(config, log)
 
 
 @functools.cache
