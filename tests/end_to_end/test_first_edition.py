@@ -16,8 +16,7 @@ RUNS = Path(__file__).parents[1] / "fixtures" / "first_edition"
 # What is said of them, but for the widths of columns. Means, differences and p are what
 # the first edition's compare printed; its intervals were of a bootstrap.
 SAID = """
-optimizer explains the difference: sgd is better than adam on eval/loss by 0.02672
-[0.0003286, 0.0531] over 2 paired seeds
+sgd is better than adam on eval/loss by 0.02672 [0.0003286, 0.0531] over 2 paired seeds
 CONTROLLED: of what was recorded, only optimizer and what follows from it differ
 unknown, so not compared: data (not recorded in 5 of 5 runs); first batch (not recorded
 in 5 of 5 runs)
