@@ -208,6 +208,7 @@ def test_one_seed_and_one_group_are_not_ranked(tmp_path, run):
     write_run(tmp_path / "runs" / "a", optimizer="adam", final=0.1)
     _, out, _ = run()
     assert out.startswith("nothing to compare: optimizer is adam in all runs that e")
+    assert "CONTROLLED" not in out
     write_run(tmp_path / "runs" / "b", optimizer="sgd", final=0.9)
     _, out, _ = run()
     assert "\nno ranking by optimizer: one seed can't tell a difference" in out

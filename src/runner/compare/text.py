@@ -51,7 +51,7 @@ def _control(analysis: Analysis, console: Console, all_keys: bool) -> None:
     for key in control.confounders:
         text = f"{key.name} differs with {by} ({key.by_group})"
         _line(console, "CONFOUNDED", text, "bold red")
-    if control.controlled:
+    if control.controlled and len(analysis.final.groups) > 1:
         text = f"of what was recorded, only {by} and what follows from it differ"
         _line(console, "CONTROLLED", text, "bold green")
     if control.unknown:
