@@ -290,12 +290,16 @@ def _curves(named: Mapping[str, Record]) -> pl.DataFrame:
         for row in record.rows
         if type(row.get("step")) is int and abs(row["step"]) < 2**63
     ]
-    columns: dict[str, list[Any]] = {"run": [name for name, _ in rows]}
-    columns["step"] = [row["step"] for _, row in rows]
+    # As series: a table made from lists takes half as long again.
+    columns = {
+        "run": pl.Series([name for name, _ in rows], dtype=pl.String),
+        "step": pl.Series([row["step"] for _, row in rows], dtype=pl.Int64),
+    }
     for key in sorted({key for _, row in rows for key in row}):
-        columns.setdefault(one_line(key), [_number(row.get(key)) for _, row in rows])
-    types = dict.fromkeys(columns, pl.Float64) | {"run": pl.String, "step": pl.Int64}
-    table = pl.DataFrame(columns, types)
+        if (name := one_line(key)) not in columns:
+            values = [_number(row.get(key)) for _, row in rows]
+            columns[name] = pl.Series(values, dtype=pl.Float64)
+    table = pl.DataFrame(columns)
     # A resumed run repeats the steps after its checkpoint: the last row counts.
     table = table.unique(["run", "step"], keep="last", maintain_order=True)
     return table.sort(pl.col("run").rle_id(), "step")
