@@ -111,7 +111,7 @@ def _hover(
     """
     on = {"on": "pointerover", "clear": "pointerout", "empty": False}
     near = alt.selection_point(name="near", fields=["step"], nearest=True, **on)
-    joined = " + ', ' + ".join(f"datum.{field[:-2]}" for field in names)
+    joined = " + ', ' + ".join(f"datum.{field.removesuffix(':N')}" for field in names)
     name = alt.Tooltip("description:N", title=", ".join(names.values()))
     dots = (
         base.transform_calculate(description=joined)

@@ -1,5 +1,6 @@
 "use strict";
 const { figures, configs } = JSON.parse(document.getElementById("figure-data").textContent);
+const kept = ["log_scale", "only_cell"];
 const shown = new Map(); // name of a figure -> what vegaEmbed returned
 const system = matchMedia("(prefers-color-scheme: dark)");
 const button = document.getElementById("theme");
@@ -11,7 +12,7 @@ const hidden = () => boxes.filter((box) => !box.checked).map((box) => box.value)
 
 async function draw(name, spec) {
   const old = shown.get(name);
-  const state = old?.view.getState({ signals: (s) => ["log_scale", "only_cell"].includes(s), data: () => false });
+  const state = old?.view.getState({ signals: (s) => kept.includes(s), data: () => false });
   old?.finalize();
   const result = await vegaEmbed(document.getElementById("plot-" + name), spec, {
     actions: false,

@@ -159,7 +159,7 @@ def _comparison(
     by_seed = {seed: float(d) for seed, d in by_seed.items() if math.isfinite(d)}
     differences = np.array([*by_seed.values()])
     failed = [g.failed / g.runs for g in (a, b)]
-    ends = _interval(differences, any(failed))
+    mean, low, high = _interval(differences, any(failed))
     size = np.fmax(np.abs(of_a), np.abs(of_b))
     verdict, more = "not separable", None
     if not by_seed or min(failed) == 1:
@@ -169,16 +169,25 @@ def _comparison(
     elif len(by_seed) == 1:
         verdict = "one seed"
     elif p_value < 1 - LEVEL:
-        better = 0 if sign * ends[0] > 0 else 1
+        better = 0 if sign * mean > 0 else 1
         if failed[better] <= failed[1 - better]:
             verdict = ("better", "worse")[better]
     if verdict == "not separable":
         more = max(0, seeds_needed(tests) - len(by_seed))
-    wins = _wins(sign * differences)
-    of_pairs = _wins(sign * (of_a[:, :, None] - of_b[:, None]))
-    names = a.name, b.name, cell
-    shares = wins, of_pairs, p_value
-    return Comparison(*names, by_seed, *ends, *shares, verdict, more)
+    return Comparison(
+        a=a.name,
+        b=b.name,
+        cell=cell,
+        differences=by_seed,
+        difference=mean,
+        low=low,
+        high=high,
+        wins=_wins(sign * differences),
+        probability=_wins(sign * (of_a[:, :, None] - of_b[:, None])),
+        p_value=p_value,
+        verdict=verdict,
+        more_seeds=more,
+    )
 
 
 def _wins(apart: np.ndarray) -> float:

@@ -171,28 +171,25 @@ def skips_large_losses(honest):
     return {"apply_gradients": apply_gradients}
 
 
-@sabotage
-def decays_in_secret(honest):
+def _decayed(honest, decay):
     def apply_gradients(state, grads, loss, rate, *rest):
         after = honest.apply_gradients(state, grads, loss, rate, *rest)
         params = jax.tree.map(
-            lambda new, old: new - rate * 1e-4 * old, after.params, state.params
+            lambda new, old: new - rate * decay * old, after.params, state.params
         )
         return after._replace(params=params)
 
     return {"apply_gradients": apply_gradients}
+
+
+@sabotage
+def decays_in_secret(honest):
+    return _decayed(honest, 1e-4)
 
 
 @sabotage
 def decays_by_a_millionth(honest):
-    def apply_gradients(state, grads, loss, rate, *rest):
-        after = honest.apply_gradients(state, grads, loss, rate, *rest)
-        params = jax.tree.map(
-            lambda new, old: new - rate * 1e-6 * old, after.params, state.params
-        )
-        return after._replace(params=params)
-
-    return {"apply_gradients": apply_gradients}
+    return _decayed(honest, 1e-6)
 
 
 @sabotage
