@@ -167,19 +167,19 @@ def tables(records: Sequence[Record], problems: Iterable[str] = ()) -> Runs:
 
 def _add_absent(rows: Sequence[dict[str, Any]], records: Sequence[Record]) -> None:
     """Say what it means that a run lacks what another has."""
-    for key, own in SETTINGS.items():
-        if own.absent != "" and any(key in row for row in rows):
-            for row, record in zip(rows, records, strict=True):
-                if record.config:
-                    row.setdefault(key, own.absent)
-    for name, fact in FACTS.items():
-        if not fact.absent:
-            continue
-        start = f"{FACT}{name}."
-        keys = {key for row in rows for key in row if key.startswith(start)}
-        for row, record in zip(rows, records, strict=True):
+    keys = {key for row in rows for key in row}
+    absent = {k: s.absent for k, s in SETTINGS.items() if k in keys and s.absent != ""}
+    facts = {
+        name: {k: fact.absent for k in keys if k.startswith(f"{FACT}{name}.")}
+        for name, fact in FACTS.items()
+        if fact.absent
+    }
+    for row, record in zip(rows, records, strict=True):
+        meant = absent if record.config else {}
+        for name, own in facts.items():
             if isinstance(record.provenance.get(name), Mapping):
-                row.update(dict.fromkeys(keys - row.keys(), fact.absent))
+                meant = meant | own
+        row.update(meant | row)
 
 
 def _with_repeats(table: pl.DataFrame) -> pl.DataFrame:

@@ -21,12 +21,9 @@ def load(paths: Sequence[Path]) -> Runs:
     """
     found, problems = found_in(paths, wandb_files)
     # Our run folder is above wandb/offline-run-<time>-<id>/run-<id>.wandb.
-    folders = [f.parents[2] if f.parents[1].name == "wandb" else f for f in found]
-    files_in = Counter(folders)  # a resumed run has several
-    named = {
-        file: folder if files_in[folder] == 1 else file
-        for file, folder in zip(found, folders, strict=True)
-    }
+    above = {f: f.parents[2] if f.parents[1].name == "wandb" else f for f in found}
+    files_in = Counter(above.values())  # a resumed run has several
+    named = {f: above[f] if files_in[above[f]] == 1 else f for f in found}
     none = (
         f"no offline W&B run in {', '.join(map(str, paths))}: none of their files is a "
         "readable run-*.wandb"
@@ -36,9 +33,9 @@ def load(paths: Sequence[Path]) -> Runs:
 
 def _record(folder: Path, run: dict[str, Any]) -> Record:
     config = run["config"]
-    if not isinstance(config.get("provenance", {}), dict):
-        raise ValueError("its provenance is not a mapping")
     provenance = config.pop("provenance", {})
+    if not isinstance(provenance, dict):
+        raise ValueError("its provenance is not a mapping")
     directions = provenance.get("directions", FIRST_EDITION)
     final: dict[str, Any] = {}
     best: dict[str, dict[str, Any]] = {}
