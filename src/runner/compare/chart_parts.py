@@ -19,7 +19,6 @@ HEIGHT = 320  # pixels
 HIDDEN = alt.param(name="hidden", value=[])
 SHOWN = "indexof(hidden, datum.group) < 0"
 
-
 # A cell without its keys.
 VALUES = pl.col("cell").str.replace_all(r"[^ ,=]*=", "")
 
@@ -175,8 +174,7 @@ def lines(
     base = base.encode(x=x, color=shown.colour(), detail="cell:N")
     span = base.encode(y=switch.encoding(alt.Y, "low", title), y2="high:Q")
     base = base.encode(y=switch.encoding(alt.Y, "mean", title))
-    own, by = shown.scale(DASHES), shown.analysis.by
-    dash = alt.StrokeDash("group:N", title=by, scale=own)
+    dash = alt.StrokeDash("group:N", title=shown.analysis.by, scale=shown.scale(DASHES))
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round").encode(strokeDash=dash)
     return line, base, span, parameters
 

@@ -9,15 +9,7 @@ import polars as pl
 from runner.compare.load import CHOICES, COSTS, SEEDS, natural
 from runner.record.provenance import FACTS
 from runner.record.provenance import affects as fact_affects
-from runner.settings import (
-    FACT,
-    MACHINE,
-    NUMBERS,
-    RECORD,
-    ROUNDING,
-    SETTINGS,
-    Affects,
-)
+from runner.settings import FACT, MACHINE, NUMBERS, RECORD, ROUNDING, SETTINGS, Affects
 from runner.settings import affects as setting_affects
 
 # Names, results and repetitions. Other columns are settings and facts, which declare

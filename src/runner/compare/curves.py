@@ -132,8 +132,7 @@ def _labelled(table: pl.DataFrame, switch: chart_parts.Switch) -> pl.DataFrame:
     """
     of = {}
     for same in identical(table):
-        of |= dict.fromkeys(same, "")
-        of[same[-1]] = " = ".join(same)
+        of |= dict.fromkeys(same, "") | {same[-1]: " = ".join(same)}
     names = pl.col("group").replace(of)
     if 1 < table["cell"].n_unique() and table.select(names, "cell").n_unique() <= _MOST:
         label = pl.concat_str(names, chart_parts.VALUES, separator=", ")

@@ -43,12 +43,11 @@ def figures(runs: Runs, analysis: Analysis) -> Iterator[Figure]:
     if chart := heat_map(shown):
         text = f"Mean final {metric} over all runs. Stronger blue is better."
         yield Figure("heat_map", "Two factors", text, chart)
-    for name in dict.fromkeys((metric, "validation/loss", "train/loss")):
+    for name in dict.fromkeys((metric, "validation/loss", "train/loss", _RATE)):
         for axis, unit in axes(runs.table).items():
             # The same at another cost says something new only of what is compared.
             if axis == "step" or name == metric:
                 yield from _curves(shown, name, axis, unit)
-    yield from _curves(shown, _RATE, "step", "steps")
 
 
 def _curves(

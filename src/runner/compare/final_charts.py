@@ -52,14 +52,13 @@ def strip(shown: Shown) -> alt.LayerChart | None:
         shape=alt.Shape("failed:N", scale=kinds, legend=None),
         tooltip=[*named, "run:N", "seed:N", "failed:N", value],
     )
-    interval = ["mean:Q", alt.Tooltip("low:Q", title="95 % from"), "high:Q"]
+    interval = [named[0], "mean:Q", alt.Tooltip("low:Q", title="95 % from"), "high:Q"]
     lines = layer(means.drop_nulls(), "low").mark_rule(strokeWidth=2.5)
-    lines = lines.encode(x2="high:Q", tooltip=[named[0], *interval])
+    lines = lines.encode(x2="high:Q", tooltip=interval)
     bars = layer(means.drop_nulls("mean"), "mean").mark_tick(thickness=3, size=28)
-    bars = bars.encode(tooltip=[named[0], *interval])
-    return chart_parts.figure(
-        [circles, lines, bars], [switch.parameter], height=40 + 40 * means.height
-    )
+    bars = bars.encode(tooltip=interval)
+    height = 40 + 40 * means.height
+    return chart_parts.figure([circles, lines, bars], [switch.parameter], height)
 
 
 def sensitivity(shown: Shown) -> alt.LayerChart | None:
@@ -143,11 +142,8 @@ def heat_map(shown: Shown) -> alt.LayerChart | None:
     titles = {"group:N": analysis.by, "other:N": other}
     titles |= {"mean:Q": f"mean {analysis.metric}", "low:Q": "lowest run"}
     titles |= {"high:Q": "highest run", "runs:Q": "runs"}
-    base = alt.Chart(chart_parts.csv(table)).encode(
-        x=x,
-        y=alt.Y("group:N", title=analysis.by),
-        tooltip=chart_parts.tooltips(titles),
-    )
+    y, tooltip = alt.Y("group:N", title=analysis.by), chart_parts.tooltips(titles)
+    base = alt.Chart(chart_parts.csv(table)).encode(x=x, y=y, tooltip=tooltip)
     tiles = base.mark_rect().encode(color=alt.Color("mean:Q", scale=scale, legend=None))
     ink = alt.when(dark).then(alt.value("#fff")).otherwise(alt.value("#111"))
     # On a narrow screen the numbers would overlap: there the tooltips have them.

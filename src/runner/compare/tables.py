@@ -71,10 +71,9 @@ def tables(runs: Runs, analysis: Analysis) -> Iterator[Table]:
 def _tables(runs: Runs, analysis: Analysis) -> Iterator[Table]:
     found, by = analysis.final, analysis.by
     if runs.table.height == 2:
-        keys = differing(runs.table)
         values = [
             [name.removeprefix(FACT), *map(_short, texts(runs.table[name]))]
-            for name in keys
+            for name in differing(runs.table)
         ]
         note = "Of what was configured and recorded; null is what one hasn't."
         yield Table(DIFFERS, note, ["key", *runs.table["run"]], values)
@@ -102,7 +101,7 @@ def _tables(runs: Runs, analysis: Analysis) -> Iterator[Table]:
         yield Table(f"At equal {unit}", note, _PAIR, rows, unit != "steps")
     yield from _tuning(analysis)
     note = f"Medians until {analysis.metric} reached {analysis.target or 0:g}."
-    head = [by, "runs", "reached it", *("steps", "seconds", "FLOPs")]
+    head = [by, "runs", "reached it", "steps", "seconds", "FLOPs"]
     rows = [["never" if v == math.inf else v for v in t] for t in analysis.targets]
     yield Table("Time to target", note, head, rows)
     note = "Shares are of the variance of final values, where the runs are balanced."

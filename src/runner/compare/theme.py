@@ -2,8 +2,6 @@
 
 from typing import Any, Literal
 
-Mode = Literal["light", "dark"]
-
 # Okabe and Ito's colours for colour-blind readers (https://jfly.uni-koeln.de/color/),
 # with a lighter blue, and without yellow and black, which fade on white or dark. Then
 # four more, each the farthest from all before under simulated protan-, deuter- and
@@ -34,15 +32,14 @@ HEAT = {
 }
 _FAINT = {"light": "#d9dde2", "dark": "#343a43"}
 _MUTED = {"light": "#57606a", "dark": "#9aa4b0"}
-_FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
-def config(mode: Mode) -> dict[str, Any]:
+def config(mode: Literal["light", "dark"]) -> dict[str, Any]:
     """Vega-Lite's `config` for one mode. The background stays transparent."""
     ink, faint, muted = INK[mode], _FAINT[mode], _MUTED[mode]
     return {
         "background": "transparent",
-        "font": _FONT,
+        "font": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
         "view": {"stroke": None},
         "range": {"heatmap": HEAT[mode]},
         "axis": {"titlePadding": 8, "labelLimit": 150}
