@@ -42,19 +42,17 @@ def at_equal_cost(analysis: Analysis) -> Iterator[str]:
 def _ranking(analysis: Analysis, found: Verdicts, explains: str = "") -> str:
     by, metric, groups = analysis.by, analysis.metric, found.groups
     best = [c for c in found.comparisons if c.a == groups[0].name]
-    second, tuning = best[0], found.tuning
+    second, tuning, none = best[0], found.tuning, f"no ranking by {by}"
     if not tuning.matched:
         tried = ", ".join(f"{name} {count}" for name, count in tuning.tried.items())
-        return f"no ranking by {by}: unequal tuning (settings tried: {tried})"
+        return f"{none}: unequal tuning (settings tried: {tried})"
     if any(c.verdict == "no pairs" for c in best):
         if all(g.failed == g.runs for g in groups):
-            return f"no ranking by {by}: all runs failed"
-        return f"no ranking by {by}: the groups have no settings and seeds in common"
+            return f"{none}: all runs failed"
+        return f"{none}: the groups have no settings and seeds in common"
     if any(c.verdict == "one seed" for c in best):
-        return (
-            f"no ranking by {by}: one seed can't tell a difference from chance "
-            f"({_difference(second)})"
-        )
+        chance = "one seed can't tell a difference from chance"
+        return f"{none}: {chance} ({_difference(second)})"
     of = f", at the best of {tuning.budget} settings each" if tuning.budget else ""
     if all(c.verdict == "better" for c in best):
         more = f", the second of {len(groups)}," if len(groups) > 2 else ""
