@@ -37,7 +37,7 @@ def table(tmp_path):
 
 
 def control(table, by):
-    return controlled.control(table, by, tuned_keys(table, by))
+    return controlled.control(table, by, tuned_keys(table, by), {})
 
 
 def names(control):

@@ -77,10 +77,7 @@ class Control(NamedTuple):
 
 
 def control(
-    table: pl.DataFrame,
-    by: str,
-    tuned: Sequence[str],
-    apart: Mapping[str, list[str]] | None = None,
+    table: pl.DataFrame, by: str, tuned: Sequence[str], apart: Mapping[str, list[str]]
 ) -> Control:
     """Check a comparison of the runs in `table` by the column `by`.
 
@@ -94,8 +91,8 @@ def control(
       apart: what `reproduced` has found.
     """
     unknown, table = tuple(_unknown(table, by)), _with_named_probes(table)
-    apart = dict(apart or {}) | {"MISLABELED": _mislabeled(table)}
-    apart = {what: found for what, found in apart.items() if found}
+    every = {**apart, "MISLABELED": _mislabeled(table)}
+    apart = {what: found for what, found in every.items() if found}
     own, references = own_keys(table, by), copies(table)
     keys = [k for k in varying(table) if references.get(k) not in tuned]
     free = [k for k in keys if k not in own and k not in references]
