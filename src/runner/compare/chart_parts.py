@@ -180,9 +180,7 @@ def lines(
 
 
 def figure(
-    layers: Sequence[alt.Chart],
-    parameters: Sequence[alt.Parameter],
-    height: int = HEIGHT,
+    layers: list[alt.Chart], parameters: list[alt.Parameter], height: int = HEIGHT
 ) -> alt.LayerChart:
     """`layers` on top of each other, as wide as the page gives; `height` in pixels."""
     chart = alt.layer(*layers).properties(width="container", height=height)

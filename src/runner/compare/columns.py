@@ -7,8 +7,7 @@ from fnmatch import fnmatchcase
 import polars as pl
 
 from runner.compare.load import CHOICES, COSTS, SEEDS, natural
-from runner.record.provenance import FACTS
-from runner.record.provenance import affects as fact_affects
+from runner.record import provenance
 from runner.settings import FACT, MACHINE, NUMBERS, RECORD, ROUNDING, SETTINGS, Affects
 from runner.settings import affects as setting_affects
 
@@ -64,7 +63,7 @@ def is_result(name: str) -> bool:
 
 def _affects(name: str) -> Affects:
     if is_fact(name):
-        return fact_affects(name.removeprefix(FACT))
+        return provenance.affects(name.removeprefix(FACT))
     return setting_affects(name)
 
 
@@ -115,7 +114,7 @@ def own_keys(table: pl.DataFrame, by: str) -> set[str]:
     """`by` and what follows from it: its section, references to that, and facts."""
     section = by.removeprefix(FACT).split(".")[0]
     settings = SETTINGS.get(by), SETTINGS.get(section)
-    declared = [FACTS.get(section)] if is_fact(by) else settings
+    declared = [provenance.FACTS.get(section)] if is_fact(by) else settings
     follows = next((own.decides for own in declared if own and own.decides), ())
     references = copies(table)
     patterns = [by, references.get(by, by), *follows]

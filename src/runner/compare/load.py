@@ -92,10 +92,7 @@ def found_in(
 
 
 def read_all(
-    sources: Iterable[Path],
-    problems: list[str],
-    read: Callable[[Path], Record],
-    none: str,
+    sources: list[Path], problems: list[str], read: Callable[[Path], Record], none: str
 ) -> Runs:
     """The tables of what `read` makes of each source; what it can't is a problem.
 

@@ -1,7 +1,7 @@
 """Whether runs agree in what they have in common: repeats, and the first step."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import polars as pl
 import polars.selectors as cs
@@ -62,10 +62,10 @@ def first_steps(table: pl.DataFrame, curves: pl.DataFrame, by: str) -> Iterator[
     runs = table.join(start, on="run", maintain_order="left")
     runs = runs.drop_nulls([INITIAL, BATCH])
     shared = [INITIAL, BATCH, "seed", *_same_function(table, by)]
-    key = [pl.col(c) for c in dict.fromkeys(shared) if c in table]
+    key = [c for c in dict.fromkeys(shared) if c in table]
     of_model = table.select(cs.numeric() & cs.matches(r"^model\..*drop"))
     drops = any((values != 0).any() for values in of_model)
-    framework = [pl.col("framework")]
+    framework = ["framework"]
     yield from _apart(runs, key + (framework if drops else []), LOSS, "the loss")
     if NORM in curves:
         yield from _apart(runs, key + framework, NORM, "the gradient's norm")
@@ -83,9 +83,7 @@ def _same_function(table: pl.DataFrame, by: str) -> list[str]:
     return [c for c in found if not c.endswith("_target_") or c.startswith(asked)]
 
 
-def _apart(
-    runs: pl.DataFrame, key: Sequence[pl.Expr], column: str, what: str
-) -> Iterator[str]:
+def _apart(runs: pl.DataFrame, key: list[str], column: str, what: str) -> Iterator[str]:
     tolerance = AGREEMENT
     if DEVICES in runs and not runs[DEVICES].str.contains("cpu", literal=True).all():
         tolerance = _TF32
