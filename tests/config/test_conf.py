@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import pytest
 from hydra.core.config_store import ConfigStore
 from hypothesis import given
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, base
 
 from runner.config import conf
 from runner.config.conf import LONGEST_NAME, folder_name
@@ -165,3 +165,12 @@ def test_the_store_is_not_copied_but_what_is_loaded_is():
     one.seed = 7
     later = store.load("schema.yaml").node
     assert OmegaConf.is_missing(other, "seed") and OmegaConf.is_missing(later, "seed")
+
+
+def test_the_text_of_an_interpolation_is_parsed_once():
+    cfg = OmegaConf.create({"steps": 50, "warmup": "${fraction_of:${steps},0.1}"})
+    assert cfg.warmup == 5
+    parsed = base.parse.cache_info().misses
+    cfg.steps = 100
+    assert cfg.warmup == 10
+    assert base.parse.cache_info().misses == parsed

@@ -11,7 +11,7 @@ from hydra._internal.core_plugins import basic_sweeper  # noqa: F401
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core import utils
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, grammar_parser
 from omegaconf._utils import OmegaConfDumper
 
 # Who depends on it, what it is, and its parameters.
@@ -26,6 +26,7 @@ USED = [
      "overrides exclude_keys item_sep kv_sep"),
     ("hydra_files", OmegaConf.save, "config f resolve"),
     ("hydra_files", OmegaConfDumper.str_representer, "dumper data"),
+    ("conf", grammar_parser.parse, "value parser_rule lexer_mode"),
     ("sweep.compose", ConfigLoaderImpl._apply_overrides_to_config, "overrides cfg"),
 ]  # fmt: skip
 
@@ -49,6 +50,7 @@ CALLED = [
     ("hydra.core.utils", "_save_config("),
     ("hydra._internal.config_loader_impl", "get_overrides_dirname("),
     ("hydra._internal.core_plugins.basic_sweeper", "OmegaConf.save("),
+    ("omegaconf.base", "parse(_get_value("),
 ]
 
 

@@ -1,5 +1,6 @@
 """The configuration: its folder, its schema, and the form in which it is recorded."""
 
+import functools
 import hashlib
 import os
 import re
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 from hydra.conf import ConfigSourceInfo
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, base
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
@@ -61,6 +62,7 @@ def register() -> None:
         if os.environ.get(name) == "":  # as if it weren't set, as XDG's rules say
             del os.environ[name]
     explain_files()
+    parse_once()
     strict_booleans()
     # Hydra copies the store at each of its questions, 160 times for --help, though what
     # it loads is a copy anyway.
@@ -72,6 +74,13 @@ def register() -> None:
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("by_process", by_process, replace=True)
     OmegaConf.register_new_resolver("oc.env", environment, replace=True)
+
+
+@functools.cache
+def parse_once() -> None:
+    """Let OmegaConf parse the text of an interpolation once, not for each reading."""
+    nodes: Any = base
+    nodes.parse = functools.lru_cache(nodes.parse)
 
 
 def environment(*arguments: Any) -> Any:

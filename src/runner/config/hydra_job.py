@@ -1,7 +1,8 @@
 """Hydra's facts about the job that it has just composed."""
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,17 @@ class HydraJob(NamedTuple):
     overrides: Sequence[str]
     sweep: str | None
     started: Path = Path()
+
+
+@contextlib.contextmanager
+def hydra_aside(config: DictConfig) -> Iterator[None]:
+    """Take `hydra`, which is the larger part, out of `config` within the block."""
+    contents = config.__dict__["_content"]
+    taken = {key: contents.pop(key) for key in ("hydra",) if key in contents}
+    try:
+        yield
+    finally:
+        contents |= taken
 
 
 def hydra_job(cfg: DictConfig) -> HydraJob:

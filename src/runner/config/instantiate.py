@@ -42,6 +42,11 @@ def section(cfg: DictConfig, key: str) -> Any:
     return functools.reduce(operator.getitem, key.split("."), cfg)
 
 
+def resolved(cfg: DictConfig, group: str) -> Any:
+    """`section` as plain values, without interpolations."""
+    return OmegaConf.to_container(section(cfg, group), resolve=True)
+
+
 def target(cfg: DictConfig, group: str) -> functools.partial:
     """The function that `cfg[group]._target_` names, with the arguments beside it.
 
@@ -59,7 +64,7 @@ def targets(cfg: DictConfig, group: str) -> dict[str, functools.partial]:
       ConfigError: see `target`.
     """
     try:
-        node = OmegaConf.to_container(section(cfg, group), resolve=True)
+        node = resolved(cfg, group)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     every = sections(node, group)

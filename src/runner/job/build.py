@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.checks.trajectory import Trajectories
 from runner.checks.verify import Found, Numbers, verify
 from runner.config.conf import recorded
-from runner.config.instantiate import target_names, targets
+from runner.config.instantiate import resolved, target_names, targets
 from runner.config.lengths import check_lengths
 from runner.config.optimizer_groups import groups
 from runner.config.ranges import check_ranges
@@ -115,12 +115,14 @@ def build(
         patterns = cfg.init_exclude or (), cfg.init_rename or ()
         taken = take(cfg.init_from, *patterns, start.values, session, earlier)
 
+    rates = _learning_rates(cfg, session, asked)
+
     def made(convolution: str) -> Run:
         common, own = parts(convolution)
         return Run(
             spec=common.spec,
             values=values,
-            learning_rates=_learning_rates(cfg, session, asked),
+            learning_rates=rates,
             init_key=init_key,
             start=taken and taken.start,
             order=order,
@@ -192,8 +194,11 @@ def _with_lengths(cfg: DictConfig, order: Order) -> DictConfig:
 
 
 def _optimizer_spec(cfg: DictConfig, session: Session) -> OptimizerSpec:
-    made = targets(cfg, "optimizer")  # first, since schedules read its learning rate
-    section: Any = OmegaConf.to_container(cfg.optimizer, resolve=True)
+    # First, since schedules read its learning rate.
+    made, section = session.keep(
+        ("optimizer", described(cfg, "optimizer")),
+        lambda: (targets(cfg, "optimizer"), resolved(cfg, "optimizer")),
+    )
     for key in ("schedule", "schedule.base"):
         check_lengths(cfg, key)
     mask = cfg.train.mask_weight_decay

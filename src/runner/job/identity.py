@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from runner.config.hydra_job import hydra_aside
 from runner.settings import GROUPS, SECTIONS, identifies_job
 
 
@@ -17,9 +18,9 @@ def base_of(config: DictConfig, swept: Collection[str] = ()) -> dict[str, Any]:
       config: the composed configuration.
       swept: keys that distinguish the jobs of a sweep, kept whatever they affect.
     """
-    plain = OmegaConf.to_container(config, resolve=False)
+    with hydra_aside(config):
+        plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
-    plain.pop("hydra", None)
     return _identifying(plain, "", swept)
 
 

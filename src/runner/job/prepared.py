@@ -119,7 +119,9 @@ def prepare(
     try:
         if cfg.print is not None:
             raise ConfigError(f"print={cfg.print} is for a single run, not for a sweep")
-        trackers = trackers_of(cfg)
+        trackers = session.keep(
+            ("trackers", described(cfg, "tracker")), lambda: trackers_of(cfg)
+        )
         if processes.is_first:
             helper.prepare(trackers, {"wandb": {"mode": cfg.wandb.mode}})
         cfg = with_choice(cfg, folder)

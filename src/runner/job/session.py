@@ -7,9 +7,9 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from runner.config.instantiate import call, section
+from runner.config.instantiate import call, resolved
 from runner.core.program import Program, compile_program
 from runner.core.program_spec import ProgramSpec
 from runner.core.run import BLIND, Host, Run, Witness
@@ -110,6 +110,5 @@ class Session:
 
 
 def described(cfg: DictConfig, group: str) -> str:
-    """The resolved section `group` of `cfg`, as text that identifies it."""
-    node = OmegaConf.to_container(section(cfg, group), resolve=True)
-    return json.dumps(node, sort_keys=True, default=str)
+    """The section `group` of `cfg`, resolved, as text that identifies it."""
+    return json.dumps(resolved(cfg, group), sort_keys=True, default=str)

@@ -121,8 +121,9 @@ def _task(cfg: DictConfig, session: Session, dataset: Dataset) -> Task:
 
 
 def _check_precision(cfg: DictConfig) -> None:
-    taken = inspect.signature(target(cfg, "model")).parameters
-    if cfg.precision.compute != "float32" and "dtype" not in taken:
+    if cfg.precision.compute == "float32":
+        return
+    if "dtype" not in inspect.signature(target(cfg, "model")).parameters:
         raise ConfigError(
             f"precision.compute={cfg.precision.compute} needs a model that takes "
             f"dtype=, and {cfg.model._target_} does not"

@@ -19,6 +19,7 @@ from hydra.core.utils import (
 from omegaconf import DictConfig, open_dict, read_write
 
 from runner.config.hydra_files import plain, write_yaml
+from runner.config.hydra_job import hydra_aside
 from runner.errors import ConfigError
 from runner.job.identity import base_of, fingerprint
 from runner.record.checksums import check_records
@@ -223,10 +224,6 @@ def _begin_folder(config: DictConfig, task: DictConfig, folder: Path) -> None:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """A copy of all of `config` but `hydra`, which is the larger part."""
-    contents = config.__dict__["_content"]
-    hydra = contents.pop("hydra")
-    try:
+    """A copy of all of `config` but `hydra`."""
+    with hydra_aside(config):
         return pickle.loads(pickle.dumps(config))  # much faster than a deep copy
-    finally:
-        contents["hydra"] = hydra
