@@ -50,13 +50,13 @@ def check_ranges(cfg: DictConfig, keys: Iterable[str] = tuple(SETTINGS)) -> None
     Raises:
       ConfigError: names the key, the value and the rule.
     """
-    plain = OmegaConf.to_container(cfg, resolve=False)  # quick to read, 60 times
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)  # quick to read from
     is_known = cfg.train.steps_per_epoch is not None
     for key in keys:
         valid, rule = SETTINGS[key].valid, SETTINGS[key].rule
         if valid is None:
             continue
-        value: Any = functools.reduce(operator.getitem, key.split("."), plain)
+        value = functools.reduce(operator.getitem, key.split("."), plain)
         if "${" in str(value) or value == MISSING:
             if not is_known:
                 continue
