@@ -4,8 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.core import timetable
-from runner.core.timetable import Timetable
+from runner.core.timetable import SHORT, Timetable
 
 STEPS = st.integers(1, 12_000)
 EVERY = st.integers(1, 3_000)
@@ -30,6 +29,19 @@ def test_every_step_is_taken_once(steps, eval_every, log_every, save_every, most
     assert {i for n in every for i in range(n, steps, n)} | {steps} <= ends
 
 
+@given(st.integers(SHORT, 12_000), EVERY, EVERY, st.integers(2, 1024))
+def test_a_block_alone_is_rare(steps, eval_every, log_every, most):
+    """It takes its steps twice: once a run may be, but not in every interval."""
+    table = Timetable(steps, eval_every, log_every)
+    cut = table.cut(most)
+    step, alone = 0, 0
+    while step < steps:
+        blocks = cut.after(step, table.next_stop(step))
+        step += max(1, blocks * cut.block)
+        alone += blocks == 1
+    assert alone <= 1
+
+
 def test_an_interval_is_covered_by_few_calls():
     assert Timetable(440, 22, 10).cut(1024) == (1, (22,))
     assert Timetable(44_000, 22, 10).cut(1024) == (2, (11,))
@@ -37,6 +49,9 @@ def test_an_interval_is_covered_by_few_calls():
     assert Timetable(20_000, 1_000, 50, 500).cut(1024) == (50, (10, 1))
     assert Timetable(10_000, 1_009, 1_009).cut(256) == (1, (256, 241, 151))
     assert Timetable(50, 22, 10).cut(1024) == (1, (22, 6))
+    assert Timetable(40_000, 40_000, 1_000).cut(512) == (250, (2, 1))
+    assert Timetable(44_000, 22, 22).cut(1024) == (11, (2, 1))
+    assert Timetable(46_000, 23, 23).cut(1024) == (1, (23,))
     assert Timetable(50, 22, 10).cut(1) == (1, ())
 
 
@@ -48,4 +63,4 @@ def test_a_resumed_run_makes_the_same_calls():
         step += max(1, calls[step] * cut.block)
     for start in calls:
         assert cut.after(start, table.next_stop(start)) == calls[start]
-    assert timetable.SHORT > table.steps
+    assert SHORT > table.steps

@@ -54,13 +54,22 @@ class Timetable(NamedTuple):
         most = min(most, interval)
         every = self.eval_every, self.log_every, self.save_every
         within = [n for n in every if n is not None and n <= self.steps]
-        block = _divisor(math.gcd(*within) or self.steps, most)
+        # A call of one block would take its steps twice (see `core.step`).
+        block = _divisor(math.gcd(*within) or self.steps, max(1, most // 2))
         if self.steps < SHORT:
             block = 1
+        while (cut := self._of_blocks(block, interval, most)) is None:
+            block = _divisor(block, block - 1)
+        return cut
+
+    def _of_blocks(self, block: int, interval: int, most: int) -> "Cut | None":
+        """The calls by blocks of this length; None if one of them is a block alone."""
         whole, fits = interval // block, most // block
         blocks = _divisor(whole, fits)
-        if 2 * blocks < fits:
+        if 2 * blocks < fits or blocks == 1:
             blocks = fits
+        if block > 1 and whole % blocks == 1:
+            return None
         tail = self.steps % interval // block
         lengths = {blocks, whole % blocks, tail % blocks}
         if block >= _WORTH_A_CALL:
