@@ -1,5 +1,7 @@
 """`python -m runner`, and the console script `runner`."""
 
+import atexit
+import gc
 import importlib
 import os
 import re
@@ -25,6 +27,9 @@ COMMANDS = {
 
 def main() -> None:
     """Train, or do what the first argument names."""
+    # As the last thing: Python would search a million objects for garbage, for a third
+    # of a second, before it ends.
+    atexit.register(gc.freeze)
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first in COMMANDS:
         command = importlib.import_module(COMMANDS[first])

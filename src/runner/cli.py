@@ -39,7 +39,6 @@ def main(commands: Sequence[str] = ()) -> None:
 
     `commands` are what else the first argument may be, for a shell to complete.
 
-
     Exit status 0 when every job finished, 1 when one didn't, 130 after Ctrl-C, 75 (try
     again later) when a signal ended it and the same command can resume it: see
     `runner.job.interruption`.
