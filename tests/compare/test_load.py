@@ -144,7 +144,20 @@ def test_reading_needs_no_jax_hydra_or_wandb():
     assert result.stdout == "set()\n", result.stderr
 
 
-@given(st.lists(st.text("ab12./", max_size=6)))
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        ["job9", "job10"],
+        ["1e-05", "0.0001", "0.000324", "0.00105", "0.01", "0.10", "10", "1e2"],
+        ["lr=0.0015,seed=9", "lr=0.0015,seed=10", "lr=0.002,seed=0"],
+        ["0.9.0", "0.10.0", "0.10.2"],
+    ],
+)
+def test_numbers_in_names_have_their_order(ordered):
+    assert sorted(reversed(ordered), key=natural) == ordered
+
+
+@given(st.lists(st.text("ab12.e-/", max_size=6)))
 def test_natural_order_is_total(names):
     ordered = sorted(names, key=natural)
     assert sorted(reversed(ordered), key=natural) == ordered or len(

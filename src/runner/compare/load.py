@@ -22,6 +22,8 @@ from runner.trees import flatten
 CHOICES = (*GROUPS, "precision", "mesh")
 COSTS = ("wall_seconds", "compile_seconds", "flops_per_step")
 SEEDS = ("seeds.init", "seeds.order", "seeds.step")  # null: that of `seed`
+# A number within a name; of a version such as 0.10.2, each part is one.
+_NUMBER = re.compile(r"((?<![\d.])\d+\.\d+(?:e[+-]?\d+)?(?![\d.])|\d+(?:e[+-]?\d+)?)")
 
 
 class Runs(NamedTuple):
@@ -193,9 +195,9 @@ def _with_repeats(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def natural(text: str) -> tuple[list[Any], str]:
-    """A key that sorts job 10 after job 9, and 0.01, of equal numbers, before 0.1."""
-    parts = re.split(r"(\d+)", text)
-    return [int(part) if part.isdecimal() else part for part in parts], text
+    """A key that sorts job 10 after job 9, 0.002 after 0.0015, 0.10.0 after 0.9.0."""
+    parts = _NUMBER.split(text)
+    return [float(part) if i % 2 else part for i, part in enumerate(parts)], text
 
 
 def _row(record: Record) -> dict[str, Any]:
