@@ -17,6 +17,7 @@ from runner.checks import library
 from runner.checks.verify import verify
 from runner.config.conf import conf_dir
 from runner.errors import ConfigError
+from runner.job.session import Session
 
 SHORT = ("verify=true", "train.steps=40", "train.epochs=null", "model.hidden_sizes=[8]")
 LENGTH = SHORT[1:3]
@@ -102,6 +103,7 @@ def doubled_updates(params, updates):
 )
 def test_a_patched_library_is_named(name, replacement, monkeypatch, verified):
     monkeypatch.setattr(optax, name, replacement)
+    monkeypatch.setattr("helpers.verified.SESSION", Session())  # which has no adam yet
     with pytest.raises(ConfigError, match=r"optax \S+ isn't the released one"):
         verified("framework=jax")
 
