@@ -38,8 +38,9 @@ class Call(NamedTuple):
     carry: Any
 
     def read(self) -> "Call":
-        """The results on the host, without the states."""
-        return jax.device_get(self._replace(snapshot=None, carry=None))
+        """The results on the host, without the states, each number by its name."""
+        read = jax.device_get(self._replace(snapshot=None, carry=None))
+        return read._replace(rows=_by_name(read.rows), first=_by_name(read.first))
 
     def member(self, index: int) -> "Call":
         """One run's part of a population's results."""
@@ -90,6 +91,14 @@ def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str,
                 f"{try_this}, or train.on_nan=continue; debug=find_nan names the "
                 "operation"
             )
+
+
+def _by_name(rows: Any) -> Any:
+    """Rows, if there are any, whose probes aren't joined."""
+    if rows is None or PROBE not in rows:
+        return rows
+    others = {name: numbers for name, numbers in rows.items() if name != PROBE}
+    return rows[PROBE].apart() | others
 
 
 def _not_finite(row: dict[str, float]) -> str | None:

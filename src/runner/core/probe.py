@@ -1,7 +1,9 @@
 """Probes: numbers about a logged step that nothing of the training depends on."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -15,6 +17,38 @@ from runner.settings import PROBE
 GIVEN = ("parameters", "gradients", "updates", "batch")
 # (parameters, gradients, updates, batch) -> numbers of a row, by name.
 Probe = Callable[[Any, Any, Any, Any], dict[str, jax.Array]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Joined:
+    """Numbers of a row, or of several, in one array.
+
+    With an array for each of them, the loop takes as long for these as a probe takes
+    to compute what is in them.
+
+    Attributes:
+      values: float32 [..., n], all numbers one after the other.
+      shapes: of each name in a row, the shape of its numbers.
+    """
+
+    values: Any
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = field(metadata={"static": True})
+
+    def apart(self) -> dict[str, np.ndarray]:
+        """The numbers by name, each [..., *shape], once they are on the host."""
+        ends = np.cumsum([math.prod(shape) for _, shape in self.shapes], dtype=int)
+        parts = np.split(self.values, ends, axis=-1)  # and an empty one
+        return {
+            name: part.reshape(*part.shape[:-1], *shape)
+            for (name, shape), part in zip(self.shapes, parts, strict=False)
+        }
+
+
+def joined(numbers: Mapping[str, jax.Array]) -> Joined:
+    """The numbers of a row, which have names."""
+    values = jnp.concatenate([jnp.zeros(0), *map(jnp.ravel, numbers.values())])
+    return Joined(values, tuple((name, x.shape) for name, x in numbers.items()))
 
 
 def probe(functions: Mapping[str, Callable[..., Any]]) -> Probe:

@@ -45,7 +45,7 @@ class Program:
       calls: by their number of blocks (see `Cut`; 0: a single step), functions (carry,
         columns, batches, learning_rates, first_step, eval_loss, values) -> (carry,
         rows), each compiled in the background once it is wanted. `rows` has an array
-        for each number, [steps], or [blocks] for the norms.
+        for each number, [steps], or [blocks] for the norms, and those of probes joined.
       made: those that were wanted so far.
       looped: whether each call is a loop, also over a single step.
       evaluation: of its carry; None without a split to evaluate.

@@ -10,7 +10,7 @@ import optax
 from runner.core import feed, groups
 from runner.core.optimizers import Optimizer, evaluation_params
 from runner.core.pipeline import Pipeline, TrainState, same_dtypes
-from runner.core.probe import Probe
+from runner.core.probe import Probe, joined
 from runner.core.schedules import plateau_scale
 from runner.core.warm_start import warmed
 from runner.data.transforms import Transform, transformed
@@ -127,7 +127,7 @@ def look(
     microbatches: int,
     probe: Probe,
 ) -> Callable:
-    """(state, params, batch, step, values) -> numbers of the step's row, by name.
+    """(state, params, batch, step, values) -> numbers of the step's row, joined.
 
     They are those of the step that makes `params` from `state`. Its gradients are
     computed a second time: what else used those of the training could change how XLA
@@ -140,7 +140,7 @@ def look(
         batch = training_batch(transforms, batch, key)
         grads = gradients(state, batch, key)[1]
         updates = optax.tree.sub(params, state.params)
-        return probe(state.params, grads, updates, batch)
+        return {PROBE: joined(probe(state.params, grads, updates, batch))}
 
     return look
 
@@ -279,8 +279,9 @@ def train_call(
             before = jax.tree.map(lambda x: x[:-1], given)
             carry, rows = jax.lax.scan(plain, carry, before)
             carry, row = take_and_look(carry, jax.tree.map(lambda x: x[-1], given))
-            joined = {k: jnp.append(v, row[k]) for k, v in rows.items()}
-            return carry, joined | {k: row[k][None] for k in row.keys() - rows.keys()}
+            whole = {k: jnp.append(v, row[k]) for k, v in rows.items()}
+            ends = {k: row[k] for k in row.keys() - rows.keys()}
+            return carry, whole | jax.tree.map(lambda x: x[None], ends)
 
         if block == 1:
             return scan(take_and_look, carry, given)
