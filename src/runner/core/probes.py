@@ -11,6 +11,7 @@ from runner.core.groups import parameter
 from runner.errors import ConfigError, did_you_mean
 
 TREES = ("parameters", "gradients", "updates")
+_SMALL = 2**16
 
 
 def norm_by_layer(
@@ -100,20 +101,37 @@ def _norms(trees: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
     norms: dict[str, dict[str, jax.Array]] = {name: {} for name in trees}
     for layer in next(iter(layers.values()), {}):
         alike = zip(*(leaves[layer] for leaves in layers.values()), strict=True)
-        stacked = (jnp.stack(leaves) for leaves in alike)
+        stacked = map(_stacked, alike)
         sums = sum(jnp.sum(x * x, range(1, x.ndim)) for x in stacked)
         for name, norm in zip(trees, jnp.sqrt(sums), strict=True):
             norms[name][layer] = norm
     return norms
 
 
+def _stacked(leaves: Sequence[jax.Array]) -> jax.Array:
+    """`jnp.stack`; of what `_by_layer` joined, in one operation with that."""
+    if leaves[0].ndim > 1:
+        return jnp.stack(leaves)
+    return jnp.concatenate(leaves).reshape(len(leaves), -1)
+
+
 def _by_layer(tree: Any) -> Mapping[str, list[jax.Array]]:
-    """The leaves of each layer, by its path; `.` is that of what has no layer."""
-    layers = defaultdict(list)
+    """The leaves of each layer, by its path; `.` is that of what has no layer.
+
+    Small ones become one array, as in `runner.core.step`: each operation takes long on
+    CPU. Large ones may be shared by devices, between which that would move them.
+    """
+    layers: dict[str, list[jax.Array]] = defaultdict(list)
     for path, leaf in jax.tree.leaves_with_path(tree):
         layer = parameter(path).rpartition("/")[0]
         layers[layer or "."].append(jnp.asarray(leaf, jnp.float32))
-    return layers
+
+    def joined(leaves: list[jax.Array]) -> list[jax.Array]:
+        small = [x.ravel() for x in leaves if x.size < _SMALL]
+        parts = [jnp.concatenate(small)] if small else []
+        return parts + [x for x in leaves if x.size >= _SMALL]
+
+    return {layer: joined(leaves) for layer, leaves in layers.items()}
 
 
 def _chosen(probe: str, of: Sequence[str], trees: Sequence[Any]) -> dict[str, Any]:
