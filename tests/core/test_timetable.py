@@ -44,7 +44,8 @@ def test_a_block_alone_is_rare(steps, eval_every, log_every, most):
 
 def test_an_interval_is_covered_by_few_calls():
     assert Timetable(440, 22, 10).cut(1024) == (1, (22,))
-    assert Timetable(44_000, 22, 10).cut(1024) == (2, (11,))
+    assert Timetable(44_000, 22, 10).cut(1024) == (1, (22,))
+    assert Timetable(44_000, 24, 8).cut(1024) == (8, (3, 1))
     assert Timetable(20_000, 20_000, 100).cut(1024) == (100, (10, 1))
     assert Timetable(20_000, 1_000, 50, 500).cut(1024) == (50, (10, 1))
     assert Timetable(10_000, 1_009, 1_009).cut(256) == (1, (256, 241, 151))

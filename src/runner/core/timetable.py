@@ -8,6 +8,8 @@ import numpy as np
 # In a shorter run, every step may be logged: a call of several steps is then all that
 # it needs, and compiling another for single ones takes longer than more norms.
 SHORT = 5000
+# A shorter block takes longer as a loop of its own than the norms of its steps do.
+_WORTH_A_LOOP = 4
 # A shorter block saves less as a call than it takes to compile.
 _WORTH_A_CALL = 8
 
@@ -56,7 +58,7 @@ class Timetable(NamedTuple):
         within = [n for n in every if n is not None and n <= self.steps]
         # A call of one block would take its steps twice (see `core.step`).
         block = _divisor(math.gcd(*within) or self.steps, max(1, most // 2))
-        if self.steps < SHORT:
+        if self.steps < SHORT or block < _WORTH_A_LOOP:
             block = 1
         while (cut := self._of_blocks(block, interval, most)) is None:
             block = _divisor(block, block - 1)
