@@ -151,6 +151,7 @@ def test_reading_needs_no_jax_hydra_or_wandb():
         ["1e-05", "0.0001", "0.000324", "0.00105", "0.01", "0.10", "10", "1e2"],
         ["lr=0.0015,seed=9", "lr=0.0015,seed=10", "lr=0.002,seed=0"],
         ["0.9.0", "0.10.0", "0.10.2"],
+        ["run_0.0015.yaml", "run_0.002.yaml"],
     ],
 )
 def test_numbers_in_names_have_their_order(ordered):

@@ -29,17 +29,35 @@ def test_every_step_is_taken_once(steps, eval_every, log_every, save_every, most
     assert {i for n in every for i in range(n, steps, n)} | {steps} <= ends
 
 
-@given(st.integers(SHORT, 12_000), EVERY, EVERY, st.integers(2, 1024))
-def test_a_block_alone_is_rare(steps, eval_every, log_every, most):
-    """It takes its steps twice: once a run may be, but not in every interval."""
-    table = Timetable(steps, eval_every, log_every)
+@given(
+    st.integers(SHORT, 12_000), EVERY, EVERY, st.none() | EVERY, st.integers(2, 1024)
+)
+def test_a_block_alone_is_rare(steps, eval_every, log_every, save_every, most):
+    """It takes its steps twice: a run may end so, but not every interval."""
+    table = Timetable(steps, eval_every, log_every, save_every)
     cut = table.cut(most)
     step, alone = 0, 0
     while step < steps:
         blocks = cut.after(step, table.next_stop(step))
         step += max(1, blocks * cut.block)
         alone += blocks == 1
-    assert alone <= 1
+    crosses = save_every and max(save_every, eval_every) % min(save_every, eval_every)
+    stops = steps // eval_every + steps // save_every if crosses else 0
+    assert alone <= stops + 1
+    assert cut.block == 1 or cut.block >= 4
+
+
+def test_checkpoints_between_evaluations_cost_few_calls():
+    for table, most, calls in [
+        (Timetable(10_000, 1_030, 20, 1_000), 1024, 100),
+        (Timetable(10_000, 250, 25, 300), 512, 160),
+        (Timetable(23_450, 469, 50, 1_000), 512, 520),
+    ]:
+        cut, step, made = table.cut(most), 0, 0
+        while step < table.steps:
+            blocks = cut.after(step, table.next_stop(step))
+            step, made = step + max(1, blocks * cut.block), made + 1
+        assert made <= calls, cut
 
 
 def test_an_interval_is_covered_by_few_calls():

@@ -181,6 +181,7 @@ def test_secrets_are_redacted(name):
         {"program_key": "1f2e"},
         ["optimizer=adam", "seed_key=3", "monkey=x", "api_key=${oc.env:A}"],
         "KeyError: 'a', or the key: b",
+        "ConfigKeyError: optimizer.b1 refers to ${nope}",
         "Traceback\n    f(key=key, path=path)\nValueError: no x",
     ],
 )

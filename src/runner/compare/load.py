@@ -23,7 +23,7 @@ CHOICES = (*GROUPS, "precision", "mesh")
 COSTS = ("wall_seconds", "compile_seconds", "flops_per_step")
 SEEDS = ("seeds.init", "seeds.order", "seeds.step")  # null: that of `seed`
 # A number within a name; of a version such as 0.10.2, each part is one.
-_NUMBER = re.compile(r"((?<![\d.])\d+\.\d+(?:e[+-]?\d+)?(?![\d.])|\d+(?:e[+-]?\d+)?)")
+_NUMBER = re.compile(r"((?<![\d.])\d+\.\d+(?:e[+-]?\d+)?(?!\d|\.\d)|\d+(?:e[+-]?\d+)?)")
 
 
 class Runs(NamedTuple):

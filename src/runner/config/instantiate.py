@@ -43,8 +43,15 @@ def section(cfg: DictConfig, key: str) -> Any:
 
 
 def resolved(cfg: DictConfig, group: str) -> Any:
-    """`section` as plain values, without interpolations."""
-    return OmegaConf.to_container(section(cfg, group), resolve=True)
+    """`section` as plain values, without interpolations.
+
+    Raises:
+      ConfigError: one refers to nothing.
+    """
+    try:
+        return OmegaConf.to_container(section(cfg, group), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
 
 
 def target(cfg: DictConfig, group: str) -> functools.partial:
@@ -63,11 +70,7 @@ def targets(cfg: DictConfig, group: str) -> dict[str, functools.partial]:
     Raises:
       ConfigError: see `target`.
     """
-    try:
-        node = resolved(cfg, group)
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
-    every = sections(node, group)
+    every = sections(resolved(cfg, group), group)
     return {key: _made(each, key) for key, each in every.items()}
 
 

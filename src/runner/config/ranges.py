@@ -57,9 +57,9 @@ def check_ranges(cfg: DictConfig, keys: Iterable[str] = tuple(SETTINGS)) -> None
         if valid is None:
             continue
         value = functools.reduce(operator.getitem, key.split("."), plain)
+        if "${" in str(value) and not is_known:
+            continue
         if "${" in str(value) or value == MISSING:
-            if not is_known:
-                continue
             value = OmegaConf.select(cfg, key, throw_on_missing=True)
         if value is not None and not valid(value):
             raise ConfigError(f"{key}={value} must be {rule}")

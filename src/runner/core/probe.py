@@ -40,14 +40,16 @@ class Joined:
         ends = np.cumsum([math.prod(shape) for _, shape in self.shapes], dtype=int)
         parts = np.split(self.values, ends, axis=-1)  # and an empty one
         return {
-            name: part.reshape(*part.shape[:-1], *shape)
+            name: part.reshape(part.shape[:-1] + shape)
             for (name, shape), part in zip(self.shapes, parts, strict=False)
         }
 
 
 def joined(numbers: Mapping[str, jax.Array]) -> Joined:
     """The numbers of a row, which have names."""
-    values = jnp.concatenate([jnp.zeros(0), *map(jnp.ravel, numbers.values())])
+    values = jnp.concatenate(
+        [jnp.zeros(0, jnp.float32), *map(jnp.ravel, numbers.values())]
+    )
     return Joined(values, tuple((name, x.shape) for name, x in numbers.items()))
 
 

@@ -51,33 +51,40 @@ class Timetable(NamedTuple):
         return min(evaluated, (step // self.save_every + 1) * self.save_every)
 
     def cut(self, most: int) -> "Cut":
-        """The calls of at most `most` steps that cover an evaluation interval best."""
+        """The calls of at most `most` steps that cover an evaluation interval best.
+
+        A call of one block takes its steps twice (see `core.step`), so that blocks are
+        short enough for calls of several.
+        """
         interval = min(self.steps, self.eval_every, self.save_every or self.steps)
         most = min(most, interval)
         every = self.eval_every, self.log_every, self.save_every
         within = [n for n in every if n is not None and n <= self.steps]
-        # A call of one block would take its steps twice (see `core.step`).
-        block = _divisor(math.gcd(*within) or self.steps, max(1, most // 2))
-        if self.steps < SHORT or block < _WORTH_A_LOOP:
-            block = 1
-        while (cut := self._of_blocks(block, interval, most)) is None:
+        common = math.gcd(*within) or self.steps
+        block = 1 if self.steps < SHORT else _divisor(common, max(1, most // 2))
+        blocks = _blocks(interval // block, most // block)
+        while block > 1 and (block < _WORTH_A_LOOP or interval // block % blocks == 1):
             block = _divisor(block, block - 1)
-        return cut
-
-    def _of_blocks(self, block: int, interval: int, most: int) -> "Cut | None":
-        """The calls by blocks of this length; None if one of them is a block alone."""
-        whole, fits = interval // block, most // block
-        blocks = _divisor(whole, fits)
-        if 2 * blocks < fits or blocks == 1:
-            blocks = fits
-        if block > 1 and whole % blocks == 1:
-            return None
-        tail = self.steps % interval // block
-        lengths = {blocks, whole % blocks, tail % blocks}
+            blocks = _blocks(interval // block, most // block)
+        lengths = {
+            blocks,
+            interval // block % blocks,
+            self.steps % interval // block % blocks,
+        }
+        if self.steps >= SHORT and self._crosses():
+            # Of what is left before a stop, the lengths differ.
+            lengths |= {n for n in (blocks // 4, blocks // 16, 2) if 1 < n < blocks}
         if block >= _WORTH_A_CALL:
             lengths.add(1)
         lengths = sorted((n for n in lengths if n * block > 1), reverse=True)
         return Cut(block, tuple(lengths))
+
+    def _crosses(self) -> bool:
+        """Whether checkpoints and evaluations have intervals without common ends."""
+        if self.save_every is None:
+            return False
+        both = self.save_every, self.eval_every
+        return max(both) <= self.steps and max(both) % min(both) != 0
 
 
 class Cut(NamedTuple):
@@ -115,6 +122,12 @@ class Cut(NamedTuple):
             return 0
         fitting = (n for n in self.lengths if step + n * self.block <= stop)
         return next(fitting, 0)
+
+
+def _blocks(whole: int, fits: int) -> int:
+    """The blocks of a call, at most `fits`, where `whole` are to be taken."""
+    blocks = _divisor(whole, fits)
+    return fits if 2 * blocks < fits or blocks == 1 else blocks
 
 
 def _divisor(number: int, most: int) -> int:

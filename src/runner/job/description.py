@@ -23,8 +23,10 @@ def description(
     plateau = isinstance(asked.schedule, ReduceOnPlateau) and config["schedule"]
     rows = dataset.train.rows(np.zeros(1, int))
     train = {f"train.{name}": value for name, value in config["train"].items()}
-    warm = {} if config["init_from"] is None else {"init_from": True}
-    return warm | {
+    more: dict[str, Any] = {} if config["init_from"] is None else {"init_from": True}
+    if len(asked.groups) > 1:  # a parameter is in the first that matches
+        more["groups"] = [group.name for group in asked.groups]
+    return more | {
         "framework": config["framework"],
         "model": config["model"],
         "task": config["task"],

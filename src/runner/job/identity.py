@@ -38,6 +38,8 @@ def _identifying(
                 kept[str(name)] = section
         elif identifies_job(key):
             kept[str(name)] = value
+            if key == "optimizer.groups" and len(value or ()) > 1:
+                kept["order of groups"] = list(value)  # the first that matches counts
     return kept
 
 

@@ -111,4 +111,5 @@ class Session:
 
 def described(cfg: DictConfig, group: str) -> str:
     """The section `group` of `cfg`, resolved, as text that identifies it."""
-    return json.dumps(resolved(cfg, group), sort_keys=True, default=str)
+    # Not sorted: in `optimizer.groups`, the order decides.
+    return json.dumps(resolved(cfg, group), default=str)

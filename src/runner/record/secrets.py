@@ -253,6 +253,8 @@ def _scrub_assignments(text: str) -> str:
         kind = _kind(name, is_prose)
         if kind is None or name.lower() == "key":  # "of the form key=value"
             continue
+        if name.endswith("Error"):  # a KeyError and its message
+            continue
         value = _value(text, match.end(), kind)
         if not value or value.startswith(_DONE) or _is_reference(value):
             continue

@@ -164,6 +164,8 @@ RUNS = [
     ("data.unlabelled=foo", "data.unlabelled=foo must be refuse or drop"),
     ("mesh.rules=[foo]", "mesh.rules: foo must be a regular expression"),
     ("seed=${nope}", "seed refers to ${nope}"),
+    ("optimizer.b1=${nope}", "optimizer.b1 refers to ${nope}"),
+    ("data.batch_size=${nope}", "data.batch_size refers to ${nope}"),
     ("seed=${seed}", "seed: Recursive interpolation"),
     ("seed=${oc.env:NO_SUCH}", "seed: ", "'NO_SUCH' not found"),
     # a user's own package
