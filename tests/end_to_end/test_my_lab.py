@@ -125,9 +125,9 @@ def test_packed_equals_plain(name, built):
 @others_at_night("two inputs")
 def test_resumed_and_replayed_bit_for_bit_with_its_best_kept(name, ran, tmp_path):
     asked = (
-        "~model.hidden_sizes", *PARTS[name], "train.steps=20",
-        "train.eval_every_steps=5", "checkpoint.every_steps=4", "checkpoint.keep=1",
-        "checkpoint.best=true",
+        "~model.hidden_sizes", *PARTS[name], f"framework={FORMS[name][-1]}",
+        "train.steps=20", "train.eval_every_steps=5", "checkpoint.every_steps=4",
+        "checkpoint.keep=1", "checkpoint.best=true",
     )  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     rows = ran(whole, *asked)
