@@ -44,11 +44,12 @@ class HydraJob(NamedTuple):
 def hydra_aside(config: DictConfig) -> Iterator[None]:
     """Take `hydra`, which is the larger part, out of `config` within the block."""
     contents = config.__dict__["_content"]
-    taken = {key: contents.pop(key) for key in ("hydra",) if key in contents}
+    hydra = contents.pop("hydra", None)
     try:
         yield
     finally:
-        contents |= taken
+        if hydra is not None:
+            contents["hydra"] = hydra
 
 
 def hydra_job(cfg: DictConfig) -> HydraJob:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from runner.core.groups import parameter
+from runner.core.step import with_small_joined
 from runner.errors import ConfigError, did_you_mean
 
 TREES = ("parameters", "gradients", "updates")
-_SMALL = 2**16
 
 
 def norm_by_layer(
@@ -118,20 +118,13 @@ def _stacked(leaves: Sequence[jax.Array]) -> jax.Array:
 def _by_layer(tree: Any) -> Mapping[str, list[jax.Array]]:
     """The leaves of each layer, by its path; `.` is that of what has no layer.
 
-    Small ones become one array, as in `runner.core.step`: each operation takes long on
-    CPU. Large ones may be shared by devices, between which that would move them.
+    Small ones are one array: see `with_small_joined`.
     """
     layers: dict[str, list[jax.Array]] = defaultdict(list)
     for path, leaf in jax.tree.leaves_with_path(tree):
         layer = parameter(path).rpartition("/")[0]
         layers[layer or "."].append(jnp.asarray(leaf, jnp.float32))
-
-    def joined(leaves: list[jax.Array]) -> list[jax.Array]:
-        small = [x.ravel() for x in leaves if x.size < _SMALL]
-        parts = [jnp.concatenate(small)] if small else []
-        return parts + [x for x in leaves if x.size >= _SMALL]
-
-    return {layer: joined(leaves) for layer, leaves in layers.items()}
+    return {layer: with_small_joined(leaves) for layer, leaves in layers.items()}
 
 
 def _chosen(probe: str, of: Sequence[str], trees: Sequence[Any]) -> dict[str, Any]:

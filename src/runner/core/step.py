@@ -176,17 +176,20 @@ def eval_step(
 
 
 def _joined_norm(tree: Any) -> jax.Array:
-    """The Euclidean norm of all leaves together.
-
-    The small ones become one array: on CPU, XLA takes long for each sum, so that the
-    norms of a small model would take a fifth of its step. On several devices that
-    would move what they share.
-    """
+    """The Euclidean norm of all leaves together."""
     leaves = [x.astype(jnp.float32).ravel() for x in jax.tree.leaves(tree)]
-    small = [x for x in leaves if x.size < _SMALL]
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in with_small_joined(leaves)))
+
+
+def with_small_joined(leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """`leaves`, of which the small ones are one flat array, which comes first.
+
+    On CPU, XLA takes long for each operation, so that the norms of a small model would
+    take a fifth of its step. On several devices this moves what they share.
+    """
+    small = [x.ravel() for x in leaves if x.size < _SMALL]
     parts = [jnp.concatenate(small)] if small else []
-    parts += [x for x in leaves if x.size >= _SMALL]
-    return jnp.sqrt(sum(jnp.vdot(x, x) for x in parts))
+    return parts + [x for x in leaves if x.size >= _SMALL]
 
 
 def _accumulated(gradients: Callable, microbatches: int) -> Callable:

@@ -22,8 +22,8 @@ from typing import Any
 from runner.record.mirrors.follow import Spec, target
 from runner.record.mirrors.process import RUNS, SAID, is_over, state
 
-# Of a process, for all its mirrors, when runs end. With what finding out takes whether
-# theirs is stopped, at most 10.
+# Of a process, for all its mirrors, when runs end. Half a second more shows whether the
+# process that mirrors is stopped: less than 10 in all.
 WAIT_SECONDS = 9.0
 _STALLED_SECONDS = 10.0
 _RESTARTS = 3  # and then it is given up
