@@ -46,7 +46,7 @@ def main(commands: Sequence[str] = ()) -> None:
     """
     # Imports and tracing make a million objects that stay. Python would search them for
     # garbage again and again, which takes a tenth of a start.
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(1_000_000, 50, 50)
     # Several threads trace at once, which costs a twentieth of a start if they take
     # turns of 5 ms. In seconds.
     sys.setswitchinterval(0.05)
