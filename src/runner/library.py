@@ -10,13 +10,14 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
-from omegaconf import OmegaConf, open_dict
+from omegaconf import open_dict
 
 from runner.cli import job
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain, was_reported
 from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import facts
+from runner.config.plain import plain
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import ConfigError, TrainingStopped, refuse_one
 from runner.job.run import run_job
@@ -140,7 +141,7 @@ def _place(folder: str | Path | None, asked: Any) -> Path:
     if folder is not None:
         return Path(folder).absolute()
     first = Path(asked.dir).absolute()
-    raw: Any = OmegaConf.to_container(asked, resolve=False)
+    raw = plain(asked)
     if not raw["dir"].endswith(_TIME):
         return first
     others = (first.with_name(f"{first.name}-{n}") for n in itertools.count(2))

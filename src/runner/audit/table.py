@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.config.plain import plain
 from runner.errors import ConfigError, did_you_mean
 from runner.settings import SETTINGS
 
@@ -122,7 +123,7 @@ def read(path: Path) -> Table:
     """
     try:
         # Unlike PyYAML alone, it reads 1e-3 as a number and refuses a key given twice.
-        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        tree = plain(OmegaConf.load(path))
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         text = " ".join(str(error).split())
         raise ConfigError(f"{path} can't be read as a table: {text}") from error

@@ -21,8 +21,8 @@ from runner.cluster.handed_over import refuse_secrets
 from runner.cluster.plan import Plan, PlannedTask
 from runner.cluster.watch import Watch
 from runner.config.explain import failure
-from runner.config.hydra_files import plain
 from runner.config.hydra_job import HydraJob
+from runner.config.plain import plain
 from runner.errors import ConfigError, JobFailed
 from runner.job.check import check
 from runner.job.identity import base_of, fingerprint

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from runner.config.ignored_files import refuse_ignored
+from runner.config.plain import plain
 from runner.config.ranges import strict_booleans
 from runner.config.rank import by_process
 from runner.config.yaml_files import explain_files
@@ -137,18 +138,18 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     A value that comes from an environment variable, directly or through another key,
     stays the interpolation that names it: it may be a secret, and it isn't portable.
     """
-    raw = OmegaConf.to_container(cfg, resolve=False)
-    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    raw = plain(cfg)
+    found = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     # Resolving everything again in another environment is exact, but takes longer than
     # all the rest. Usually nothing refers to a value from the environment.
     leaves = list(_leaves(raw, ()))
     names = {name for path, text in leaves if "${oc.env:" in text for name in path}
     others = [text for _, text in leaves if "${" in text and "${oc.env:" not in text]
     if not any(name in text or "${${" in text for name in names for text in others):
-        return cast(dict[str, Any], _recorded(raw, plain, plain, None))
+        return cast(dict[str, Any], _recorded(raw, found, found, None))
     here = OmegaConf.create(raw)  # untyped, like the other
     elsewhere = OmegaConf.create(_without_environment(raw))
-    return cast(dict[str, Any], _recorded(raw, plain, here, elsewhere))
+    return cast(dict[str, Any], _recorded(raw, found, here, elsewhere))
 
 
 def _leaves(raw: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -8,7 +8,7 @@ import traceback
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
@@ -18,7 +18,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import (
     InterpolationKeyError,
     MissingMandatoryValue,
@@ -28,6 +28,7 @@ from omegaconf.errors import (
 
 from runner.config.argument_types import described
 from runner.config.conf import conf_dir
+from runner.config.plain import plain
 from runner.config.users_code import raised
 from runner.errors import (
     RENAMED,
@@ -221,7 +222,7 @@ def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
     shown = [n for n in names if not n.startswith("_")]
     suggestion = did_you_mean(name, names)
     if not section and name not in RENAMED:
-        keys = flatten(cast(dict, OmegaConf.to_container(parent, resolve=False)))
+        keys = flatten(plain(parent))
         elsewhere = [key for key in keys if key.rpartition(".")[2] == name]
         suggestion = suggestion or did_you_mean(name, elsewhere)
         if elsewhere:

@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf._utils import OmegaConfDumper
 
+from runner.config.plain import plain
 from runner.record.secrets import named, scrub
 
 _OF_SWEEP = "multirun.yaml"
@@ -37,11 +38,6 @@ def hydra_files() -> None:
     loader.get_overrides_dirname = _overrides_dirname
     job_return: Any = utils.JobReturn
     job_return.return_value = property(_return_value, _returned.fset)
-
-
-def plain(config: Any) -> Any:
-    """`config` with its interpolations, as plain values."""
-    return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
 
 
 def to_yaml(values: Any) -> str:

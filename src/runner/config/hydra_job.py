@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from runner.config.conf import one_length
+from runner.config.plain import plain
 from runner.errors import ConfigError
 from runner.settings import GROUPS
 
@@ -75,7 +76,7 @@ def facts(cfg: DictConfig, hydra: Any, folder: Path, sweep: str | None) -> Hydra
       sweep: the name of its sweep, if any.
     """
     # As they were typed: an interpolation in one may name a secret.
-    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    overrides = plain(hydra.overrides.task)
     assert isinstance(overrides, list)
     _refuse_lists(overrides)
     one_length(cfg, overrides)

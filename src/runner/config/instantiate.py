@@ -17,6 +17,7 @@ from runner.config.argument_ranges import check_argument
 from runner.config.argument_types import described, fits, hints
 from runner.config.explain import explain
 from runner.config.optimizer_groups import NOT_ARGUMENTS, sections
+from runner.config.plain import plain
 from runner.config.users_code import raised
 from runner.errors import ConfigError, did_you_mean
 
@@ -32,7 +33,7 @@ def check_targets(cfg: DictConfig, groups: Iterable[str]) -> None:
     for group in groups:
         node = section(cfg, group)
         if isinstance(node, DictConfig):
-            node = OmegaConf.to_container(node, resolve=False)
+            node = plain(node)
         for key, each in sections(node, group).items():
             _check(each, key)
 

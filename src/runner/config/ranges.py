@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import BooleanNode, DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
+from runner.config.plain import plain
 from runner.errors import ConfigError, did_you_mean, no_such_key
 from runner.settings import MISSING, SECTIONS, SETTINGS, Settings
 
@@ -50,13 +51,13 @@ def check_ranges(cfg: DictConfig, keys: Iterable[str] = tuple(SETTINGS)) -> None
     Raises:
       ConfigError: names the key, the value and the rule.
     """
-    plain: Any = OmegaConf.to_container(cfg, resolve=False)  # quick to read from
+    values = plain(cfg)
     is_known = cfg.train.steps_per_epoch is not None
     for key in keys:
         valid, rule = SETTINGS[key].valid, SETTINGS[key].rule
         if valid is None:
             continue
-        value = functools.reduce(operator.getitem, key.split("."), plain)
+        value = functools.reduce(operator.getitem, key.split("."), values)
         if "${" in str(value) and not is_known:
             continue
         if "${" in str(value) or value == MISSING:

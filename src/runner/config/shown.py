@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.config.conf import one_length
 from runner.config.hydra_files import to_yaml
+from runner.config.plain import plain
 from runner.errors import ConfigError, did_you_mean
 from runner.trees import flatten
 
@@ -42,7 +43,7 @@ def _shown(
         config_name, overrides, RunMode.RUN, with_log_configuration=False
     )
     HydraConfig.instance().set_config(cfg)
-    task = OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)
+    task = plain(cfg.hydra.overrides.task)
     assert isinstance(task, list)
     with open_dict(cfg):
         del cfg["hydra"]

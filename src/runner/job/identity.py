@@ -5,9 +5,10 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from runner.config.hydra_job import hydra_aside
+from runner.config.plain import plain
 from runner.settings import GROUPS, SECTIONS, identifies_job
 
 
@@ -19,9 +20,8 @@ def base_of(config: DictConfig, swept: Collection[str] = ()) -> dict[str, Any]:
       swept: keys that distinguish the jobs of a sweep, kept whatever they affect.
     """
     with hydra_aside(config):
-        plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    return _identifying(plain, "", swept)
+        values = plain(config)
+    return _identifying(values, "", swept)
 
 
 def _identifying(

@@ -17,10 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from runner import signals
 from runner.config.explain import explain
+from runner.config.plain import plain
 from runner.config.ranges import check_ranges
 from runner.config.rank import ALONE, Rank, rank
 from runner.errors import ConfigError, Preempted
@@ -123,9 +124,8 @@ class Processes:
         """
         import jax
 
-        plain = OmegaConf.to_container(cfg, resolve=False)
-        assert isinstance(plain, dict)
-        client, own = _client(), to_json(plain | {"version of jax": jax.__version__})
+        own = to_json(plain(cfg) | {"version of jax": jax.__version__})
+        client = _client()
         client.key_value_set(f"runner/config/{self._rank.process}", json.dumps(own))
         for other in range(self._rank.size):
             key = f"runner/config/{other}"

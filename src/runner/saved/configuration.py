@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config import conf
 from runner.config.conf import one_length
 from runner.config.explain import explain
+from runner.config.plain import plain
 from runner.errors import ConfigError, few
 from runner.record.files import from_json, to_json
 from runner.record.secrets import REDACTED, scrub
@@ -41,11 +42,11 @@ def typed(recorded: Recorded, today: DictConfig | None) -> DictConfig:
                 "run can't be built again. As ${oc.env:NAME} it would be read there"
             )
     try:
-        plain = OmegaConf.create(from_json(recorded.config))
-        cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Settings), plain))
+        raw = OmegaConf.create(from_json(recorded.config))
+        cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Settings), raw))
         for key in sorted(OmegaConf.missing_keys(cfg)):
             value = None if today is None else OmegaConf.select(today, key)
-            if value is None and (today is None or key not in flatten(_raw(today))):
+            if value is None and (today is None or key not in flatten(plain(today))):
                 raise ConfigError(f"{recorded.source}: config.json has no {key}")
             OmegaConf.update(cfg, key, value)
     except OmegaConfBaseException as error:
@@ -128,7 +129,7 @@ def check_agreement(recorded: Recorded, today: DictConfig | None) -> None:
     """
     there = flatten(recorded.config)
     found = []
-    for key, text in flatten(_raw(today)).items() if today is not None else ():
+    for key, text in flatten(plain(today)).items() if today is not None else ():
         reference = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
         source = reference[1] if reference else key
         if {key, source} <= set(there) and there[key] != there[source]:
@@ -150,10 +151,6 @@ def check_agreement(recorded: Recorded, today: DictConfig | None) -> None:
             f"{recorded.source}: config.json contradicts itself, so it was edited or "
             f"conf/ has changed: {few(found, _SHOWN)}"
         )
-
-
-def _raw(cfg: DictConfig) -> Any:
-    return OmegaConf.to_container(cfg, resolve=False)
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain
+from runner.config.plain import plain
 from runner.data.dataset import Dataset, Feature
 from runner.data.digest import data_digest, sampled
 from runner.errors import ConfigError
@@ -41,13 +42,13 @@ def with_data(
                 raise ConfigError(f"{override.input_line} must be one value")
         choice = [str(o.input_line) for o in parsed if o.key_or_group == "data"]
         keys = [o for o in parsed if o.key_or_group != "data"]
-        made = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
+        made = OmegaConf.create(plain(cfg))
         assert isinstance(made, DictConfig)
         if choice:
             own = conf.search_path(config_dir) if config_dir else []
             with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
                 data = compose("config", [*choice, *own]).data
-            made.data = OmegaConf.to_container(data, resolve=False)
+            made.data = plain(data)
         OmegaConf.set_struct(made, True)
         ConfigLoaderImpl._apply_overrides_to_config(keys, made)
     except (*MISTAKES, ValueError) as error:  # the latter from Hydra

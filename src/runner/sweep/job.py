@@ -18,8 +18,9 @@ from hydra.core.utils import (
 )
 from omegaconf import DictConfig, open_dict, read_write
 
-from runner.config.hydra_files import plain, write_yaml
+from runner.config.hydra_files import write_yaml
 from runner.config.hydra_job import hydra_aside
+from runner.config.plain import plain
 from runner.errors import ConfigError
 from runner.job.identity import base_of, fingerprint
 from runner.record.checksums import check_records

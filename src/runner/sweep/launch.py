@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 
 from runner import signals
 from runner.cluster.plan import Plan
-from runner.config.hydra_files import discard_unused, plain
+from runner.config.hydra_files import discard_unused
+from runner.config.plain import plain
 from runner.errors import ConfigError, Preempted, did_you_mean
 from runner.job.identity import base_of
 from runner.settings import ClusterSettings
