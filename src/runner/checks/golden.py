@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runner.checks.side_by_side import Toy
-from runner.core.groups import FACTOR
+from runner.core.group import FACTOR
 from runner.trees import flatten
 
 TOLERANCE = 1e-5  # relative; eigenvectors and the like depend on the machine

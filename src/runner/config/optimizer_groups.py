@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from runner.core.groups import REST, Group
+from runner.core.group import REST, Group
 from runner.errors import ConfigError
 from runner.trees import NAME_RULE, is_name, is_pattern
 

@@ -4,62 +4,20 @@ A parameter belongs to the first group whose pattern is found in its path, as an
 is split by the first of `mesh.rules`; without one it is of the rest.
 """
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import GetAttrKey
 
+from runner.core.group import FACTOR, REST, Group
 from runner.errors import ConfigError, few
 from runner.trees import is_found, path_text
 
-REST = "rest"
 SHOWN = 12  # parameters in a message; the others are counted
-FACTOR = "learning_rate_factor"
 NDIM = 2  # of what weight decay is for: not biases or norm scales
-
-
-class Group(NamedTuple):
-    """Parameters with an optimization of their own.
-
-    Attributes:
-      name: of the group.
-      pattern: a regular expression that is found in their paths.
-      ndim: the number of their dimensions; None for any.
-      frozen: whether they keep their values.
-      factor: by which the learning rate of each step is multiplied.
-      factory: the optimizer's function and its arguments, but the learning rate.
-      own: those arguments that aren't the values of the run's optimizer.
-    """
-
-    name: str
-    pattern: str
-    ndim: int | None
-    frozen: bool
-    factor: Any
-    factory: functools.partial
-    own: frozenset[str]
-
-    def matches(self, path: str, ndim: int) -> bool:
-        """Whether a parameter is one that the group asks for."""
-        return is_found(self.pattern, path) and self.ndim in (None, ndim)
-
-    def key(self, argument: str) -> str:
-        """The name of the hyperparameter that `argument` is."""
-        is_own = argument == FACTOR or argument in self.own
-        return f"groups.{self.name}.{argument}" if is_own else argument
-
-    def with_values(self, hyperparameters: Mapping[str, Any]) -> "Group":
-        """The same with other values of the float arguments."""
-        keys = {name: self.key(name) for name in self.factory.keywords}
-        found = {n: hyperparameters[k] for n, k in keys.items() if k in hyperparameters}
-        return self._replace(
-            factor=hyperparameters[self.key(FACTOR)],
-            factory=functools.partial(self.factory, **found),
-        )
 
 
 def labels(groups: Sequence[Group]) -> Callable[[Any], Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from runner.core import groups as grouping
-from runner.core.groups import REST, Group
+from runner.core.group import REST, Group
 from runner.core.schedules import ReduceOnPlateau, Schedule
 from runner.errors import ConfigError
 

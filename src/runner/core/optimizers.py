@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from runner.core import groups as grouping
-from runner.core.groups import FACTOR, REST
+from runner.core.group import FACTOR, REST
 from runner.core.keep import Keep, make_anew
 from runner.core.optimizer_spec import OptimizerSpec, toy_update
 from runner.core.schedules import ReduceOnPlateau, states_of

@@ -4,7 +4,8 @@ import jax
 import optax
 
 from helpers.sabotaged.updates import _after, _changed
-from runner.core.groups import FACTOR, decayed
+from runner.core.group import FACTOR
+from runner.core.groups import decayed
 
 
 def ignores_the_groups(model, task, optimizer):
