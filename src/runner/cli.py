@@ -134,6 +134,9 @@ def job(cfg: DictConfig) -> float:
 
             signals.stand_back(signals.raised)
             return submit(cfg, composed)
+        from runner.job.trackers import begin_mirroring
+
+        begin_mirroring(cfg)
         from runner.job.run import run_job
 
         return run_job(cfg, composed)

@@ -1,5 +1,6 @@
 """The trackers that a run is mirrored to."""
 
+import contextlib
 import importlib.util
 import inspect
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.instantiate import check_targets, target
+from runner.config.rank import rank
 from runner.errors import ConfigError
+from runner.record.mirrors import helper
 from runner.record.mirrors.follow import Spec
 from runner.record.mirrors.tracker import Tracker
 
@@ -40,3 +43,14 @@ def trackers_of(cfg: DictConfig) -> dict[str, Spec]:
             )
         found[name] = OmegaConf.to_container(cfg.tracker[name], resolve=True)
     return found
+
+
+def begin_mirroring(cfg: DictConfig) -> None:
+    """Start the process that mirrors a run, or jobs like it, before JAX is imported.
+
+    That takes a second of one core, and what trackers import takes one of another. What
+    is wrong with `cfg`, `prepare` says.
+    """
+    with contextlib.suppress(ConfigError):
+        if cfg.print is None and rank(cfg.distributed).process == 0:
+            helper.prepare(trackers_of(cfg), {"wandb": {"mode": cfg.wandb.mode}})

@@ -19,7 +19,7 @@ from runner.job.identity import base_of
 from runner.settings import ClusterSettings
 from runner.sweep.compose import Composer
 from runner.sweep.job import Job, assign_folder, compose_job, load_finished, varying
-from runner.sweep.launcher import Launcher, Search
+from runner.sweep.launcher import STRATEGIES, Launcher, Search
 from runner.sweep.ledger import Ledger, unfinished
 from runner.sweep.sweep import Sweep
 from runner.sweep.table import is_higher_better, print_results
@@ -166,7 +166,6 @@ def _resumable(ledger: Ledger) -> Iterator[None]:
 def _check(launcher: Launcher) -> None:
     from runner.config.ignored_files import refuse_ignored
     from runner.config.rank import rank
-    from runner.sweep.population import STRATEGIES
 
     refuse_ignored(launcher.master.hydra.runtime.config_sources)
     processes = rank(launcher.master.distributed).size

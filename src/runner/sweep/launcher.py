@@ -7,6 +7,8 @@ from omegaconf import DictConfig
 
 from runner.sweep.job import Job
 
+STRATEGIES = ("auto", "vmap", "loop")
+
 
 class Search(NamedTuple):
     """A sweep whose jobs aren't known from the start, but come batch by batch.

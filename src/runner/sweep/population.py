@@ -23,7 +23,6 @@ from runner.sweep.kept_states import KeptStates
 from runner.sweep.member import Member
 from runner.sweep.population_checkpoints import checkpoints_of
 
-STRATEGIES = ("auto", "vmap", "loop")
 ASKED_MEMBERS = 32
 
 

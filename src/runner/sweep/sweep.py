@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from runner.config.explain import failure
 from runner.config.hydra_job import hydra_job
 from runner.errors import Finished
+from runner.job.trackers import begin_mirroring
 from runner.sweep.job import Job, as_hydra_job, can_be_packed
 from runner.sweep.launcher import Launcher
 from runner.sweep.ledger import JobState
@@ -79,6 +80,7 @@ class Sweep:
                 self._alone(job)
 
     def _packed(self, jobs: list[Job]) -> None:
+        begin_mirroring(jobs[0].config)
         from runner.sweep import population
         from runner.sweep.group import PopulationQueue, group_key
 
