@@ -153,6 +153,13 @@ def slurm_alone(request):
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def only_its_own_compiled():
+    """What a file has compiled goes with it: by the end a worker would take 5 GB."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Prepared data and compiled programs, shared by the tests of a session."""
