@@ -1,10 +1,14 @@
 """Which digests of a run follow from what."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from helpers.training import SESSION
-from runner.checks.fingerprints import FINGERPRINTS
+from runner.checks.fingerprints import FINGERPRINTS, initial_parameters
+from runner.core.pipeline import TrainState
+from runner.core.step import Carry
 from runner.job.prepared import built_and_identified
 
 LINEAR = ("data=linear_ae", "model=linear_autoencoder")
@@ -55,3 +59,15 @@ def differing(identified):
 )
 def test_what_follows(differing, base, other, follows):
     assert differing(base, other) == follows
+
+
+def test_a_model_state_may_have_flags_and_keys(built):
+    run = built("train.epochs=1")
+
+    def digest(flag: bool, seed: int) -> str:
+        held = {"is_ready": jnp.array([True, flag]), "noise": jax.random.key(seed)}
+        carry = Carry(TrainState({"w": jnp.ones(2)}, held, ()), None)
+        return initial_parameters(run, lambda *arguments: carry)
+
+    assert len({digest(True, 0), digest(False, 0), digest(True, 1)}) == 3
+    assert digest(True, 1) == digest(True, 1)

@@ -121,6 +121,10 @@ def _digests(tree: Any) -> Any:
 
 def _digest(leaf: jax.Array) -> jax.Array:
     """A uint32 that depends on each bit and its position; sums wrap, in any order."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if leaf.dtype == bool:  # which has no bits for JAX
+        leaf = leaf.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(leaf, jnp.uint8).ravel().astype(jnp.uint32)
     places = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
     mixed = (bits + 1) * places * jnp.uint32(2654435761)
