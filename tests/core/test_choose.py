@@ -107,6 +107,9 @@ def test_the_largest_population_among_the_fastest_and_the_first_form():
     assert best(times, FORMS, 8, "table")[:2] == ("native", 8)
     assert best(times, FORMS, 1, "table")[:2] == ("native", 1)
     assert best(times, ["patches"], 8, "table")[:2] == ("patches", 1)
+    assert best({"patches": {1: 9.9}}, FORMS, 8, "measurement")[:2] == ("patches", 1)
+    assert best({"native": {1: 9.9}}, FORMS, 8, "measurement")[:2] == ("native", 1)
+    assert best({}, FORMS, 8, "measurement") == ("native", 1, "measurement", {})
     times["patches"][1] = 9.0
     assert best(times, FORMS, 8, "table")[:2] == ("patches", 1)
     # Two take a third of the way from one to eight.

@@ -127,6 +127,17 @@ def test_a_population_is_timed_in_several_sizes(composed, timed):
     assert choice == ("native", 20, "measurement", {"native": sizes})
 
 
+def test_a_run_alone_is_timed_however_little_memory_is_free(
+    composed, timed, monkeypatch
+):
+    monkeypatch.setattr(choosing, "free_bytes", lambda: 0)
+    asked = timed(native={1: 3.0})
+    cfg = composed("train.epochs=1", "train.choose=measure", "framework=jax")
+    choice = build(cfg, Session(), most=20).run.choice
+    assert asked == [("native", 1)]
+    assert choice == ("native", 1, "measurement", {"native": {1: 3.0}})
+
+
 def test_a_sweep_that_continues_keeps_its_choice(composed, timed, tmp_path):
     cfg = composed(*CNN, "train.steps=4", "train.choose=measure")
     timed(native={1: 3.0, 8: 3.0}, patches={1: 4.0, 8: 2.0})

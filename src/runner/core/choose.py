@@ -118,7 +118,8 @@ def best(times: Times, forms: Sequence[str], most: int, by: str) -> Choice:
     """The fastest way for up to `most` members, or the largest of those NEAR to it.
 
     Args:
-      times: of the ways; those of a program without convolutions are `native`.
+      times: of the ways that fit in memory; those of a program without convolutions
+        are `native`.
       forms: those that may be chosen; among equals the first.
       most: the members that there are.
       by: see `Choice`.
@@ -126,8 +127,10 @@ def best(times: Times, forms: Sequence[str], most: int, by: str) -> Choice:
     ways = {
         (form, size): time
         for form in forms
-        for size, time in sizes(times.get(form) or times["native"], most).items()
+        for size, time in sizes(times.get(form, times.get("native", {})), most).items()
     }
+    if not ways:  # none fitted, so that the run will say it
+        return Choice(forms[0], 1, by, times)
     limit = NEAR * min(ways.values())
     near = [way for way, time in ways.items() if time <= limit]
     largest = max(size for _, size in near)
@@ -142,7 +145,7 @@ def sizes(times: Mapping[int, float], most: int) -> dict[int, float]:
     """
     found = {size: time for size, time in times.items() if size <= most}
     logs = [math.log(size) for size in times]
-    if most < max(times):
+    if most < max(times, default=0):
         found[most] = float(np.interp(math.log(most), logs, list(times.values())))
     return found
 

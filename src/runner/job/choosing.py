@@ -120,7 +120,8 @@ def _measured(
             program = session.program(run.spec, run.values, run.timetable, members)
             ways[form, size] = program, run
     free = MEMORY_SHARE * free_bytes()
-    ways = {way: made for way, made in ways.items() if made[0].bytes <= free}
+    # A run alone has to fit in any case.
+    ways = {way: m for way, m in ways.items() if way[1] == 1 or m[0].bytes <= free}
     agree = session.processes.agree
     found = microseconds(ways, agree=agree)
     listed: list[Any] = [[*way, time] for way, time in found.items()]
