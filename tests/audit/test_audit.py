@@ -155,6 +155,19 @@ def test_the_example_of_the_docs(audited, tmp_path):
     assert shown.count("<td") == shown.count("data-label=")  # which a phone shows
 
 
+def test_a_run_is_read_at_its_own_steps(audited):
+    """An open factor may change how many steps an epoch has."""
+    cells = cells_of(1) + [
+        {"name": "end", "metric": "validation/loss", "mean": 1e9, "std": 1.0, "n": 4}
+    ]
+    factors = {"batches": ["data.batch_size=256"]}
+    settings = [*SMALL, "train.epochs=2"]
+    _, found = audited(settings, cells, [1, 2], open=factors)
+    assert [c["outcome"] for c in found["cells"]] == ["differs"] * 2
+    (factor,) = found["open"]
+    assert factor["why"] == "" and factor["explained"] != "-Infinity"
+
+
 @pytest.mark.nightly
 def test_a_cell_whose_runs_fail_is_not_run_and_says_why(audited, capsys):
     diverging = ["optimizer.learning_rate=1e30", "optimizer=sgd"]

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from runner.audit.__main__ import main
+from runner.audit.runs import runner
 from runner.audit.table import SHIPPED, find, read
 from runner.errors import ConfigError
 
@@ -80,6 +81,7 @@ REFUSED = [
     (with_cell(metric="validation/los"), "cells[0]: metric=validation/los is not a"),
     (with_cell(epoch=21), "cells[0]: epoch=21 is beyond the end", "step 1280"),
     (with_cell(step=17), "cells[0]: step=17: validation/loss is measured every 64"),
+    (with_cell(step=17, metric="train/loss"), "train/loss is measured every 10 steps"),
     (with_cell(step=64, metric="test/loss"), "measured only at the end of a run"),
     (TABLE | {"open": {"eps": ["optimizer.epsilon=1"]}}, "open.eps[0]: optimizer has"),
     (TABLE | {"open": {"b": ["seeds.init=-1"]}}, "open.b[0]: seeds.init=-1 must be"),
@@ -106,6 +108,33 @@ def test_what_the_configuration_shows(write, table, said, tmp_path, capsys):
     for part in said:
         assert part in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "step"),
+    [
+        ({"metric": "train/loss", "step": 1}, 1),
+        ({"metric": "train/grad_norm", "step": 30}, 30),
+        ({"metric": "time/steps_per_second", "step": 30}, 30),
+        ({"epoch": 2}, 128),
+        ({"metric": "test/loss"}, 1280),
+    ],
+)
+def test_the_step_of_a_cell(write, tmp_path, cell, step):
+    table = read(write(with_cell(**cell)))
+    with runner(tmp_path / "runs", None) as runs:
+        assert runs.steps(table) == {"a": step}
+
+
+def test_a_test_split_needs_none_for_validation(write, tmp_path, folders):
+    settings = [
+        "data=digits", "data.splits.validation=null", "objective=train/loss",
+        f"data.data_dir={folders['data']}", "mesh=single",
+    ]  # fmt: skip
+    cell = with_cell(metric="test/accuracy")
+    table = read(write(cell | {"settings": settings}))
+    with runner(tmp_path / "runs", None) as runs:
+        assert runs.steps(table) == {"a": 440}
 
 
 def test_a_standard_error_is_made_a_deviation(write):

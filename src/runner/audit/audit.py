@@ -79,6 +79,6 @@ def _verdicts(
     found = []
     for cell in table.cells:
         overrides, step = table.overrides(cell, candidate), steps[cell.name]
-        ours = [measured(cell, step, done[overrides, seed]) for seed in table.seeds]
+        ours = [measured(cell, done[overrides, seed]) for seed in table.seeds]
         found.append(judge(cell, step, ours, len(table.cells)))
     return found

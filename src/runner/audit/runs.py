@@ -1,9 +1,9 @@
 """The runs of an audit: checked before any begins, packed, and reused where done."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
@@ -19,6 +19,7 @@ from runner.config.hydra_files import hydra_files
 from runner.config.hydra_job import hydra_job
 from runner.core.run import Run
 from runner.core.shapes import check_traces
+from runner.core.step import ROW_NAMES
 from runner.errors import ConfigError, did_you_mean
 from runner.job.build import build
 from runner.job.check import check
@@ -123,13 +124,15 @@ def runner(folder: Path, config_dir: Path | None) -> Iterator[Runner]:
         yield Runner(HydraContext(loader, Callbacks(master)), master)
 
 
-def measured(cell: Cell, step: int, done: Done) -> float | str:
+def measured(cell: Cell, done: Done) -> float | str:
     """What a run measured for `cell`, or why it didn't."""
     if done.error:
         return done.error
     if cell.metric.startswith("test"):
         final = read_object(done.folder / "summary.json")["final"]
         return float(final[cell.metric])
+    # Its own: an open factor may be the size of batches.
+    step = _step(cell, read_object(done.folder / "config.json")["train"])
     for row in read_metrics(done.folder / "metrics.jsonl"):
         if row["step"] == step and cell.metric in row:
             return float(row[cell.metric])
@@ -154,33 +157,39 @@ def _naming(table: Table, where: str) -> Iterator[None]:
         raise ConfigError(f"{table.path}: {where}: {explain(error)}") from error
 
 
+def _step(cell: Cell, train: Mapping[str, Any]) -> int:
+    """The step that `cell` is about in a run with this section `train`."""
+    if cell.epoch is not None:
+        return cell.epoch * train["steps_per_epoch"]
+    return cell.step or train["steps"]
+
+
 def _step_of(cell: Cell, run: Run) -> int:
     """The step that `cell` is about.
 
     Raises:
       ConfigError: its runs have no such step, or don't measure its metric there.
     """
-    settings, length = run.settings, run.timetable.steps
+    step, timetable = _step(cell, run.config["train"]), run.timetable
     names = check_traces(run.spec, run.values)
-    kinds = [name.partition("/")[2] for name in names if name.startswith("validation/")]
+    row = [name.removeprefix("train/") for name in names if name.startswith("train/")]
+    kinds = [kind for kind in row if kind.partition("/")[0] not in ROW_NAMES]
     tests = [f"{split}/{kind}" for split in run.spec.dataset.tests for kind in kinds]
     if cell.metric not in (*names, *tests):
         raise ConfigError(
             f"metric={cell.metric} is not a metric of these runs, which have "
             f"{', '.join([*names, *tests])}.{did_you_mean(cell.metric, names + tests)}"
         )
-    step = cell.step or length
-    if cell.epoch is not None:
-        assert settings.steps_per_epoch is not None
-        step = cell.epoch * settings.steps_per_epoch
     what = f"epoch={cell.epoch}" if cell.epoch else f"step={cell.step}"
-    if step > length:
+    if step > timetable.steps:
+        length = timetable.steps
         raise ConfigError(f"{what} is beyond the end of its runs, step {length}")
-    if cell.metric in tests and step < length:
+    if cell.metric in tests and step < timetable.steps:
         raise ConfigError(f"{what}: {cell.metric} is measured only at the end of a run")
-    every = settings.eval_every_steps
-    if cell.metric.startswith("train/") and step % settings.log_every_steps == 0:
-        return step
-    if step % every and step < length:
+    every, is_measured = timetable.log_every, timetable.is_logged(step)
+    if cell.metric.startswith("validation"):
+        every = timetable.eval_every
+        is_measured = timetable.next_evaluation(step - 1) == step
+    if not is_measured:
         raise ConfigError(f"{what}: {cell.metric} is measured every {every} steps only")
     return step
