@@ -20,6 +20,7 @@ from runner.core.step import train_step
 from runner.errors import ConfigError
 from runner.frameworks.sharded import sharded
 from runner.job.sharding import placed
+from runner.settings import MeshSettings
 
 TOLERANCE = 1e-5  # relative
 # Their states have other shapes than the parameters, or are computed of whole matrices;
@@ -40,6 +41,12 @@ def test_the_rule(sizes, fsdp, least):
         others = [size for size in sizes if size % fsdp == 0]
         assert sizes[chosen] == max(others)
         assert sizes.index(sizes[chosen]) == chosen  # the first of equals
+
+
+def test_a_single_device_of_several_processes_is_named(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"^mesh\.data=1 takes 1 of the"):
+        device_mesh(MeshSettings(1, 1, 1, 1, []), 32, 1)
 
 
 def losses(run, mesh, steps=6):

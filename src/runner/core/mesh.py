@@ -127,7 +127,7 @@ def device_mesh(config: MeshSettings, batch_size: int, microbatches: int) -> Mes
         )
     if jax.process_count() > 1 and count < len(jax.devices()):
         raise ConfigError(
-            f"{_text(asked)} use {count} of the {len(jax.devices())} devices of "
+            f"{_text(asked)} takes {count} of the {len(jax.devices())} devices of "
             f"{jax.process_count()} processes, but each process must use all of its "
             "own: set one of them to -1"
         )
@@ -166,6 +166,7 @@ def _sizes(asked: Axes, available: int) -> Axes:
 
 def _text(axes: Axes) -> str:
     sizes = {name: size for name, size in axes._asdict().items() if size != 1}
+    sizes = sizes or {"data": axes.data}
     return " times ".join(f"mesh.{name}={size}" for name, size in sizes.items())
 
 
