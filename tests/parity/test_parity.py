@@ -1,5 +1,6 @@
 """The parity command: agreement, and where a difference starts."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -7,9 +8,9 @@ from helpers.user_targets import NOISY
 from runner.core import choose
 from runner.core.choose import Choice
 from runner.core.pipeline import TrainState
-from runner.core.step import Carry
+from runner.core.step import Carry, training_batch
 from runner.errors import ConfigError
-from runner.parity import compare
+from runner.parity import __main__, compare
 from runner.parity.__main__ import main
 from runner.parity.steps import apart, moved, tolerance
 
@@ -64,6 +65,30 @@ def test_the_forms_there_are_of_a_port(capsys, folders):
     assert status == 0
     assert "nnx and linen: within" in out and "jax" not in out
     assert "with the values of linen (the model has no `init`)" in out
+
+
+def test_of_all_pairs_those_that_cannot_be_combined_are_named(
+    capsys, folders, monkeypatch
+):
+    schedules = ["cosine", "piecewise_constant", "polynomial"]
+    options = {"optimizer": ["sgd"], "schedule": schedules}
+    monkeypatch.setattr(__main__, "_options", options.get)
+    status, out = run(capsys, folders, "--all", "--steps", "1")
+    assert status == 0 and out.endswith("All agree.\n")
+    assert "optimizer=sgd schedule=piecewise_constant: schedule.boundaries=" in out
+    rows = [line.split()[0] for line in out.splitlines() if "e+00" in line]
+    assert rows == ["cosine", "polynomial"]
+
+
+def test_the_batches_of_a_port_are_those_of_training(built):
+    flip = "{_target_: runner.data.transforms.flip, column: input}"
+    run = built("train.epochs=1", f"data.transforms=[{flip}]")
+    _, got = compare._batches(run, 2)
+    rows = run.spec.dataset.train.rows(run.order.indices_at(1))
+    key = jax.random.fold_in(run.values.key, 1)
+    wanted = training_batch(run.spec.dataset.transforms, rows, key)
+    assert not np.array_equal(got["input"], rows["input"])
+    assert np.array_equal(got["input"], wanted["input"])
 
 
 def test_mistakes_are_told(capsys, folders):

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config import conf
 from runner.config.explain import explain
 from runner.errors import ConfigError
-from runner.parity.compare import PLATEAU, Compared, compare
+from runner.parity.compare import Compared, compare
 from runner.parity.steps import Difference
 from runner.record.console import console, print_table
 
@@ -69,7 +69,7 @@ def _compare_all(arguments: argparse.Namespace) -> bool:
     steps, given = arguments.steps, arguments.tolerance
     own = arguments.overrides + _search_path(arguments.config_dir)
     if not arguments.all:
-        (one,) = compare(own, [""], steps, given)
+        one = compare(own, "", steps, given, {})
         if one.differences:
             _print_table(
                 f"largest relative difference from {one.first}",
@@ -81,17 +81,17 @@ def _compare_all(arguments: argparse.Namespace) -> bool:
     print("Largest relative difference between frameworks in any step")
     for optimizer in _options("optimizer"):
         overrides = [*own, f"optimizer={optimizer}"]
-        names = [s for s in _options("schedule") if s != PLATEAU]
-        rows: list[Compared] = []
-        for schedules in (names, [PLATEAU]):
+        rows: dict[str, Compared] = {}
+        kept = {}
+        for schedule in _options("schedule"):
             try:
-                rows.extend(compare(overrides, schedules, steps, given))
+                rows[schedule] = compare(overrides, schedule, steps, given, kept)
             except ConfigError as error:  # this pair can't be combined
-                print(f"optimizer={optimizer} schedule={schedules[0]}: {error}")
-        table = [(row.schedule, row.differences, slice(None)) for row in rows]
+                print(f"optimizer={optimizer} schedule={schedule}: {error}")
+        table = [(name, row.differences, slice(None)) for name, row in rows.items()]
         _print_table(f"optimizer={optimizer}", "schedule", table)
-        for row in rows:
-            name = f"optimizer={optimizer} schedule={row.schedule}: "
+        for schedule, row in rows.items():
+            name = f"optimizer={optimizer} schedule={schedule}: "
             agree &= _report(name, row)
     print("All agree." if agree else "Not all agree.")
     return agree

@@ -1,6 +1,6 @@
 """Runs of one configuration in every framework that its model has a form for."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from runner.core import feed
 from runner.core.run import Run
-from runner.data.transforms import transformed
+from runner.core.step import training_batch
 from runner.errors import ConfigError
 from runner.job import determinism
 from runner.job.build import build
@@ -26,10 +26,9 @@ PLATEAU = "reduce_on_plateau"
 
 
 class Compared(NamedTuple):
-    """The frameworks with one schedule.
+    """The frameworks, compared.
 
     Attributes:
-      schedule: its name; empty for the one that the overrides choose.
       first: the framework that the others are compared with.
       differences: of the others.
       tolerance: what rounding may make of one step.
@@ -37,7 +36,6 @@ class Compared(NamedTuple):
         what differs; None if it has them.
     """
 
-    schedule: str
     first: str
     differences: dict[str, Difference]
     tolerance: float
@@ -74,46 +72,43 @@ class _Models(Session):
 
 def compare(
     overrides: Sequence[str],
-    schedule_names: Iterable[str],
+    schedule: str,
     steps: int,
     allowed: float | None,
-) -> Iterator[Compared]:
-    """For each schedule, how far the frameworks are from the first.
-
-    Schedules differ in their learning rates only, so all but the plateau's share what
-    is built and compiled.
+    kept: dict[tuple, _Built | None],
+) -> Compared:
+    """How far the frameworks are from the first.
 
     Args:
       overrides: of the configuration.
-      schedule_names: those to choose in turn.
+      schedule: its name; empty for the one that the overrides choose.
       steps: how many to take.
       allowed: the largest relative difference; None for what rounding explains.
+      kept: what is built and compiled, for calls with other schedules. They differ in
+        their learning rates only, but for the plateau's.
 
     Raises:
       ConfigError: the model has a form for only one of them, or their states differ.
     """
-    kept: dict[tuple[str, bool, bool], _Built | None] = {}
-    for name in schedule_names:
-        chosen = [*overrides, f"schedule={name}"] if name else list(overrides)
-        plateau, rates = name == PLATEAU, None
-        built: dict[str, _Built] = {}
-        for framework in (*FRAMEWORKS, "jax"):  # the last with another form's values
-            lent = dict(built) if framework == "jax" else {}
-            if lent and ("jax" in lent or not _lacks_values(lent)):
-                continue
-            key = framework, plateau, bool(lent)
-            if key not in kept or rates is None:
-                given = list(chosen)
-                if built:  # all with the same form of convolutions
-                    convolution = next(iter(built.values())).run.choice.convolution
-                    given.append(f"train.convolution={convolution}")
-                one = _built(given, framework, steps, lent)
-                kept.setdefault(key, one)
-                rates = one.run.learning_rates if one and rates is None else rates
-            if (one := kept[key]) and rates is not None:
-                own = one.run._replace(learning_rates=rates)
-                built[framework] = one._replace(run=own)
-        yield _compared(name, built, steps, allowed)
+    chosen = [*overrides, f"schedule={schedule}"] if schedule else list(overrides)
+    rates, built = None, {}
+    for framework in (*FRAMEWORKS, "jax"):  # the last with another form's values
+        lent = dict(built) if framework == "jax" else {}
+        if lent and ("jax" in lent or not _lacks_values(lent)):
+            continue
+        key = framework, schedule == PLATEAU, bool(lent)
+        if key not in kept or rates is None:
+            given = list(chosen)
+            if built:  # all with the same form of convolutions
+                convolution = next(iter(built.values())).run.choice.convolution
+                given.append(f"train.convolution={convolution}")
+            one = _built(given, framework, steps, lent)
+            kept.setdefault(key, one)
+            rates = one.run.learning_rates if one and rates is None else rates
+        if (one := kept[key]) and rates is not None:
+            own = one.run._replace(learning_rates=rates)
+            built[framework] = one._replace(run=own)
+    return _compared(built, steps, allowed)
 
 
 def _lacks_values(built: dict[str, _Built]) -> bool:
@@ -122,9 +117,7 @@ def _lacks_values(built: dict[str, _Built]) -> bool:
     return model.init is None and model.jax is not None
 
 
-def _compared(
-    name: str, built: dict[str, _Built], steps: int, allowed: float | None
-) -> Compared:
+def _compared(built: dict[str, _Built], steps: int, allowed: float | None) -> Compared:
     first, *others = built or ["jax, without initial values"]
     if not others:
         raise ConfigError(
@@ -135,7 +128,7 @@ def _compared(
         allowed = tolerance(one.run.config["precision"], jax.default_backend())
     if one.model.init is not None:
         pairs = {name: (each.run, each.shared) for name, each in built.items()}
-        return Compared(name, first, differences(pairs, steps), allowed, None)
+        return Compared(first, differences(pairs, steps), allowed, None)
     batches = _batches(one.run, steps)
     found = {
         other: compare_port(
@@ -149,7 +142,7 @@ def _compared(
         k: [*v.messages, v.note] if v.messages and v.note else v.messages
         for k, v in found.items()
     }
-    return Compared(name, first, known, allowed, messages)
+    return Compared(first, known, allowed, messages)
 
 
 def _batches(run: Run, steps: int) -> list[dict[str, Any]]:
@@ -161,7 +154,7 @@ def _batches(run: Run, steps: int) -> list[dict[str, Any]]:
     def batch(k: int) -> dict[str, Any]:
         sent = {name: x[0] for name, x in batches.take(1).items()}
         key = jax.random.fold_in(run.values.key, k)
-        made = transformed(spec.dataset.transforms, feed.batch(columns, sent), key)
+        made = training_batch(spec.dataset.transforms, feed.batch(columns, sent), key)
         return jax.device_get(made)
 
     return [batch(k) for k in range(steps)]
