@@ -12,6 +12,20 @@ def path_text(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree of arrays, by their paths as text."""
+    import jax
+
+    return {path_text(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def kinds(tree: Any) -> list[tuple[Any, Any]]:
+    """The shape and the dtype of each leaf of a tree of arrays, in order."""
+    import jax
+
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
 def is_found(pattern: str, path: str) -> bool:
     """Whether a regular expression is found in a path: `^` is where the path begins."""
     return re.search(pattern, path) is not None

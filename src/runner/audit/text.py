@@ -23,7 +23,8 @@ METHOD = (
 def findings(audit: Audit) -> list[str]:
     """What was found, the most important first."""
     cells, count = audit.verdicts, len(audit.verdicts)
-    parts = [f"{_count(audit, 'reproduced')} of {count} cells are reproduced"]
+    reproduced = sum(v.outcome == "reproduced" for v in cells)
+    parts = [f"{reproduced} of {count} cells are reproduced"]
     differ = [v for v in cells if v.outcome == "differs"]
     if differ:
         most = max(differ, key=lambda v: abs(v.difference) / (v.high - v.low or 1e-99))
@@ -48,10 +49,6 @@ def _explained(audit: Audit) -> str:
         f"{best.reproduced} of {len(audit.verdicts)} cells are reproduced and "
         f"{best.explained:.0%} of the differences go"
     )
-
-
-def _count(audit: Audit, outcome: str) -> int:
-    return sum(v.outcome == outcome for v in audit.verdicts)
 
 
 def value(explanation: Explanation) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from runner.core.evidence import Distances, Evidence, apart
 from runner.errors import Refused
-from runner.trees import path_text
+from runner.trees import by_path
 
 # Two programs for one formula add up in another order. Differences below these are
 # rounding in any case, relative to a number or to what a parameter has moved.
@@ -178,11 +178,10 @@ class Agreement:
 
 def _leaves(found: Distances) -> list[tuple[str, float, float, float]]:
     """Path, off, moved and size of each leaf."""
-    paths = (path_text(path) for path, _ in jax.tree.leaves_with_path(found.off))
     numbers = zip(*map(jax.tree.leaves, found), strict=True)
     return [
         (path.removeprefix("state/"), float(off), float(moved), float(size))
-        for path, (off, moved, size) in zip(paths, numbers, strict=True)
+        for path, (off, moved, size) in zip(by_path(found.off), numbers, strict=True)
     ]
 
 

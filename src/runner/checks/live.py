@@ -8,7 +8,7 @@ import jax
 
 from runner.core.pipeline import Pipeline
 from runner.errors import ConfigError
-from runner.trees import path_text
+from runner.trees import by_path
 
 NAMES = ("init", "gradients", "apply_gradients", "predict")
 
@@ -45,7 +45,7 @@ def like(found: Any, wanted: Any, name: str) -> Any:
       ConfigError: it has other keys or shapes.
     """
     ours, theirs = (
-        {path_text(p): jax.numpy.shape(x) for p, x in jax.tree.leaves_with_path(tree)}
+        {path: jax.numpy.shape(x) for path, x in by_path(tree).items()}
         for tree in (found, wanted)
     )
     if ours != theirs:

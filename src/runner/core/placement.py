@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import PartitionSpec
 
 from runner.errors import ConfigError
-from runner.trees import is_found, is_pattern, path_text
+from runner.trees import by_path, is_found, is_pattern, path_text
 
 # The axes of each dimension of an array; () where it is whole.
 Split = tuple[tuple[str, ...], ...]
@@ -129,9 +128,7 @@ class Placement(NamedTuple):
         Raises:
           ConfigError: names the rule and the parameters.
         """
-        shapes = {
-            path_text(path): x.shape for path, x in jax.tree.leaves_with_path(params)
-        }
+        shapes = {path: x.shape for path, x in by_path(params).items()}
         for rule in self.rules if self.splits else ():
             if any(self._fits(rule, *named) for named in shapes.items()):
                 continue

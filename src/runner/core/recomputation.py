@@ -14,6 +14,7 @@ from runner.core.step import Carry, evaluated_params
 from runner.data.transforms import Transform, transformed
 from runner.errors import Refused
 from runner.tasks.task import Task
+from runner.trees import kinds
 
 
 def matched(live: Any, shapes: Any) -> Any | None:
@@ -22,11 +23,11 @@ def matched(live: Any, shapes: Any) -> Any | None:
     A user's pipeline may keep a counter beside the optimizer's state, and nnx keeps
     lists as dicts. None if there is no such part.
     """
-    structure, wanted = jax.tree.structure(shapes), _likeness(shapes)
+    structure, wanted = jax.tree.structure(shapes), kinds(shapes)
 
     def search(node: Any) -> list[Any] | None:
         leaves = jax.tree.leaves(node)
-        if _likeness(node) == wanted:
+        if kinds(node) == wanted:
             return leaves
         inner = jax.tree.leaves(node, is_leaf=lambda part: part is not node)
         if len(leaves) <= len(wanted) or inner == leaves:
@@ -35,10 +36,6 @@ def matched(live: Any, shapes: Any) -> Any | None:
 
     found = search(live) if wanted else []
     return None if found is None else jax.tree.unflatten(structure, found)
-
-
-def _likeness(tree: Any) -> list[tuple]:
-    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
 
 
 def adapted(carry: Carry, shapes: Carry, sharding: Any) -> tuple[Carry, bool]:

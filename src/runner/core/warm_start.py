@@ -8,6 +8,7 @@ import optax
 
 from runner.core.pipeline import TrainState
 from runner.errors import ConfigError
+from runner.trees import kinds
 
 
 class WarmStart(NamedTuple):
@@ -36,9 +37,7 @@ def warmed(
     own = state._replace(opt_state=())
     new = jax.tree.map(lambda x, value, taken: jnp.where(taken, value, x), own, *start)
     made = tx.init(new.params)
-    kinds = [[(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
-             for tree in (made, state.opt_state)]  # fmt: skip
-    if kinds[0] != kinds[1]:
+    if kinds(made) != kinds(state.opt_state):
         raise ConfigError(
             "init_from needs a pipeline whose opt_state is that of its optimizer, as "
             "optax makes it, and this one has other arrays in it"

@@ -12,7 +12,8 @@ from runner.parity.graph import Graph
 from runner.parity.parting import part
 from runner.parity.port import Port
 from runner.parity.reason import place, reason
-from runner.parity.steps import named, relative
+from runner.parity.steps import relative
+from runner.trees import by_path
 
 
 class Finding(NamedTuple):
@@ -151,7 +152,7 @@ def _momentum(form, state: TrainState, batch: dict, path: str) -> float:
     """How much of an array of the model state is left after a step."""
     raised = jax.tree.map(lambda x: x + np.ones((), x.dtype), state.model_state)
     after = [
-        named(form.gradients(state._replace(model_state=held), batch)[2])[path]
+        by_path(form.gradients(state._replace(model_state=held), batch)[2])[path]
         for held in (state.model_state, raised)
     ]
     return float(np.mean(after[1] - after[0]))

@@ -16,8 +16,8 @@ from runner.trees import path_text
 
 # Operations that are others in a wrapping. Loops stay whole.
 _WRAPPINGS = (
-    "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
-    "checkpoint", "remat2",
+    "jit", "call", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint",
+    "remat2",
 )  # fmt: skip
 # The fill of a mask, such as -1e10 or the least number, is any number from here on.
 _FILL = 1e8

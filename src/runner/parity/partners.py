@@ -9,8 +9,7 @@ import jax
 import numpy as np
 
 from runner.errors import ConfigError
-from runner.parity.steps import named
-from runner.trees import path_text
+from runner.trees import by_path, path_text
 
 
 class Partners(NamedTuple):
@@ -43,7 +42,7 @@ class Partners(NamedTuple):
           ConfigError: an array of `like` that belongs to one of a pair, or to none of
             them, isn't in `tree`.
         """
-        found, ours = named(tree), {b: a for a, b in self.theirs.items()}
+        found, ours = by_path(tree), {b: a for a, b in self.theirs.items()}
 
         def source(path: Any, leaf: Any) -> Any:
             text = path_text(path)

@@ -1,7 +1,7 @@
 """Two forms of a model that share no initial values, as a port and its original."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,8 @@ import numpy as np
 from runner.core.pipeline import TrainState, same_dtypes
 from runner.parity.form import Form
 from runner.parity.partners import Partners, pair
-from runner.parity.steps import Difference, named, relative
+from runner.parity.steps import Difference, relative
+from runner.trees import by_path
 
 # A gradient that should be 0, such as that of a bias before a norm, is rounding. So a
 # gradient counts relative to its own largest entry, or to this share of the largest.
@@ -48,7 +49,7 @@ class Port(NamedTuple):
 
     def gradients_apart(self, ours: Any, theirs: Any) -> dict[str, float]:
         """The relative difference of each gradient, in multiples of what sums round."""
-        ours, theirs = named(ours), named(theirs)
+        ours, theirs = by_path(ours), by_path(theirs)
         least = _FLOOR * max(np.abs(g).max(initial=0) for g in ours.values())
         found = {}
         for path, there in self.params.theirs.items():
@@ -59,7 +60,7 @@ class Port(NamedTuple):
 
     def held_apart(self, ours: Any, theirs: Any) -> dict[str, float]:
         """The relative difference of each array in the model states."""
-        ours, theirs = named(ours), named(theirs)
+        ours, theirs = by_path(ours), by_path(theirs)
         return {a: relative(theirs[b], ours[a]) for a, b in self.held.theirs.items()}
 
 
@@ -73,7 +74,7 @@ def port(first: Form, other: Form, key: jax.Array, batch: dict) -> Port:
         return [form.order_of_use(state, batch) for form, state in pairs]
 
     def partners(part: str) -> Partners:
-        ours, theirs = (named(getattr(state, part)) for state in states)
+        ours, theirs = (by_path(getattr(state, part)) for state in states)
 
         def order() -> tuple[Sequence[str], Sequence[str]]:
             start = f"{part}/"
@@ -138,8 +139,8 @@ def _step(port: Port, state: TrainState, batch: dict, rate: Any) -> tuple:
     its_loss, its_grads, its_held = other.gradients(its, batch)
     new = first.update(state, grads, loss, rate, batch)
     given = port.params.moved(grads, like.params)
-    its_params = named(other.update(its, given, loss, rate, batch).params)
-    ours = named(new.params)
+    its_params = by_path(other.update(its, given, loss, rate, batch).params)
+    ours = by_path(new.params)
     return (
         relative(its_loss, loss),
         port.gradients_apart(grads, its_grads),
@@ -151,30 +152,29 @@ def _step(port: Port, state: TrainState, batch: dict, rate: Any) -> tuple:
 
 def shaken(state: TrainState, seed: int) -> TrainState:
     """`state` with noise, so that no bias is 0 and no scale 1."""
-    rng = np.random.default_rng(seed)
+    draw = np.random.default_rng(seed).standard_normal
 
     def noisy(x: Any) -> Any:
-        if not np.issubdtype(x.dtype, np.floating):
-            return x
-        size = 0.5 * np.std(x) or 0.1
-        return (x + size * rng.standard_normal(x.shape)).astype(x.dtype)
+        return x + (0.5 * np.std(x) or 0.1) * draw(x.shape)
 
     def positive(x: Any) -> Any:  # it may be a variance
-        if not np.issubdtype(x.dtype, np.floating):
-            return x
-        return (x + 0.1 * np.abs(rng.standard_normal(x.shape))).astype(x.dtype)
+        return x + 0.1 * np.abs(draw(x.shape))
 
-    return state._replace(
-        params=jax.tree.map(noisy, state.params),
-        model_state=jax.tree.map(positive, state.model_state),
-    )
+    return _with_floats(state, noisy, positive)
 
 
 def shrunk(state: TrainState, factor: float) -> TrainState:
     """`state` with all numbers smaller, so that an epsilon counts."""
+    return _with_floats(state, lambda x: factor * x, lambda x: factor * x)
 
-    def smaller(x: Any) -> Any:
-        return np.asarray(x * factor, x.dtype) if x.dtype.kind == "f" else x
 
-    params, held = (jax.tree.map(smaller, part) for part in state[:2])
-    return state._replace(params=params, model_state=held)
+def _with_floats(state: TrainState, param: Callable, held: Callable) -> TrainState:
+    """`state` with what functions make of its parameters and of its model state."""
+
+    def changed(change: Callable, tree: Any) -> Any:
+        return jax.tree.map(
+            lambda x: change(x).astype(x.dtype) if x.dtype.kind == "f" else x, tree
+        )
+
+    params, model_state = changed(param, state.params), changed(held, state.model_state)
+    return state._replace(params=params, model_state=model_state)

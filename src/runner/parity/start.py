@@ -8,7 +8,8 @@ import numpy as np
 from runner.core.pipeline import TrainState
 from runner.parity.diagnosis import Finding
 from runner.parity.port import Port, shaken
-from runner.parity.steps import named, relative
+from runner.parity.steps import relative
+from runner.trees import by_path
 
 _SEEDS = 8  # of initial values
 _SIGMAS = 6  # by which a spread differs
@@ -31,7 +32,7 @@ def without_partner(
     parts = []
     for paths, tree, form in _alone(port, state):
         if paths:
-            arrays = named(tree)
+            arrays = by_path(tree)
             each = ", ".join(f"{p} {list(arrays[p].shape)}" for p in paths)
             parts.append(f"{form} has {each}")
     text, found = "; ".join(parts), _tied(port, state, batch, allowed)
@@ -54,7 +55,7 @@ def _tied(port: Port, state: TrainState, batch: dict, allowed: float) -> str:
 
     That is so if the outputs agree once it has the values of the other one.
     """
-    kept = {path: named(state.params)[path] for path in port.params.alone}
+    kept = {path: by_path(state.params)[path] for path in port.params.alone}
     mine = shaken(state, 0)
     mine = mine._replace(params=_with(mine.params, kept))
     its = port.there(mine)
@@ -63,7 +64,7 @@ def _tied(port: Port, state: TrainState, batch: dict, allowed: float) -> str:
         (port.params.alone, mine, port.first, port.other, port.params.theirs),
         (port.params.alone_there, its, port.other, port.first, ours),
     ):
-        arrays = named(own.params)
+        arrays = by_path(own.params)
         for path in paths:
             for other, there in names.items():
                 for value in (arrays[other], arrays[other].T):
@@ -80,7 +81,7 @@ def _tied(port: Port, state: TrainState, batch: dict, allowed: float) -> str:
 
 
 def _with(params: dict, values: dict[str, np.ndarray]) -> dict:
-    replaced = named(params) | values
+    replaced = by_path(params) | values
     return jax.tree.unflatten(jax.tree.structure(params), list(replaced.values()))
 
 
@@ -98,7 +99,7 @@ def initial_values(port: Port, key: jax.Array) -> Iterator[Finding]:
     """
     keys = jax.random.split(key, _SEEDS)
     ours, theirs = (
-        [named(form.init(key).params) for key in keys]
+        [by_path(form.init(key).params) for key in keys]
         for form in (port.first, port.other)
     )
     for path, there in port.params.theirs.items():

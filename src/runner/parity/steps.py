@@ -10,7 +10,7 @@ from runner.core import feed, step
 from runner.core.run import Run
 from runner.core.step import Carry
 from runner.errors import ConfigError
-from runner.trees import path_text
+from runner.trees import by_path, kinds
 
 
 class Difference(NamedTuple):
@@ -66,7 +66,7 @@ class Framework:
     @property
     def params(self) -> dict[str, np.ndarray]:
         """The parameters after the last step, by their paths."""
-        return named(jax.device_get(self.carry.state.params))
+        return by_path(jax.device_get(self.carry.state.params))
 
 
 def jitted(run: Run) -> Any:
@@ -130,27 +130,17 @@ def moved(carry: Carry, like: Carry) -> Carry:
     Raises:
       ConfigError: they haven't the same parameters, or not the same arrays.
     """
-    paths, its_paths = (set(named(c.state.params)) for c in (carry, like))
+    paths, its_paths = (set(by_path(c.state.params)) for c in (carry, like))
     if paths != its_paths:
         odd = ", ".join(sorted(paths ^ its_paths))
         raise ConfigError(f"the frameworks' parameters differ in {odd}")
-    leaves, its_leaves = jax.tree.leaves(carry), jax.tree.leaves(like)
-    if list(map(_type, leaves)) != list(map(_type, its_leaves)):
+    ours, theirs = kinds(carry), kinds(like)
+    if ours != theirs:
         raise ConfigError(
             "the frameworks have the same parameters, but another state beside them: "
-            f"{len(leaves)} and {len(its_leaves)} arrays in all"
+            f"{len(ours)} and {len(theirs)} arrays in all"
         )
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def _type(array: Any) -> tuple[Any, Any]:
-    return array.shape, array.dtype
-
-
-def named(params: Any) -> dict[str, Any]:
-    """The leaves of `params` by their paths, such as `dense_0/kernel`."""
-    leaves = jax.tree.leaves_with_path(params)
-    return {path_text(path): leaf for path, leaf in leaves}
+    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(carry))
 
 
 def apart(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from runner.record.files import STATE, write_bytes
-from runner.trees import path_text
+from runner.trees import by_path
 
 
 def save_state(folder: Path, state: Any) -> None:
@@ -27,10 +27,7 @@ def save_state(folder: Path, state: Any) -> None:
 
 def arrays_of(state: Any) -> dict[str, np.ndarray]:
     """The arrays of a tree, by their names."""
-    return {
-        path_text(path): np.ascontiguousarray(leaf)
-        for path, leaf in jax.tree.leaves_with_path(state)
-    }
+    return {path: np.ascontiguousarray(leaf) for path, leaf in by_path(state).items()}
 
 
 def load_state(folder: Path) -> dict[str, np.ndarray]:
@@ -86,10 +83,10 @@ def restored(like: Any, arrays: dict[str, np.ndarray]) -> Any:
     Raises:
       ValueError: names or shapes differ.
     """
-    leaves, structure = jax.tree.flatten_with_path(like)
-    shapes = {path_text(path): leaf.shape for path, leaf in leaves}
+    shapes = {path: leaf.shape for path, leaf in by_path(like).items()}
     found = {name: x.shape for name, x in arrays.items()}
     if shapes != found:
         odd = sorted(n for n in shapes | found if shapes.get(n) != found.get(n))
         raise ValueError(f"the state has other arrays than the model: {', '.join(odd)}")
-    return jax.tree.unflatten(structure, [arrays[name] for name in shapes])
+    leaves = [arrays[name] for name in shapes]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)

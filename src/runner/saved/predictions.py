@@ -17,7 +17,7 @@ from runner.data.transforms import transformed
 from runner.errors import ConfigError
 from runner.saved.model import Built, evaluated_as
 from runner.tasks.task import mean
-from runner.trees import path_text
+from runner.trees import by_path
 
 _MOST = 4 << 30  # bytes of outputs, which are all held in memory
 
@@ -82,8 +82,8 @@ def _rows(
     is_input = {id(x) for x in jax.tree.leaves(inputs)}
     others = {name: x for name, x in batch.items() if id(x) not in is_input}
     given = {
-        "/".join(filter(None, ("output", path_text(path)))): x
-        for path, x in jax.tree.leaves_with_path(found)
+        "/".join(filter(None, ("output", path))): x
+        for path, x in by_path(found).items()
     }
     rows = given if outputs else {}
     for x in given.values():
