@@ -16,8 +16,9 @@ import optax
 from runner.checks.live import like
 from runner.checks.problem import EVERY, STEPS, Problem, about_to_fall, loss_at
 from runner.checks.reference import Watched, reference
-from runner.checks.toy import BATCH_SIZE, BATCHES, initial_values, toy_example
+from runner.checks.toy import BATCH_SIZE, BATCHES, initial_values
 from runner.core.compiling import QUICK
+from runner.core.feed import transformed_example
 from runner.core.optimizer_spec import OptimizerSpec, extra_arguments
 from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState, same_dtypes
@@ -58,8 +59,9 @@ class Toy(NamedTuple):
 
     def reference(self) -> Pipeline:
         """What `pipeline` should compute, by the form of the model that it uses."""
-        parts = self.task, self.optimizer, toy_example(self.dataset)
-        made = reference(self.model, self.model.its_form, *parts)
+        example = transformed_example(self.dataset, BATCH_SIZE)
+        parts = self.model.its_form, self.task, self.optimizer, example
+        made = reference(self.model, *parts)
         return precise(made, self.matmul)
 
 

@@ -179,14 +179,6 @@ def toy_rows(dataset: Dataset) -> dict[str, np.ndarray]:
     return dataset.train.rows(at.astype(int))
 
 
-def toy_example(dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a batch as a toy's task gets it."""
-    return {
-        name: jax.ShapeDtypeStruct((BATCH_SIZE, *feature.shape), feature.dtype)
-        for name, feature in dataset.features.items()
-    }
-
-
 def projected(inputs: Any) -> jax.Array:
     """Some numbers of any inputs, mixed: [B, PROJECTED], whatever their sizes are."""
     total: Any = None

@@ -106,10 +106,10 @@ def example(dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
     return jax.eval_shape(lambda batch: batch, rows)
 
 
-def transformed_example(dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a batch as a task gets it."""
+def transformed_example(dataset: Dataset, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of `size` examples as a task gets it."""
     return {
-        name: jax.ShapeDtypeStruct((dataset.batch_size, *f.shape), f.dtype)
+        name: jax.ShapeDtypeStruct((size, *f.shape), f.dtype)
         for name, f in dataset.features.items()
     }
 
@@ -173,10 +173,9 @@ def eval_feed(
     if dataset.mode != "device":
         return lambda name: _eval_batches(dataset, name, mesh, capacity)
     # Row numbers of columns that are on the devices: sent once.
-    rows = functools.cache(
+    return functools.cache(
         lambda name: list(_eval_batches(dataset, name, mesh, capacity))
     )
-    return rows
 
 
 def _eval_batches(
@@ -200,12 +199,13 @@ def _eval_batches(
 
 def train_shapes(dataset: Dataset, count: int) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of what `TrainFeed.take` returns for a single run."""
-    one = {ROWS: np.zeros(dataset.batch_size, np.int32)}
+    one = {ROWS: jax.ShapeDtypeStruct((dataset.batch_size,), jnp.int32)}
     if dataset.mode != "device":
-        one = dataset.train.rows(one[ROWS])
-    return jax.eval_shape(
-        lambda batch: {k: jnp.stack([v] * count) for k, v in batch.items()}, one
-    )
+        one = example(dataset)
+    return {
+        name: jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
+        for name, x in one.items()
+    }
 
 
 def eval_shapes(dataset: Dataset, capacity: int) -> dict[str, jax.ShapeDtypeStruct]:

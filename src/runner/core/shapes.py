@@ -29,7 +29,9 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
     arguments = _step_arguments(spec, values)
     carry = arguments[0]
     spec.mesh.placement.check_rules(carry.state.params)
-    inputs = spec.task.inputs(feed.transformed_example(spec.dataset))
+    dataset = spec.dataset
+    example = feed.transformed_example(dataset, dataset.batch_size)
+    inputs = spec.task.inputs(example)
     outputs = jax.eval_shape(spec.pipeline.predict, carry.state, _on_mesh(spec, inputs))
     _check_outputs(spec, outputs)
     _, row = spec.train_step.trace(*arguments).out_info

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from runner.checks.reference import Watched, reference
 from runner.checks.side_by_side import Toy
-from runner.checks.toy import on_toy, toy_example, toy_model, toy_task
+from runner.checks.toy import BATCH_SIZE, on_toy, toy_model, toy_task
 from runner.checks.trajectory import Trajectories
 from runner.config.instantiate import call, function, target
 from runner.core import feed, step
@@ -60,7 +60,7 @@ def shared(
     }
 
     def make() -> Shared:
-        example = feed.transformed_example(dataset)
+        example = feed.transformed_example(dataset, dataset.batch_size)
         watched = Watched(model)
 
         def as_asked(pipeline: Pipeline) -> Pipeline:
@@ -152,7 +152,7 @@ def _toy(
     tx = optimizer(asked) if asked.groups or asked.exempt else tx
     names = [group.name for group in asked.groups]
     model = Watched(toy_model(task.output, cfg.precision.compute, names))
-    example = toy_example(dataset)
+    example = feed.transformed_example(dataset, BATCH_SIZE)
     pipeline = _pipeline(cfg, model, task, tx, example)
     matmul = cfg.precision.matmul
     return Toy(precise(pipeline, matmul), model, task, tx, asked, matmul, dataset)
