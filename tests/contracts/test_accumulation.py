@@ -62,6 +62,11 @@ MODEL = Model(
 )
 
 
+SGD = Optimizer(
+    lambda rate, _: optax.with_extra_args_support(optax.sgd(rate)), hyperparameters={}
+)
+
+
 def batch() -> dict:
     rng = np.random.default_rng(0)
     tokens, following = rng.integers(0, SYMBOLS, (2, 32, LENGTH)).astype(np.int32)
@@ -77,14 +82,12 @@ def pipelines() -> dict:
         label_smoothing=0.0,
     )  # fmt: skip
     task = task._replace(metrics={"accuracy": accuracy(labels="next")})
-    sgd = lambda rate, _: optax.with_extra_args_support(optax.sgd(rate))  # noqa: E731
-    optimizer = Optimizer(sgd, {})
     example = jax.eval_shape(lambda: batch())
     plain = MODEL._replace(init=plain_init, linen=None, nnx=None)
     return {
-        "jax": (jax_framework.pipeline(plain, task, optimizer), task),
-        "linen": (linen_framework.pipeline(MODEL, task, optimizer, example), task),
-        "nnx": (nnx_framework.pipeline(MODEL, task, optimizer), task),
+        "jax": (jax_framework.pipeline(plain, task, SGD), task),
+        "linen": (linen_framework.pipeline(MODEL, task, SGD, example), task),
+        "nnx": (nnx_framework.pipeline(MODEL, task, SGD), task),
     }
 
 
@@ -97,7 +100,7 @@ def test_they_equal_the_whole_batch(framework, devices):
     values = Values(jax.random.key(0), {}, np.float32(0))
     placed = jax.device_put(batch(), mesh.batches.update(spec=mesh.batches.spec[1:]))
     found = []
-    first = init_step(pipeline, averaging=False)(jax.random.key(1), 0.1, {})
+    first = init_step(pipeline, False, SGD)(jax.random.key(1), 0.1, {})
     for microbatches in (1, 4):
         step = jax.jit(train_step(pipeline, task, (), microbatches))
         carry, row = step(

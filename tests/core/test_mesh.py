@@ -56,7 +56,7 @@ def losses(run, mesh, steps=6):
     """
     spec, values = run.spec, run.values
     pipeline = sharded(spec.pipeline, mesh)
-    init = init_step(pipeline, averaging=False)
+    init = init_step(pipeline, False, spec.optimizer)
     rates, hyperparameters = run.learning_rates, values.hyperparameters
     places = mesh.state(jax.eval_shape(init, run.init_key, rates[0], hyperparameters))
     carry = jax.jit(init, out_shardings=places)(run.init_key, rates[0], hyperparameters)

@@ -45,18 +45,15 @@ class Values(NamedTuple):
     ema_decay: Any
 
 
-def init(
-    pipeline: Pipeline, averaging: bool, optimizer: Optimizer | None = None
-) -> Callable:
+def init(pipeline: Pipeline, averaging: bool, optimizer: Optimizer) -> Callable:
     """(key, learning_rate, hyperparameters, start=None) -> Carry.
 
-    With a `WarmStart` it needs `optimizer`, that of the pipeline.
+    `optimizer` is that of the pipeline; `start` a `WarmStart`.
     """
 
     def init(key, learning_rate, hyperparameters, start=None):
         state = pipeline.init(key, learning_rate, hyperparameters)
         if start is not None:
-            assert optimizer is not None
             tx = optimizer.transformation(learning_rate, hyperparameters)
             state = warmed(state, start, tx)
         # A copy, because both are donated to the first step.
