@@ -34,7 +34,7 @@ def test_every_optimizer_packed_equals_plain(assembled, name):
     plain = spec.train_step
     step = train_step(spec.pipeline, spec.task, spec.dataset.transforms, 1)
     packed = jax.jit(jax.vmap(step, (0, 0, None, 0, None, 0)))
-    init = init_step(spec.pipeline, averaging=False)
+    init = init_step(spec.pipeline, False, spec.optimizer)
     alone = [
         init(run.init_key, run.learning_rates[0], run.values.hyperparameters)
         for run in runs
@@ -164,6 +164,43 @@ def test_a_writer_that_fails_ends_its_run_alone(built):
     errors = dict(train(compiled, runs, Host(write)))
     assert list(errors) == [0] and isinstance(errors[0], OSError)
     assert len(rows) == 20
+
+
+def test_a_run_that_cannot_be_finished_fails_alone(built):
+    runs = [built(*SMALL, f"seed={seed}") for seed in (0, 1, 2)]
+    program = SESSION.program(runs[0].spec, runs[0].values, runs[0].timetable, 3)
+    finished = []
+
+    def finish(index, state, numbers):
+        if index == 1:
+            raise OSError(28, "No space left on device")
+        finished.append(index)
+
+    ((index, error),) = train(program, runs, Host(lambda i, row: None, finish=finish))
+    assert index == 1 and isinstance(error, OSError)
+    assert finished == [0, 2]
+
+
+def test_a_run_whose_look_fails_where_it_would_stop_ends_once(built):
+    runs = [
+        built(*SMALL, "train.eval_every_steps=5", f"seed={seed}") for seed in (0, 1)
+    ]
+    program = SESSION.program(runs[0].spec, runs[0].values, runs[0].timetable, 2)
+    finished = []
+
+    def look(index, row, state):
+        if index == 0:
+            raise ValueError("it fails")
+
+    host = Host(
+        lambda index, row: None,
+        finish=lambda index, state, numbers: finished.append(index),
+        stop=lambda index, row: index == 0 and row["step"] == 5,
+        look=look, looks=True, may_stop=True,
+    )  # fmt: skip
+    ((index, error),) = train(program, runs, host)
+    assert index == 0 and isinstance(error, ValueError)
+    assert finished == [1]
 
 
 def test_a_population_is_filled_up_and_spread_over_devices(built):

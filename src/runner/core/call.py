@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from runner.core.program import Program
 from runner.core.run import Wanted
 from runner.core.snapshot import Snapshot
 from runner.core.step import NORMS, of_block_ends
@@ -42,10 +43,10 @@ class Call(NamedTuple):
         read = jax.device_get(self._replace(snapshot=None, carry=None))
         return read._replace(rows=_by_name(read.rows), first=_by_name(read.first))
 
-    def member(self, index: int) -> "Call":
-        """One run's part of a population's results."""
+    def own(self, program: Program, index: int) -> "Call":
+        """The results of the run of an index."""
         parts = self.rows, self.first, self.evaluation
-        rows, first, evaluation = jax.tree.map(lambda x: x[index], parts)
+        rows, first, evaluation = program.own(parts, index)
         return self._replace(rows=rows, first=first, evaluation=evaluation)
 
 

@@ -200,7 +200,7 @@ class Comparison:
     def _compare_evaluation(self, seen: Seen, split: str, live: dict) -> None:
         carry, data = self._adapted(seen.after)[0], self._evaluated(split)
         evaluate = self._made["evaluation"].result()
-        live = _own(jax.device_get(live), seen.member, self._program.members)
+        live = self._program.own(jax.device_get(live), seen.member)
         ours = jax.device_get(evaluate(carry, *data, self._totals)[1])
 
         def evidence(numbers: dict) -> Evidence:
@@ -221,9 +221,10 @@ class Comparison:
 
         self._judge.evaluation(evidence(live), again)
         outputs = self._made["outputs"].result()
-        once, again_ = (jax.device_get(outputs(seen.after, *data)) for _ in range(2))
-        size, mixed = once
-        off = jax.tree.map(apart, size, again_[0])
+        (size, mixed), (its_size, _) = (
+            jax.device_get(outputs(seen.after, *data)) for _ in range(2)
+        )
+        off = jax.tree.map(apart, size, its_size)
         self._judge.outputs(
             seen.stop, Distances(off, size, size), Distances(mixed, size, size)
         )
@@ -243,13 +244,13 @@ class Comparison:
     def _steps_arguments(self, seen: Seen) -> tuple:
         """The arguments of the call, but the carry."""
         run, count = self._runs[seen.member], self._count(seen)
-        eval_loss = jax.device_get(seen.eval_loss)
+        eval_loss = self._program.own(jax.device_get(seen.eval_loss), seen.member)
         return (
             self._program.data().train,
             self._batches(seen, count),
             run.learning_rates[seen.start : seen.start + count],
             np.int32(seen.start),
-            np.float32(_own(eval_loss, seen.member, self._program.members)),
+            np.float32(eval_loss),
             run.values,
         )
 
@@ -276,7 +277,7 @@ class Comparison:
 
     @property
     def _totals(self) -> Any:
-        return _own(self._evaluation.totals, 0, self._program.members)
+        return self._program.own(self._evaluation.totals, 0)
 
     def _compile(self, name: str, jitted: Callable, arguments: tuple) -> None:
         cut, looped = self._program.cut, self._program.looped
@@ -334,11 +335,6 @@ def _among_copies(call: Callable, members: int) -> Callable:
 
 def _copied(leaf: Any, members: int) -> jax.Array:
     return jnp.broadcast_to(leaf, (members, *jnp.shape(leaf)))
-
-
-def _own(tree: Any, member: int, members: int | None) -> Any:
-    """One member's part of a population's host arrays."""
-    return tree if members is None else jax.tree.map(lambda x: x[member], tree)
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:

@@ -1,7 +1,7 @@
 """The compiled program that runs share when only numbers differ between them."""
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from runner.core.choose import flops, steps_per_call
 from runner.core.compiling import BRIEF, Compiling, once
 from runner.core.convolution import equations
 from runner.core.evaluation import Evaluation, compile_evaluation
-from runner.core.keep import Keep, make_anew
+from runner.core.keep import Keep
 from runner.core.mesh import Mesh
 from runner.core.program_spec import ProgramSpec
 from runner.core.shapes import (
@@ -72,6 +72,12 @@ class Program:
         """The call that takes the most steps."""
         return self.calls(self.cut.blocks)
 
+    def own(self, tree: Any, index: int) -> Any:
+        """The part of the run of an index, of what all runs have together."""
+        if self.members is None:
+            return tree
+        return jax.tree.map(lambda x: x[index], tree)
+
     @property
     def bytes(self) -> int:
         """Memory of a training call on each device, as far as XLA reports it."""
@@ -92,8 +98,8 @@ def compile_program(
     spec: ProgramSpec,
     values: Values,
     timetable: Timetable,
-    members: int | None = None,
-    keep: Keep = make_anew,
+    members: int | None,
+    keep: Keep,
 ) -> Program:
     """Start to compile the program of `spec`.
 
@@ -120,10 +126,6 @@ def compile_program(
     initialize, train_step, look = _functions(spec, members)
     looking = look and (look, timetable.is_logged)
 
-    def kept(*name: Hashable, make: Callable[[], Compiling]) -> Compiling:
-        kind, *rest = name
-        return keep((kind, spec.key, members, *rest), make)
-
     def call(blocks: int) -> Compiling:
         block = cut.block if blocks else 1
         count = max(1, blocks) * block
@@ -134,7 +136,8 @@ def compile_program(
             function = jax.vmap(function, MEMBER_AXES)
         jitted = jax.jit(function, out_shardings=(state, mesh.own), donate_argnums=0)
         logged = looking and timetable
-        return kept("call", block, blocks, most > 1, logged, make=lambda: Compiling(
+        key = "call", spec.key, members, block, blocks, most > 1, logged
+        return keep(key, lambda: Compiling(
             jitted,
             carry, columns, batches, own(rates), one, own(number), own(numbers),
         ))  # fmt: skip
@@ -147,7 +150,7 @@ def compile_program(
         return made[blocks]
 
     if members:
-        initial = kept("init", make=lambda: Compiling(
+        initial = keep(("init", spec.key, members), lambda: Compiling(
             once(jax.vmap(initialize), BRIEF, out_shardings=state),
             own(numbers.key), own(number), own(numbers.hyperparameters),
             *own(start_of(spec, values)),

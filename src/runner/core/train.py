@@ -50,7 +50,7 @@ def train(
     Yields:
       the index of a run that ends early and why: None, if `host.stop` said so;
       TrainingStopped, if a training or evaluation loss isn't finite and `train.on_nan`
-      is `stop`; or what `host.write` raised. It gets no further rows; the others
+      is `stop`; or what the `host` raised for it. It gets no further rows; the others
       continue. Refused, for each run: their program is one, and the witness found it
       to do something else.
 
@@ -103,14 +103,15 @@ def _train(
             assert call.snapshot is not None
             state = on_host(_state(program, call.snapshot.carry))
         for index in sorted(unfinished):
-            own = read if program.members is None else read.member(index)
+            own = read.own(program, index)
             try:
                 for row in rows(own, runs[index].settings.on_nan, speed):
                     host.write(index, row)
+                    if state is not None and row["step"] == call.stop:
+                        host.look(index, row, program.own(state, index))
+                    # Last: a run that fails here doesn't stop, too.
                     if host.stop(index, row) and call.carry is None:
                         stopped.append(index)
-                    if state is not None and row["step"] == call.stop:
-                        host.look(index, row, _own(program, state, index))
             except Exception as error:
                 unfinished.remove(index)
                 yield index, error
@@ -125,10 +126,10 @@ def _train(
         if stopped:
             assert call.snapshot is not None
             witness.settle()
-            _finish(program, runs, stopped, host, call.snapshot.carry)
-            unfinished -= set(stopped)
-            for index in stopped:
-                yield index, None
+            carry = call.snapshot.carry
+            for index, error in _finish(program, runs, stopped, host, carry):
+                unfinished.remove(index)
+                yield index, error
             if not unfinished:
                 return None
         if shrinks() and call.snapshot is not None and call.carry is None:
@@ -136,7 +137,10 @@ def _train(
             return Start(call.stop, call.snapshot, {})
         carry = call.carry
     witness.settle()
-    _finish(program, runs, sorted(unfinished), host, carry)
+    for index, error in _finish(program, runs, sorted(unfinished), host, carry):
+        if error:
+            unfinished.remove(index)
+            yield index, error
     return None
 
 
@@ -165,10 +169,13 @@ def _finish(
     finished: Sequence[int],
     host: Host,
     carry: Any,
-) -> None:
+) -> Iterator[tuple[int, Exception | None]]:
     """Evaluate the test splits, once, and hand over the state that the runs end with.
 
     Both with the best state if it is kept, else the last.
+
+    Yields:
+      the index of each run, and what `host.finish` raised, if it did.
     """
     if not finished:
         return
@@ -178,21 +185,19 @@ def _finish(
     numbers = evaluate(program.evaluation, carry, splits)[0] if splits else {}
     found = on_host((_state(program, carry), numbers))
     for index in finished:
-        state, numbers = _own(program, found, index)
-        host.finish(index, state, {name: float(x) for name, x in numbers.items()})
+        state, numbers = program.own(found, index)
+        error = None
+        try:
+            host.finish(index, state, {name: float(x) for name, x in numbers.items()})
+        except Exception as raised:
+            error = raised
+        yield index, error
 
 
 def _state(program: Program, carry: Any) -> dict[str, Any]:
     """What `Host.finish` gets of a carry."""
     params = evaluated_params if program.members is None else jax.vmap(evaluated_params)
     return {"params": params(carry), "model_state": carry.state.model_state}
-
-
-def _own(program: Program, found: Any, index: int) -> Any:
-    """The part of the run of an index."""
-    if program.members is None:
-        return found
-    return jax.tree.map(lambda x: x[index], found)
 
 
 class _Pace:
@@ -218,7 +223,7 @@ def _together(
     program: Program, runs: Sequence[Run], start: Start | None
 ) -> tuple[Run, feed.TrainFeed]:
     """`runs` as one, whose numbers have a leading member axis in a population."""
-    run = runs[0]
+    run, orders = runs[0], [runs[0].order]
     if program.members is not None:
         filled = [*runs, *[runs[-1]] * (program.members - len(runs))]
         run = run._replace(
@@ -228,8 +233,6 @@ def _together(
             values=_stacked([each.values for each in filled]),
         )
         orders = [each.order for each in filled]
-    else:
-        orders = [run.order]
     feeder = feed.TrainFeed(
         run.spec.dataset,
         orders,

@@ -114,8 +114,7 @@ class Recomputing(Witness):
     def read(self, call: Any) -> None:
         if self._unread and self._unread[0].start == call.start:
             seen = self._unread.popleft()
-            own = call if self._members is None else call.member(seen.member)
-            seen = seen._replace(rows=own.rows)
+            seen = seen._replace(rows=call.own(self._program, seen.member).rows)
             self._comparison.prepare(seen)
             self._waiting.append(seen)
         if self._waiting and self._comparison.ready():
