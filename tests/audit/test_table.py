@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from runner.audit.__main__ import main
-from runner.audit.runs import runner
+from runner.audit.runs import Done, measured, runner
 from runner.audit.table import SHIPPED, find, read
 from runner.errors import ConfigError
 
@@ -124,6 +124,20 @@ def test_the_step_of_a_cell(write, tmp_path, cell, step):
     table = read(write(with_cell(**cell)))
     with runner(tmp_path / "runs", None) as runs:
         assert runs.steps(table) == {"a": step}
+
+
+def test_what_a_run_measured_for_a_cell(write, tmp_path):
+    (cell,) = read(write(with_cell(epoch=2))).cells
+    (tmp_path / "config.json").write_text('{"train": {"steps_per_epoch": 3}}')
+    rows = tmp_path / "metrics.jsonl"
+    rows.write_text('{"step": 3, "validation/loss": 2.0}\n')
+    assert measured(cell, Done(tmp_path, "")) == "it ended before step 6"
+    rows.write_text('{"step": 6, "train/loss": 2.0}\n{"step": 9}\n')
+    missing = "validation/loss isn't measured at its step 6"
+    assert measured(cell, Done(tmp_path, "")) == missing
+    rows.write_text('{"step": 6, "validation/loss": 2.5}\n{"step": 9}\n')
+    assert measured(cell, Done(tmp_path, "")) == 2.5
+    assert measured(cell, Done(tmp_path, "it failed")) == "it failed"
 
 
 def test_a_test_split_needs_none_for_validation(write, tmp_path, folders):

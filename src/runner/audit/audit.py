@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.audit.runs import Done, Overrides, Runner, measured, runner
+from runner.audit.runs import Done, Overrides, measured, runner
 from runner.audit.table import Candidate, Table
 from runner.audit.verdict import Explanation, Verdict, explain, judge
 
@@ -52,22 +52,18 @@ def audit(table: Table, out: Path, config_dir: Path | None = None) -> Audit:
         verdicts = _verdicts(table, steps, done)
         explanations = []
         if table.candidates and any(v.outcome == "differs" for v in verdicts):
-            done |= _with_candidates(table, runs)
+            asked = [
+                table.overrides(cell, candidate)
+                for candidate in table.candidates
+                for cell in table.cells
+            ]
+            done |= runs.run(asked, table.seeds)
             explanations = explain(
                 verdicts,
                 {c: _verdicts(table, steps, done, c) for c in table.candidates},
             )
     folders = {run.folder for run in done.values()}
     return Audit(table, tuple(verdicts), tuple(explanations), len(folders))
-
-
-def _with_candidates(table: Table, runs: Runner) -> dict[tuple[Overrides, int], Done]:
-    asked = [
-        table.overrides(cell, candidate)
-        for candidate in table.candidates
-        for cell in table.cells
-    ]
-    return runs.run(asked, table.seeds)
 
 
 def _verdicts(

@@ -133,10 +133,14 @@ def measured(cell: Cell, done: Done) -> float | str:
         return float(final[cell.metric])
     # Its own: an open factor may be the size of batches.
     step = _step(cell, read_object(done.folder / "config.json")["train"])
+    last = 0
     for row in read_metrics(done.folder / "metrics.jsonl"):
-        if row["step"] == step and cell.metric in row:
+        last = row["step"]
+        if last == step and cell.metric in row:
             return float(row[cell.metric])
-    return f"it ended before step {step}"
+    if last < step:
+        return f"it ended before step {step}"
+    return f"{cell.metric} isn't measured at its step {step}"
 
 
 def _given(overrides: Overrides, seed: int) -> list[str]:
