@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runner.checks.agreement import FLOAT32, Agreement, rounding
-from runner.core.evidence import Distances, Evidence, Numbers
+from runner.checks.evidence import Distances, Evidence, Series
 from runner.errors import Refused
 
 STEPS = np.arange(1, 9)
@@ -15,7 +15,7 @@ def evidence(off=0.0, name="loss", leaf=0.0, at=4) -> Evidence:
     """A number that is off from a step on, and a parameter that has moved by 1."""
     live = LOSS + np.where(STEPS >= at, off, 0)
     found = Distances({"w": leaf}, {"w": 1.0}, {"w": 10.0})
-    return Evidence(0, 8, {f"train/{name}": Numbers(STEPS, live, LOSS)}, found)
+    return Evidence(0, 8, {f"train/{name}": Series(STEPS, live, LOSS)}, found)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_metric_that_differs_again_and_again_is_no_tie():
     with pytest.raises(Refused, match="train/accuracy"):
         for _ in range(2):
             found, noise = (evidence(off, "accuracy", at=8) for off in (0.1, 0.0))
-            last = Numbers(*(x[-1:] for x in found.numbers["train/accuracy"]))
+            last = Series(*(x[-1:] for x in found.numbers["train/accuracy"]))
             found = found._replace(numbers={"train/accuracy": last})
             judge.steps(found, lambda noise=noise: [noise])
 

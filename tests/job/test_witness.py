@@ -14,8 +14,8 @@ from helpers.small_models import small_convnet
 from helpers.unusual import unusual
 from helpers.user_targets import NOISY
 from helpers.witnessed import witnessed
+from runner.checks import witness as checks_witness
 from runner.checks.agreement import Agreement
-from runner.core import witness as core_witness
 from runner.core.run import BLIND
 from runner.core.timetable import Cut
 from runner.errors import ConfigError, Refused
@@ -220,7 +220,7 @@ def test_where_memory_is_short_the_record_says_so(ran, tmp_path, monkeypatch):
 
 
 def test_of_a_long_call_the_beginning_is_computed_again(built, monkeypatch):
-    monkeypatch.setattr(core_witness, "MOST_STEPS", 4)
+    monkeypatch.setattr(checks_witness, "MOST_STEPS", 4)
     run = built(*SMALL, "framework=jax")
     assert run.timetable.cut(1024) == Cut(1, (10,))
     _, seen = witnessed(run)
@@ -255,7 +255,7 @@ def test_members_are_looked_at_in_turn(built, monkeypatch):
         def choice(self, given):
             return given[0]
 
-    monkeypatch.setattr(core_witness.secrets, "SystemRandom", First)
+    monkeypatch.setattr(checks_witness.secrets, "SystemRandom", First)
     runs = [built(*SMALL, "framework=jax", f"seed={seed}") for seed in range(3)]
     _, seen = witnessed(*runs)
     assert [one["member"] for one in seen] == [0, 1]

@@ -7,7 +7,7 @@ from math import inf, isfinite, sqrt
 import jax
 import numpy as np
 
-from runner.core.evidence import Distances, Evidence, apart
+from runner.checks.evidence import Distances, Evidence, apart
 from runner.errors import Refused
 from runner.trees import by_path
 
@@ -42,7 +42,11 @@ def rounding(compute: str, matmul: str, platform: str) -> float:
 
 
 class Agreement:
-    """Judges evidence from a run or a population: see `runner.core.evidence.Judge`.
+    """Decides whether what a run or a population did differs by more than rounding.
+
+    Each function raises Refused if it does. `again` gives what the other computation
+    gives if parameters are changed by rounding, against what it gives if they aren't:
+    a few times.
 
     Args:
       rounding: see the function of this name.
@@ -55,6 +59,7 @@ class Agreement:
         self._differing: Counter[str] = Counter()
 
     def initial(self, found: Distances, seed: str) -> None:
+        """Judge the initial values for a seed, which is named in words."""
         for path, off, _, size in _leaves(found):
             if not off <= INITIAL * size:
                 raise Refused(
@@ -64,12 +69,14 @@ class Agreement:
                 )
 
     def unseeded(self) -> None:
+        """Judge that another seed gives the same initial values."""
         raise Refused(
             "verify: another seed gives the same initial parameters, so runs that "
             f"differ in the seed alone start alike. {ANYWAY}"
         )
 
     def steps(self, found: Evidence, again: Callable[[], list[Evidence]]) -> None:
+        """Judge the steps of a call."""
         differs = self._differences(found, again)
         if differs:
             raise Refused(
@@ -79,6 +86,7 @@ class Agreement:
             )
 
     def evaluation(self, found: Evidence, again: Callable[[], list[Evidence]]) -> None:
+        """Judge the numbers of an evaluation."""
         differs = self._differences(found, again)
         if differs:
             raise Refused(
@@ -87,6 +95,7 @@ class Agreement:
             )
 
     def outputs(self, step: int, twice: Distances, mixed: Distances) -> None:
+        """Judge the outputs of a batch: of two calls, and beside other examples."""
         for found, what in (
             (twice, "the same batch gives other outputs when it is evaluated twice"),
             (mixed, "outputs of an example depend on the other examples of its batch"),

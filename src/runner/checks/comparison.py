@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.core import recomputation, step
+from runner.checks import recomputation
+from runner.checks.agreement import Agreement
+from runner.checks.evidence import Distances, Evidence, Seen, Series, apart
+from runner.checks.recomputation import adapted
+from runner.core import step
 from runner.core.compiling import BRIEF, Compiling, once
 from runner.core.evaluation import Evaluation
-from runner.core.evidence import Distances, Evidence, Judge, Numbers, Seen, apart
 from runner.core.keep import Keep
 from runner.core.program import MEMBER_AXES, Program
-from runner.core.recomputation import adapted
 from runner.core.run import Run
 from runner.core.step import NORMS, Carry
 from runner.errors import Refused
@@ -47,7 +49,7 @@ class Comparison:
         program: Program,
         runs: Sequence[Run],
         most: int,
-        judge: Judge,
+        judge: Agreement,
         init: Callable,
         seed: int,
         keep: Keep,
@@ -162,7 +164,7 @@ class Comparison:
                 found = {k: v for k, v in found.items() if not k.startswith(_RATE)}
             if not is_known:  # all but the first step's update depends on the rest
                 found = {
-                    name: Numbers(*(x[:1] for x in numbers))
+                    name: Series(*(x[:1] for x in numbers))
                     for name, numbers in found.items()
                     if not name.startswith(_AFTER)
                     and numbers.steps[0] == seen.start + 1
@@ -206,7 +208,7 @@ class Comparison:
         def evidence(numbers: dict) -> Evidence:
             at = np.array([seen.stop])
             found = {
-                f"{split}/{name}": Numbers(at, np.array([x]), np.array([ours[name]]))
+                f"{split}/{name}": Series(at, np.array([x]), np.array([ours[name]]))
                 for name, x in numbers.items()
             }
             return Evidence(seen.start, seen.stop, found, None)
@@ -293,13 +295,13 @@ def _with_opt_state(carry: Carry, opt_state: Any) -> Carry:
     return carry._replace(state=carry.state._replace(opt_state=opt_state))
 
 
-def _numbers(start: int, count: int, live: dict, other: dict) -> dict[str, Numbers]:
+def _numbers(start: int, count: int, live: dict, other: dict) -> dict[str, Series]:
     """The numbers of `count` steps; norms are those of the ends of blocks."""
     found = {}
     for name, numbers in other.items():
         block = count // len(numbers)
         steps = start + np.arange(block, count + 1, block)
-        found[name] = Numbers(steps, live[name][: len(numbers)], numbers)
+        found[name] = Series(steps, live[name][: len(numbers)], numbers)
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from runner.core.evidence import apart
+from runner.checks.evidence import apart
 from runner.trees import path_text
 
 SMALL = 0.01  # a leaf whose numbers are this small beside the others' is rounding

@@ -1,7 +1,6 @@
-"""Evidence of whether a run does what its configuration says, and who judges it."""
+"""Evidence of whether a run does what its configuration says."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,8 +43,8 @@ class Distances(NamedTuple):
     size: Any
 
 
-class Numbers(NamedTuple):
-    """A number of a run and what it should be, at some steps: arrays [n]."""
+class Series(NamedTuple):
+    """A number of a run, and what it should be, at some steps: arrays [n]."""
 
     steps: np.ndarray
     live: np.ndarray
@@ -64,7 +63,7 @@ class Evidence(NamedTuple):
 
     start: int
     stop: int
-    numbers: dict[str, Numbers]
+    numbers: dict[str, Series]
     distances: Distances | None
     noise: float = 1.0
 
@@ -79,37 +78,3 @@ def apart(one: Any, other: Any) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         off = np.abs(one - other)
     return np.where(same, 0, np.where(np.isnan(off), np.inf, off))
-
-
-class Judge(Protocol):
-    """Decides whether a difference is more than rounding.
-
-    Each function raises Refused if it is. `again` gives what the other computation
-    gives if parameters are changed by rounding, against what it gives if they aren't:
-    a few times.
-
-    Attributes:
-      rounding: of the numbers that layers compute, relative to them.
-    """
-
-    rounding: float
-
-    def initial(self, found: Distances, seed: str) -> None:
-        """Judge the initial values for a seed, which is named in words."""
-        ...
-
-    def unseeded(self) -> None:
-        """Judge that another seed gives the same initial values."""
-        ...
-
-    def steps(self, found: Evidence, again: Callable[[], list[Evidence]]) -> None:
-        """Judge the steps of a call."""
-        ...
-
-    def evaluation(self, found: Evidence, again: Callable[[], list[Evidence]]) -> None:
-        """Judge the numbers of an evaluation."""
-        ...
-
-    def outputs(self, step: int, twice: Distances, mixed: Distances) -> None:
-        """Judge the outputs of a batch: of two calls, and beside other examples."""
-        ...

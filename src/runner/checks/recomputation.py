@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner.checks.evidence import Distances
 from runner.core import feed
-from runner.core.evidence import Distances
 from runner.core.pipeline import TrainState
 from runner.core.step import Carry, evaluated_params
 from runner.data.transforms import Transform, transformed

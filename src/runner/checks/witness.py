@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.core.comparison import Comparison
+from runner.checks.agreement import Agreement
+from runner.checks.comparison import Comparison
+from runner.checks.evidence import Seen
 from runner.core.compiling import Compiling
-from runner.core.evidence import Judge, Seen
 from runner.core.keep import Keep
 from runner.core.program import Program
 from runner.core.run import Run, Witness
@@ -49,7 +50,7 @@ class Recomputing(Witness):
         program: Program,
         runs: Sequence[Run],
         start: int,
-        judge: Judge,
+        judge: Agreement,
         init: Callable,
         free: Callable[[], float],
         agree: Callable[[str, Any], Any],

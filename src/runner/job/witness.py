@@ -6,9 +6,9 @@ from typing import Any
 import jax
 
 from runner.checks.agreement import Agreement, rounding
+from runner.checks.witness import Recomputing
 from runner.core.program import Program, init
 from runner.core.run import BLIND, Run, Witness
-from runner.core.witness import Recomputing
 from runner.job.memory import free_bytes
 from runner.job.session import Session
 
