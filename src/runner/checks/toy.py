@@ -124,41 +124,34 @@ class Linen(linen.Module):
         return self.shaped(z)
 
 
-class Layer(nnx.Module):
-    """Variables of one kind."""
-
-    def __init__(self, kind: type[nnx.Variable], values: dict):
-        for name, value in values.items():
-            setattr(self, name, kind(value))
-
-    def values(self) -> dict:
-        return nnx.to_pure_dict(nnx.state(self))
-
-
 class Nnx(nnx.Module):
     def __init__(self, dtype, shaped, groups: Sequence[str], rngs: nnx.Rngs):
         # Its own initial values are never used.
         params, stats = _zeros(groups)
-        self.dense = Layer(nnx.Param, params["dense"])
-        self.output = Layer(nnx.Param, params["output"])
-        self.norm = Layer(nnx.BatchStat, stats["norm"])
-        if groups:
-            layers = params["groups"].items()
-            self.groups = nnx.Dict({k: Layer(nnx.Param, v) for k, v in layers})
-        self.has_groups = bool(groups)
+        for name, values in params.items():
+            setattr(self, name, _variables(nnx.Param, values))
+        self.norm = _variables(nnx.BatchStat, stats["norm"])
         self.dtype, self.shaped, self.rngs = dtype, shaped, rngs
         self.deterministic = self.use_running_average = False
 
     def __call__(self, inputs):
-        params = {"dense": self.dense.values(), "output": self.output.values()}
-        if self.has_groups:
-            params["groups"] = {k: v.values() for k, v in self.groups.items()}
-        stats, updates = self.norm.values(), not self.use_running_average
+        params = nnx.to_pure_dict(nnx.state(self, nnx.Param))
+        stats = nnx.to_pure_dict(nnx.state(self.norm))
+        updates = not self.use_running_average
         noise = None if self.deterministic else self.rngs.dropout()
         z, new = _outputs(params, stats, projected(inputs), noise, updates, self.dtype)
         if updates:
             nnx.update(self.norm, new)
         return self.shaped(z)
+
+
+def _variables(kind: type[nnx.Variable], values: dict) -> nnx.Dict:
+    return nnx.Dict(
+        {
+            name: _variables(kind, value) if isinstance(value, dict) else kind(value)
+            for name, value in values.items()
+        }
+    )
 
 
 def toy_task(task: Task) -> Task:

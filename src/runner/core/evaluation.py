@@ -8,7 +8,7 @@ import numpy as np
 
 from runner.core import feed, step
 from runner.core.compiling import Compiling
-from runner.core.keep import Keep, make_anew
+from runner.core.keep import Keep
 from runner.core.program_spec import ProgramSpec
 from runner.core.shapes import eval_sums, mesh_of, with_sharding
 
@@ -37,8 +37,8 @@ def compile_evaluation(
     spec: ProgramSpec,
     shapes: Any,
     capacity: int,
-    members: int | None = None,
-    keep: Keep = make_anew,
+    members: int | None,
+    keep: Keep,
 ) -> Evaluation:
     """Start to compile the evaluation of the splits of `spec`.
 

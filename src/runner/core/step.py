@@ -326,7 +326,7 @@ def _once(body: Callable, carry: Any, given: Any) -> tuple[Any, Any]:
 
 
 def eval_call(eval_step: Callable, task: Task, capacity: int) -> Callable:
-    """Several evaluation batches as one call: see `Program.evaluate`."""
+    """Several evaluation batches as one call: see `Evaluation.call`."""
 
     def call(carry, columns, batches, totals):
         def body(i, totals):

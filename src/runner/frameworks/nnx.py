@@ -1,4 +1,4 @@
-"""Flax nnx: a Module, `nnx.value_and_grad` and `nnx.Optimizer`."""
+"""Flax nnx: a Module, `nnx.grad` and `nnx.Optimizer`."""
 
 import functools
 

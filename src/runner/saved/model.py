@@ -185,7 +185,7 @@ def metrics(built: Built, state: TrainState, splits: Sequence[str]) -> dict[str,
     numbers: dict[str, float] = {}
     for split in splits:
         own, name = evaluated_as(spec, split)
-        evaluation = compile_evaluation(own, shapes, capacity, keep=built.session.keep)
+        evaluation = compile_evaluation(own, shapes, capacity, None, built.session.keep)
         found, _ = evaluate(evaluation, placed, [name])
         for key, value in on_host(found).items():
             numbers[split + key.removeprefix(name)] = float(value)
