@@ -185,7 +185,7 @@ def common(folders):
     return "--config-dir", "my_lab/conf", *PARTS["text"], "wandb=disabled", cache
 
 
-@pytest.mark.nightly  # test_replay.py finds a user's own conf again
+@pytest.mark.nightly  # replay/test_record.py finds a user's own conf again
 def test_packed_replayed_and_loaded(tmp_path, common):
     sweep = tmp_path / "sweep"
     process = command("-m", *common, *LENGTH, "seed=0,1", f"hydra.sweep.dir={sweep}")
