@@ -99,8 +99,9 @@ SCATTERED = (
     "test_accelerator.py", "test_audit.py", "test_cli.py", "test_commands.py",
     "test_common_stop.py", "test_configs.py", "test_examples.py",
     "test_interruption.py", "test_kills.py", "test_library.py", "test_own_data.py",
-    "test_page_commands.py", "test_pages.py", "test_processes.py",
-    "replay/test_record.py", "replay/test_run.py", "test_submit.py", "test_sweep.py",
+    "test_packed_sweep.py", "test_page_commands.py", "test_pages.py",
+    "test_processes.py", "replay/test_record.py", "replay/test_run.py",
+    "test_submit.py", "test_sweep.py", "test_unfinished_sweep.py",
 )  # fmt: skip
 
 
