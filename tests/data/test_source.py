@@ -140,6 +140,7 @@ MISTAKES = [
     ({"train": Given({"x": None})}, "example 0 has x that is NoneType, not numbers"),
     ({"train": Given({"x": [[1], [1, 2]]})}, "example 0 has x that is no array"),
     ({"train": Given({"x": 2**31})}, "has x with 2147483648, which 32 bits"),
+    ({"train": Given({"x": -1e39})}, "has x with -1e.39, which 32 bits"),
     ({"train": Given([1], [1, 2])}, r"example 1 has input of shape \(2,\), int32, and"),
     ({"train": Given({"x": 1}, {"x": 1.5})}, "example 1 has x of shape .* float32"),
     ({"train": Given({"x": 1}, {"y": 1})}, "data.train: example 1 has no x"),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from runner.data.bits import as_32_bits
 from runner.data.dataset import (
     MODES,
     Dataset,
@@ -209,14 +210,7 @@ def _array(what: str, value: Any) -> np.ndarray:
             f"{what} that is {kind}, not numbers. Convert it in the source, or choose "
             "others with data.columns"
         )
-    if x.dtype.itemsize < 8 or x.dtype.kind == "b":
-        return x
-    if x.dtype.kind == "f":
-        return x.astype(np.float32)
-    if x.size and not -(2**31) <= x.min() <= x.max() < 2**31:
-        wide = x.max() if x.max() >= 2**31 else x.min()
-        raise ConfigError(f"{what} with {wide}, which 32 bits don't hold")
-    return x.astype(np.int32)
+    return as_32_bits(what, x)
 
 
 def _source(key: str, made: Any) -> Any:

@@ -12,6 +12,8 @@ import pytest
 from helpers.digits import config_error, load
 from runner.data.dataset import Feature, MemorySplit, train_batches
 from runner.data.order import Order
+from runner.data.tfds.split import TfdsSplit
+from runner.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 
@@ -85,6 +87,18 @@ def test_a_split_is_read_once_a_process_and_cant_be_changed(data_dir):
     assert one.train is other.train
     with pytest.raises(ValueError, match="read-only"):
         one.train.columns["input"][0] = 1
+
+
+def test_whole_numbers_that_32_bits_dont_hold_are_refused_not_others():
+    class Source(list):
+        def __getitems__(self, keys):
+            return [self[key] for key in keys]
+
+    source = Source({"id": np.int64(n)} for n in (1, 2**31))
+    split = TfdsSplit("folder", "train", (("x", "id"),), source)
+    assert split.rows(np.arange(1))["x"].dtype == np.int32
+    with pytest.raises(ConfigError, match=r"train of folder has id with 2147483648, w"):
+        split.rows(np.arange(2))
 
 
 def test_slices_and_no_label(data_dir):

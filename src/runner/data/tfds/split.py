@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runner.data.bits import as_32_bits
 from runner.data.dataset import MemorySplit
 from runner.errors import ConfigError, did_you_mean
 
@@ -33,15 +34,13 @@ class TfdsSplit:
             examples = self.source.__getitems__(keys)
         except TypeError:  # the sources of tfds.testing.mock_data lack this
             examples = [self.source[key] for key in keys]
-        return {
-            name: _as_32_bits(np.stack([example[feature] for example in examples]))
-            for name, feature in self.columns
-        }
-
-
-def _as_32_bits(column: np.ndarray) -> np.ndarray:
-    """Labels are int64 in TFDS, which JAX doesn't have unless it is told to."""
-    return column.astype(np.int32) if column.dtype == np.int64 else column
+        rows = {}
+        for name, feature in self.columns:
+            rows[name] = np.stack([example[feature] for example in examples])
+            if rows[name].dtype == np.int64:  # as TFDS has labels
+                what = f"data.splits: {self.split} of {self.folder} has {feature}"
+                rows[name] = as_32_bits(what, rows[name])
+        return rows
 
 
 # Reading costs 0.1 ms an example, so the jobs of a sweep that share a process share
