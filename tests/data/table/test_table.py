@@ -184,6 +184,17 @@ def test_a_split_of_its_own_file(made, tmp_path):
     np.testing.assert_allclose(found, PEOPLE["age"][:9] + 0.5)
 
 
+def test_a_category_is_the_same_whole_number_in_every_file(made, tmp_path):
+    """pandas writes whole numbers of which some are missing as floats."""
+    other = pl.DataFrame({"zip": [101.0, 202.0, None, 7.0], "kind": ["cat"] * 4})
+    other.write_parquet(tmp_path / "own.parquet")
+    data = made(
+        splits={"validation": str(tmp_path / "own.parquet")}, inputs=["zip"],
+        categorical=["zip"], missing="impute", encode="integers",
+    )  # fmt: skip
+    assert columns(data, "validation")["zip"].tolist() == [0, 1, 2, 2]
+
+
 FILES = {
     "dates.parquet": pl.DataFrame({"day": [1, 2], "kind": ["a", "b"]}).with_columns(
         day=pl.col("day").cast(pl.Date)
@@ -200,6 +211,7 @@ FILES = {
     ),
     "infinite.csv": PEOPLE.with_columns(height=pl.lit(1) / (pl.col("age") - 30)),
     "negative.csv": PEOPLE.with_columns(weight=-pl.col("weight")),
+    "huge.csv": PEOPLE.with_columns(height=10.0 ** pl.col("age")),
     "empty.csv": PEOPLE.with_columns(age=pl.lit(None)),
     "short.csv": PEOPLE.select("age", "kind"),
 }  # fmt: skip
@@ -232,6 +244,9 @@ MISTAKES = [
     ({"path": "one_target.csv"}, "data.target=kind is cat in all rows"),
     ({"path": "question.csv"}, r"age is numbers but for \?\. Add .*data.null_values"),
     ({"path": "infinite.csv", "splits": {}}, "data.inputs=height has . infinite val"),
+    ({"path": "huge.csv"}, "data.inputs=height: train has rows with 1e.*32 bits"),
+    ({"path": "huge.csv", "inputs": ["age"], "target": "height"}, "target=height has "),
+    ({"path": "twice.npz"}, "twice.npz can't be read: .* 'x_1' has more than one"),
     ({"path": "empty.csv"}, "data.inputs=age: all of its values in train are mis"),
     ({"splits": {"validation": 1.0}}, "data.splits.validation=1.0 must be a fraction"),
     ({"splits": {"validation": 0.5, "test": 0.5}}, "leave nothing to train on"),
@@ -259,6 +274,7 @@ def test_a_mistake_is_told(made, tmp_path, changes, message):
     (tmp_path / "broken.parquet").write_text("no")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04no")
     np.save(tmp_path / "pickled.npy", np.array([{}, 1], object))
+    np.savez(tmp_path / "twice.npz", x=np.eye(2), x_1=np.ones(2))
     np.save(tmp_path / "deep.npy", np.zeros((2, 2, 2)))
     for name, rows in FILES.items():
         if name in str(changes) or "*" in path:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from runner.data.bits import check_32_bits
 from runner.data.table.roles import NAMES, Roles, is_name
 from runner.errors import ConfigError, few
 
@@ -121,6 +122,7 @@ def _numbers(
                 f"data.inputs={name} has {np.isinf(found).sum()} infinite values in "
                 f"{split}"
             )
+        check_32_bits(f"data.inputs={name}: {split} has rows", found)
     train = values["train"]
     if np.nanmin(train) == np.nanmax(train):
         raise ConfigError(
@@ -145,6 +147,11 @@ def _categories(
     """
     import polars as pl
 
+    kinds = {table[name].dtype for table in splits.values()}
+    # As text a whole number of one file, 1, is another than that of another, 1.0.
+    is_mixed = len(kinds) > 1 and all(kind.is_numeric() for kind in kinds)
+    if is_mixed and any(kind.is_float() for kind in kinds):
+        splits = {k: table.cast({name: pl.Float64}) for k, table in splits.items()}
     columns = {k: table[name].cast(pl.String) for k, table in splits.items()}
     known = columns["train"].drop_nulls().unique().sort().to_list()
     if len(known) < 2:
@@ -183,6 +190,7 @@ def _add_target(
     numbers = known.to_numpy() if is_number else np.zeros(1)
     if not np.isfinite(numbers).all():
         raise ConfigError(f"data.target={name} has infinite values")
+    check_32_bits(f"data.target={name} has rows", numbers)
     if len(known) <= MOST_CLASSES and (numbers == np.round(numbers)).all():
         classes["label"] = len(known)
         places = {value: place for place, value in enumerate(known)}

@@ -96,7 +96,7 @@ def _numpy(key: str, file: Path) -> "pl.DataFrame":
             arrays = {k: found[k] for k in fields} if fields else {"column": found}
         else:
             arrays = {name: found[name] for name in found.files}
-    columns = {}
+    columns: list[tuple[str, np.ndarray]] = []
     for name, array in arrays.items():
         if array.ndim not in (1, 2):
             raise ConfigError(
@@ -108,9 +108,10 @@ def _numpy(key: str, file: Path) -> "pl.DataFrame":
         wide = array.ndim == 2 and (array.shape[1] > 1 or name == "column")
         parts = array.reshape(len(array), -1).T
         names = [f"{name}_{i}" if wide else name for i in range(len(parts))]
-        columns |= dict(zip(names, parts, strict=True))
-    if len({len(column) for column in columns.values()}) > 1:
-        sizes = [f"{name} {len(column)}" for name, column in columns.items()]
+        columns += zip(names, parts, strict=True)
+    if len({len(column) for _, column in columns}) > 1:
+        sizes = [f"{name} {len(column)}" for name, column in columns]
         raise ConfigError(f"{key}: {file} has arrays of different lengths: "
                           f"{few(sizes)}")  # fmt: skip
-    return pl.DataFrame({k: np.ascontiguousarray(v) for k, v in columns.items()})
+    # A list, of which no name is lost that two arrays have.
+    return pl.DataFrame([pl.Series(k, np.ascontiguousarray(v)) for k, v in columns])
