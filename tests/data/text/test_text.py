@@ -206,6 +206,7 @@ MISTAKES = [
     ({"path": ""}, "data.path is empty"),
     ({"path": "latin.txt"}, "latin.txt is not text in UTF-8.*data.vocabulary=bytes"),
     ({"data_dir": "poem.txt"}, "data.data_dir=.*poem.txt can't be written"),
+    ({"data_dir": "/proc/none/cache"}, "data.data_dir=/proc/none/cache can't be wr"),
     ({"mode": "device", "memory": 100}, "data.mode=device takes .*mode=stream reads"),
     ({"documents": ""}, "data.documents is empty"),
     ({"batch_size": 500}, "data.batch_size=500 is larger than the"),

@@ -94,6 +94,9 @@ def test_a_tokenizer_of_whole_words_may_lack_one(made, tmp_path):
     words.save(str(tmp_path / "words.json"))
     with pytest.raises(ConfigError, match=r"words.json: a token can't be found: "):
         made(vocabulary=str(tmp_path / "words.json"))
+    tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(tmp_path / "none.json"))
+    with pytest.raises(ConfigError, match=r"text of the split \w+ has 0 tokens"):
+        made(vocabulary=str(tmp_path / "none.json"))
 
 
 def test_a_text_without_a_safe_place_is_cut_somewhere(monkeypatch):

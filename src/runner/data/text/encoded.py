@@ -100,10 +100,9 @@ def encoded(
             raise ConfigError("the text has changed while it was read; start again")
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename and not str(error.filename).startswith(str(folder)):
-            raise ConfigError(
-                f"{error.filename} can't be read: {error.strerror}"
-            ) from error
+        place = Path(error.filename or folder)
+        if not (place.is_relative_to(folder) or folder.is_relative_to(place)):
+            raise ConfigError(f"{place} can't be read: {error.strerror}") from error
         raise ConfigError(
             f"data.data_dir={folder} can't be written: {error}. Choose another"
         ) from error

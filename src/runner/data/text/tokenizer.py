@@ -72,7 +72,8 @@ class Tokenizer:
 
     @functools.cached_property
     def _known(self) -> int:
-        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        places = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        return 1 + max(places, default=-1)
 
     @property
     def end(self) -> int | None:
