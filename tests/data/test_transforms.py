@@ -1,5 +1,7 @@
 """The shipped transforms, alone and in a compiled step."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,18 @@ def test_a_token_mask():
 def test_a_mistake_is_one_message(make, said):
     with pytest.raises(ConfigError, match=said):
         make()
+
+
+@pytest.mark.parametrize("make", [flip, partial(pad_and_crop, padding=1)])
+def test_what_moves_pixels_refuses_what_is_no_image_before_it_is_compiled(make):
+    with pytest.raises(ConfigError, match=r"needs images .* label has .* shape \(\)"):
+        after(make(column="label"), key=None)
+
+
+def test_a_type_that_isnt_there_is_one_message(built):
+    cast = "data.transforms=[{_target_:runner.data.transforms.cast,column:input"
+    with pytest.raises(ConfigError, match="'float23' not understood"):
+        built(cast + ",dtype:float23}]")
 
 
 def test_a_column_that_isnt_there_is_one_message(built):

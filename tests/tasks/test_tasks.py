@@ -111,6 +111,9 @@ def test_the_metrics_of_classes():
             "perplexity": perplexity(labels="label"),
         }
     )
+    many = classes()._replace(metrics={"top9": top_k(labels="label", k=9)})
+    with pytest.raises(ConfigError, match=r"metrics.top9: k=9 is more than the 4"):
+        found(many, LOGITS, {"label": LABELS})
     got = found(task, LOGITS, {"label": LABELS})
     best_two = np.argsort(LOGITS, axis=1)[:, 2:]
     f1 = []

@@ -77,9 +77,12 @@ def normalize(*, column: str, mean: list[float], std: list[float]) -> Transform:
 
 def cast(*, column: str, dtype: str) -> Transform:
     """The column in another dtype, such as float32 or int32."""
+    import jax.numpy as jnp
+
+    kind = jnp.dtype(dtype)  # refuses what is none
 
     def transform(batch, key, train):
-        return batch | {column: batch[column].astype(dtype)}
+        return batch | {column: batch[column].astype(kind)}
 
     return transform
 
@@ -91,12 +94,12 @@ def flip(*, column: str) -> Transform:
     """
 
     def transform(batch, key, train):
+        x = _images(batch, column, "flip")
         if not train:
             return batch
         import jax
         import jax.numpy as jnp
 
-        x = batch[column]
         height, width = x.shape[1:3]
         places = np.arange(height * width)[None]
         mirrored = places + (width - 1) - 2 * (places % width)
@@ -116,12 +119,12 @@ def pad_and_crop(*, column: str, padding: int) -> Transform:
                           "at least 1")  # fmt: skip
 
     def transform(batch, key, train):
+        x = _images(batch, column, "pad_and_crop")
         if not train:
             return batch
         import jax
         import jax.numpy as jnp
 
-        x = batch[column]
         height, width = x.shape[1:3]
         shifts = jax.random.randint(key, (len(x), 2), 0, 2 * padding + 1) - padding
         down, right = shifts[:, :1], shifts[:, 1:]
@@ -133,6 +136,16 @@ def pad_and_crop(*, column: str, padding: int) -> Transform:
         return batch | {column: jnp.where(inside, shifted, x.dtype.type(0))}
 
     return transform
+
+
+def _images(batch: Batch, column: str, transform: str) -> Any:
+    x = batch[column]
+    if x.ndim != 4:
+        raise ConfigError(
+            f"data.transforms: {transform} needs images [height, width, channels], and "
+            f"{column} has examples of shape {x.shape[1:]}"
+        )
+    return x
 
 
 def _pixels(x: "jax.Array", places: "jax.Array") -> "jax.Array":

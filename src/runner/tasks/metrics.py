@@ -25,6 +25,8 @@ def top_k(*, labels: str, k: int) -> Metric:
         raise ConfigError(f"top_k: k={k} must be at least 1")
 
     def hits(logits, batch):
+        if k > logits.shape[-1]:
+            raise ConfigError(f"k={k} is more than the {logits.shape[-1]} classes")
         least = jax.lax.top_k(logits, k)[0][..., -1:]
         own = jnp.take_along_axis(logits, batch[labels][..., None], axis=-1)
         return (own >= least)[..., 0]
