@@ -161,9 +161,8 @@ def _hydra(
     conf.register()
     hydra_files()
     setup_globals()  # Hydra's own resolvers
-    given = [*overrides]
-    if config_dir is not None:
-        given += conf.search_path(Path(config_dir))
+    own = None if config_dir is None else Path(config_dir)
+    given = [*overrides, *conf.search_path(own)]
     try:
         with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             yield GlobalHydra.instance().hydra, given

@@ -166,6 +166,9 @@ def test_a_user_s_own_conf_is_found_again(run, tmp_path, capsys):
     shutil.rmtree(tmp_path / "own")
     assert main([str(run)]) == 0
     assert "not compared with conf/: experiment=mine is" in capsys.readouterr().out
+    gone = str(tmp_path / "own")
+    assert main([str(run), "--config-dir", gone]) == 1
+    assert f"--config-dir {gone} is not a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -188,7 +191,7 @@ def test_what_only_the_folder_names_is_not_imported(
     key = "name" if ":" in named else "_target_"
     (own / "x.yaml").write_text(f'{key}: "{named}"\n')
     if "$" not in named:
-        check_targets(read(run), [own], "")
+        check_targets(read(run), own, "")
 
 
 def test_a_trusted_folder_is_imported(run, capsys):

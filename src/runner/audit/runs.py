@@ -114,9 +114,8 @@ def runner(folder: Path, config_dir: Path | None) -> Iterator[Runner]:
     """A `Runner` whose runs are in `folder`, within this process."""
     conf.register()
     hydra_files()
-    own = [] if config_dir is None else conf.search_path(config_dir)
     with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        asked = ["hydra.mode=MULTIRUN", *own]
+        asked = ["hydra.mode=MULTIRUN", *conf.search_path(config_dir)]
         master = compose("config", asked, return_hydra_config=True)
         with open_dict(master.hydra.sweep):
             master.hydra.sweep.dir = str(folder)

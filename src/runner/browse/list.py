@@ -188,7 +188,3 @@ def _parser() -> argparse.ArgumentParser:
         "objective",
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -135,7 +135,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

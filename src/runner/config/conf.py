@@ -34,12 +34,16 @@ def conf_dir() -> Path:
     return packaged if packaged.is_dir() else package.parents[1] / "conf"
 
 
-def search_path(folder: Path) -> list[str]:
+def search_path(folder: Path | None) -> list[str]:
     """The overrides that do what `--config-dir` does on Hydra's own command line.
 
     Raises:
-      ConfigError: a file in `folder` has the name of a shipped one.
+      ConfigError: it is no folder, or a file in it has the name of a shipped one.
     """
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {folder} is not a folder")
     refuse_ignored(
         ConfigSourceInfo(path, schema, "")
         for path, schema in (

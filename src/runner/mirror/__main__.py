@@ -76,7 +76,7 @@ def _chosen(
                 "only tracker and wandb can"
             )
     conf.register()
-    own = conf.search_path(config_dir) if config_dir else []
+    own = conf.search_path(config_dir)
     with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         cfg = compose("config", overrides=[*own, *overrides])
     wandb = OmegaConf.to_container(cfg.wandb, resolve=True)

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare_all(arguments: argparse.Namespace) -> bool:
     steps, given = arguments.steps, arguments.tolerance
-    own = arguments.overrides + _search_path(arguments.config_dir)
+    own = arguments.overrides + conf.search_path(arguments.config_dir)
     if not arguments.all:
         one = compare(own, "", steps, given, {})
         if one.differences:
@@ -95,12 +95,6 @@ def _compare_all(arguments: argparse.Namespace) -> bool:
             agree &= _report(name, row)
     print("All agree." if agree else "Not all agree.")
     return agree
-
-
-def _search_path(folder: Path | None) -> list[str]:
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(f"--config-dir {folder} is not a folder")
-    return [] if folder is None else conf.search_path(folder)
 
 
 def _options(group: str) -> list[str]:

@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.config_dir,
     )
     try:
+        conf.search_path(options.config_dir)  # refuses what can't be used
         print(replay(options.run, limits, options.out), flush=True)
     except Differs as difference:
         print(printable(f"Not reproduced: {options.run}: {difference}."), flush=True)

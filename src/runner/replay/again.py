@@ -69,8 +69,7 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
         raise ConfigError(f"{path} has no metrics to compare a replay with")
     if not limits.trust:
         how = "--config-dir adds your own YAML files; --trust imports whatever it names"
-        folders = [limits.config_dir] if limits.config_dir else []
-        check_targets(recorded, folders, how)
+        check_targets(recorded, limits.config_dir, how)
     cfg = _configuration(recorded, limits)
     session = Session()
     set_up(cfg, recorded.provenance)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from runner.config import conf
 from runner.config.explain import reason
-from runner.errors import ConfigError
 from runner.saved.saved_run import SavedRun, load_run
 
 DATA = """
@@ -91,10 +90,7 @@ def run(
     options = made.parse_intermixed_args(arguments)
     conf.register()
     try:
-        if options.config_dir is not None:
-            if not options.config_dir.is_dir():
-                raise ConfigError(f"--config-dir {options.config_dir} is not a folder")
-            conf.search_path(options.config_dir)  # refuses what can't be used
+        conf.search_path(options.config_dir)  # refuses what can't be used
         saved = load_run(
             options.run,
             state=options.state,

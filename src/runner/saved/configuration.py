@@ -69,9 +69,7 @@ def recompose(recorded: Recorded, config_dir: Path | None = None) -> DictConfig:
         for override in recorded.hydra["overrides"]
         if not override.lstrip("+~").startswith("hydra")
     ]
-    own = _search_path(recorded.provenance)
-    if config_dir is not None:
-        own = conf.search_path(config_dir)
+    own = conf.search_path(config_dir or _config_dir(recorded))
     try:
         with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             cfg = compose("config", [*overrides, *own])
@@ -91,17 +89,12 @@ def recompose(recorded: Recorded, config_dir: Path | None = None) -> DictConfig:
     return cfg
 
 
-def _search_path(provenance: Mapping[str, Any]) -> list[str]:
+def _config_dir(recorded: Recorded) -> Path | None:
     """The user's own --config-dir, if it is still there."""
-    command = provenance.get("command")
-    if not isinstance(command, list) or not all(isinstance(a, str) for a in command):
-        return []
-    for argument, following in zip(command, [*command[1:], ""], strict=True):
-        flag, _, value = argument.partition("=")
-        folder = Path(provenance.get("folder") or ".", value or following)
-        if flag in ("--config-dir", "-cd") and folder.is_dir():
-            return conf.search_path(folder)
-    return []
+    if recorded.config_dir is None:
+        return None
+    folder = Path(str(recorded.provenance.get("folder") or "."), recorded.config_dir)
+    return folder if folder.is_dir() else None
 
 
 def differences(recorded: Recorded, today: DictConfig) -> str:

@@ -45,7 +45,7 @@ def with_data(
         made = OmegaConf.create(plain(cfg))
         assert isinstance(made, DictConfig)
         if choice:
-            own = conf.search_path(config_dir) if config_dir else []
+            own = conf.search_path(config_dir)
             with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
                 data = compose("config", [*choice, *own]).data
             made.data = plain(data)

@@ -1,7 +1,5 @@
 """A model in a folder of its own: its state, its records, and a card about them."""
 
-import argparse
-import contextlib
 import math
 import os
 import re
@@ -102,7 +100,7 @@ def card(
     count = sum(math.prod(x.shape) for x in parameters.values())
     first = next(iter(parameters), next(iter(arrays)))
     kind = {"best": "the best state", "last": "the last state"}
-    own = config_dir or _config_dir(facts.get("command"))
+    own = config_dir or scrub(recorded.config_dir)
     flag = ["--config-dir", one_line(own)] if own else []
     template = (files("runner.saved") / "card.md.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
@@ -181,15 +179,6 @@ def _rows(cells: Iterator[tuple]) -> Iterator[str]:
     for row in cells:
         escaped = (one_line(cell).replace("|", "\\|") for cell in row)
         yield f"| {' | '.join(escaped)} |"
-
-
-def _config_dir(command: Any) -> str | None:
-    """The --config-dir of a recorded command, which Hydra parses with argparse too."""
-    words = map(str, command) if isinstance(command, list) else ()
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_argument("--config-dir", "-cd")
-    with contextlib.suppress(argparse.ArgumentError):  # not a command of runner's
-        return parser.parse_known_args([*words])[0].config_dir
 
 
 def _model(recorded: Recorded) -> list[str]:

@@ -51,12 +51,12 @@ def _check_devices(recorded: Mapping[str, Any]) -> int | None:
     here = devices()
     count = recorded.get("device_count")
     if count is not None and count > len(here):
-        hint = " JAX_NUM_CPU_DEVICES sets how many CPU devices there are."
+        is_cpu = here[0].platform == "cpu"
         raise ConfigError(
             f"the run had {counted(recorded.get('devices')) or count} devices, and "
             f"there are {len(here)} x {here[0].device_kind} here. Another number of "
             "devices adds numbers in another order."
-            + hint
-            * (here[0].platform == "cpu")
+            + " JAX_NUM_CPU_DEVICES sets how many CPU devices there are."
+            * is_cpu
         )
     return count

@@ -79,7 +79,7 @@ def rebuilt(
     config = {**recorded.config, **{key: {} for key in HOOKS}}
     recorded = recorded._replace(config=config)
     if not trust:
-        check_targets(recorded, [config_dir] if config_dir else [], _TRUST)
+        check_targets(recorded, config_dir, _TRUST)
     conf.register()
     cfg = configuration.typed(recorded, _today(recorded, config_dir))
     _for_its_model(cfg)
@@ -122,18 +122,16 @@ def _set_up(cfg: DictConfig, recorded: Recorded) -> None:
     set_up(cfg, known)
 
 
-def state_arrays(recorded: Recorded, state: State, built: Built) -> dict[str, Any]:
-    """The arrays of a state, by names such as `params/dense_0/kernel`.
+def checkpoint_arrays(folder: Path, state: State, built: Built) -> dict[str, Any]:
+    """The arrays of a checkpoint, by names such as `params/dense_0/kernel`.
 
     Raises:
       ConfigError: it is damaged, or those of another model.
     """
-    if state.checkpoint is None:
-        return file_arrays(recorded.source)
     run = built.run
     target = start_shapes(run.spec, run.values)
-    folder = recorded.source / restore.FOLDER
-    start = restore.newest(folder, state.step, target, run.spec.description)
+    saved = folder / restore.FOLDER
+    start = restore.newest(saved, state.step, target, run.spec.description)
     carry = start.snapshot.carry
     both = {"params": evaluated_params(carry), "model_state": carry.state.model_state}
     return arrays_of(on_host(both))

@@ -1,5 +1,7 @@
 """Read the record of a run, from its folder or from W&B's offline file."""
 
+import argparse
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +34,16 @@ class Recorded(NamedTuple):
     provenance: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
     finished: bool
+
+    @property
+    def config_dir(self) -> str | None:
+        """The --config-dir of its command, which Hydra parses with argparse too."""
+        command = self.provenance.get("command")
+        words = map(str, command) if isinstance(command, list) else ()
+        parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+        parser.add_argument("--config-dir", "-cd")
+        with contextlib.suppress(argparse.ArgumentError):  # not a command of runner's
+            return parser.parse_known_args([*words])[0].config_dir
 
 
 def read(path: Path, purpose: str = "used") -> Recorded:

@@ -99,12 +99,14 @@ class SavedRun:
           ConfigError: the run has left no such state, it is damaged, or the model
             can't be built.
         """
-        from runner.saved.model import file_arrays, state_arrays
+        from runner.saved.model import checkpoint_arrays, file_arrays
 
-        if self.state.checkpoint is None and "_arrays" not in vars(self):
-            self._arrays = file_arrays(self.folder)
-        elif "_arrays" not in vars(self):
-            self._arrays = state_arrays(self._recorded, self.state, self._model(data))
+        if "_arrays" not in vars(self):
+            self._arrays = (
+                file_arrays(self.folder)
+                if self.state.checkpoint is None
+                else checkpoint_arrays(self.folder, self.state, self._model(data))
+            )
         return self._arrays
 
     def predict(self, batch: Mapping[str, Any]) -> Any:

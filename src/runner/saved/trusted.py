@@ -1,7 +1,7 @@
 """Which functions a recorded configuration may name without being trusted."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,20 @@ _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _NAMED = re.compile(r"""(?:_target_|name): *["']?([\w.:]+)""")
 
 
-def check_targets(recorded: Recorded, folders: Sequence[Path], how: str) -> None:
+def check_targets(recorded: Recorded, config_dir: Path | None, how: str) -> None:
     """Refuse a record that names functions that today's configuration doesn't.
 
     Whoever wrote the record would decide what is imported and called.
 
     Args:
-      folders: of YAML files, besides conf/.
+      config_dir: a folder of YAML files, besides conf/.
       how: what the user may do to have them imported.
 
     Raises:
       ConfigError: names them.
     """
-    files = [
-        path for folder in (conf_dir(), *folders) for path in folder.rglob("*.yaml")
-    ]
+    folders = [conf_dir(), *([config_dir] if config_dir else [])]
+    files = [path for folder in folders for path in folder.rglob("*.yaml")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     known = set(_NAMED.findall(text))
     named = {*map(str, target_names(recorded.config)), *_classes(recorded.config)}
