@@ -63,7 +63,7 @@ class Scripted:
     def cancel(self, ids):
         self.cancelled += ids
 
-    def log(self, task, rank=0):
+    def log(self, task):
         return self._plan.logs / task
 
     def script(self, count):

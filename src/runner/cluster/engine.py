@@ -73,8 +73,8 @@ class Engine(Protocol):
         """End tasks, wherever they are."""
         ...
 
-    def log(self, task: str, rank: int = 0) -> Path:
-        """The file with the output of a process of a task."""
+    def log(self, task: str) -> Path:
+        """The file with the output of a task's first process."""
         ...
 
     def script(self, count: int) -> str:

@@ -66,31 +66,39 @@ class Events:
 
 
 class Tail:
-    """Reads what has been added to a file of events."""
+    """Reads what has been added to a file."""
 
     def __init__(self, path: Path):
         self._path = path
         self._offset = 0
 
-    def new(self) -> list[Mapping[str, Any]]:
+    def lines(self) -> list[bytes]:
         """The complete lines added since the last call.
 
         Raises:
-          ConfigError: one of them isn't an event.
+          OSError: the file can't be read.
+        """
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        data = data[: data.rfind(b"\n") + 1]
+        self._offset += len(data)
+        return data.splitlines()
+
+    def new(self) -> list[Mapping[str, Any]]:
+        """The events added since the last call; none while there is no file.
+
+        Raises:
+          ConfigError: the file can't be read, or a line isn't an event.
         """
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
+            return [self._event(line) for line in self.lines()]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise ConfigError(
                 f"{self._path} can't be read: {error.strerror}"
             ) from error
-        data = data[: data.rfind(b"\n") + 1]
-        self._offset += len(data)
-        return [self._event(line) for line in data.splitlines()]
 
     def _event(self, line: bytes) -> Mapping[str, Any]:
         try:

@@ -65,8 +65,8 @@ class Local:
             if not self._state(task).over:
                 os.kill(int(task), signal.SIGTERM)  # it forwards the signal
 
-    def log(self, task: str, rank: int = 0) -> Path:
-        return JobPaths(self._folder, job_id=task, task_id=rank).stdout
+    def log(self, task: str) -> Path:
+        return JobPaths(self._folder, job_id=task, task_id=0).stdout
 
     def script(self, count: int) -> str:
         raise ConfigError(

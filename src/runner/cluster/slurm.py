@@ -79,8 +79,8 @@ class Slurm:
     def cancel(self, ids: Sequence[str]) -> None:
         subprocess.run(["scancel", "--quiet", *ids], check=False)
 
-    def log(self, task: str, rank: int = 0) -> Path:
-        return JobPaths(self._folder, job_id=task, task_id=rank).stdout
+    def log(self, task: str) -> Path:
+        return JobPaths(self._folder, job_id=task, task_id=0).stdout
 
     def script(self, count: int) -> str:
         python = f"{process.command()} -u -m submitit.core._submit"

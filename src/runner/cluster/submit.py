@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from runner.cluster.array_task import Payload, TaskContext
 from runner.cluster.engine import ArrayTaskState, Engine
 from runner.cluster.engines import engine
-from runner.cluster.events import Events
+from runner.cluster.events import Events, Tail
 from runner.cluster.handed_over import refuse_secrets
 from runner.cluster.plan import Plan, PlannedTask
 from runner.cluster.watch import Watch
@@ -63,17 +63,17 @@ def submit(cfg: DictConfig, job: HydraJob) -> float:
         print(chosen.script(1))
         raise SystemExit(0)
     name = fingerprint(base_of(cfg))
-    if plan.tasks and plan.tasks[-1].jobs != [name] and plan.active:
-        raise ConfigError(
-            f"{folder} has another run, which hasn't ended: wait for job "
-            f"{plan.tasks[-1].id}, cancel it, or set hydra.run.dir to another folder"
-        )
-    ended = plan.tasks and plan.tasks[-1].over == "done"
-    if not plan.active and not (ended and plan.tasks[-1].jobs == [name]):
+    last = plan.tasks[-1] if plan.tasks else None
+    if last and plan.active:
+        if last.jobs != [name]:
+            raise ConfigError(
+                f"{folder} has another run, which hasn't ended: wait for job "
+                f"{last.id}, cancel it, or set hydra.run.dir to another folder"
+            )
+        print(f"following the run in {folder}", file=sys.stderr)
+    elif not (last and last.jobs == [name] and last.over == "done"):
         payload = Payload.here(settings, _train, cfg, job)
         plan.add([name], payload.write(plan.folder))
-    elif plan.active:
-        print(f"following the run in {folder}", file=sys.stderr)
     terminal = _Terminal(chosen, folder)
     watch = Watch(chosen, plan, settings.retries, terminal)
     try:
@@ -147,7 +147,7 @@ class _Terminal:
         self._engine = engine
         self._folder = folder
         self._task: PlannedTask | None = None
-        self._offsets: dict[str, int] = {}  # in the log of each attempt
+        self._logs: dict[str, Tail] = {}  # of each attempt
         self._shown = ""  # the end of what is shown
         self._failure: Mapping[str, Any] | None = None
         self._has_ended = False
@@ -183,16 +183,12 @@ class _Terminal:
         if self._task is None or not self._task.ids:
             return
         job = self._task.id
-        offset = self._offsets.get(job, 0)
+        log = self._logs.setdefault(job, Tail(self._engine.log(job)))
         try:
-            with self._engine.log(job).open("rb") as file:
-                file.seek(offset)
-                data = file.read()
+            lines = [line.decode(errors="replace") for line in log.lines()]
         except OSError:
             return
-        data = data[: data.rfind(b"\n") + 1]
-        self._offsets[job] = offset + len(data)
-        for line in data.decode(errors="replace").splitlines():
+        for line in lines:
             if not line.startswith("submitit "):
                 self.say(line)
                 self._shown = f"{self._shown[-20_000:]}\n{line}"

@@ -9,7 +9,7 @@ import optax
 from runner.data.dataset import Feature
 from runner.errors import ConfigError
 from runner.tasks import task as common
-from runner.tasks.task import Task, columns, feature
+from runner.tasks.task import Task, columns
 
 
 def classification(
@@ -38,10 +38,9 @@ def classification(
     """
     check_smoothing(label_smoothing)
     take = columns(inputs, features)
-    if labels not in features or features[labels].classes is None:
+    classes = features[labels].classes if labels in features else None
+    if classes is None:
         raise _without_labels(inputs, labels, features)
-    classes = feature("labels", labels, features).classes
-    assert classes is not None
     if class_weights is not None and (
         len(class_weights) != classes or not all(w >= 0 for w in class_weights)
     ):
