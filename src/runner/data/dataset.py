@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import os
 import re
 import sys
@@ -14,11 +13,12 @@ import numpy as np
 
 from runner.data.draws import Draws
 from runner.data.order import Order
-from runner.data.transforms import Transform, transformed
+from runner.data.transforms import Batch, Transform, transformed
 from runner.errors import ConfigError, did_you_mean
 
 Mode = Literal["device", "memory", "stream"]
 MODES: tuple[Mode, ...] = ("device", "memory", "stream")
+_CHUNK = 256  # examples that are read at once when all are
 _SPLIT = re.compile(r"train|(validation|test)(_\w+)?")
 
 
@@ -202,6 +202,15 @@ def check_mode(mode: str, modes: Collection[str]) -> None:
         )
 
 
+def check_choice(key: str, value: str, choices: Collection[str]) -> None:
+    """Refuses a value of `data.<key>` that isn't one of `choices`."""
+    if value not in choices:
+        raise ConfigError(
+            f"data.{key}={value} must be one of {', '.join(choices)}."
+            + did_you_mean(str(value), choices)
+        )
+
+
 def chosen_mode(
     mode: Mode | Literal["auto"], sizes_mb: Mapping[str, float], **limits_mb: float
 ) -> Mode:
@@ -251,37 +260,64 @@ def check_splits(names: Collection[str]) -> None:
 
 def train_batches(
     dataset: Dataset, order: Order, start: int, part: slice | np.ndarray = slice(None)
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[Batch]:
     """Endless batches of the steps `start`, `start + 1`, ...; only `part` of each.
 
     They depend on `order` alone, not on `dataset.mode`. A stream reads ahead in
     threads, which keeps the order.
     """
 
-    def batch_at(step: int) -> dict[str, np.ndarray]:
+    def batch_at(step: int) -> Batch:
         return dataset.train.rows(order.indices_at(step)[part])
 
-    if dataset.mode != "stream":
-        return map(batch_at, itertools.count(start))
-    return read_ahead(batch_at, start, sys.maxsize, dataset.threads)
+    return _in_turn(dataset, batch_at, start, sys.maxsize)
 
 
-def eval_batches(
-    dataset: Dataset, name: str, rows: np.ndarray
-) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(dataset: Dataset, name: str, rows: np.ndarray) -> Iterator[Batch]:
     """The batches `rows` `[batches, examples]` of the split `name`, in turn."""
 
-    def batch_at(number: int) -> dict[str, np.ndarray]:
+    def batch_at(number: int) -> Batch:
         return dataset.splits[name].rows(rows[number])
 
+    return _in_turn(dataset, batch_at, 0, len(rows))
+
+
+def _in_turn(
+    dataset: Dataset, batch_at: Callable[[int], Batch], start: int, stop: int
+) -> Iterator[Batch]:
     if dataset.mode != "stream":
-        return map(batch_at, range(len(rows)))
-    return read_ahead(batch_at, 0, len(rows), dataset.threads)
+        return map(batch_at, range(start, stop))
+    return _read_ahead(batch_at, start, stop, dataset.threads)
 
 
-def read_ahead(
-    read: Callable[[int], dict[str, np.ndarray]], start: int, stop: int, threads: int
-) -> Iterator[dict[str, np.ndarray]]:
+def in_memory(split: Split, threads: int | None = None) -> MemorySplit:
+    """All examples of `split`, read one chunk after the other.
+
+    Args:
+        split: Read once.
+        threads: As many chunks are read at the same time. None: without threads.
+    """
+
+    def chunk(number: int) -> Batch:
+        start = number * _CHUNK
+        return split.rows(np.arange(start, min(start + _CHUNK, len(split))))
+
+    count = -(-len(split) // _CHUNK)
+    chunks = map(chunk, range(count))
+    if threads is not None:
+        chunks = _read_ahead(chunk, 0, count, threads)
+    columns: Batch = {}
+    for number, rows in enumerate(chunks):
+        for name, x in rows.items():
+            if name not in columns:
+                columns[name] = np.empty((len(split), *x.shape[1:]), x.dtype)
+            columns[name][number * _CHUNK :][: len(x)] = x
+    return MemorySplit(columns)
+
+
+def _read_ahead(
+    read: Callable[[int], Batch], start: int, stop: int, threads: int
+) -> Iterator[Batch]:
     """`read(start)`, `read(start + 1)`, ... in order, by threads that are ahead."""
     import grain
 

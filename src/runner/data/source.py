@@ -11,12 +11,11 @@ from runner.data.bits import as_32_bits
 from runner.data.dataset import (
     MODES,
     Dataset,
-    MemorySplit,
     Split,
     check_batch_size,
     check_mode,
     chosen_mode,
-    read_ahead,
+    in_memory,
 )
 from runner.data.digest import LARGEST
 from runner.data.files import find_files
@@ -26,7 +25,6 @@ from runner.errors import ConfigError, did_you_mean, few
 
 _MOST = 2**31 - 1  # examples, whose numbers are int32
 _PAIR = ("input", "label")  # what the two parts of a tuple are called
-_CHUNK = 256  # examples that are read at once when all are
 
 
 def source(
@@ -94,7 +92,7 @@ def source(
     limits = {"device": device_limit_mb, "memory": memory_limit_mb}
     chosen = chosen_mode(mode, dict.fromkeys(limits, size_mb), **limits)
     splits: dict[str, Split] = {
-        key: split if chosen == "stream" else _in_memory(split, threads)
+        key: split if chosen == "stream" else in_memory(split, threads)
         for key, split in opened.items()
     }
     read_from = [file for path in files for file in find_files("data.files", path)]
@@ -262,12 +260,3 @@ def _checked(classes: Mapping[str, int], split: Examples) -> dict[str, int]:
                 f"1, and the column whole numbers; it is {split.form[name][1]}"
             )
     return dict(classes)
-
-
-def _in_memory(split: Examples, threads: int) -> MemorySplit:
-    def part(number: int) -> dict[str, np.ndarray]:
-        start = number * _CHUNK
-        return split.rows(np.arange(start, min(start + _CHUNK, len(split))))
-
-    parts = list(read_ahead(part, 0, -(-len(split) // _CHUNK), threads))
-    return MemorySplit({k: np.concatenate([p[k] for p in parts]) for k in parts[0]})

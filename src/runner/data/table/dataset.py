@@ -7,6 +7,7 @@ from runner.data.dataset import (
     Dataset,
     MemorySplit,
     check_batch_size,
+    check_choice,
     check_mode,
     check_splits,
     chosen_mode,
@@ -16,7 +17,7 @@ from runner.data.table.read import read
 from runner.data.table.roles import Roles, roles
 from runner.data.table.split import by_column, by_share
 from runner.data.transforms import Transform
-from runner.errors import ConfigError, did_you_mean
+from runner.errors import ConfigError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -87,8 +88,8 @@ def table(
     """
     check_batch_size(batch_size)
     check_mode(mode, ("auto", *MODES[:2]))
-    _check_choice("encode", encode, ("onehot", "integers"))
-    _check_choice("missing", missing, ("refuse", "impute"))
+    check_choice("encode", encode, ("onehot", "integers"))
+    check_choice("missing", missing, ("refuse", "impute"))
     form = {"separator": separator, "header": header, "null_values": null_values}
     if strange := [value for value in null_values if not isinstance(value, str)]:
         raise ConfigError(
@@ -143,14 +144,6 @@ def table(
         files=[*files, *(file for _, each in own.values() for file in each)],
         reshuffle=reshuffle,
     )
-
-
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"data.{key}={value} must be one of {', '.join(choices)}."
-            + did_you_mean(str(value), choices)
-        )
 
 
 def _same(

@@ -11,6 +11,7 @@ from runner.data.dataset import (
     Dataset,
     Split,
     check_batch_size,
+    check_choice,
     check_mode,
     chosen_mode,
 )
@@ -20,9 +21,8 @@ from runner.data.text.encoded import Encoded, encoded
 from runner.data.text.vocabulary import decoder
 from runner.data.text.windows import Cut, Mapped, next_tokens
 from runner.data.transforms import Transform
-from runner.errors import ConfigError, did_you_mean
+from runner.errors import ConfigError
 
-WINDOWS = ("random", "epoch")
 HELD_OUT = ("validation", "test")
 
 
@@ -125,11 +125,7 @@ def _check(block_size: int, windows: str, documents: str | None) -> None:
         raise ConfigError(
             f"data.block_size={block_size!r} must be a whole number of at least 1."
         )
-    if windows not in WINDOWS:
-        raise ConfigError(
-            f"data.windows={windows} must be one of {', '.join(WINDOWS)}."
-            + did_you_mean(str(windows), WINDOWS)
-        )
+    check_choice("windows", windows, ("random", "epoch"))
     if documents == "":
         raise ConfigError(
             "data.documents is empty: give the text that ends a document, or null"

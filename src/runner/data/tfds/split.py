@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runner.data.bits import as_32_bits
-from runner.data.dataset import MemorySplit
+from runner.data.dataset import MemorySplit, in_memory
 from runner.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -47,18 +47,10 @@ class TfdsSplit:
 # the columns of the last three splits, that is, one data set.
 @functools.lru_cache(maxsize=3)
 def load(split: TfdsSplit) -> MemorySplit:
-    size, chunk = len(split), 1024
-    first = split.rows(np.arange(1))
-    columns = {
-        name: np.empty((size, *row.shape[1:]), row.dtype) for name, row in first.items()
-    }
-    for start in range(0, size, chunk):
-        indices = np.arange(start, min(start + chunk, size))
-        for name, rows in split.rows(indices).items():
-            columns[name][start : start + chunk] = rows
-    for column in columns.values():
+    loaded = in_memory(split)
+    for column in loaded.columns.values():
         column.flags.writeable = False
-    return MemorySplit(columns)
+    return loaded
 
 
 def open_split(
