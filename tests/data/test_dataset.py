@@ -6,12 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.data.dataset import (
-    Dataset,
-    MemorySplit,
-    eval_indices,
-    train_batches,
-)
+from runner.data.batches import eval_indices, train_batches
+from runner.data.dataset import Dataset, MemorySplit
 from runner.data.order import Order
 from runner.errors import ConfigError
 

@@ -11,7 +11,7 @@ import pytest
 
 from helpers.user_sources import Batches, Given, Pairs, Points, as_grain, points
 from runner.config.users_code import raised
-from runner.data.dataset import eval_batches, eval_indices, train_batches
+from runner.data.batches import eval_batches, eval_indices, train_batches
 from runner.data.digest import data_digest
 from runner.data.source import source
 from runner.errors import ConfigError

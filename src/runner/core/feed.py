@@ -11,14 +11,8 @@ import numpy as np
 
 from runner.core.keep import Keep
 from runner.core.mesh import Mesh
-from runner.data.dataset import (
-    Dataset,
-    MemorySplit,
-    Split,
-    eval_batches,
-    eval_indices,
-    train_batches,
-)
+from runner.data.batches import eval_batches, eval_indices, train_batches
+from runner.data.dataset import Dataset, MemorySplit, Split
 from runner.data.order import Order
 
 # The batches of one call are sent together. In device mode they are row numbers.

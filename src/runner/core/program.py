@@ -29,7 +29,7 @@ from runner.core.shapes import (
 )
 from runner.core.step import Values
 from runner.core.timetable import Cut, Timetable
-from runner.data.dataset import eval_indices
+from runner.data.batches import eval_indices
 
 # Of a call's arguments: 0 where each member has its own, None where they share one.
 MEMBER_AXES = 0, None, 0, 0, None, 0, 0

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from runner.data.batches import in_memory
 from runner.data.bits import as_32_bits
 from runner.data.dataset import (
     MODES,
@@ -15,7 +16,6 @@ from runner.data.dataset import (
     check_batch_size,
     check_mode,
     chosen_mode,
-    in_memory,
 )
 from runner.data.digest import LARGEST
 from runner.data.files import find_files

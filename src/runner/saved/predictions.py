@@ -12,7 +12,8 @@ import polars as pl
 from runner.core import feed
 from runner.core.pipeline import TrainState
 from runner.core.program_spec import ProgramSpec
-from runner.data.dataset import Feature, eval_indices
+from runner.data.batches import eval_indices
+from runner.data.dataset import Feature
 from runner.data.transforms import transformed
 from runner.errors import ConfigError
 from runner.saved.model import Built, evaluated_as

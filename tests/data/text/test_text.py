@@ -12,7 +12,7 @@ from helpers.packed import alone, assert_close, together
 from helpers.published import SHAKESPEARE, needs_shakespeare
 from helpers.text import POEM
 from runner.data import digest
-from runner.data.dataset import train_batches
+from runner.data.batches import train_batches
 from runner.data.digest import data_digest
 from runner.data.text import encoded, pieces
 from runner.data.transforms import transformed

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from helpers.digits import config_error, load
-from runner.data.dataset import Feature, MemorySplit, train_batches
+from runner.data.batches import train_batches
+from runner.data.dataset import Feature, MemorySplit
 from runner.data.order import Order
 from runner.data.tfds.split import TfdsSplit
 from runner.errors import ConfigError

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runner.data.batches import in_memory
 from runner.data.bits import as_32_bits
-from runner.data.dataset import MemorySplit, in_memory
+from runner.data.dataset import MemorySplit
 from runner.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
