@@ -47,15 +47,25 @@ def find_files(key: str, path: str, endings: Collection[str] = ()) -> list[Path]
     return sorted(files)
 
 
-def expanded(key: str, path: str) -> Path:
-    """`path` with `~` replaced by the home folder."""
+def expanded(key: str, path: str, variable: str | None = None) -> Path:
+    """`path` with `~` replaced by the home folder.
+
+    Args:
+        key: Of the configuration, for the messages.
+        path: Anything but "".
+        variable: Of the environment, that `key` is taken from.
+
+    Raises:
+        ConfigError: it is empty, or begins in a home folder that isn't known.
+    """
     if not path:
         raise ConfigError(f"{key} is empty: give the path of a file or a folder")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # no HOME, and a user whom the system doesn't know
+        ways = ", ".join(filter(None, ("HOME", variable)))
         raise ConfigError(
-            f"{key}={path} needs a home folder, and there is none: set HOME or {key}"
+            f"{key}={path} needs a home folder, and there is none: set {ways} or {key}"
         ) from error
 
 

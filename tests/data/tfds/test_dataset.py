@@ -12,6 +12,7 @@ import pytest
 from helpers.digits import config_error, load
 from runner.data.batches import train_batches
 from runner.data.dataset import Feature, MemorySplit
+from runner.data.digest import data_digest
 from runner.data.order import Order
 from runner.data.tfds.split import TfdsSplit
 from runner.errors import ConfigError
@@ -156,6 +157,26 @@ def test_another_choice_is_decoded_again(tmp_path, monkeypatch, changed):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ImportError):
         load(tmp_path, **changed)
+
+
+def test_large_data_are_known_by_their_files_where_they_were_decoded_before(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("runner.data.digest.LARGEST", 100)
+    first = data_digest(load(tmp_path))
+    assert len(first["files"]) == 2
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert data_digest(load(tmp_path)) == first
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [("data_dir", "set HOME, TFDS_DATA_DIR or data.d"), ("name", "set HOME or data.n")],
+)
+def test_a_home_folder_that_isnt_known_is_told(tmp_path, key, told):
+    message = config_error(**{"data_dir": tmp_path} | {key: "~nobody_here/x"})
+    assert f"data.{key}=~nobody_here/x needs a home folder" in message
+    assert told in message
 
 
 @pytest.mark.parametrize("damage", ["a bit", "half", "no file", "new data"])

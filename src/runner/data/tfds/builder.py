@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.data.files import expanded
 from runner.data.tfds.without_tensorflow import NEEDS_TENSORFLOW, is_tensorflow_missing
 from runner.errors import ConfigError, did_you_mean
 
@@ -28,12 +29,7 @@ def find_builder(name: str, data_dir: Path) -> "Callable[[], tfds.core.DatasetBu
         from runner.data.digits import Digits
 
         return functools.partial(Digits, data_dir=data_dir)
-    folder = Path(name)
-    if name.startswith("~"):
-        try:
-            folder = folder.expanduser()
-        except RuntimeError as error:  # no such user, or none that has a home
-            raise ConfigError(f"data.name={name}: {error}") from error
+    folder = expanded("data.name", name) if name.startswith("~") else Path(name)
     if name.startswith(("/", "./", "../", "~")) or (folder / _INFO_FILE).is_file():
         _check_folder(name, folder)
         return functools.partial(_builder_from_directory, folder)

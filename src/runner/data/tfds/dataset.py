@@ -9,13 +9,13 @@ import numpy as np
 from runner.data.dataset import (
     MODES,
     Dataset,
-    MemorySplit,
     Mode,
     check_batch_size,
     check_mode,
     check_splits,
     chosen_mode,
 )
+from runner.data.files import expanded
 from runner.data.labels import labelled
 from runner.data.tfds import decoded
 from runner.data.tfds.builder import find_builder
@@ -75,9 +75,9 @@ def tfds_data(
     check_mode(mode, ("auto", *MODES))
     wanted = {name: split for name, split in splits.items() if split is not None}
     check_splits(wanted)
-    root = _folder("data_dir", data_dir)
-    files = None if manual_dir is None else _folder("manual_dir", manual_dir)
-    if files is not None and not files.is_dir():
+    root = expanded("data.data_dir", data_dir, "TFDS_DATA_DIR")
+    manual = None if manual_dir is None else expanded("data.manual_dir", manual_dir)
+    if manual is not None and not manual.is_dir():
         raise ConfigError(f"data.manual_dir={manual_dir} is not a folder.")
     read = {k: feature for k, feature in columns.items() if feature is not None}
 
@@ -88,33 +88,24 @@ def tfds_data(
 
     request = {"name": name, "splits": wanted, "columns": read, "labels": unlabelled}
     kept = None if mode == "stream" else decoded.path_of(root, request)
-    found = kept and decoded.load(kept)
-    if found and mode_of(found.size_mb) != "stream":
-        return Dataset(
-            name=name,
-            splits=found.splits,
-            classes=found.classes,
-            batch_size=batch_size,
-            mode=mode_of(found.size_mb),
-            transforms=transforms,
-            reshuffle=reshuffle,
-        )
-    with quiet_tfds():
-        make_builder = find_builder(name, root)
-        features: Any = make_builder().info.features
-        specs = {k: _spec(features, k, feature, name) for k, feature in read.items()}
-        classes = {k: size for k, f in read.items() if (size := _classes(features[f]))}
-        builder = prepare(
-            make_builder, name=name, data_dir=root, manual_dir=files, download=download
-        )
-        opened = {k: open_split(builder, k, split, read) for k, split in wanted.items()}
-        ranges = {k: ranges_of(builder, split) for k, split in wanted.items()}
-        check_overlaps(builder, wanted, ranges)
-        example_bytes = sum(math.prod(s) * d.itemsize for s, d in specs.values())
-        size_mb = sum(map(len, opened.values())) * example_bytes / 2**20
-        dataset = Dataset(
-            name=name,
-            splits={
+    found = decoded.load(kept) if kept else None
+    if found is None or mode_of(found.size_mb) == "stream":
+        with quiet_tfds():
+            make = find_builder(name, root)
+            features: Any = make().info.features
+            specs = {
+                k: _spec(features, k, feature, name) for k, feature in read.items()
+            }
+            builder = prepare(
+                make, name=name, data_dir=root, manual_dir=manual, download=download
+            )
+            opened = {k: open_split(builder, k, s, read) for k, s in wanted.items()}
+            ranges = {k: ranges_of(builder, split) for k, split in wanted.items()}
+            check_overlaps(builder, wanted, ranges)
+            classes = {k: n for k, f in read.items() if (n := _classes(features[f]))}
+            example_bytes = sum(math.prod(s) * d.itemsize for s, d in specs.values())
+            size_mb = sum(map(len, opened.values())) * example_bytes / 2**20
+            taken = {
                 k: labelled(
                     split if mode_of(size_mb) == "stream" else load(split),
                     classes,
@@ -122,33 +113,21 @@ def tfds_data(
                     drop=unlabelled == "drop",
                 )
                 for k, split in opened.items()
-            },
-            classes=classes,
-            batch_size=batch_size,
-            mode=mode_of(size_mb),
-            transforms=transforms,
-            reshuffle=reshuffle,
-            files=sorted({Path(file) for of in ranges.values() for file, *_ in of}),
-        )
-    if kept and dataset.mode == "device":
-        in_memory = {
-            k: split
-            for k, split in dataset.splits.items()
-            if isinstance(split, MemorySplit)  # all are, in this mode
-        }
-        read_now = decoded.Decoded(in_memory, classes, size_mb)
-        decoded.save(kept, read_now, str(builder.data_dir))
-    return dataset
-
-
-def _folder(key: str, path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # no HOME, and a user whom the system doesn't know
-        raise ConfigError(
-            f"data.{key}={path} needs a home folder, and there is none: set HOME, "
-            f"TFDS_DATA_DIR or data.{key}"
-        ) from error
+            }
+        files = sorted({Path(file) for of in ranges.values() for file, *_ in of})
+        found = decoded.Decoded(taken, classes, size_mb, files)
+        if kept and mode_of(size_mb) == "device":
+            decoded.save(kept, found, str(builder.data_dir))
+    return Dataset(
+        name=name,
+        splits=found.splits,
+        classes=found.classes,
+        batch_size=batch_size,
+        mode=mode_of(found.size_mb),
+        transforms=transforms,
+        files=found.files,
+        reshuffle=reshuffle,
+    )
 
 
 def _feature(features: Any, key: str, feature: str, name: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runner.data.dataset import MemorySplit
+from runner.data.dataset import MemorySplit, Split
 from runner.data.digest import rows_digest, sha
 
 
@@ -29,11 +29,13 @@ class Decoded(NamedTuple):
         splits: by name.
         classes: the number of classes of each column of classes.
         size_mb: of all splits as they are on disk, in MiB.
+        files: those that the examples are read from.
     """
 
-    splits: dict[str, MemorySplit]
+    splits: Mapping[str, Split]
     classes: dict[str, int]
     size_mb: float
+    files: list[Path]
 
 
 def path_of(data_dir: Path, request: Mapping[str, Any]) -> Path | None:
@@ -77,29 +79,36 @@ def _read(path: Path, changed: int) -> tuple[dict[str, Any], Decoded]:
     for split in splits.values():
         for column in split.columns.values():
             column.flags.writeable = False
-    return record, Decoded(splits, record["classes"], record["size_mb"])
+    files = [Path(file) for file in record["read_from"]]
+    return record, Decoded(splits, record["classes"], record["size_mb"], files)
 
 
 def save(path: Path, decoded: Decoded, folder: str) -> None:
     """Keep `decoded`, which was read from the prepared `folder`, if that is possible.
 
-    A reader finds the whole file or none.
+    Its splits are in memory. A reader finds the whole file or none.
     """
     from safetensors.numpy import save_file
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    splits = {
+        name: split
+        for name, split in decoded.splits.items()
+        if isinstance(split, MemorySplit)
+    }
     try:
         record = {
             "folder": folder,
             "files": _files(folder),
-            "splits": {k: list(split.columns) for k, split in decoded.splits.items()},
+            "splits": {k: list(split.columns) for k, split in splits.items()},
             "classes": decoded.classes,
             "size_mb": decoded.size_mb,
-            "digests": _digests(decoded.splits),
+            "read_from": [str(file) for file in decoded.files],
+            "digests": _digests(splits),
         }
         arrays = {
             f"{key}/{name}": np.ascontiguousarray(column)
-            for key, split in decoded.splits.items()
+            for key, split in splits.items()
             for name, column in split.columns.items()
         }
         path.parent.mkdir(exist_ok=True)
