@@ -39,6 +39,10 @@ def test_points_are_drawn_from_their_own_seeds():
         ({"splits": {"train": {"seed": 1}}}, ["data.splits.train={'seed': 1}"]),
         ({"splits": {"train": {"seed": -1, "examples": 9}}}, ["train.seed=-1 must"]),
         ({"splits": {"train": {"seed": 1, "examples": 0}}}, ["train.examples=0 must"]),
+        (
+            {"splits": {"train": {"seed": 1, "examples": 2**31 - 1}}, "size": 10**5},
+            ["train.examples=2147483647 with data.size=100000", "GB to generate"],
+        ),
         ({"splits": {"train": {"seed": 1, "examples": 1.5}}}, ["examples=1.5 must"]),
     ],
 )

@@ -229,13 +229,22 @@ def chosen_mode(
         chosen = "device"
     elif sizes_mb["memory"] <= limits_mb["memory"]:
         chosen = "memory"
-    needed, there = sizes_mb.get(chosen, 0) * 2**20, host_memory()
+    needed = sizes_mb.get(chosen, 0) * 2**20
+    way_out = "; data.mode=stream reads from disk"
+    check_memory(f"data.mode={chosen}", needed, way_out=way_out)
+    return chosen
+
+
+def check_memory(
+    what: str, needed: float, *, purpose: str = "", way_out: str = ""
+) -> None:
+    """Refuses what takes more bytes than this machine's memory has."""
+    there = host_memory()
     if needed > there:
         raise ConfigError(
-            f"data.mode={chosen} takes {needed / 1e9:,.0f} GB, and there are "
-            f"{there / 1e9:,.0f} GB of memory; data.mode=stream reads from disk"
+            f"{what} takes {needed / 1e9:,.0f} GB{purpose}, and there are "
+            f"{there / 1e9:,.0f} GB of memory{way_out}"
         )
-    return chosen
 
 
 def host_memory() -> int:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from runner.data.dataset import Dataset, MemorySplit, check_mode, host_memory
+from runner.data.dataset import Dataset, MemorySplit, check_memory, check_mode
 from runner.errors import ConfigError
 
 
@@ -48,14 +48,10 @@ def linear_ae(
         ConfigError: an argument is out of range.
     """
     check_mode(mode, ("device", "memory"))
-    numbers = {
-        "num_train": num_train,
-        "num_validation": num_validation,
-        "num_test": num_test,
-    }
-    for key, value in numbers.items():
-        if value < 1:
-            raise ConfigError(f"data.{key}={value} must be at least 1.")
+    sizes = {"train": num_train, "validation": num_validation, "test": num_test}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"data.num_{name}={size} must be at least 1.")
     if not 1 <= rank <= input_size:
         raise ConfigError(
             f"data.rank={rank} must be from 1 to data.input_size={input_size}."
@@ -63,15 +59,12 @@ def linear_ae(
     if noise < 0:
         raise ConfigError(f"data.noise={noise} must not be negative.")
 
-    size = 8 * input_size * sum(numbers.values())
-    memory = host_memory()
-    if size > memory:
-        raise ConfigError(
-            f"data.num_train={num_train} with data.num_validation={num_validation}, "
-            f"data.num_test={num_test} and data.input_size={input_size} takes "
-            f"{size / 1e9:,.0f} GB to generate, and there are {memory / 1e9:,.0f} GB "
-            "of memory"
-        )
+    check_memory(
+        f"data.num_train={num_train} with data.num_validation={num_validation}, "
+        f"data.num_test={num_test} and data.input_size={input_size}",
+        8 * input_size * sum(sizes.values()),
+        purpose=" to generate",
+    )
     rng = np.random.default_rng(data_seed)
     mixing = rng.standard_normal((rank, input_size)) / np.sqrt(rank)
 
@@ -84,11 +77,7 @@ def linear_ae(
 
     return Dataset(
         name="linear_ae",
-        splits={
-            "train": split(num_train),
-            "validation": split(num_validation),
-            "test": split(num_test),
-        },
+        splits={name: split(size) for name, size in sizes.items()},
         classes={},
         batch_size=batch_size,
         mode=mode,

@@ -8,7 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from runner.data.dataset import Dataset, MemorySplit, check_mode, check_splits
+from runner.data.dataset import (
+    Dataset,
+    MemorySplit,
+    check_memory,
+    check_mode,
+    check_splits,
+)
 from runner.errors import ConfigError
 
 
@@ -71,6 +77,11 @@ def _drawn(name: str, split: Mapping[str, int], size: int, noise: float) -> Memo
                 f"data.splits.{name}.{key}={value} must be a whole number from {least} "
                 f"to {most}."
             )
+    check_memory(
+        f"data.splits.{name}.examples={split['examples']} with data.size={size}",
+        8 * size * split["examples"],
+        purpose=" to generate",
+    )
     rng = np.random.RandomState(split["seed"])
     drawn = rng.normal(0.0, noise, (split["examples"], size))
     return MemorySplit({"input": drawn.astype(np.float32)})

@@ -89,7 +89,8 @@ def _read(path: Path) -> Recorded:
 
 
 def _from_folder(folder: Path) -> Recorded:
-    config, provenance = (_needed(folder / _FILES[i], read_foreign) for i in (0, 2))
+    config = _needed(folder / "config.json", read_foreign)
+    provenance = _needed(folder / "provenance.json", read_foreign)
     rows = _needed(folder / "metrics.jsonl", read_rows)
     summary = folder / "summary.json"
     status = _needed(summary, read_foreign).get("status") if summary.is_file() else None

@@ -63,18 +63,13 @@ class Characters:
             yield places[_codes(piece)]
 
 
-def of_bytes(has_end: bool) -> Characters:
-    """The 256 bytes, as the characters of those numbers: see `pieces`."""
-    return Characters("".join(map(chr, range(256))), has_end)
-
-
-def of_text(pieces: Iterable[str], has_end: bool) -> Characters:
-    """All characters that occur in `pieces`, sorted."""
+def _characters(pieces: Iterable[str]) -> str:
+    """All characters that occur in `pieces` but END, sorted."""
     seen = np.zeros(_CODES, bool)
     for piece in pieces:
         seen[_codes(piece)] = True
     seen[ord(END)] = False
-    return Characters("".join(map(chr, np.flatnonzero(seen))), has_end)
+    return "".join(map(chr, np.flatnonzero(seen)))
 
 
 def _codes(text: str) -> np.ndarray:
@@ -113,9 +108,8 @@ def decoder(
 
 def vocabulary(named: str, pieces: Iterable[str], documents: str | None) -> Vocabulary:
     """The vocabulary `named`, for a text of `pieces`, with END if it has documents."""
-    has_end = documents is not None
-    if named == "bytes":
-        return of_bytes(has_end)
-    if named == "characters":
-        return of_text(pieces, has_end)
-    return tokenizer.Tokenizer(named, documents)
+    if named not in NAMES:
+        return tokenizer.Tokenizer(named, documents)
+    # Bytes are the characters of these numbers: see `pieces`.
+    known = "".join(map(chr, range(256))) if named == "bytes" else _characters(pieces)
+    return Characters(known, has_end=documents is not None)
