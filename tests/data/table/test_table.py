@@ -112,6 +112,15 @@ def test_a_target_is_a_label_a_number_or_both(made, target, label, number):
         np.testing.assert_allclose(found["target"], values, rtol=1e-6)
 
 
+def test_large_whole_numbers_are_classes_of_their_own(made):
+    first = 2**53
+    rows = PEOPLE.with_columns(id=pl.int_range(pl.len()) % 3 + first)
+    data = made(rows, target="id", splits="fold")
+    assert data.classes == {"label": 3}
+    assert columns(data, "train")["label"].tolist() == [i % 3 for i in range(40)]
+    assert columns(data, "train")["target"][0] == first
+
+
 def test_shares_are_drawn_by_a_seed_or_the_last_rows(made):
     def ages(seed):
         data = made(standardize=False, split_seed=seed)

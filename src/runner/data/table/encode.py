@@ -177,7 +177,10 @@ def _add_target(
     import polars as pl
 
     found = {split: table[name] for split, table in splits.items()}
-    if all(column.dtype.is_numeric() for column in found.values()):
+    kinds = {column.dtype for column in found.values()}
+    # Whole numbers of one type stay: from 2**53 on, floats aren't all different.
+    is_whole = len(kinds) == 1 and all(kind.is_integer() for kind in kinds)
+    if all(kind.is_numeric() for kind in kinds) and not is_whole:
         found = {split: column.cast(pl.Float64) for split, column in found.items()}
     whole = pl.concat(list(found.values()))
     known = whole.unique().sort()
@@ -187,7 +190,7 @@ def _add_target(
             "nothing to learn"
         )
     is_number = not is_name(whole, "data.target")
-    numbers = known.to_numpy() if is_number else np.zeros(1)
+    numbers = known.cast(pl.Float64).to_numpy() if is_number else np.zeros(1)
     if not np.isfinite(numbers).all():
         raise ConfigError(f"data.target={name} has infinite values")
     check_32_bits(f"data.target={name} has rows", numbers)

@@ -23,8 +23,6 @@ from runner.data.text.windows import Cut, Mapped, next_tokens
 from runner.data.transforms import Transform
 from runner.errors import ConfigError
 
-HELD_OUT = ("validation", "test")
-
 
 def text(
     *,
@@ -153,13 +151,14 @@ def _held_out(
 
 def _ranges(found: Encoded, shares: Mapping[str, float]) -> dict[str, tuple[int, int]]:
     """From which token to which each split goes."""
-    total, rest, stops = found.parts["train"], 1.0, [found.parts["train"]]
-    for name in [name for name in reversed(HELD_OUT) if name in shares]:
-        rest -= shares[name]
-        stops.append(_at_a_document(found, int(total * rest)))
-    stops.reverse()
-    names = ["train", *(name for name in HELD_OUT if name in shares)]
-    ranges = dict(zip(names, zip([0, *stops], stops, strict=False), strict=True))
+    total = stop = found.parts["train"]
+    rest, ranges = 1.0, {}
+    for name in ("test", "validation"):  # from the end of the text
+        if name in shares:
+            rest -= shares[name]
+            start = _at_a_document(found, int(total * rest))
+            ranges[name], stop = (start, stop), start
+    ranges = {"train": (0, stop), **dict(reversed(ranges.items()))}
     start = total
     for name, count in found.parts.items():
         if name != "train":
