@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from runner.compare.moved import with_todays_targets
 from runner.errors import ConfigError
 from runner.record.checksums import check_records
 from runner.record.files import NON_FINITE
 from runner.record.format import run_folders
-from runner.record.moved import with_todays_targets
 from runner.record.provenance import FACTS
 from runner.record.untrusted import clean, one_line, read_foreign, read_rows
 from runner.settings import FACT, GROUPS, SETTINGS
