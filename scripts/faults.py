@@ -29,11 +29,12 @@ from runner.record.files import read_metrics, read_object  # noqa: E402
 
 MOST_SECONDS, SLACK_SECONDS = 10.0, 3.0
 RUN = """
-import sys, time
+import atexit, sys, time
 from pathlib import Path
 from runner.record.mirrors import helper
 from runner.record.recorder import Recorder
 
+atexit.register(lambda: print("waited", time.monotonic() - trained, flush=True))
 rows, helper._STALLED_SECONDS = int(sys.argv[1]), float(sys.argv[2])
 trackers = {"wandb": {"_target_": "runner.record.mirrors.wandb.WandbTracker"}}
 config = {"wandb": {"mode": "online", "project": "runner"}}
@@ -47,8 +48,6 @@ with recorder:
         if step == rows // 2:
             print("helper", helper._helpers[-1].process.pid, flush=True)
     trained = time.monotonic()
-helper._helpers[-1]._close()
-print("waited", time.monotonic() - trained, flush=True)
 """
 
 

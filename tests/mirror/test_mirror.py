@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from runner.mirror.__main__ import main
 from runner.record.files import read_metrics
-from runner.record.mirrors import follow
+from runner.record.mirrors import follow, process
 from runner.record.mirrors.tracker import Tracker, source
 
 FIRST_EDITION = Path(__file__).parents[1] / "fixtures" / "first_edition"
@@ -78,10 +79,10 @@ def test_where_nothing_can_be_locked_a_run_goes_on(tmp_path, monkeypatch):
 
     (tmp_path / "metrics.jsonl").touch()
     monkeypatch.setattr("fcntl.flock", unsupported)
-    trainer = follow.Trainer(os.getppid(), tmp_path)
-    for _ in range(3):
-        trainer._asked = -math.inf
-        assert trainer.is_alive()
+    monkeypatch.setattr(process, "_LOCK_SECONDS", 0.0)
+    mirrors = process._Mirrors(tmp_path, os.getppid(), threading.Thread())
+    is_writing = mirrors._is_writing(tmp_path)
+    assert all(is_writing() for _ in range(3))
 
 
 MISTAKES = {
@@ -152,7 +153,7 @@ class Listing(Tracker):
 
 def test_a_tracker_gets_the_files_of_callbacks(with_files):
     spec = {"_target_": f"{__name__}.Listing"}
-    found = follow.copy(spec, source(with_files), lambda: False, print)
+    found = follow.copy(spec, source(with_files), lambda: False, print, print)
     assert not found.problem
     assert Listing.seen == [("3.png", 3), ("20.txt", 20)]
 

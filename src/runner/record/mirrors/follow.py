@@ -2,9 +2,7 @@
 
 import contextlib
 import fcntl
-import os
 import pkgutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ def copy(
     source: Source,
     is_alive: Callable[[], bool],
     say: Callable[[str], None],
-    pause: Callable[[Tracker], None] = lambda tracker: None,
+    pause: Callable[[Tracker], None],
 ) -> Tracker:
     """Copy the run until it is over. What goes wrong is the tracker's `problem`.
 
@@ -162,28 +160,6 @@ def is_locked(folder: Path) -> bool | None:
     except OSError:
         return None
     return False
-
-
-class Trainer:
-    """Whether the process that trains, whose child this one is, still writes a run."""
-
-    def __init__(self, pid: int, folder: Path):
-        self._pid = pid
-        self._folder = folder
-        self._asked = time.monotonic()
-        self._was_free = False
-
-    def is_alive(self) -> bool:
-        """False for a run that its process has given up without saying how it ended."""
-        if os.getppid() != self._pid:
-            return False
-        if time.monotonic() - self._asked < 5:
-            return True
-        self._asked = time.monotonic()
-        is_free = is_locked(self._folder) is False
-        # Twice: its end is written a moment after the lock is released.
-        given_up, self._was_free = is_free and self._was_free, is_free
-        return not given_up
 
 
 def one_line(error: BaseException, most: int | None = 200) -> str:

@@ -1,7 +1,7 @@
 """Starts the process that mirrors runs, watches it, and waits for it at the end.
 
-It only appends to a file what is to be mirrored, so nothing that happens there can hold
-up training. What isn't mirrored in the end, `python -m runner.mirror` brings.
+It only leaves files that say what is to be mirrored, so nothing that happens there can
+hold up training. What isn't mirrored in the end, `python -m runner.mirror` brings.
 """
 
 import atexit
@@ -19,8 +19,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from runner.record.files import write_bytes
 from runner.record.mirrors.follow import Spec, target
-from runner.record.mirrors.process import RUNS, SAID, is_over, state
+from runner.record.mirrors.process import ASKED, SAID, state
 
 # Of a process, for all its mirrors, when runs end. Half a second more shows whether the
 # process that mirrors is stopped: less than 10 in all.
@@ -53,7 +54,8 @@ class Mirror:
             return
         with _report():
             self._helper = _helper(self._trackers)
-            self._places = self._helper.add(self._folder, self._trackers)
+            for name, spec in self._trackers.items():
+                self._places[name] = self._helper.add(self._folder, spec)
 
     def wait(self) -> None:
         """Wait for its end, as long as this process has any time for that."""
@@ -103,11 +105,10 @@ class _Helper:
         self.folder = Path(tempfile.mkdtemp(prefix="runner-mirror-"))
         self._packages = packages
         self._lock = threading.Lock()
-        self._runs: list[dict[str, Path]] = []  # where each says how far it is
+        self._places: list[Path] = []  # where each mirror's state is
         self._left = WAIT_SECONDS
         self._restarts_left = _RESTARTS
         self._is_closed = self.has_said_so = False
-        (self.folder / RUNS).touch()
         self._start()
         self._said = (self.folder / SAID).open(errors="replace")
         threading.Thread(target=self._watch, name="runner-mirror", daemon=True).start()
@@ -138,15 +139,14 @@ class _Helper:
             print(self._said.read(), end="", file=sys.stderr)
         return looked
 
-    def add(self, folder: Path, trackers: Mapping[str, Spec]) -> dict[str, Path]:
-        run = {"folder": str(folder.absolute()), "trackers": trackers}
+    def add(self, folder: Path, spec: Spec) -> Path:
+        """Have a run mirrored; returns where the state of its mirror will be."""
         with self._lock:
-            number = len(self._runs)
-            places = {name: self.folder / f"{number}.{name}.json" for name in trackers}
-            self._runs.append(places)
-            with (self.folder / RUNS).open("ab") as file:
-                file.write(f"{json.dumps(run)}\n".encode())
-        return places
+            place = self.folder / f"{len(self._places)}.json"
+            asked = json.dumps([str(folder.absolute()), spec]).encode()
+            write_bytes(place.with_suffix(ASKED), asked)
+            self._places.append(place)
+        return place
 
     @property
     def has_ended(self) -> bool:
@@ -155,7 +155,7 @@ class _Helper:
     def wait(self, places: Iterable[Path]) -> list[Path]:
         """Wait for the end of mirrors; returns the places of those that are late."""
         begun, pending = time.monotonic(), list(places)
-        while pending := [place for place in pending if not is_over(place)]:
+        while pending := [place for place in pending if not state(place).get("over")]:
             if time.monotonic() - begun > self._left or self.has_ended:
                 break
             time.sleep(0.01)
@@ -187,9 +187,7 @@ class _Helper:
 
     def _close(self) -> None:
         """Wait, as this process ends; the other does by itself when it is done."""
-        if self._is_closed:
-            return
-        late = self.wait(place for run in self._runs for place in run.values())
+        late = self.wait(self._places)
         self._is_closed = True
         if late:
             if not self.has_said_so:

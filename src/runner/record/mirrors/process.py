@@ -2,8 +2,8 @@
 
 A tracker's client takes a second to import and as much of Python's time as training a
 small model does, so neither happens in the process that trains. This module, run with
-`python -m`, is the other process. It is told which folders there are, reads them, and
-says in a file for each how far it is: `<number>.<tracker>.json`.
+`python -m`, is the other process. In the folder that both share it finds what to mirror
+(`0.asked`, `1.asked`, ...), and says how far it is (`0.json`, `1.json`, ...).
 """
 
 import contextlib
@@ -15,61 +15,54 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from runner.record.files import write_json
-from runner.record.mirrors.follow import Spec, Trainer, copy, one_line
+from runner.record.mirrors.follow import Spec, copy, is_locked, one_line
 from runner.record.mirrors.tracker import Source, Tracker, source
 
-RUNS = "runs.jsonl"
+ASKED = ".asked"  # a run folder, and the `Spec` of a tracker
 # What it prints, which isn't the trainer's, or a pipe would stay open. Whenever it has
 # looked, it touches this file.
 SAID = "said"
 LEFT_ALONE_SECONDS = 90.0  # W&B's own timeouts, which end before
 # At least so often; with many runs less often, for each costs some time.
 _LOOK_SECONDS, _LOOK_SECONDS_A_RUN = 0.05, 0.002
+_LOCK_SECONDS = 5.0  # between two looks at a lock, which cost more
 
 
 class _Mirrors:
-    """The mirrors of the runs that are listed in `folder`, a thread for each."""
+    """The mirrors that are asked for in `folder`, a thread for each."""
 
     def __init__(self, folder: Path, trainer: int, imports: threading.Thread):
         self._folder = folder
         self._imports = imports
         self._trainer = trainer
         self._said: set[str] = set()
-        self._list = (folder / RUNS).open("rb")
-        self._torn = b""  # the beginning of a line of it
         self._count = 0
         self.threads: list[threading.Thread] = []  # that are alive
 
     def look(self) -> None:
-        """Begin to mirror what is new in the list."""
+        """Begin to mirror what is newly asked for."""
         self.threads = [thread for thread in self.threads if thread.is_alive()]
-        *lines, self._torn = (self._torn + self._list.read()).split(b"\n")
-        for line in lines:
-            run = json.loads(line)
-            for name, spec in run["trackers"].items():
-                place = self._folder / f"{self._count}.{name}.json"
-                if not is_over(place):
-                    given = Path(run["folder"]), spec, place
-                    thread = threading.Thread(target=self._mirror, args=given)
-                    thread.daemon = True
-                    thread.start()
-                    self.threads.append(thread)
+        while (asked := self._folder / f"{self._count}{ASKED}").exists():
             self._count += 1
+            place = asked.with_suffix(".json")
+            if not state(place).get("over"):
+                given = *json.loads(asked.read_bytes()), place
+                thread = threading.Thread(target=self._mirror, args=given, daemon=True)
+                thread.start()
+                self.threads.append(thread)
 
-    def _mirror(self, folder: Path, spec: Spec, place: Path) -> None:
+    def _mirror(self, folder: str, spec: Spec, place: Path) -> None:
         shown = None
 
         def tell(tracker: Tracker, over: bool = False) -> None:
             nonlocal shown
-            state = {
-                "over": over,
-                "where": tracker.where,
-                "problem": tracker.problem,
-            }
+            where, problem = tracker.where, tracker.problem
+            state = {"over": over, "where": where, "problem": problem}
             if state != shown:
                 shown = state
                 with contextlib.suppress(OSError):
@@ -80,15 +73,34 @@ class _Mirrors:
             time.sleep(_LOOK_SECONDS + _LOOK_SECONDS_A_RUN * len(self.threads))
 
         self._imports.join()  # of two threads, one may get a module half made
-        tracker = Tracker(Source(folder, {}, {}))
+        tracker = Tracker(Source(Path(folder), {}, {}))
         try:
-            run = source(folder, self._trainer)
-            alive = Trainer(self._trainer, folder).is_alive
-            tracker = copy(spec, run, alive, self._say, pause)
+            run = source(Path(folder), self._trainer)
+            tracker = copy(spec, run, self._is_writing(run.folder), self._say, pause)
         except Exception as error:
             tracker.problem = f"mirroring failed: {one_line(error)}"
             self._say(tracker.problem)
         tell(tracker, over=True)
+
+    def _is_writing(self, folder: Path) -> Callable[[], bool]:
+        """Asks whether the trainer still writes a run.
+
+        It may have given the run up without saying how it ended.
+        """
+        asked, is_free = time.monotonic(), False
+
+        def is_writing() -> bool:
+            nonlocal asked, is_free
+            if os.getppid() != self._trainer:
+                return False
+            if time.monotonic() - asked < _LOCK_SECONDS:
+                return True
+            asked, was_free = time.monotonic(), is_free
+            is_free = is_locked(folder) is False
+            # Twice: its end is written a moment after the lock is released.
+            return not (is_free and was_free)
+
+        return is_writing
 
     def _say(self, message: str) -> None:
         # All runs fail alike; the first one says it.
@@ -96,10 +108,6 @@ class _Mirrors:
             self._said.add(message)
             text = f"{message} (the run folder has everything)"
             print(text, file=sys.stderr, flush=True)
-
-
-def is_over(place: Path) -> bool:
-    return state(place).get("over", False)
 
 
 def state(place: Path) -> dict[str, Any]:
