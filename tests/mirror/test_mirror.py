@@ -73,6 +73,14 @@ def test_a_job_that_never_began_is_left_out(runs):
     assert main([str(runs), "tracker=csv"]) == 0
 
 
+def test_a_run_that_cannot_be_read_keeps_no_other_from_its_copy(runs, capsys):
+    (runs / "odd").mkdir()
+    (runs / "odd" / "config.json").write_text('{"wandb": 3}')
+    assert main([str(runs / "odd"), str(runs / "single"), "tracker=csv"]) == 1
+    assert "odd: can't be read" in capsys.readouterr().err
+    assert (runs / "single" / "metrics.csv").is_file()
+
+
 def test_where_nothing_can_be_locked_a_run_goes_on(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")

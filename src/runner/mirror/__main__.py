@@ -17,7 +17,7 @@ from runner.errors import ConfigError
 from runner.job.trackers import trackers_of
 from runner.record.format import run_folders
 from runner.record.mirrors.follow import Spec, copy, is_locked, target
-from runner.record.mirrors.tracker import Source, Tracker, source
+from runner.record.mirrors.tracker import source
 from runner.record.untrusted import printable
 
 _EPILOG = """
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.environ.pop("WANDB_RUN_ID", None)  # a name for one run
         whole = [_mirror(run, trackers, given) for run in runs]
     except MISTAKES as error:
-        print(printable(f"error: {explain(error)}"), file=sys.stderr)
+        _say(f"error: {explain(error)}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -105,17 +105,23 @@ def _mirror(
     """Mirror one run, and say where it is now. Returns whether all of it is."""
     try:
         run = source(folder)
-        wandb = {"wandb": {**run.config.get("wandb", {}), **given}}
-        run = Source(folder, {**run.config, **wandb}, run.provenance)
-    except (OSError, ValueError) as error:
-        print(printable(f"{folder}: can't be read: {error}"), file=sys.stderr)
+        wandb = {**run.config.get("wandb", {}), **given}
+        run = run._replace(config={**run.config, "wandb": wandb})
+    except (OSError, ValueError, TypeError) as error:  # `wandb` may be anything there
+        _say(f"{folder}: can't be read: {error}")
         return False
     is_whole = True
     for name, spec in trackers.items():
         if not target(spec).is_wanted(run.config):
             print(f"{folder}: wandb=disabled; wandb=offline or wandb=online mirrors it")
             continue
-        tracker = copy(spec, run, lambda: bool(is_locked(folder)), _say, _pause)
+        tracker = copy(
+            spec,
+            run,
+            lambda: bool(is_locked(folder)),
+            _say,
+            lambda tracker: time.sleep(_LOOK_SECONDS),
+        )
         label = tracker.label or name
         said = f"incomplete: {tracker.problem}" if tracker.problem else tracker.where
         print(printable(f"{folder}: {label}: {said}"), flush=True)
@@ -125,10 +131,6 @@ def _mirror(
 
 def _say(message: str) -> None:
     print(printable(message), file=sys.stderr)
-
-
-def _pause(tracker: Tracker) -> None:
-    time.sleep(_LOOK_SECONDS)
 
 
 def _parser() -> argparse.ArgumentParser:

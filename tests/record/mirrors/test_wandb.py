@@ -165,6 +165,13 @@ def test_variables_win_over_settings(tmp_path):
     assert [back[n] for n in names] == ["mine", "g", "n", ["t", "u"], "j", "theirs"]
 
 
+def test_a_commit_as_an_id_is_no_secret_and_nothing_is_mirrored_twice(tmp_path):
+    commit = "0123456789abcdef" * 2 + "01234567"
+    run(tmp_path, 'record("a")', WANDB_RUN_ID=commit)
+    brought(tmp_path, "a", "wandb=offline", WANDB_RUN_ID=commit)
+    assert mirrored(tmp_path)["id"] == commit
+
+
 def test_disabled_never_imports_wandb(tmp_path):
     code = """
 from runner.record.mirrors import helper
@@ -437,7 +444,7 @@ def test_resumed_online_it_is_one_run_with_each_row_once(tmp_path, ending, code)
 def brought(folder: Path, *arguments: str, expect: int = 0, **env) -> str:
     """What `python -m runner.mirror` says."""
     env = clean_env(env | {"WANDB_INIT_TIMEOUT": "20"})
-    del env["WANDB_MODE"]
+    env.pop("WANDB_MODE", None)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "runner.mirror", *arguments],
         cwd=folder,

@@ -53,9 +53,8 @@ class WandbTracker(Tracker):
 
     def __init__(self, source: Source):
         super().__init__(source)
-        self._fields = fields(source)
-        given = os.environ.get("WANDB_DIR") or self._fields["dir"]
-        self._root = Path(given) / "wandb"
+        self._fields = with_variables(fields(source))
+        self._root = Path(self._fields["dir"]) / "wandb"
         self._run: Any = None
         self._lock: IO[str] | None = None
         self._core: int | None = None  # whose processes it uses
@@ -206,7 +205,7 @@ class WandbTracker(Tracker):
 def begin(
     mode: str, fields: Mapping[str, Any], config: Mapping[str, Any], **client: Any
 ) -> Any:
-    """W&B's run with these `fields`, of which WANDB_* variables override each."""
+    """W&B's run with these `fields`: see `with_variables`."""
     import wandb
 
     # We say where everything is. W&B reads this when it first starts.
@@ -220,7 +219,7 @@ def begin(
         reinit="create_new",
         resume=None if "WANDB_RESUME" in os.environ else "allow",
         settings=wandb.Settings(**client),
-        **with_variables(fields),
+        **fields,
     )
 
 

@@ -29,21 +29,23 @@ def fields(source: Source) -> dict[str, Any]:
     choices = hydra.get("choices", {})
     name = wandb.get("name") or ",".join(hydra.get("overrides", ()))
     tags = wandb.get("tags") or [f"{k}={choices[k]}" for k in _TAGGED if k in choices]
-    parent = source.folder.absolute().parent
-    in_sweep = parent.name if (parent / "sweep.json").exists() else None
-    found = {
-        "project": wandb.get("project"),
-        "entity": wandb.get("entity"),
-        "group": wandb.get("group") or hydra.get("sweep") or in_sweep,
-        "job_type": wandb.get("job_type") or "train",
-        # W&B's own limit is 128 characters.
-        "name": scrub_message(name)[:128] or None,
-        "tags": [scrub_message(tag) for tag in tags],
-        "notes": wandb.get("notes") and scrub_message(wandb["notes"]),
-    }
-    identity = os.environ.get("WANDB_RUN_ID") or source.identity
-    here = {"dir": str(source.folder.absolute()), "id": identity}
-    return scrub({"wandb": found})["wandb"] | here
+    folder = source.folder.absolute()
+    in_sweep = (folder.parent / "sweep.json").exists()
+    group = wandb.get("group") or hydra.get("sweep")
+    return _scrubbed(
+        {
+            "project": wandb.get("project"),
+            "entity": wandb.get("entity"),
+            "group": group or (folder.parent.name if in_sweep else None),
+            "job_type": wandb.get("job_type") or "train",
+            # W&B's own limit is 128 characters.
+            "name": scrub_message(name)[:128],
+            "tags": [scrub_message(tag) for tag in tags],
+            "notes": scrub_message(wandb.get("notes") or ""),
+            "dir": str(folder),
+            "id": source.identity,
+        }
+    )
 
 
 def with_variables(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +56,13 @@ def with_variables(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
     if isinstance(found["tags"], str):
         found["tags"] = found["tags"].split(",")
-    return scrub({"wandb": found})["wandb"] | {"dir": found["dir"]}
+    return _scrubbed(found)
+
+
+def _scrubbed(fields: dict[str, Any]) -> dict[str, Any]:
+    # An id may be a commit, which looks like a key.
+    as_they_are = {"dir": fields["dir"], "id": fields["id"]}
+    return scrub({"wandb": fields})["wandb"] | as_they_are
 
 
 def wanted_mode(config: Mapping[str, Any]) -> str:

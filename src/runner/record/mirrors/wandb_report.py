@@ -8,7 +8,7 @@ from typing import Any
 from runner.errors import ConfigError
 from runner.record.mirrors.follow import one_line
 from runner.record.mirrors.wandb import begin, log_artifact
-from runner.record.mirrors.wandb_fields import wanted_mode
+from runner.record.mirrors.wandb_fields import wanted_mode, with_variables
 
 _SECONDS = 60  # of the upload
 
@@ -43,7 +43,7 @@ def log_report(
     try:
         import wandb
 
-        run = begin(mode, fields, {}, x_disable_stats=True)
+        run = begin(mode, with_variables(fields), {}, x_disable_stats=True)
         name = re.sub(r"[^\w.-]+", "-", title)
         report = wandb.Artifact(name, type="report")
         report.add_file(str(page))
