@@ -75,8 +75,7 @@ def trained(
     recorder = Recorder(
         folder,
         config=run.config,
-        provenance={},
-        directions={"loss": "min"},
+        provenance={"directions": {"loss": "min"}},
         trackers={},
         total_steps=len(run.learning_rates),
         quiet=True,

@@ -38,9 +38,9 @@ atexit.register(lambda: print("waited", time.monotonic() - trained, flush=True))
 rows, helper._STALLED_SECONDS = int(sys.argv[1]), float(sys.argv[2])
 trackers = {"wandb": {"_target_": "runner.record.mirrors.wandb.WandbTracker"}}
 config = {"wandb": {"mode": "online", "project": "runner"}}
-recorder = Recorder(Path("run"), config=config, provenance={"wandb_id": "faulty"},
-                    directions={"loss": "min"}, trackers=trackers,
-                    total_steps=rows, quiet=False)
+provenance = {"wandb_id": "faulty", "directions": {"loss": "min"}}
+recorder = Recorder(Path("run"), config=config, provenance=provenance,
+                    trackers=trackers, total_steps=rows, quiet=False)
 with recorder:
     for step in range(1, rows + 1):
         recorder.row({"step": step, "train/loss": 1 / step})

@@ -34,7 +34,6 @@ for name, seed in (("adam", 0), ("sgd", 1)):
     folder = Path(sys.argv[1], name)
     trackers = {"wandb": {"_target_": "runner.record.mirrors.wandb.WandbTracker"}}
     with Recorder(folder, config=config, provenance=provenance, quiet=True,
-                  directions=directions,
                   trackers=trackers, total_steps=40) as r:
         for step in range(1, 41):
             loss = float("nan") if step == 7 else 1 / step

@@ -19,11 +19,13 @@ def no_wandb_variables(monkeypatch):
         monkeypatch.delenv(name)
 
 
+PROVENANCE = {"git": None, "directions": FIRST_EDITION | {"token_accuracy": "max"}}
+
+
 def recorder(folder: Path, **arguments) -> Recorder:
     defaults = {
         "config": {"seed": 3, "api_key": "hunter2"},
-        "provenance": {"git": None},
-        "directions": FIRST_EDITION,
+        "provenance": PROVENANCE,
         "trackers": {},
         "total_steps": 3,
         "quiet": True,
@@ -68,7 +70,7 @@ def test_a_finished_run(tmp_path):
     }
     config = json.loads((folder / "config.json").read_text())
     assert config == {"seed": 3, "api_key": "<redacted>", "format": 2}
-    assert json.loads((folder / "provenance.json").read_text()) == {"git": None}
+    assert json.loads((folder / "provenance.json").read_text()) == PROVENANCE
     assert sorted(os.listdir(folder)) == [
         "checksums.txt",
         "config.json",

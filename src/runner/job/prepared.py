@@ -155,7 +155,6 @@ def prepare(
         config=run.config
         | {"optimizer_probe": record["optimizer_probe"]}
         | {"hydra": {"choices": dict(choices), "overrides": list(overrides)} | named},
-        directions=directions(run.spec.task),
         provenance=record
         | {"directions": directions(run.spec.task)}
         | {"wandb_id": wandb_id or secrets.token_hex(4)}

@@ -61,8 +61,7 @@ class Recorder:
     Args:
       folder: created if missing.
       config: the whole resolved config, for config.json. Secrets are redacted.
-      provenance: see `runner.record.provenance`.
-      directions: of the metrics; see `runner.record.directions`.
+      provenance: see `runner.record.provenance`; with the `directions` of the metrics.
       trackers: those that get a copy; see `mirrors.follow.Spec`.
       total_steps: the length of the run in optimizer steps.
       quiet: show neither progress nor table, and wait for no tracker at the end.
@@ -80,7 +79,6 @@ class Recorder:
         *,
         config: dict[str, Any],
         provenance: dict[str, Any],
-        directions: Mapping[str, str | None],
         trackers: Mapping[str, Spec],
         total_steps: int,
         quiet: bool,
@@ -98,6 +96,7 @@ class Recorder:
         self._digest = ""  # of all rows, at the end
         self.final: dict[str, Any] = {}
         self._best: dict[str, dict[str, Any]] = {}
+        directions = provenance["directions"]
         self._better = functools.cache(lambda key: better(key, directions))
         self._extra: dict[str, Any] = {}
 

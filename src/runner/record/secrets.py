@@ -26,8 +26,8 @@ _TEXT = re.compile(
 # Which keys and tokens are secrets where the word alone may mean anything else.
 _QUALIFIERS = {"api", "access", "private", "refresh", "signing", "encryption", "ssh"}
 _NEVER = {"program_key"}  # runner's own name for a compiled program
-# Sections of digests, by the names of modules and columns, such as "key" and "token".
-_OF_DIGESTS = {"module_digests", "data_digest"}
+# Sections without secrets, whose keys are names of modules, columns and metrics.
+_OF_NAMES = {"module_digests", "data_digest", "directions"}
 
 # What looks like a secret wherever it is.
 _TOKEN = re.compile(
@@ -156,8 +156,8 @@ def _scrub(tree: Any, name: str = "") -> Any:
         found = {}
         for key, item in tree.items():
             shown = _TOKEN.sub(REDACTED, key) if isinstance(key, str) else key
-            is_digest = key in _OF_DIGESTS and not below
-            found[shown] = item if is_digest else _scrub(item, below or str(key))
+            is_known = key in _OF_NAMES and not below
+            found[shown] = item if is_known else _scrub(item, below or str(key))
         return found
     if isinstance(tree, list | tuple):
         return [_scrub(item, name) for item in tree]

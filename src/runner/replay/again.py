@@ -164,7 +164,6 @@ def _recorder(
         provenance=here
         | {"directions": directions(run.spec.task)}
         | {"replay_of": str(recorded.source)},
-        directions=directions(run.spec.task),
         trackers={},
         total_steps=len(run.learning_rates),
         quiet=True,
