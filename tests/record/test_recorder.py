@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -117,6 +118,19 @@ def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"file/run: it must be writable"):
         recorder(tmp_path / "file" / "run").__enter__()
+
+
+def test_a_folder_that_could_not_be_written_can_be_tried_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("runner.record.recorder.write_json", full)
+        with pytest.raises(ConfigError, match=r"config\.json: No space") as told:
+            recorder(tmp_path).__enter__()
+    with recorder(tmp_path):  # though the error is still there, as in a notebook
+        assert told.value.__traceback__
+
+
+def full(path, value):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def test_rows_of_another_run_are_kept(tmp_path):

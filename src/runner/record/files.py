@@ -144,12 +144,9 @@ def read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} is not a JSON object but {_kind(value)}")
+        kind = "a list" if isinstance(value, list) else json.dumps(value)[:20]
+        raise ConfigError(f"{path} is not a JSON object but {kind}")
     return value
-
-
-def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else json.dumps(value)[:20]
 
 
 def lock(file: IO) -> None:

@@ -29,9 +29,9 @@ from runner.record.files import (
     writing,
 )
 from runner.record.format import FORMAT
-from runner.record.mirrors.follow import Spec, one_line
+from runner.record.mirrors.follow import Spec
 from runner.record.mirrors.helper import Mirror
-from runner.record.secrets import scrub, scrub_message
+from runner.record.secrets import error_line, scrub, scrub_message
 from runner.record.terminal import Progress, print_summary
 
 
@@ -143,6 +143,8 @@ class Recorder:
                 "it, or set hydra.run.dir (hydra.sweep.dir with -m) to another folder"
             ) from None
         except OSError as error:
+            if self._metrics:  # else it would stay locked as long as `error` lives
+                self._metrics.close()
             raise ConfigError(
                 f"run folder {self.folder}: it must be writable, but: "
                 f"{error.filename or path}: {error.strerror or error}"
@@ -207,7 +209,7 @@ class Recorder:
                 self._digest = self._metrics.written()["sha256"]
                 self._metrics.close()
                 if error and status in ("failed", "refused"):
-                    self._extra["error"] = one_line(error, most=None)
+                    self._extra["error"] = error_line(error, most=None)
                     write_trace(self.folder, error)
                 summary = self._write_summary(status)
                 is_last = status == "finished" and not self._quiet

@@ -130,6 +130,12 @@ def scrub_message(text: str) -> str:
     return scrub(text)
 
 
+def error_line(error: BaseException, most: int | None = 200) -> str:
+    """`error` on one line, without secrets; its message is cut to `most` characters."""
+    text = scrub_message(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {text[:most]}".removesuffix(": ")
+
+
 def remember_environment(name: str, value: str) -> None:
     """Let no message show `value`, which the configuration reads from the variable."""
     is_path = value.startswith(("/", "~", ".")) or os.path.exists(value)

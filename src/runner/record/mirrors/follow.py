@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.record.files import FILES, rows_of
 from runner.record.mirrors.tracker import Source, Tracker
-from runner.record.secrets import scrub_message
+from runner.record.secrets import error_line
 from runner.record.untrusted import JSON_BYTES, read_foreign
 
 ATTEMPTS = 3  # at a tracker that fails: each continues with what it has
@@ -63,7 +63,7 @@ def copy(
         except Exception as error:
             if attempt == ATTEMPTS - 1:
                 label = tracker.label or spec["_target_"]
-                tracker.problem = f"{stage} failed: {one_line(error)}"
+                tracker.problem = f"{stage} failed: {error_line(error)}"
                 say(f"{label} {tracker.problem}")
         finally:
             with contextlib.suppress(Exception):  # after an error, which is told
@@ -160,9 +160,3 @@ def is_locked(folder: Path) -> bool | None:
     except OSError:
         return None
     return False
-
-
-def one_line(error: BaseException, most: int | None = 200) -> str:
-    """`error` on one line, without secrets; its message is cut to `most` characters."""
-    text = scrub_message(" ".join(str(error).split()))
-    return f"{type(error).__name__}: {text[:most]}".removesuffix(": ")

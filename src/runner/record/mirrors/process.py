@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.record.files import write_json
-from runner.record.mirrors.follow import Spec, copy, is_locked, one_line
+from runner.record.mirrors.follow import Spec, copy, is_locked
 from runner.record.mirrors.tracker import Source, Tracker, source
+from runner.record.secrets import error_line
 
 ASKED = ".asked"  # a run folder, and the `Spec` of a tracker
 # What it prints, which isn't the trainer's, or a pipe would stay open. Whenever it has
@@ -78,7 +79,7 @@ class _Mirrors:
             run = source(Path(folder), self._trainer)
             tracker = copy(spec, run, self._is_writing(run.folder), self._say, pause)
         except Exception as error:
-            tracker.problem = f"mirroring failed: {one_line(error)}"
+            tracker.problem = f"mirroring failed: {error_line(error)}"
             self._say(tracker.problem)
         tell(tracker, over=True)
 

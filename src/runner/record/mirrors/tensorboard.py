@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import math
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from runner.record.mirrors.tracker import Source, Tracker, tested
 
 _SUFFIX = ".runner"
+_CODE = "    "  # what Markdown shows as it is
 
 
 class TensorBoardTracker(Tracker):
@@ -46,7 +48,7 @@ class TensorBoardTracker(Tracker):
         # Without its thread, in which an error would be lost.
         self._writer = writer.EventsWriter(str(self._folder / "events"), _SUFFIX)
         config = json.dumps(self.source.config, indent=2)
-        self._write("config", "text", "    " + config.replace("\n", "\n    "), 0)
+        self._write(0, "config", "text", textwrap.indent(config, _CODE))
         return -1
 
     def row(self, row: Mapping[str, Any]) -> None:
@@ -54,7 +56,7 @@ class TensorBoardTracker(Tracker):
             if isinstance(value, list):
                 self._write_histogram(name.removesuffix("/counts"), value, row)
             elif name != "step":
-                self._write(name, "scalar", value, row["step"])
+                self._write(row["step"], name, "scalar", value)
 
     def _write_histogram(self, name: str, counts: list, row: Mapping[str, Any]) -> None:
         """A list, if it is what the probe `histogram` counts in buckets."""
@@ -65,7 +67,7 @@ class TensorBoardTracker(Tracker):
         total = sum(counts)
         sums = np.dot(edges[1:], counts), np.dot(edges[1:] ** 2, counts)  # about
         given = low, high, total, *sums, edges[1:].tolist(), counts
-        self._write(name, "histogram_raw", given, row["step"])
+        self._write(row["step"], name, "histogram_raw", *given)
 
     def file(self, path: Path, step: int) -> None:
         name = f"files/{path.parent.name}{path.name.removeprefix(str(step))}"
@@ -74,13 +76,12 @@ class TensorBoardTracker(Tracker):
 
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
-            self._write(name, "image", (pixels, 1, "HWC"), step)
+            self._write(step, name, "image", pixels, 1, "HWC")
         elif path.suffix in (".txt", ".md", ".csv"):
             text = path.read_text(encoding="utf-8", errors="replace")
-            self._write(name, "text", f"    {text}".replace("\n", "\n    "), step)
+            self._write(step, name, "text", textwrap.indent(text, _CODE))
 
-    def _write(self, name: str, kind: str, value: Any, step: int) -> None:
-        values = value if isinstance(value, tuple) else (value,)
+    def _write(self, step: int, name: str, kind: str, *values: Any) -> None:
         made = getattr(self._summary, kind)(name, *values)
         event = self._events.Event(wall_time=time.time(), step=step, summary=made)
         self._writer.write_event(event)
@@ -91,7 +92,7 @@ class TensorBoardTracker(Tracker):
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
         for name, value in tested(summary).items():
             if isinstance(value, int | float):
-                self._write(name, "scalar", value, summary["steps"])
+                self._write(summary["steps"], name, "scalar", value)
         self.close()
 
     def close(self) -> None:

@@ -14,11 +14,10 @@ from typing import IO, Any
 
 from runner.record.directions import FIRST_EDITION, better
 from runner.record.files import STATE, lock
-from runner.record.mirrors.follow import one_line
 from runner.record.mirrors.tracker import Source, Tracker, tested
 from runner.record.mirrors.wandb_fields import fields, wanted_mode, with_variables
 from runner.record.mirrors.wandb_reader import extent, extents
-from runner.record.secrets import scrub_message
+from runner.record.secrets import error_line, scrub_message
 
 # WANDB_<NAME IN CAPITALS> overrides each.
 _CLIENT = {
@@ -73,7 +72,7 @@ class WandbTracker(Tracker):
                 try:
                     return self._open(wanted)
                 except Exception as error:
-                    message = f"W&B {wanted} start failed: {one_line(error)}"
+                    message = f"W&B {wanted} start failed: {error_line(error)}"
                     print(f"{message} (continuing offline)", file=sys.stderr)
                     _server_failed.set()
                     # Frees the run's id, which the failed start still holds.
@@ -141,7 +140,7 @@ class WandbTracker(Tracker):
         try:
             self._add_files()
         except Exception as error:
-            self.problem = f"files are missing: {one_line(error)}"
+            self.problem = f"files are missing: {error_line(error)}"
         run.finish(exit_code=exit_code)
         self._core = None
         if run.offline:
@@ -189,7 +188,9 @@ class WandbTracker(Tracker):
                 path = f"{run.entity}/{run.project}/{run.id}"
                 has = wandb.Api(timeout=10).run(path).lastHistoryStep
             except Exception as error:
-                self.problem = f"the server doesn't say what it has: {one_line(error)}"
+                self.problem = (
+                    f"the server doesn't say what it has: {error_line(error)}"
+                )
                 return
             if has >= steps:
                 return

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError
-from runner.record.mirrors.follow import one_line
 from runner.record.mirrors.wandb import begin, log_artifact
 from runner.record.mirrors.wandb_fields import wanted_mode, with_variables
+from runner.record.secrets import error_line
 
 _SECONDS = 60  # of the upload
 
@@ -53,5 +53,5 @@ def log_report(
         log_artifact(run, report, _SECONDS)
         run.finish()
     except Exception as error:
-        raise ConfigError(f"--wandb-report: {one_line(error)}") from error
+        raise ConfigError(f"--wandb-report: {error_line(error)}") from error
     return f"wandb sync {run.settings.sync_dir}" if run.offline else str(run.url)
