@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from helpers.at_night import each_in_one
 from runner.errors import ConfigError
 from runner.record.files import STATE, read_object
-from runner.record.state import load_state
+from runner.saved.model import file_arrays
 
 FRAMEWORKS = ("jax", "linen", "nnx")
 SMALL = ("train.steps=4", "train.epochs=null", "model.hidden_sizes=[8]",
@@ -126,7 +126,7 @@ def test_the_record_says_what_was_taken(ran, tmp_path, finished, capsys):
     assert again
     facts = read_object(tmp_path / "again" / "provenance.json")["init_from"]
     assert set(facts) == {"path", "sha256", "taken"}
-    assert set(load_state(tmp_path / "run")) == set(load_state(tmp_path / "again"))
+    assert set(file_arrays(tmp_path / "run")) == set(file_arrays(tmp_path / "again"))
 
 
 def damaged(finished, tmp_path, how):

@@ -7,10 +7,17 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import jax
 import pytest
 
 from runner.record.code import Code, git_state
-from runner.record.provenance import PACKAGES, affects, command_line, provenance
+from runner.record.provenance import (
+    _JAX_OPTIONS,
+    PACKAGES,
+    affects,
+    command_line,
+    provenance,
+)
 from runner.record.secrets import scrub
 from runner.settings import PROGRAM
 
@@ -56,24 +63,13 @@ def test_git_that_is_missing_or_hangs_or_fails(tmp_path, monkeypatch, git_script
     assert git_state(tmp_path) is None
 
 
-@pytest.fixture
-def facts(tmp_path):
-    def facts(**options) -> dict:
-        return provenance(
-            Code(tmp_path, PACKAGES).facts(),
-            backend="cpu",
-            devices=["cpu", "cpu"],
-            jax_options=options,
-            program_key="abc",
-            argv=["runner", "+api_key=hunter2", "lr=0.1"],
-            choice={},
-        )
-
-    return facts
+def facts(folder: Path) -> dict:
+    return provenance(Code(folder, PACKAGES).facts(), 2, program_key="abc", choice={})
 
 
-def test_provenance(facts):
-    found = facts()
+def test_provenance(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["runner", "+api_key=hunter2", "lr=0.1"])
+    found = facts(tmp_path)
     assert found["command"] == ["runner", "+api_key=<redacted>", "lr=0.1"]
     assert found["git"] is None
     assert found["packages"]["wandb"] == version("wandb")
@@ -84,7 +80,7 @@ def test_provenance(facts):
     json.dumps(found, allow_nan=False)
 
 
-def test_what_of_the_environment_changes_numbers_is_recorded(facts, monkeypatch):
+def test_what_of_the_environment_changes_numbers_is_recorded(tmp_path, monkeypatch):
     for name in list(os.environ):
         if name.startswith("JAX_"):
             monkeypatch.delenv(name)
@@ -93,9 +89,11 @@ def test_what_of_the_environment_changes_numbers_is_recorded(facts, monkeypatch)
     monkeypatch.setenv("JAX_SOME_TOKEN", "hunter2")
     monkeypatch.setenv("XLA_FLAGS", "--xla_x=true")
     monkeypatch.setenv("HOME_OF_MINE", "no")
-    found = facts(jax_enable_x64=True)
+    with jax.enable_x64(True):
+        found = facts(tmp_path)
     assert found["xla_flags"] == "--xla_x=true"
-    assert found["environment"] == {
+    options = {name: str(getattr(jax.config, name)) for name in _JAX_OPTIONS}
+    assert found["environment"] == options | {
         "NVIDIA_TF32_OVERRIDE": "0",
         "JAX_ENABLE_X64": "1",
         "JAX_SOME_TOKEN": "<redacted>",

@@ -18,8 +18,8 @@ from runner.export.__main__ import main as export
 from runner.predict.__main__ import main as predict
 from runner.record import checksums
 from runner.record.format import run_folders
-from runner.record.state import load_state
 from runner.saved import saved_run
+from runner.saved.model import file_arrays
 
 FIRST_EDITION = Path(__file__).parents[1] / "fixtures" / "first_edition" / "single"
 SHORT = ("train.steps=6", "train.eval_every_steps=2", "~checkpoint.last",
@@ -289,9 +289,9 @@ def test_an_export_starts_another_run_exactly(trained, name, tmp_path, built):
     folder = trained(name)
     out = tmp_path / "model"
     assert export([str(folder), "--out", str(out)]) == 0
-    arrays = load_state(out)
+    arrays = file_arrays(out)
     assert any(key.startswith("model_state/") for key in arrays)
-    assert arrays.keys() == load_state(folder).keys()
+    assert arrays.keys() == file_arrays(folder).keys()
     small = [o for o in (*RUNS[name], "train.epochs=null") if o[0] != "~"]
     run = built(*small, f"init_from={out}")
     program = SESSION.program(run.spec, run.values, run.timetable)

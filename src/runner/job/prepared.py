@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +29,7 @@ from runner.record import compiled
 from runner.record.code import Code
 from runner.record.files import to_json, write_json, writing
 from runner.record.mirrors import helper
-from runner.record.provenance import JAX_OPTIONS, PACKAGES, provenance
+from runner.record.provenance import PACKAGES, provenance
 from runner.record.recorder import Recorder, kept_rows, write_trace
 from runner.record.secrets import scrub
 from runner.record.state import save_state
@@ -218,11 +217,8 @@ def fingerprints_and_provenance(
         digests["init_from"] = built.taken.facts
     return digests | provenance(
         _code(session, started).facts(),
-        backend=jax.default_backend(),
-        devices=[d.device_kind for d in jax.devices()[: run.spec.mesh.devices]],
-        jax_options={name: getattr(jax.config, name, None) for name in JAX_OPTIONS},
+        devices=run.spec.mesh.devices,
         program_key=run.spec.key,
-        argv=sys.argv,
         choice=run.choice._asdict(),
     )
 

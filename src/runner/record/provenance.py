@@ -5,7 +5,6 @@ import platform
 import shlex
 import socket
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -44,7 +43,7 @@ PACKAGES = {
 # Of the environment: what may change the numbers of a program, or the program.
 _VARIABLES = ("JAX_*", "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_*", "CUBLAS_*", "LIBTPU_*")
 # JAX's options that do the same, wherever they were set.
-JAX_OPTIONS = (
+_JAX_OPTIONS = (
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
     "jax_enable_x64",
@@ -124,42 +123,34 @@ def affects(name: str) -> Affects:
 
 
 def provenance(
-    code: dict[str, Any],
-    *,
-    backend: str,
-    devices: list[str],
-    jax_options: Mapping[str, Any],
-    program_key: str,
-    argv: list[str],
-    choice: dict[str, Any],
+    code: dict[str, Any], devices: int, program_key: str, choice: dict[str, Any]
 ) -> dict[str, Any]:
-    """The facts needed to find this run's code and machine again.
+    """The facts needed to find this run's code and machine again, without secrets.
 
     Args:
       code: of this process, from `Code`.
-      backend: jax.default_backend(). Passed in, like the next two, so that reading runs
-        needs no JAX.
-      devices: the kind of each device in use, such as ["cpu", "cpu"].
-      jax_options: the values of JAX_OPTIONS.
+      devices: how many of JAX's devices are in use.
       program_key: names the compiled program; equal in runs that share it.
-      argv: the command line; secrets in it are redacted.
       choice: between ways to train it that round differently.
     """
+    import jax  # here, since reading runs needs none
+
     variables = {k: v for k, v in os.environ.items() if _matches(k, _VARIABLES)}
+    options = {name: str(getattr(jax.config, name, None)) for name in _JAX_OPTIONS}
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": scrub_command(argv),
+        "command": scrub_command(sys.argv),
         "pid": os.getpid(),
         **code,
         "platform": platform.platform(),
         "hostname": socket.gethostname(),
         "cpu_count": os.cpu_count(),
-        "backend": backend,
-        "devices": devices,
-        "device_count": len(devices),
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()[:devices]],
+        "device_count": devices,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         # As text, since compare takes a null for what isn't known.
-        "environment": scrub(variables) | {k: str(v) for k, v in jax_options.items()},
+        "environment": scrub(variables) | options,
         "program_key": program_key,
         "choice": choice,
         "members": 1,  # of its population; a sweep may make it more

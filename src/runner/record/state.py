@@ -30,17 +30,6 @@ def arrays_of(state: Any) -> dict[str, np.ndarray]:
     return {path: np.ascontiguousarray(leaf) for path, leaf in by_path(state).items()}
 
 
-def load_state(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays that `save_state` has written to `folder`, by their names.
-
-    Raises:
-      OSError: there is no such file.
-      ValueError: it is damaged.
-    """
-    path = folder / STATE
-    return arrays_in(path, path.read_bytes())
-
-
 def arrays_in(path: Path, data: bytes, foreign: bool = False) -> dict[str, np.ndarray]:
     """The arrays in a safetensors file, by their names.
 

@@ -27,7 +27,8 @@ from runner.errors import ConfigError, did_you_mean, few
 from runner.job import restore
 from runner.job.build import build
 from runner.job.session import Session
-from runner.record.state import arrays_of, load_state, restored
+from runner.record.files import STATE
+from runner.record.state import arrays_in, arrays_of, restored
 from runner.saved import configuration
 from runner.saved.data import check_alike, misfit, with_data
 from runner.saved.machine import set_up
@@ -143,8 +144,9 @@ def file_arrays(folder: Path) -> dict[str, np.ndarray]:
     Raises:
       ConfigError: it is damaged.
     """
+    path = folder / STATE
     try:
-        return load_state(folder)
+        return arrays_in(path, path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"run folder {folder}: {error}") from error
 
