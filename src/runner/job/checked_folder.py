@@ -26,9 +26,8 @@ class CheckedFolder(path.atomicity.AtomicRenameTemporaryPath):
         if not after.name.isdecimal():  # a part of a checkpoint, which lists them all
             return await super().finalize()
         names = [name for name in checksums.files_below(before) if "/" in name]
-        lines = await asyncio.to_thread(checksums.listed, before, names)
-        checksums.write(before, lines)
+        sums = await asyncio.to_thread(checksums.write, before, names)
         await super().finalize()
         notes = [name for name in checksums.files_below(after) if "/" not in name]
         with contextlib.suppress(OSError):  # nothing reads its notes
-            checksums.write(after, lines + checksums.listed(after, notes))
+            checksums.write(after, [*names, *notes], sums)

@@ -12,26 +12,21 @@ FILE = "checksums.txt"
 RECORDS = ("config.json", "provenance.json", "summary.json", "metrics.jsonl")
 
 
-def listed(folder: Path, names: Iterable[str], known: Mapping[str, str] = {}) -> str:
-    """A line of checksum and name for each of these files of `folder`.
+def write(
+    folder: Path, names: Iterable[str], known: Mapping[str, str] = {}
+) -> dict[str, str]:
+    """List these files of `folder`, whole or not at all; returns their checksums.
 
     Args:
       known: checksums that need not be computed.
 
     Raises:
-      OSError: one of them can't be read.
+      OSError: one can't be read, the disk is full or the folder can't be written.
     """
     sums = {name: known.get(name) or _sha256(folder / name) for name in names}
-    return "".join(f"{found}  {name}\n" for name, found in sums.items())
-
-
-def write(folder: Path, lines: str) -> None:
-    """Write what `listed` has returned, whole or not at all.
-
-    Raises:
-      OSError: the disk is full or the folder can't be written.
-    """
-    write_bytes(folder / FILE, lines.encode())
+    lines = [f"{found}  {name}\n" for name, found in sums.items()]
+    write_bytes(folder / FILE, "".join(lines).encode())
+    return sums
 
 
 def files_below(folder: Path) -> list[str]:

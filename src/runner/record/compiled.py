@@ -1,8 +1,7 @@
 """XLA's compiled programs on disk, so that the next process need not compile them.
 
-JAX looks them up by the lowered program, the compiler's options and the devices, so an
-old program can't run after an edit. It reads and writes them through `CheckedCache`: a
-damaged one is compiled again.
+JAX looks them up by the lowered program, the compiler's options and version, and the
+devices, so an old program can't run after an edit. It does so through `CheckedCache`.
 """
 
 import functools
@@ -76,8 +75,7 @@ def _trusted(path: str) -> Path | None:
 class CheckedCache(CacheInterface):
     """A file for each compiled program: a checksum of name and content, then content.
 
-    The name is JAX's hash of the lowered program, the compiler's options and version,
-    and the devices. The CPU is added here, because a home folder may be shared.
+    The name is JAX's, and the CPU, because a home folder may be shared.
     """
 
     def __init__(self, folder: Path):

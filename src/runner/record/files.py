@@ -57,12 +57,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` so that a reader finds the old file or the new one, never half.
-
-    Raises:
-      TypeError: see `to_json`.
-      OSError: the disk is full or the folder can't be written.
-    """
+    """Write `value` as JSON; raises what `to_json` and `write_bytes` raise."""
     write_bytes(path, _text(value))
 
 
@@ -76,8 +71,7 @@ def mark_preempted(folder: Path) -> None:
 def overwrite_json(path: Path, value: Any) -> None:
     """Replace what `path` holds where no other file can be written.
 
-    It takes the space that the file has already, so that a full disk is none in the
-    way, and it is one write.
+    It is one write, into the space that the file has already.
 
     Raises:
       OSError: the file isn't there, can't be written or has too little space.

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -135,7 +135,7 @@ class Recorder:
                 write_json(self.folder / "provenance.json", self.provenance)
                 self._write_summary("running")
                 # These stay as they are; a killed run's other files are of any length.
-                self._write_checksums(checksums.RECORDS[:2])
+                checksums.write(self.folder, checksums.RECORDS[:2])
                 signals.last_word(self, self._leave)
         except BlockingIOError:
             raise ConfigError(
@@ -267,14 +267,11 @@ class Recorder:
         try:
             write_json(path, summary)
             if self._digest:
-                self._write_checksums(checksums.RECORDS)
+                known = {"metrics.jsonl": self._digest}
+                checksums.write(self.folder, checksums.RECORDS, known)
         except OSError:
             overwrite_json(path, summary)
         return summary
-
-    def _write_checksums(self, names: Sequence[str]) -> None:
-        known = {"metrics.jsonl": self._digest}
-        checksums.write(self.folder, checksums.listed(self.folder, names, known))
 
     def _wall_seconds(self) -> float:
         return round(time.monotonic() - self._started, 3)

@@ -199,8 +199,7 @@ def _kind(name: str, is_prose: bool = False) -> _Kind:
     around = set() if is_prose else {word for part in parents for word in _words(part)}
     if any(_ANY.fullmatch(word) for word in words | around):
         return "any"
-    is_qualified = bool(words & _QUALIFIERS)
-    if is_qualified and words & {"key", "keys", "token", "tokens"}:
+    if words & _QUALIFIERS and words & {"key", "keys", "token", "tokens"}:
         return "text"
     text = {word for word in words if _TEXT.fullmatch(word)}
     return "text" if text - ({"key"} if is_prose else set()) else None

@@ -4,6 +4,7 @@ The settings below were measured with wandb 0.31 and are checked by
 tests/record/mirrors/test_wandb.py.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -179,14 +180,12 @@ class WandbTracker(Tracker):
         """Ask the server what it has: it may have answered all, and kept nothing."""
         import wandb
 
-        run = self._run
         steps = max(self._last, summary.get("steps") or 0)
         has = -1
         for seconds in (0, 0.5, 1):
             time.sleep(seconds)
             try:
-                path = f"{run.entity}/{run.project}/{run.id}"
-                has = wandb.Api(timeout=10).run(path).lastHistoryStep
+                has = wandb.Api(timeout=10).run(self._run.path).lastHistoryStep
             except Exception as error:
                 self.problem = (
                     f"the server doesn't say what it has: {error_line(error)}"
@@ -262,9 +261,7 @@ def _teardown(core: int) -> None:
         if core != _core:
             return
         _core += 1
-        try:
+        with contextlib.suppress(Exception):  # that it is broken is already reported
             import wandb
 
             wandb.teardown()
-        except Exception:  # that it is broken is already reported
-            pass
