@@ -25,9 +25,9 @@ _TEXT = re.compile(
 )
 # Which keys and tokens are secrets where the word alone may mean anything else.
 _QUALIFIERS = {"api", "access", "private", "refresh", "signing", "encryption", "ssh"}
-_NEVER = {"program_key"}  # runner's own name for a compiled program
-# Sections without secrets, whose keys are names of modules, columns and metrics.
-_OF_NAMES = {"module_digests", "data_digest", "directions"}
+# A name for a compiled program, and by names of modules, columns and metrics, digests
+# and directions.
+_NO_SECRETS = {"program_key", "module_digests", "data_digest", "directions"}
 
 # What looks like a secret wherever it is.
 _TOKEN = re.compile(
@@ -162,8 +162,8 @@ def _scrub(tree: Any, name: str = "") -> Any:
         found = {}
         for key, item in tree.items():
             shown = _TOKEN.sub(REDACTED, key) if isinstance(key, str) else key
-            is_known = key in _OF_NAMES and not below
-            found[shown] = item if is_known else _scrub(item, below or str(key))
+            is_plain = key in _NO_SECRETS and not below
+            found[shown] = item if is_plain else _scrub(item, below or str(key))
         return found
     if isinstance(tree, list | tuple):
         return [_scrub(item, name) for item in tree]
@@ -193,8 +193,6 @@ def _redacted(value: Any, kind: _Kind) -> str:
 def _kind(name: str, is_prose: bool = False) -> _Kind:
     """Whether any value under `name` is a secret, or only text, or none."""
     *parents, last = name.replace("/", ".").split(".")
-    if last in _NEVER:
-        return None
     words = _words(last)
     around = set() if is_prose else {word for part in parents for word in _words(part)}
     if any(_ANY.fullmatch(word) for word in words | around):

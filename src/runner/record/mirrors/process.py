@@ -23,15 +23,16 @@ from runner.record.files import write_json
 from runner.record.mirrors.follow import Spec, copy, is_locked
 from runner.record.mirrors.tracker import Source, Tracker, source
 from runner.record.secrets import error_line
+from runner.signals import SIGNALS
 
-ASKED = ".asked"  # a run folder, and the `Spec` of a tracker
+ASKED = ".asked"  # the ending of a file with a run folder and the `Spec` of a tracker
 # What it prints, which isn't the trainer's, or a pipe would stay open. Whenever it has
 # looked, it touches this file.
 SAID = "said"
-LEFT_ALONE_SECONDS = 90.0  # W&B's own timeouts, which end before
+_LEFT_ALONE_SECONDS = 90.0  # W&B's own timeouts, which end before
 # At least so often; with many runs less often, for each costs some time.
 _LOOK_SECONDS, _LOOK_SECONDS_A_RUN = 0.05, 0.002
-_LOCK_SECONDS = 5.0  # between two looks at a lock, which cost more
+_LOCK_SECONDS = 5.0  # between two looks at a lock, which may cost more
 
 
 class _Mirrors:
@@ -84,10 +85,7 @@ class _Mirrors:
         tell(tracker, over=True)
 
     def _is_writing(self, folder: Path) -> Callable[[], bool]:
-        """Asks whether the trainer still writes a run.
-
-        It may have given the run up without saying how it ended.
-        """
+        """Whether the trainer still writes a run; it may give one up without a word."""
         asked, is_free = time.monotonic(), False
 
         def is_writing() -> bool:
@@ -122,14 +120,14 @@ def state(place: Path) -> dict[str, Any]:
 def main() -> None:
     folder, trainer, *packages = Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
     # A scheduler signals all processes; this one ends when the run does.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     imports = threading.Thread(target=_import, args=(packages,), daemon=True)
     imports.start()
     mirrors = _Mirrors(folder, trainer, imports)
     left: float | None = None
     with contextlib.suppress(OSError):  # the trainer has ended and removed it
-        while left is None or time.monotonic() - left < LEFT_ALONE_SECONDS:
+        while left is None or time.monotonic() - left < _LEFT_ALONE_SECONDS:
             if os.getppid() != trainer:
                 left = left or time.monotonic()
             mirrors.look()
