@@ -123,6 +123,13 @@ def test_a_killed_run_ends_and_its_torn_row_is_none(runs):
     assert len(lines) - 1 == len(read_metrics(path))
 
 
+def test_a_row_larger_than_what_is_read_at_once_is_mirrored(runs, monkeypatch):
+    monkeypatch.setattr(follow, "_CHUNK", 10)
+    assert main([str(runs / "single"), "tracker=csv"]) == 0
+    lines = (runs / "single" / "metrics.csv").read_text().splitlines()
+    assert len(lines) - 1 == len(read_metrics(runs / "single" / "metrics.jsonl"))
+
+
 @pytest.fixture
 def with_files(runs, tmp_path):
     """A run folder with what hooks leave, and a link to what is no part of it."""

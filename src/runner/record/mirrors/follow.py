@@ -13,7 +13,7 @@ from runner.record.secrets import error_line
 from runner.record.untrusted import JSON_BYTES, read_foreign
 
 ATTEMPTS = 3  # at a tracker that fails: each continues with what it has
-_CHUNK = 4 << 20  # bytes of rows at a time: the memory that a mirror takes
+_CHUNK = 4 << 20  # bytes of rows at a time, about: the memory that a mirror takes
 _EXIT_CODES = {"finished": 0, "preempted": 75, "interrupted": 130, "killed": 137}
 
 Spec = Mapping[str, Any]  # a tracker: its class, as `_target_`, and its arguments
@@ -109,7 +109,7 @@ def _until_the_end(
         if size > position:
             with path.open("rb") as file:
                 file.seek(position)
-                data = file.read(_CHUNK)
+                data = b"".join(file.readlines(_CHUNK))
             whole = data.rfind(b"\n") + 1
             yield from rows_of(data[:whole], path)
             position += whole
