@@ -391,6 +391,7 @@ record(".", 100_000, each=told)
 
 RESUMED = """
 def part(first, last, kept=None, rest="", **given):
+    global recorder
     with recorder_of(".", kept=kept, id="abc", **given) as recorder:
         for step in range(first, last + 1):
             recorder.row({"step": step, "train/loss": 1 / step})
@@ -400,7 +401,7 @@ from runner.record.recorder import Kept
 from runner.errors import Preempted
 kept = Kept(Path("metrics.jsonl"), 8, 0.0)
 """
-KILLED = "time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)"
+KILLED = "wait_for_start(); time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)"
 
 
 @pytest.mark.parametrize(
