@@ -10,12 +10,13 @@ import pytest
 
 from helpers.at_night import one_in
 from helpers.forked import python
-from runner.compare.load_wandb import read_run, wandb_files
+from helpers.wandb_run import wandb_run
 from runner.config.conf import conf_dir
 from runner.config.hydra_job import HydraJob
 from runner.errors import ConfigError
 from runner.job.run import run_job
 from runner.record.files import read_metrics
+from runner.record.mirrors.wandb_reader import read_run, wandb_files
 
 SHORT = [
     "train.steps=4",
@@ -178,7 +179,7 @@ def test_a_sweep_leaves_a_folder_and_a_wandb_run_that_say_what_ran(run, tmp_path
         folder = tmp_path / "sweep" / f"optimizer={optimizer},framework={framework}"
         recorded = json.loads((folder / "config.json").read_text())
         (file,) = wandb_files(folder)
-        stored = read_run(file)
+        stored = wandb_run(file)
         for config in (recorded, stored["config"]):
             assert config["optimizer"]["_target_"] == f"optax.{optimizer}"
             assert (

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.compare.load import Record, Runs, found_in, read_all
-from runner.record.directions import FIRST_EDITION, better
+from runner.record.directions import FIRST_EDITION, better, note_best
 from runner.record.mirrors.wandb_reader import read_run, wandb_files
 
 
@@ -41,12 +41,7 @@ def _record(folder: Path, run: dict[str, Any]) -> Record:
     best: dict[str, dict[str, Any]] = {}
     rows = [{k: v for k, v in r.items() if k[0] != "_"} for r in run["history"]]
     for row in rows:
-        for name, value in row.items():
-            sign = better(name, directions)
-            if not sign or value != value:
-                continue
-            if name not in best or sign * value > sign * best[name]["value"]:
-                best[name] = {"value": value, "step": row["step"]}
+        note_best(best, row, lambda name: better(name, directions))
         final |= row
     final.pop("step", None)
     code = run["exit_code"]

@@ -2,13 +2,11 @@
 
 import contextlib
 import functools
-import math
 import sys
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from runner import signals
@@ -20,7 +18,7 @@ from runner.errors import (
     Unwritable,
 )
 from runner.record import checksums
-from runner.record.directions import better
+from runner.record.directions import better, note_best
 from runner.record.files import (
     MetricsFile,
     overwrite_json,
@@ -173,12 +171,10 @@ class Recorder:
         self.final.update(numbers)
 
     def state(self) -> dict[str, Any]:
-        """The facts about the rows so far that a checkpoint stores."""
+        """The facts about the rows so far that resuming needs."""
         return {
-            "final": dict(self.final),
             "best": {key: dict(best) for key, best in self._best.items()},
             "wall_seconds": self._wall_seconds(),
-            "wandb_id": self.provenance.get("wandb_id"),
             **self.rows(),
         }
 
@@ -194,12 +190,7 @@ class Recorder:
         """Add facts to summary.json, such as `compile_seconds`, when the block ends."""
         self._extra.update(extra)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if self._progress:
             self._progress.close()
         status = self._ends(error)
@@ -244,13 +235,7 @@ class Recorder:
     def track(self, row: dict[str, Any]) -> None:
         """Update the final and the best values. Rows come in the order of steps."""
         self.final.update(row)
-        for key, value in row.items():
-            sign = self._better(key)
-            if not sign or math.isnan(value):
-                continue
-            best = self._best.get(key)
-            if best is None or sign * value > sign * best["value"]:
-                self._best[key] = {"value": value, "step": row["step"]}
+        note_best(self._best, row, self._better)
 
     def _write_summary(self, status: str) -> dict[str, Any]:
         final = dict(self.final)

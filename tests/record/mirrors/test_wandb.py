@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from helpers.fake_wandb import FakeWandb
-from runner.compare.load_wandb import read_run, wandb_files
+from helpers.wandb_run import wandb_run
 from runner.record.files import read_metrics
-from runner.record.mirrors.wandb_reader import extent
+from runner.record.mirrors.wandb_reader import extent, read_run, wandb_files
 
 # Each run is a process of its own, as wandb keeps one core process a process.
 RUN = """
@@ -97,7 +97,7 @@ def run(folder: Path, code: str, expect: int = 0, **env) -> str:
 
 def mirrored(folder: Path) -> dict:
     # A failed online start leaves an empty folder beside the offline one.
-    runs = [read_run(path) for path in wandb_files(folder)]
+    runs = [wandb_run(path) for path in wandb_files(folder)]
     (run,) = [run for run in runs if run["history"]]
     return run
 
@@ -414,7 +414,7 @@ KILLED = "wait_for_start(); time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL
 def test_resumed_offline_each_row_is_there_once(tmp_path, ending, code):
     run(tmp_path, RESUMED + f"part(1, 12, rest={ending!r})", expect=code)
     run(tmp_path, RESUMED + "part(9, 20, kept)")
-    runs = [read_run(path) for path in wandb_files(tmp_path)]
+    runs = [wandb_run(path) for path in wandb_files(tmp_path)]
     assert [run["id"] for run in runs] == ["abc", "abc"]
     history = sorted(
         (row["step"], row["train/loss"]) for r in runs for row in r["history"]

@@ -24,7 +24,7 @@ def wandb_files(folder: Path) -> list[Path]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """{"config", "history", "summary", "exit_code", "group", "name", ...} of a file.
+    """{"config", "history", "summary", "exit_code"} of a file.
 
     Raises:
       OSError, ValueError: it can't be read, is too large, or isn't a .wandb file of
@@ -34,14 +34,6 @@ def read_run(path: Path) -> dict[str, Any]:
     run["exit_code"] = None
     for kind, record in _records(io.BytesIO(read_bytes(path, ROWS_BYTES)), path):
         if kind == "run":
-            run.update(
-                id=record.run_id,
-                name=record.display_name,
-                project=record.project,
-                group=record.run_group,
-                job_type=record.job_type,
-                tags=list(record.tags),
-            )
             _put(run["config"], record.config.update)
         elif kind in ("config", "summary"):
             _put(run[kind], record.update)
