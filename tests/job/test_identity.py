@@ -19,6 +19,14 @@ def test_a_key_that_changes_no_result_tells_jobs_apart_only_if_it_is_swept(
     assert base_of(one, [key]) != base_of(other, [key])
 
 
+@pytest.mark.parametrize("key", ["probes.a.of", "probes.a", "probes"])
+def test_so_does_a_key_deep_in_what_changes_no_result(composed, key):
+    probe = "+probe@probes.a=histogram"
+    one, other = composed(probe), composed(probe, "probes.a.of=[updates]")
+    assert base_of(one) == base_of(other)
+    assert base_of(one, [key]) != base_of(other, [key])
+
+
 @pytest.mark.parametrize(
     "override", ["seed=1", "optimizer.learning_rate=0.5", "train.steps=7", "mesh=data"]
 )

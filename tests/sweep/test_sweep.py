@@ -61,6 +61,22 @@ def test_the_same_command_skips_what_is_done_and_retries_what_failed(here, tmp_p
     assert states(tmp_path / "sweep") == {"done": 4}
 
 
+@pytest.mark.parametrize(
+    "swept",
+    [
+        ["+probe@probes.a=norm_by_layer,histogram"],
+        ["+probe@probes.a=histogram", "probes.a.of=[updates],[gradients]"],
+    ],
+)
+def test_jobs_that_differ_in_what_they_record_alone_are_two(here, tmp_path, swept):
+    assert here(*swept)[0] == 0
+    recorded = {
+        frozenset(name for row in job for name in row if name.startswith("probe/"))
+        for job in rows(tmp_path / "sweep").values()
+    }
+    assert len(recorded) == 2 and all(recorded)
+
+
 def test_another_base_is_refused_and_named(here, tmp_path):
     assert here("seed=0,1")[0] == 0
     status, said = here("seed=0,1", "data.batch_size=8")

@@ -5,6 +5,8 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
 from runner.sweep.job import Job
 from runner.sweep.table import print_results
 
@@ -34,6 +36,25 @@ def test_the_table_averages_over_seeds_and_ranks():
     ]
     best_first = table(jobs, ["optimizer", "seed"], "validation/accuracy")
     assert best_first[1].endswith("optimizer=sgd")
+
+
+@pytest.mark.parametrize(
+    ("key", "by"),
+    [
+        ("optimizer.b1", " --by optimizer.b1"),
+        ("+model.width", " --by model.width"),
+        ("schedule@schedule.base", " --by schedule.base._target_"),
+        # compare has no column of a preset, and doesn't count what is only recorded.
+        ("experiment", ""),
+        ("+probe@probes.a", ""),
+        ("probes.a.layer", ""),
+        ("tracker", ""),
+    ],
+)
+def test_the_command_that_compares_is_one_that_compare_takes(key, by):
+    jobs = [job(f"{key}={value}", result=1.0) for value in "ab"]
+    last = table(jobs, [key])[-1]
+    assert last == f"compare with: python -m runner.compare sweep{by}"
 
 
 def test_failures_are_counted_and_nan_comes_last():

@@ -32,7 +32,11 @@ def _identifying(
         key = f"{prefix}{name}"
         if key in swept:
             kept[str(name)] = value
-        elif isinstance(value, dict) and (key in SECTIONS or key in GROUPS):
+        elif isinstance(value, dict) and (
+            key in SECTIONS
+            or key in GROUPS
+            or any(name.startswith(f"{key}.") for name in swept)
+        ):
             section = _identifying(value, f"{key}.", swept)
             if section:
                 kept[str(name)] = section

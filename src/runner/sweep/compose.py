@@ -11,6 +11,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
+def names(key: str) -> list[str]:
+    """What the key of an override names: `+probe@probes.a` a group and a place."""
+    return key.lstrip("+~").split("@")
+
+
 class Composer:
     """Does what Hydra's `load_sweep_config` does, for many jobs of one sweep.
 
@@ -30,7 +35,8 @@ class Composer:
         self._bases: dict[tuple[str, ...], bytes] = {}
         self._is_group: dict[str, bool] = {}
         given = self._parser.parse_overrides(list(master.hydra.overrides.task))
-        self._swept = {o.key_or_group for o in given if o.is_sweep_override()}
+        swept = (o.get_key_element() for o in given if o.is_sweep_override())
+        self._swept = {name for key in swept for name in names(key)}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of the job with these overrides, including `hydra`.
@@ -41,8 +47,7 @@ class Composer:
         parsed = self._parser.parse_overrides(list(overrides))
         values = [o for o in parsed if self._sets_a_value(o)]
         files = tuple(o.input_line or "" for o in parsed if o not in values)
-        keys = [o.key_or_group for o in parsed]
-        if len(set(keys)) < len(keys):  # their order may matter
+        if self._order_matters(parsed, values):
             return self._loader.load_sweep_config(self._master, list(overrides))
         if files not in self._bases:
             base = self._loader.load_sweep_config(self._master, list(files))
@@ -70,7 +75,27 @@ class Composer:
             *(part for grid in grids for part in grid.values()),
         ]
         keys = (key for part in parts for key in part or ())
-        return self._swept | {key.lstrip("+~").partition("@")[0] for key in keys}
+        return self._swept.union(*map(names, keys))
+
+    def _order_matters(
+        self, overrides: Sequence[Override], values: Sequence[Override]
+    ) -> bool:
+        """Whether a key is set twice, or one of `values` comes before what contains it.
+
+        A choice of a group is made first, wherever it stands.
+        """
+        keys = [o.key_or_group for o in overrides]
+        if len(set(keys)) < len(keys):
+            return True
+        before: list[str] = []
+        for override, key in zip(overrides, keys, strict=True):
+            if override in values:
+                before.append(f"{key}.")
+            elif not self._is_group[key] or isinstance(override.value(), dict):
+                whole = f"{key}."
+                if any(whole.startswith(k) or k.startswith(whole) for k in before):
+                    return True
+        return False
 
     def _sets_a_value(self, override: Override) -> bool:
         key = override.key_or_group

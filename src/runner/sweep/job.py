@@ -27,7 +27,7 @@ from runner.record.checksums import check_records
 from runner.record.files import read_object, writing
 from runner.record.secrets import named
 from runner.settings import SECTIONS, SETTINGS, only_numbers
-from runner.sweep.compose import Composer
+from runner.sweep.compose import Composer, names
 from runner.trees import flatten
 
 
@@ -94,8 +94,7 @@ def compose_job(
         config.hydra.job.id = config.hydra.job.num = number
         config.hydra.job.override_dirname = name
     folder = Path(config.hydra.sweep.subdir)
-    swept = {key.lstrip("+~").partition("@")[0] for key in keys}
-    swept |= composer.swept(config)
+    swept = composer.swept(config).union(*map(names, keys))
     base = base_of(config, swept)
     likeness = fingerprint(_without_numbers(base))
     # Two presets may differ in nothing but what is recorded.

@@ -17,7 +17,7 @@ from runner.config.plain import plain
 from runner.errors import ConfigError, Preempted, did_you_mean
 from runner.job.identity import base_of
 from runner.settings import ClusterSettings
-from runner.sweep.compose import Composer
+from runner.sweep.compose import Composer, names
 from runner.sweep.job import Job, assign_folder, compose_job, load_finished, varying
 from runner.sweep.launcher import STRATEGIES, Launcher, Search
 from runner.sweep.ledger import Ledger, unfinished
@@ -103,7 +103,7 @@ def run_jobs(
 
         print(on_cluster.script(jobs, cluster, launcher.max_members, folder))
         raise SystemExit(0)
-    swept = [key.lstrip("+~").partition("@")[0] for key in keys]
+    swept = [name for key in keys for name in names(key)]
     with Ledger(folder, base, swept) as ledger:
         plan = Plan(folder)
         submitted = {name for task in plan.active for name in task.jobs}

@@ -15,6 +15,8 @@ from runner.record.directions import better
 from runner.record.files import read_object
 from runner.record.secrets import named
 from runner.record.terminal import number, short
+from runner.settings import SETTINGS, makes_no_difference
+from runner.sweep.compose import names
 from runner.sweep.job import Job
 
 _ROWS = 12
@@ -81,9 +83,22 @@ def print_results(
             f"{failed} of {len(jobs)} jobs failed; see error.txt or summary.json in "
             "their folders"
         )
-    by = f" --by {settings[0].lstrip('+')}" if settings else ""
+    factors = [name for key in settings for name in _factor(key)]
+    by = f" --by {factors[0]}" if factors else ""
     command = f"python -m runner.compare {folder}{by}"
     out.print(f"compare with: {command}", soft_wrap=True)
+
+
+def _factor(key: str) -> list[str]:
+    """What compare calls the swept `key`; nothing if it can't compare by it.
+
+    A preset is no setting of its own, and what is only recorded makes no difference.
+    """
+    *group, place = names(key)
+    is_setting = place.partition(".")[0] in SETTINGS
+    if not is_setting or makes_no_difference(place):
+        return []
+    return [f"{place}._target_" if group else place]
 
 
 def is_higher_better(objective: str, jobs: Sequence[Job]) -> bool:
@@ -105,8 +120,8 @@ def _columns(rows: Sequence[_Row], objective: str, width: int) -> list[list[str]
     if any(len(row.results) > 1 for row in rows):
         columns.append(["sd", *(row.deviation for row in rows)])
         columns.append(["runs", *(str(len(row.results)) for row in rows)])
-    names = ["setting", *_shortened([row.name for row in rows])]
-    room = width - sum(map(_wide, columns)) - min(_wide(names), _LEAST)
+    settings = ["setting", *_shortened([row.name for row in rows])]
+    room = width - sum(map(_wide, columns)) - min(_wide(settings), _LEAST)
     metrics = dict.fromkeys(m for row in rows for other in row.others for m in other)
     for metric in metrics:
         title = metric.removeprefix("validation/")
@@ -114,7 +129,7 @@ def _columns(rows: Sequence[_Row], objective: str, width: int) -> list[list[str]
         if metric != objective and room >= _wide(column):
             room -= _wide(column)
             columns.append(column)
-    return [*columns, names]
+    return [*columns, settings]
 
 
 def _wide(column: Sequence[str]) -> int:
