@@ -8,6 +8,7 @@ import re
 import sys
 
 from runner import signals
+from runner.record.output import outlive_readers
 
 # What else there is than to train, by the first argument: `python -m runner compare X`
 # is `python -m runner.compare X`.
@@ -50,9 +51,11 @@ def main() -> None:
 
 def script() -> None:
     """The console script: it finds a user's modules as `python -m runner` does."""
+    outlive_readers()
     sys.path[0] = os.getcwd()
     main()
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

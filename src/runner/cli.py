@@ -98,8 +98,7 @@ def _last_word(error: BaseException) -> None:
     if composed.mode == RunMode.MULTIRUN or not folder.is_dir():
         return
     mark_preempted(folder)
-    text = f"the same command with hydra.run.dir={folder} resumes it\n"
-    os.write(2, text.encode())
+    signals.say(f"the same command with hydra.run.dir={folder} resumes it")
 
 
 def _message(error: BaseException) -> str | None:

@@ -124,13 +124,21 @@ def end(error: BaseException, whose: str = "") -> NoReturn:
         threading.Event().wait()
     _undisturbed.acquire(timeout=QUIET_SECONDS)
     status = error.code if isinstance(error, Preempted) else 130
-    name = str(error) or "SIGINT"  # not `print`, whose lock the main thread may hold
-    os.write(2, f"\n{name}{whose}: ending at once\n".encode())
+    say(f"\n{str(error) or 'SIGINT'}{whose}: ending at once")
     for word in reversed(list(_words.values())):
         with contextlib.suppress(Exception):
             said = word(error)
             status = status if said is None else said
     _exit(status)
+
+
+def say(line: str) -> None:
+    """Print on stderr, also where whoever reads it has gone.
+
+    Not by `print`, whose lock the thread that was interrupted may hold.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
 
 
 def _noted(number: int, frame: object) -> None:

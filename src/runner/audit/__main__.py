@@ -12,6 +12,7 @@ from runner.audit.text import show
 from runner.config.explain import MISTAKES, explain
 from runner.errors import ConfigError, Preempted
 from runner.record.console import console
+from runner.record.output import outlive_readers
 from runner.record.untrusted import printable
 
 _EPILOG = """
@@ -79,4 +80,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

@@ -13,6 +13,7 @@ from runner.compare.load import Runs
 from runner.compare.text import show
 from runner.errors import ConfigError
 from runner.record.console import console
+from runner.record.output import outlive_readers
 from runner.record.untrusted import printable
 
 _FORMULA, _NUMBER = r"^\s*[=+\-@]", r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
@@ -151,4 +152,5 @@ def _log_report(runs: Runs, analysis: Analysis, out: Path) -> str:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

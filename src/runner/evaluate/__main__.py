@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from runner.record.console import console, print_table
 from runner.record.files import to_json
+from runner.record.output import outlive_readers
 from runner.record.untrusted import one_line
 from runner.saved import command
 from runner.saved.saved_run import SavedRun
@@ -72,4 +73,5 @@ def _text(value: float | None) -> str:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

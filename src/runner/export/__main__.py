@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.record.output import outlive_readers
 from runner.saved import command
 from runner.saved.saved_run import SavedRun
 
@@ -41,4 +42,5 @@ def _export(options: argparse.Namespace, saved: SavedRun) -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

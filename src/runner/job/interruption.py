@@ -1,6 +1,5 @@
 """Requests to stop: from a scheduler that wants its machine back, or by Ctrl-C."""
 
-import os
 import signal
 import threading
 from types import TracebackType
@@ -66,5 +65,4 @@ class Interruption:
             message = f"{signal.Signals(number).name}: ending after this step"
             if number == signal.SIGINT:
                 message += "; press Ctrl-C again to end at once"
-            # The signal may have interrupted `print`, which isn't reentrant.
-            os.write(2, f"\n{message}\n".encode())
+            signals.say(f"\n{message}")

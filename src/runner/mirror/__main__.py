@@ -18,6 +18,7 @@ from runner.job.trackers import trackers_of
 from runner.record.format import run_folders
 from runner.record.mirrors.follow import Spec, copy, is_locked, target
 from runner.record.mirrors.tracker import source
+from runner.record.output import outlive_readers
 from runner.record.untrusted import printable
 
 _EPILOG = """
@@ -153,4 +154,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

@@ -21,6 +21,7 @@ from runner.errors import ConfigError
 from runner.parity.compare import Compared, compare
 from runner.parity.steps import Difference
 from runner.record.console import console, print_table
+from runner.record.output import outlive_readers
 
 MEASURES = ("loss", "grad", "params")
 
@@ -164,4 +165,5 @@ def _report_port(name: str, compared: Compared, messages: dict[str, list[str]]) 
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.errors import ConfigError
 from runner.record.files import write_bytes
+from runner.record.output import outlive_readers
 from runner.saved import command
 from runner.saved.saved_run import SavedRun
 
@@ -70,4 +71,5 @@ def _predict(options: argparse.Namespace, saved: SavedRun) -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

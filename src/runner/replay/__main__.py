@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.config import conf
 from runner.config.explain import MISTAKES, explain
+from runner.record.output import outlive_readers
 from runner.record.untrusted import printable
 from runner.replay.again import Limits, replay
 from runner.replay.rows import Differs
@@ -125,4 +126,5 @@ def _tolerance(text: str) -> float:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

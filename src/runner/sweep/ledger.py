@@ -1,7 +1,6 @@
 """sweep.json: the jobs of a sweep and their states."""
 
 import contextlib
-import os
 import sys
 import time
 import typing
@@ -100,7 +99,7 @@ class Ledger:
             self._lock.close()
 
     def _leave(self, error: BaseException) -> None:
-        os.write(2, f"the same command continues {self.folder}\n".encode())
+        signals.say(f"the same command continues {self.folder}")
         self.close()
 
     def add(self, fingerprint: str, entry: LedgerRow) -> LedgerRow:

@@ -1,0 +1,80 @@
+"""A command or a run whose reader has gone ends as it would have."""
+
+import inspect
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from helpers.forked import python
+from helpers.signalled import status, wait_until_handled
+from runner import __main__ as program
+
+TINY = (
+    "framework=jax", "model.hidden_sizes=[8]", "train.epochs=3", "mesh=single",
+    "wandb=disabled", "hydra.run.dir=run",
+)  # fmt: skip
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    """`python ARGUMENTS`, with a pipe that nobody reads for all that it prints."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        return subprocess.Popen(
+            [sys.executable, *arguments], cwd=folder, stdout=write, stderr=write
+        )
+    finally:
+        os.close(write)
+
+
+@pytest.fixture
+def tiny(folders):
+    data = f"data.data_dir={folders['data']}"
+    return [*TINY, data, f"compilation_cache={folders['xla']}"]
+
+
+@pytest.mark.parametrize("name", [*program.COMMANDS.values(), "runner.__main__"])
+def test_each_command_outlives_its_reader(name):
+    source = inspect.getsource(import_module(name))
+    assert 'if __name__ == "__main__":\n    outlive_readers()\n' in source
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "runner", "compare"], ["-m", "runner.compare"]]
+)
+@pytest.mark.parametrize("unbuffered", [[], ["-u"]])
+def test_a_page_is_written_for_a_pipe_that_is_closed(
+    tmp_path, tiny, command, unbuffered
+):
+    assert python("-m", "runner", *tiny, cwd=tmp_path).returncode == 0
+    assert start(tmp_path, *unbuffered, *command, "run").wait(60) == 0
+    assert (tmp_path / "compare" / "report.html").exists()
+
+
+def test_a_run_trains_to_its_end(tmp_path, tiny):
+    assert start(tmp_path, "-m", "runner", *tiny).wait(60) == 0
+    assert status(tmp_path / "run") == "finished"
+
+
+def test_a_run_ends_by_a_signal(tmp_path, tiny):
+    process = start(tmp_path, "-m", "runner", *tiny, "train.epochs=100000")
+    wait_until_handled(process)
+    while "metrics" not in str(sorted((tmp_path / "run").glob("*"))):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+
+
+def test_what_is_printed_to_a_closed_stream_is_nothing(tmp_path, tiny):
+    command = [sys.executable, "-m", "runner", *tiny, "print=config"]
+    close = 'exec 1>&-; exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", close, "sh", *command],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
