@@ -21,6 +21,9 @@ USED = [
     ("shown", Hydra.show_cfg, "self config_name overrides cfg_type package resolve"),
     ("whole_sweep", ConfigLoaderImpl.load_configuration,
      "self config_name overrides run_mode from_shell validate_sweep_overrides"),
+    ("hydra_files", Hydra.compose_config,
+     "self config_name overrides run_mode with_log_configuration from_shell "
+     "validate_sweep_overrides"),
     ("hydra_files", utils._save_config, "cfg filename output_dir"),
     ("hydra_files", config_loader_impl.get_overrides_dirname,
      "overrides exclude_keys item_sep kv_sep"),
@@ -47,6 +50,7 @@ CALLED = [
     ("hydra._internal.utils", "hydra.get_mode("),
     ("hydra._internal.utils", "show_cfg("),
     ("hydra._internal.hydra", ".load_configuration("),
+    ("hydra._internal.hydra", "self.compose_config("),
     ("hydra.core.utils", "_save_config("),
     ("hydra._internal.config_loader_impl", "get_overrides_dirname("),
     ("hydra._internal.core_plugins.basic_sweeper", "OmegaConf.save("),

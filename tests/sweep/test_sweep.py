@@ -77,6 +77,44 @@ def test_jobs_that_differ_in_what_they_record_alone_are_two(here, tmp_path, swep
     assert len(recorded) == 2 and all(recorded)
 
 
+def test_a_sweep_grows_in_a_key_that_the_new_command_doesnt_vary(here, tmp_path):
+    rate = "optimizer.learning_rate"
+    for values in ("0.1,0.2", "0.3", "0.4", "0.3,0.4,0.5"):
+        status, said = here("seed=0,1", f"{rate}={values}")
+        assert status == 0, said
+    found = {path.parent.name for path in tmp_path.glob("sweep/*/summary.json")}
+    rates = ("0.1", "0.2", "0.3", "0.4", "0.5")
+    assert found == {
+        f"seed={seed},{rate}={value}" for seed in (0, 1) for value in rates
+    }
+    assert states(tmp_path / "sweep") == {"done": 10}
+
+
+@pytest.mark.parametrize("subdir", ["x", "${seed}", "", "../x", "seed/../x"])
+def test_jobs_in_one_folder_are_refused_before_there_is_any(here, tmp_path, subdir):
+    swept = ("seed=0,1", "optimizer=sgd,adam")
+    status, said = here(*swept, f"hydra.sweep.subdir='{subdir}'")
+    assert status == 1 and ("hydra.sweep.subdir" in said or "within" in said), said
+    assert not (tmp_path / "sweep").exists()
+    assert here(*swept, "hydra.sweep.subdir='${seed}${optimizer._target_}'")[0] == 0
+
+
+def test_a_folder_of_an_earlier_job_is_no_new_ones(here, tmp_path):
+    rate = "optimizer.learning_rate"
+    assert here(f"{rate}=0.1,0.2", f"hydra.sweep.subdir='${{{rate}}}'")[0] == 0
+    status, said = here(f"{rate}=0.3", "hydra.sweep.subdir='0.1'")
+    assert status == 1 and "is the folder of another job" in said
+    assert states(tmp_path / "sweep") == {"done": 2}
+    assert here(f"{rate}=0.3", f"hydra.sweep.subdir='${{{rate}}}'")[0] == 0
+
+
+@pytest.mark.parametrize("folder", ["", "' '", "${oc.env:NOT_SET_ANYWHERE,''}"])
+def test_a_folder_without_a_name_is_refused(here, run, tmp_path, folder):
+    status, said = run(f"hydra.sweep.dir={folder}", "seed=0,1", folder=None)
+    assert status == 1 and "hydra.sweep.dir= is empty" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_base_is_refused_and_named(here, tmp_path):
     assert here("seed=0,1")[0] == 0
     status, said = here("seed=0,1", "data.batch_size=8")

@@ -1,5 +1,6 @@
 """Hydra's own files of a job, and its names for folders, without secrets."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,15 +8,20 @@ from typing import Any
 
 import yaml
 from hydra._internal import config_loader_impl
+from hydra._internal.hydra import Hydra
 from hydra.core import utils
 from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf._utils import OmegaConfDumper
+from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.plain import plain
+from runner.errors import ConfigError
 from runner.record.secrets import named, scrub
 
 _OF_SWEEP = "multirun.yaml"
+_compose: Any = Hydra.compose_config
 _with_secrets = config_loader_impl.get_overrides_dirname
 _saved = OmegaConf.save
 _returned: Any = utils.JobReturn.return_value
@@ -32,12 +38,38 @@ def hydra_files() -> None:
     """
     hydra: Any = utils
     hydra._save_config = _save_config
+    composing: Any = Hydra
+    composing.compose_config = _composed
     omegaconf: Any = OmegaConf
     omegaconf.save = staticmethod(_save)
     loader: Any = config_loader_impl
     loader.get_overrides_dirname = _overrides_dirname
     job_return: Any = utils.JobReturn
     job_return.return_value = property(_return_value, _returned.fset)
+
+
+def _composed(
+    self: Hydra,
+    config_name: str | None,
+    overrides: list[str],
+    run_mode: RunMode,
+    **options: Any,
+) -> Any:
+    """What Hydra composes; a folder without a name would be the working folder.
+
+    Raises:
+      ConfigError: `hydra.run.dir` or `hydra.sweep.dir` is empty, as one given by a
+        variable of the shell that isn't set.
+    """
+    cfg = _compose(self, config_name, overrides, run_mode, **options)
+    kind = "sweep" if run_mode is RunMode.MULTIRUN else "run"
+    with contextlib.suppress(OmegaConfBaseException):  # which it may yet depend on
+        if not str(cfg.hydra[kind].dir).strip():
+            raise ConfigError(
+                f"hydra.{kind}.dir= is empty, and must be the name of a folder; . is "
+                "the working folder"
+            )
+    return cfg
 
 
 def to_yaml(values: Any) -> str:

@@ -76,11 +76,16 @@ def varying(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def job_name(overrides: Sequence[str], keys: Sequence[str]) -> str:
-    """A name for a job: its overrides of `keys`, or all of its overrides.
+    """A name for a job: its overrides of `keys`, or what they name, or all of them.
 
     It holds no secrets, but differs where they do.
     """
-    chosen = [o for o in overrides if not keys or o.partition("=")[0] in keys]
+    known = set(keys)
+
+    def is_known(key: str) -> bool:
+        return key in known or known.issuperset(names(key))
+
+    chosen = [o for o in overrides if not keys or is_known(o.partition("=")[0])]
     return ",".join(named(override.lstrip("+~")) for override in chosen)
 
 
@@ -140,6 +145,24 @@ def inside(sweep: Path, folder: str) -> Path:
             f"{folder!r} doesn't"
         )
     return place
+
+
+def refuse_shared(jobs: Sequence[Job], sweep: Path) -> None:
+    """Refuse a folder that isn't one job's alone, before the sweep has any.
+
+    Raises:
+      ConfigError: names the jobs, or the one whose folder isn't within the sweep's.
+    """
+    owners: dict[Path, Job] = {}
+    for job in jobs:
+        place = inside(sweep, str(job.folder))
+        other = owners.setdefault(place, job)
+        if other.fingerprint != job.fingerprint:  # equal jobs are run once
+            raise ConfigError(
+                f"hydra.sweep.subdir gives {other.name} and {job.name} one folder, "
+                f"{job.folder}: it must differ where the jobs do, as "
+                "${hydra.job.override_dirname} does"
+            )
 
 
 def assign_folder(job: Job, sweep: Path, folder: str) -> None:

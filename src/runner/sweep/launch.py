@@ -18,9 +18,16 @@ from runner.errors import ConfigError, Preempted, did_you_mean
 from runner.job.identity import base_of
 from runner.settings import ClusterSettings
 from runner.sweep.compose import Composer, names
-from runner.sweep.job import Job, assign_folder, compose_job, load_finished, varying
+from runner.sweep.job import (
+    Job,
+    assign_folder,
+    compose_job,
+    load_finished,
+    refuse_shared,
+    varying,
+)
 from runner.sweep.launcher import STRATEGIES, Launcher, Search
-from runner.sweep.ledger import Ledger, unfinished
+from runner.sweep.ledger import Ledger, swept_in, unfinished
 from runner.sweep.sweep import Sweep
 from runner.sweep.table import is_higher_better, print_results
 
@@ -80,8 +87,10 @@ def run_jobs(
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     _check(launcher)
     composer = Composer(launcher.context.config_loader, master)
+    # A sweep that gets more values may differ in fewer keys now than it did before.
+    known = [*keys, *swept_in(Path(master.hydra.sweep.dir))]
     jobs = [
-        compose_job(composer, given, first + i, keys)
+        compose_job(composer, given, first + i, known)
         for i, given in enumerate(overrides)
     ]
     if len({job.config.deterministic for job in jobs}) > 1:
@@ -93,6 +102,7 @@ def run_jobs(
     folder = Path(master.hydra.sweep.dir)
     if launcher.resume and not is_given(master, "hydra.sweep.dir"):
         folder = _unfinished(folder, base, jobs) or folder
+    refuse_shared(jobs, folder)
     cluster = _cluster(launcher, jobs, keys)
     if cluster:
         from runner.cluster.handed_over import refuse_secrets

@@ -56,6 +56,7 @@ class Ledger:
         self._swept = sorted(swept)
         self._next_write = 0.0
         self._scrubbed: dict[str, dict[str, Any]] = {}
+        self._taken: set[str] = set()  # the folders of an earlier process' jobs
         self.jobs: dict[str, LedgerRow] = {}
 
     def __enter__(self) -> Self:
@@ -103,8 +104,21 @@ class Ledger:
         self.close()
 
     def add(self, fingerprint: str, entry: LedgerRow) -> LedgerRow:
-        """Add a job's row unless an earlier process did; return its row."""
-        return self.jobs.setdefault(fingerprint, entry)
+        """Add a job's row unless an earlier process did; return its row.
+
+        Raises:
+          ConfigError: its folder is that of a job which an earlier process added.
+        """
+        if fingerprint not in self.jobs:
+            if entry["folder"] in self._taken:
+                raise ConfigError(
+                    f"{self.folder / entry['folder']} is the folder of another job of "
+                    "this sweep: give hydra.sweep.subdir more of what differs, as "
+                    "${hydra.job.override_dirname} has, or hydra.sweep.dir another "
+                    "folder"
+                )
+            self.jobs[fingerprint] = entry
+        return self.jobs[fingerprint]
 
     def set(
         self, fingerprint: str, state: JobState, result: float | None = None
@@ -166,6 +180,7 @@ class Ledger:
                 "configuration: give hydra.sweep.dir another folder, or undo the change"
             )
         self.jobs = before["jobs"]
+        self._taken = {entry["folder"] for entry in self.jobs.values()}
         for entry in self.jobs.values():
             if entry["state"] not in ("done", "failed"):
                 entry["state"] = "pending"
@@ -186,6 +201,16 @@ def read(path: Path) -> dict[str, Any]:
             "hydra.sweep.dir to another folder"
         ) from error
     return ledger
+
+
+def swept_in(folder: Path) -> list[str]:
+    """The keys that the sweep in `folder` has varied so far; none if there is none.
+
+    Raises:
+      ConfigError: its ledger can't be read.
+    """
+    path = folder / "sweep.json"
+    return read(path)["swept"] if path.exists() else []
 
 
 def _check(ledger: Mapping[str, Any], folder: Path) -> None:
