@@ -2,8 +2,9 @@
 
 import difflib
 import os
+import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # sysexits.h's "temporary failure, try again later". Schedulers can be set to requeue
@@ -108,7 +109,59 @@ def few(names: Iterable[str], most: int = 8) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The nearest of `names` as a sentence with a leading space, or nothing."""
+    """The nearest of `names` as a sentence with a leading space, or nothing.
+
+    That is the one that is spelled nearly like `name`, or else those that have most of
+    its words: `max_epochs` is nearest to `train.epochs`, and `lr` to `learning_rate`.
+    """
+    names = list(dict.fromkeys(names))
+    return one_of(
+        spelled_like(name, names)
+        or _with_words_of(name, names)
+        or spelled_like(name, names, 0.6)
+    )
+
+
+def one_of(found: Sequence[str]) -> str:
+    """The sentence with these names; nothing if there are none."""
+    return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def spelled_like(name: str, names: Iterable[str], cutoff: float = 0.75) -> list[str]:
+    """The one of `names` that is spelled most like `name`, if it is so at all."""
     by_lower = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
+    return [by_lower[n] for n in close]
+
+
+def _with_words_of(name: str, names: Iterable[str]) -> list[str]:
+    """Those of `names`, best first, whose last part has the most words of `name`."""
+    shared = {n: _shared(name, n.rpartition(".")[2]) for n in names}
+    most = max(shared.values(), default=0.0)
+    # A second may be what was meant; more than three are no help.
+    likely = [n for n in shared if shared[n] >= 0.75 * most > 0]
+    likely.sort(key=lambda n: -shared[n])
+    return likely if len(likely) <= 3 else []
+
+
+def _shared(name: str, other: str) -> float:
+    """The share of words that both have, from 0 to 1; 1 for initials."""
+    mine, others = _words(name), _words(other)
+    if len(others) > 1 and mine == ["".join(word[0] for word in others)]:
+        return 1.0
+    short = 3 if len(mine) == 1 else 4  # the letters of an abbreviation
+    both = sum(any(_is_same(word, w, short) for w in others) for word in mine)
+    return both / max(len(mine) + len(others) - both, 1)
+
+
+def _words(name: str) -> list[str]:
+    parts = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)
+    return [part.lower() for part in parts]
+
+
+def _is_same(mine: str, word: str, short: int) -> bool:
+    """Whether `mine` is `word`, short for it, or another form of it."""
+    if mine == word or mine[:6] == word[:6] != mine[:5]:
+        return True
+    is_short = len(mine) >= short and word.startswith(mine)
+    return is_short or (len(word) >= 4 and mine.startswith(word))

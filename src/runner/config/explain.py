@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,12 @@ from runner.errors import (
     did_you_mean,
     few,
     no_such_key,
+    one_of,
+    spelled_like,
 )
 from runner.record.secrets import scrub, scrub_message
 from runner.record.untrusted import printable
-from runner.settings import Settings
+from runner.settings import GROUPS, Settings
 from runner.trees import flatten
 
 # Shown as one message. Anything else is a bug, ours or a user's: with its traceback.
@@ -157,7 +159,16 @@ def _no_such_option(error: MissingConfigException) -> str:
     own = Path("conf", group, f"{name}.yaml")
     if own.is_file():
         return f"{message}\n{own} is there: add --config-dir conf"
-    return message + _on_its_own_line(did_you_mean(name, choices))
+    near = did_you_mean(name, choices) or one_of(_saying(name, group, choices))
+    return message + _on_its_own_line(near)
+
+
+def _saying(name: str, group: str, choices: Iterable[str]) -> list[str]:
+    """Those of a group's choices, at most three, whose files have `name` as a word."""
+    word = re.compile(rf"\b{re.escape(name)}\b", re.IGNORECASE)
+    files = {choice: conf_dir() / group / f"{choice}.yaml" for choice in choices}
+    found = [c for c, f in files.items() if f.is_file() and word.search(f.read_text())]
+    return found if len(found) <= 3 else []
 
 
 def _on_its_own_line(suggestion: str) -> str:
@@ -220,14 +231,43 @@ def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
     section = key.rpartition(".")[0]
     names = sorted(n for n in map(str, parent) if n != "hydra")
     shown = [n for n in names if not n.startswith("_")]
-    suggestion = did_you_mean(name, names)
-    if not section and name not in RENAMED:
-        keys = flatten(plain(parent))
-        elsewhere = [key for key in keys if key.rpartition(".")[2] == name]
-        suggestion = suggestion or did_you_mean(name, elsewhere)
-        if elsewhere:
-            suggestion = f"Did you mean {' or '.join(map(repr, elsewhere))}?"
+    suggestion = ""
+    if section or name not in RENAMED:
+        suggestion = _elsewhere(section, name, parent) or did_you_mean(name, names)
     return no_such_key(section, name, shown) + _on_its_own_line(suggestion)
+
+
+def _elsewhere(section: str, name: str, parent: DictConfig) -> str:
+    """Where else in the configuration `name`, or a key with its words, is.
+
+    A sentence, or nothing where it may be a key of `section` that is spelled wrong.
+    """
+    root: Any = parent
+    while root._get_parent() is not None:
+        root = root._get_parent()
+    keys = [key for key in flatten(plain(root)) if not key.startswith("hydra.")]
+    same = [key for key in keys if key.rpartition(".")[2] == name]
+    if not same and spelled_like(name, map(str, parent)):
+        return ""
+    groups = [section] if section else _groups()
+    others = [
+        f"{group}.{name}, which {few(having, 4)} have"
+        for group in groups
+        if f"{group}.{name}" not in same
+        if (having := _having(name, group))
+    ]
+    if same or others:
+        return f"Did you mean {' or '.join([*map(repr, same), *others])}?"
+    sections = {key.rpartition(".")[0] for key in keys} - {"", *GROUPS}
+    elsewhere = [k for k in (*keys, *sections) if k.rpartition(".")[0] != section]
+    return did_you_mean(name, map(str, parent)) or did_you_mean(name, elsewhere)
+
+
+def _having(name: str, group: str) -> list[str]:
+    """The choices of a group whose files have the key `name`."""
+    key = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    files = sorted((conf_dir() / group).glob("*.yaml"))
+    return [file.stem for file in files if key.search(file.read_text("utf-8"))]
 
 
 def _not_composed(text: str, from_python: bool) -> str:
