@@ -5,6 +5,7 @@ of a program, the identity of a job in a sweep, what may change when a run is re
 what compare may ignore, and what a replay must find unchanged.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -136,9 +137,11 @@ class StopSettings:
     """`train.stop`: when a run ends before its last step."""
 
     metric: str = setting(LENGTH, absent="validation/loss")
-    value: float | None = setting(LENGTH, lambda x: x == x, "a number, or null")
+    value: float | None = setting(LENGTH, math.isfinite, "a finite number, or null")
     patience: int | None = setting(LENGTH, *_or_null(_at_least(1)))
-    min_delta: float = setting(LENGTH, *_at_least(0), absent=0.0)
+    min_delta: float = setting(
+        LENGTH, lambda x: 0 <= x < float("inf"), "at least 0, and finite", absent=0.0
+    )
 
     @property
     def is_on(self) -> bool:

@@ -1,10 +1,12 @@
 """One run as its folder tells it."""
 
+import json
 import math
 
 import pytest
 
 from helpers.compare_runs import write_run
+from runner.browse.list import main as list_runs
 from runner.browse.show import curve, main
 
 
@@ -47,6 +49,17 @@ def test_a_run_that_failed_before_it_was_configured(tmp_path, capsys):
     (tmp_path / "sweep" / "job" / "summary.json").write_text(text)
     assert main([str(tmp_path / "sweep")]) == 0
     assert "failed\nmodel: no such thing" in capsys.readouterr().out
+
+
+def test_a_run_that_ended_early_says_why(tmp_path, capsys):
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    why = "validation/loss has not improved for 2 evaluations"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"stopped": why}))
+    assert main([str(tmp_path / "run")]) == 0
+    assert f"run: finished: {why}\n" in capsys.readouterr().out
+    assert list_runs([str(tmp_path), "--show", "stopped"]) == 0
+    assert why in capsys.readouterr().out
 
 
 def test_the_only_run_of_a_folder_is_shown(tmp_path, capsys):

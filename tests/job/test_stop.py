@@ -91,7 +91,9 @@ def test_killed_and_resumed_it_ends_at_the_same_step(ran, tmp_path, monkeypatch)
 def test_a_target_needs_a_metric_that_can_be_better(ran, tmp_path):
     for asked, message in (
         ("train.stop.metric=validation/acuracy", "train.stop.metric=.*Did you mean"),
-        ("train.stop.metric=train/loss", "to be a validation/ metric"),
+        ("train.stop.metric=accuracy", "Did you mean 'validation/accuracy'"),
+        ("train.stop.metric=test/loss", "Did you mean 'validation/loss'"),
+        ("train.stop.metric=train/loss", "validation/ metric.* mean 'validation/loss'"),
     ):
         with pytest.raises(ConfigError, match=message):
             ran(tmp_path / "no", *LENGTH, asked, "train.stop.value=1")

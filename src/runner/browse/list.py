@@ -24,8 +24,8 @@ Exit status: 0, or 1 after an error.
 # Columns of `load` that say nothing about what was asked for.
 _RESULTS = (FACT, "final.", "best.", "best_step.")
 _OTHERS = {
-    "run", "folder", "status", "error", "wall_seconds", "compile_seconds", "step",
-    "objective", "optimizer_probe", "format", "train.steps_per_epoch",
+    "run", "folder", "status", "error", "stopped", "wall_seconds", "compile_seconds",
+    "step", "objective", "optimizer_probe", "format", "train.steps_per_epoch",
     "flops_per_step",
 }  # fmt: skip
 

@@ -52,7 +52,8 @@ def show(folder: Path) -> None:
         )
     row = runs.table.row(0, named=True)
     out = console()
-    out.print(f"{row['folder']}: {row['status']}", style="bold", soft_wrap=True)
+    ended = f"{row['status']}: {row['stopped']}" if row["stopped"] else row["status"]
+    out.print(one_line(f"{row['folder']}: {ended}"), style="bold", soft_wrap=True)
     if row["error"]:
         out.print(one_line(row["error"]), soft_wrap=True)
     for problem in runs.problems:

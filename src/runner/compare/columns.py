@@ -14,7 +14,7 @@ from runner.settings import affects as setting_affects
 # Names, results and repetitions. Other columns are settings and facts, which declare
 # what they affect.
 _RESULTS = (
-    "run", "folder", "status", "error", *COSTS,
+    "run", "folder", "status", "error", "stopped", *COSTS,
     "final.*", "best.*", "best_step.*",
     "optimizer_probe",  # the same as in provenance
     "provenance.git", "provenance.runner_git",  # null; their parts are compared

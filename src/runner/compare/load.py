@@ -31,7 +31,8 @@ class Runs(NamedTuple):
 
     Attributes:
       table: one row for each run, in the natural order of `run`, its name. `folder`,
-        `status`, `error` and COSTS of its summary; the names chosen in CHOICES; the
+        `status`, `error`, `stopped` (why it ended
+        before its last step) and COSTS of its summary; the names chosen in CHOICES; the
         resolved config and `provenance.` flattened with dots, lists as JSON text;
         `final.`, `best.` and `best_step.` of each metric. What a run lacks is null.
       curves: `run`, `step` in optimizer steps, and a Float64 column for each metric.
@@ -217,6 +218,7 @@ def _row(record: Record) -> dict[str, Any]:
         "seed": config.get("seed"),
         "status": summary.get("status", "unknown"),
         "error": summary.get("error"),
+        "stopped": summary.get("stopped"),
         **{cost: summary.get(cost) for cost in COSTS},
     }
 
@@ -251,10 +253,10 @@ def _whole(value: Any) -> int | None:
     return int(value) if is_whole or type(value) is int else None
 
 
-_FIRST = ("run", "folder", "status", "error", "seed", *CHOICES)
+_FIRST = ("run", "folder", "status", "error", "stopped", "seed", *CHOICES)
 _LAST = ("", "provenance", "final", "best", "best_step", *COSTS)  # "" is the config
 _TYPES = {
-    **dict.fromkeys(("folder", "status", "error"), pl.String),
+    **dict.fromkeys(("folder", "status", "error", "stopped"), pl.String),
     **dict.fromkeys(("seed", "seeds", "best_step"), pl.Int64),
     **dict.fromkeys(("final", "best", *COSTS), pl.Float64),
 }

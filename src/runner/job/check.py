@@ -55,15 +55,19 @@ def check_metrics(
     named = [("objective", cfg.objective), *deciding.values()]
     if settings.stop.metric != "validation/loss":  # the default, which a run may lack
         named.append(stop)
+    able = [m for m in metrics if m.startswith("validation/")]
+    able = [m for m in able if better(m, directions(task))]
     for key, name in named:
         if name not in metrics:
+            decides = any(key == other for other, _ in deciding.values())
+            near = did_you_mean(name, able if decides else metrics)
             raise ConfigError(
                 f"{key}={name} is not a metric of this run, which has "
-                f"{', '.join(metrics)}.{did_you_mean(name, metrics)}"
+                f"{', '.join(metrics)}.{near}"
             )
     for use, (key, name) in deciding.items():
-        if not (name.startswith("validation") and better(name, directions(task))):
+        if name not in able:
             raise ConfigError(
                 f"{use} needs {key}={name} to be a validation/ metric of which lower "
-                "or higher values are better"
+                f"or higher values are better.{did_you_mean(name, able)}"
             )
