@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from helpers.swept import command, here, ledger, main, run, states, summary
+from helpers.swept import command, here, ledger, main, rows, run, states, summary
 from runner.record import checksums
 
 __all__ = ["command", "here", "main", "run"]  # fixtures

@@ -31,10 +31,10 @@ class Runs(NamedTuple):
 
     Attributes:
       table: one row for each run, in the natural order of `run`, its name. `folder`,
-        `status`, `error`, `stopped` (why it ended
-        before its last step) and COSTS of its summary; the names chosen in CHOICES; the
-        resolved config and `provenance.` flattened with dots, lists as JSON text;
-        `final.`, `best.` and `best_step.` of each metric. What a run lacks is null.
+        `status`, `error`, `stopped` (why it ended before its last step) and COSTS of
+        its summary; the names chosen in CHOICES; the resolved config and `provenance.`
+        flattened with dots, lists as JSON text; `final.`, `best.` and `best_step.` of
+        each metric. What a run lacks is null.
       curves: `run`, `step` in optimizer steps, and a Float64 column for each metric.
         Sorted by run, as in `table`, and step.
       problems: one line for each run that can't be read.

@@ -55,7 +55,7 @@ def check_metrics(
     named = [("objective", cfg.objective), *deciding.values()]
     if settings.stop.metric != "validation/loss":  # the default, which a run may lack
         named.append(stop)
-    able = [m for m in metrics if m.startswith("validation/")]
+    able = [m for m in metrics if m.startswith("validation")]
     able = [m for m in able if better(m, directions(task))]
     for key, name in named:
         if name not in metrics:
