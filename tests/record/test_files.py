@@ -178,7 +178,7 @@ def test_secrets_are_redacted(name):
         {"key": 3, "eos_token": 50256, "password": None, "key_bias": False},
         {"api_key": "${oc.env:API_KEY}"},
         {"token": {"size": 3}},
-        {"program_key": "1f2e"},
+        {"program_key": "1f2e", "directions": {"token_accuracy": "max"}},
         ["optimizer=adam", "seed_key=3", "monkey=x", "api_key=${oc.env:A}"],
         "KeyError: 'a', or the key: b",
         "ConfigKeyError: optimizer.b1 refers to ${nope}",

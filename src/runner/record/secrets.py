@@ -25,8 +25,8 @@ _TEXT = re.compile(
 )
 # Which keys and tokens are secrets where the word alone may mean anything else.
 _QUALIFIERS = {"api", "access", "private", "refresh", "signing", "encryption", "ssh"}
-# A name for a compiled program, and by names of modules, columns and metrics, digests
-# and directions.
+# Of provenance.json: a name for a compiled program; by names of modules, columns and
+# metrics, digests and directions.
 _NO_SECRETS = {"program_key", "module_digests", "data_digest", "directions"}
 
 # What looks like a secret wherever it is.
@@ -162,7 +162,7 @@ def _scrub(tree: Any, name: str = "") -> Any:
         found = {}
         for key, item in tree.items():
             shown = _TOKEN.sub(REDACTED, key) if isinstance(key, str) else key
-            is_plain = key in _NO_SECRETS and not below
+            is_plain = key in _NO_SECRETS and not name
             found[shown] = item if is_plain else _scrub(item, below or str(key))
         return found
     if isinstance(tree, list | tuple):
