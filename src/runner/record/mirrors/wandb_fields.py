@@ -30,22 +30,20 @@ def fields(source: Source) -> dict[str, Any]:
     name = wandb.get("name") or ",".join(hydra.get("overrides", ()))
     tags = wandb.get("tags") or [f"{k}={choices[k]}" for k in _TAGGED if k in choices]
     folder = source.folder.absolute()
-    in_sweep = (folder.parent / "sweep.json").exists()
-    group = wandb.get("group") or hydra.get("sweep")
-    return _scrubbed(
-        {
-            "project": wandb.get("project"),
-            "entity": wandb.get("entity"),
-            "group": group or (folder.parent.name if in_sweep else None),
-            "job_type": wandb.get("job_type") or "train",
-            # W&B's own limit is 128 characters.
-            "name": scrub_message(name)[:128],
-            "tags": [scrub_message(tag) for tag in tags],
-            "notes": scrub_message(wandb.get("notes") or ""),
-            "dir": str(folder),
-            "id": source.identity,
-        }
-    )
+    in_sweep = (folder.parent / "sweep.json").exists() and folder.parent.name
+    found = {
+        "project": wandb.get("project"),
+        "entity": wandb.get("entity"),
+        "group": wandb.get("group") or hydra.get("sweep") or in_sweep or None,
+        "job_type": wandb.get("job_type") or "train",
+        # W&B's own limit is 128 characters.
+        "name": scrub_message(name)[:128],
+        "tags": [scrub_message(tag) for tag in tags],
+        "notes": scrub_message(wandb.get("notes") or ""),
+        "dir": str(folder),
+        "id": source.identity,
+    }
+    return _scrubbed(found)
 
 
 def with_variables(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,8 +59,8 @@ def with_variables(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scrubbed(fields: dict[str, Any]) -> dict[str, Any]:
     # An id may be a commit, which looks like a key.
-    as_they_are = {"dir": fields["dir"], "id": fields["id"]}
-    return scrub({"wandb": fields})["wandb"] | as_they_are
+    unchanged = {name: fields[name] for name in ("dir", "id")}
+    return scrub({"wandb": fields})["wandb"] | unchanged
 
 
 def wanted_mode(config: Mapping[str, Any]) -> str:
