@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from runner.config.plain import plain
 from runner.config.whole_sweep import leave_to_jobs
 from runner.errors import ConfigError, TrainingStopped, refuse_one
 from runner.job.run import run_job
+from runner.record.files import writing
 from runner.record.secrets import forgotten
 from runner.saved.saved_run import SavedRun, load_run
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from runner.compare.findings import Findings
 
 _TIME = "${now:%H-%M-%S}"  # the end of the folders in conf/config.yaml
+# Hydra is one for all threads: one composes at a time, and a sweep keeps it to its end.
+_COMPOSING = threading.RLock()
 
 
 @forgotten()
@@ -53,17 +57,20 @@ def run(
 
     Raises:
       ConfigError: the configuration can't run; the message says why.
-      TrainingStopped: a loss isn't finite, or the run doesn't do what it says.
+      TrainingStopped: a loss isn't finite, the run doesn't do what it says, or its
+        folder can't be written.
     """
     with _hydra(overrides, config_dir) as (hydra, given):
         cfg = hydra.compose_config("config", given, RunMode.RUN)
         place = _place(folder, cfg.hydra.run)
         composed = facts(cfg, cfg.hydra, place, sweep=None)
-    if cfg.print is not None:
-        raise ConfigError(f"print={cfg.print} is for the command line")
+    for key, value in (("print", cfg.print), ("cluster.engine", cfg.cluster.engine)):
+        if value is not None:
+            raise ConfigError(f"{key}={value} is for the command line")
     with open_dict(cfg):
         del cfg["hydra"]
-    place.mkdir(parents=True, exist_ok=True)
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
     run_job(cfg, composed)
     # Its functions have just been called.
     return load_run(place, trust=True, config_dir=config_dir)
@@ -139,6 +146,8 @@ def _place(folder: str | Path | None, asked: Any) -> Path:
     It is in seconds, and from Python several runs may be started in one.
     """
     if folder is not None:
+        if not str(folder).strip():
+            raise ConfigError("folder= is empty, and must be the name of a folder")
         return Path(folder).absolute()
     first = Path(asked.dir).absolute()
     raw = plain(asked)
@@ -164,7 +173,8 @@ def _hydra(
     own = None if config_dir is None else Path(config_dir)
     given = [*overrides, *conf.search_path(own)]
     try:
-        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
+        path = str(conf.conf_dir())
+        with _COMPOSING, initialize_config_dir(path, version_base="1.3"):
             yield GlobalHydra.instance().hydra, given
     except TrainingStopped:
         raise

@@ -2,6 +2,7 @@
 
 import html
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,8 @@ def test_a_run_is_trained_and_read(tiny, tmp_path, shared_session, capsys):
     for wrong, said in (({}, "got none"), ({"x": [0]}, "the column input, and got x")):
         with pytest.raises(ConfigError, match=said):
             saved.predict(wrong)
+    with pytest.raises(ConfigError, match=r"a dict of columns, .* and got a list"):
+        saved.predict([0])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="data must be a list"):
         saved.evaluate(data="data.batch_size=3")
     with pytest.raises(ConfigError, match="folders must be a list"):
@@ -94,6 +97,32 @@ def test_a_mistake_is_one_message_and_leaves_nothing(tiny, tmp_path, overrides, 
     with pytest.raises(ConfigError, match=said):
         runner.run(asked, folder="run")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_the_command_lines_alone_is_refused(tiny, tmp_path):
+    """Rather than done in another way."""
+    for asked in ("print=model", "cluster=local"):
+        with pytest.raises(ConfigError, match="is for the command line"):
+            runner.run([*tiny, asked], folder="run")
+    with pytest.raises(ConfigError, match="folder= is empty"):
+        runner.run(tiny, folder="")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingStopped, match="file can't be written: File exists"):
+        runner.run(tiny, folder="file")
+
+
+def test_runs_in_threads_are_those_of_one_after_the_other(tiny, shared_session):
+    asked = [[*tiny, f"seed={seed}"] for seed in range(3)]
+    wanted = [runner.run(a, folder=f"alone/{i}") for i, a in enumerate(asked)]
+    with ThreadPoolExecutor(3) as threads:
+        folders = [f"threads/{i}" for i in range(3)]
+        found = [*threads.map(lambda a, f: runner.run(a, folder=f), asked, folders)]
+    for one, other in zip(wanted, found, strict=True):
+        speed = "time/steps_per_second"
+        assert one.rows.drop(speed, strict=False).equals(
+            other.rows.drop(speed, strict=False)
+        )
 
 
 def test_a_loss_that_is_nan_is_raised(tiny, shared_session):

@@ -222,6 +222,17 @@ def test_secrets_in_text(text, scrubbed):
     assert scrub([{"a": text}]) == [{"a": scrubbed}]
 
 
+def test_of_launches_in_threads_the_last_one_forgets():
+    first, second = forgotten(), forgotten()
+    first.__enter__()
+    second.__enter__()
+    scrub({"password": "of-the-second-one"})
+    first.__exit__(None, None, None)
+    assert "of-the" not in scrub_message("it is of-the-second-one")
+    second.__exit__(None, None, None)
+    assert "of-the" in scrub_message("it is of-the-second-one")
+
+
 def test_what_a_launch_has_met_is_forgotten_at_its_end():
     text = "it began with correct-horse-9-staple"
     with forgotten():

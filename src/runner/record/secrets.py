@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any, Literal
@@ -71,6 +72,10 @@ _Kind = Literal["any", "text"] | None
 # and what it has read from the environment.
 _known: set[str] = set()
 _from_environment: set[str] = set()
+# The blocks of `forgotten` that run, and what was known before the first of them.
+_blocks: list[None] = []
+_before: list[set[str]] = []
+_entering = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -78,15 +83,21 @@ def forgotten() -> Iterator[None]:
     """Forget the secrets met within a block, or a function, at its end.
 
     A command's process meets those of one launch, and ends with it; a notebook's those
-    of many.
+    of many. Where several blocks run at once, in threads, the last one forgets.
     """
-    known, from_environment = set(_known), set(_from_environment)
+    with _entering:
+        if not _blocks:
+            _before.extend((set(_known), set(_from_environment)))
+        _blocks.append(None)
     try:
         yield
     finally:
-        _known.intersection_update(known)
-        _from_environment.intersection_update(from_environment)
-        _scrub_text.cache_clear()
+        with _entering:
+            _blocks.pop()
+            if not _blocks:
+                _from_environment.intersection_update(_before.pop())
+                _known.intersection_update(_before.pop())
+                _scrub_text.cache_clear()
 
 
 def scrub(tree: Any) -> Any:

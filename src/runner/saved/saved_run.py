@@ -117,8 +117,13 @@ class SavedRun:
             before the transforms.
 
         Raises:
-          ConfigError: a column is missing; or see `arrays`.
+          ConfigError: a column is missing, or `batch` isn't a dict; or see `arrays`.
         """
+        if not isinstance(batch, Mapping):
+            raise ConfigError(
+                "predict needs a dict of columns, such as {'input': images}, and got a "
+                f"{type(batch).__name__}"
+            )
         built, state = self._ready(())
         spec = built.run.spec
         given = {name: np.asarray(x) for name, x in batch.items()}
