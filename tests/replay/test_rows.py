@@ -11,13 +11,13 @@ from runner.replay.rows import Differs, RecordEnds, Rows, relative
 def test_rows():
     nan = float("nan")
     old = [{"step": 1, "a": nan}, {"step": 2, "a": 0.0}]
-    rows = Rows(old, True, None)
+    rows = Rows(old, True, None, [])
     rows.compare({"step": 1, "a": nan, "time/x": 3})
     with pytest.raises(Differs, match=r"step 2, a was 0\.0 and is -0\.0"):
         rows.compare({"step": 2, "a": -0.0})
     with pytest.raises(Differs, match="step 2 was recorded, but is not logged now"):
         rows.end()
-    rows = Rows(old, False, 0.1)
+    rows = Rows(old, False, 0.1, [])
     with pytest.raises(Differs, match=r"a was nan and is not logged\. Also.*: b"):
         rows.compare({"step": 1, "b": 1.0})
     with pytest.raises(Differs, match="step was 1 and is 2"):
@@ -33,13 +33,13 @@ def test_rows():
 @pytest.mark.parametrize(("tolerance", "equal"), [(None, False), (0.1, True)])
 def test_a_probe_counts_where_all_bits_do(tolerance, equal):
     old, new = ({"step": 1, "probe/h/counts": [n, 2.0]} for n in (1.0, 3.0))
-    rows = Rows([old], True, tolerance)
+    rows = Rows([old], True, tolerance, ["h"])
     with (
         contextlib.nullcontext() if equal else pytest.raises(Differs, match="h/counts")
     ):
         rows.compare(new)
     with pytest.raises(Differs, match="not logged"):
-        Rows([old], True, tolerance).compare({"step": 1})
+        Rows([old], True, tolerance, ["h"]).compare({"step": 1})
 
 
 def test_what_decides_between_bits_and_tolerance():
@@ -65,3 +65,10 @@ def test_what_decides_between_bits_and_tolerance():
         ("machine", "Linux x86_64", "macOS arm64"),
     ]
     assert all(f.recorded == "not recorded" for f in changed({}, now))
+
+
+def test_a_run_that_was_resumed_with_other_probes():
+    """Neither has what the other's probes record."""
+    rows = Rows([{"step": 1, "a": 0.5, "probe/old/x": 1.0}], True, None, ["new"])
+    rows.compare({"step": 1, "a": 0.5, "probe/new/y": 2.0})
+    assert rows.count == 1

@@ -19,6 +19,8 @@ def test_the_line(monkeypatch):
         status.advance(0, 0.1)  # what was before is no pace
         assert status.line() == "sweep 1/4 done, 2 running"
         now[0] += 10
+        status.advance(0, 0.1001)  # too little to tell a pace from
+        assert status.line() == "sweep 1/4 done, 2 running"
         status.advance(0, 0.4)
         assert status.line() == "sweep 1/4 done, 2 running, 0:01:26 left"
         status.reached(0, 1.0)

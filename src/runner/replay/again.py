@@ -87,7 +87,8 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
     if differing:
         names = printable(", ".join(differing))
         print(f"Different even before training: {names}.")
-    rows = Rows(recorded.rows, recorded.finished, None if exact else limits.tolerance)
+    tolerance = None if exact else limits.tolerance
+    rows = Rows(recorded.rows, recorded.finished, tolerance, cfg.probes)
     step = _train(run, session, rows, _recorder(recorded, run, here, out))
     # The same files may be somewhere else; their examples gave the same rows.
     differing = [name for name in differing if name != "data_digest.files"]

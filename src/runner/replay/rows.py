@@ -1,7 +1,7 @@
 """Compare the rows of a replay with the recorded ones, one after the other."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from runner.errors import TrainingStopped
@@ -25,6 +25,7 @@ class Rows:
       tolerance: the largest relative difference of a value; None to compare all bits.
         NaN equals NaN in both cases. With a tolerance, what probes record may differ:
         nothing depends on it.
+      probes: the names of those that the run ended with.
 
     Attributes:
       count: how many rows are equal so far.
@@ -37,10 +38,12 @@ class Rows:
         recorded: Sequence[Mapping[str, Any]],
         finished: bool,
         tolerance: float | None,
+        probes: Collection[str],
     ):
         self._recorded = recorded
         self._finished = finished
         self._tolerance = tolerance
+        self._probes = probes
         self.count = 0
         self.largest = 0.0
         self.place = ""
@@ -75,7 +78,12 @@ class Rows:
 
     def _equal(self, key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         if key not in old or key not in new:
-            return False
+            # A run may have been resumed with other probes: those of its first rows
+            # are none now, and those of now are none in its first rows.
+            name = key.removeprefix(PROBE).partition("/")[0]
+            return key.startswith(PROBE) and (
+                key not in old or name not in self._probes
+            )
         if self._tolerance is not None and key.startswith(PROBE):
             return True  # what rounds a little differently may be another bucket
         if not all(isinstance(row[key], int | float) for row in (old, new)):

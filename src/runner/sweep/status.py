@@ -6,6 +6,9 @@ from typing import Any, TextIO
 
 from runner.record.console import LiveLine, time_left
 
+# Before so much is trained, of one job, a pace is a guess: 49 hours of 25 seconds.
+_LEAST_OF_A_JOB = 0.01
+
 
 class Status(LiveLine):
     """How many jobs are done, have failed and are running, and the time left.
@@ -82,7 +85,7 @@ class Status(LiveLine):
     def _time_left(self) -> str:
         now, before = self._training or (0.0, 0.0)
         done = self._fraction()
-        if done <= before:
+        if (done - before) * (self.total - self.skipped) < _LEAST_OF_A_JOB:
             return ""
         spent = time.monotonic() - now
         return time_left(spent * (1 - done) / (done - before))
