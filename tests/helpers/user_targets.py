@@ -206,6 +206,10 @@ def outside(metrics):
     return {"../up.txt": "text"}
 
 
+def wrong_inputs(predict):
+    predict(np.zeros((2, 3), np.float32))
+
+
 def none_of_them(predictions):
     predictions(0)
 

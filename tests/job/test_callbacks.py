@@ -8,6 +8,7 @@ from helpers import user_targets
 from helpers.text import POEM
 from runner.config.explain import reason
 from runner.errors import ConfigError
+from runner.job.callbacks import Callbacks
 from runner.record.files import to_json
 from runner.tasks import callbacks
 
@@ -53,6 +54,19 @@ def test_what_they_get(ran, tmp_path):
     assert other["parameters"]["output"]["kernel"].shape == (16, 10)
 
 
+def test_outputs_of_several_names_keep_them(ran, tmp_path, monkeypatch):
+    plain = Callbacks._predicted
+
+    def named(self, state, inputs):
+        inner = self._predict
+        monkeypatch.setattr(self, "_predict", lambda *a: {"a": inner(*a)})
+        return plain(self, state, inputs)["a"]
+
+    monkeypatch.setattr(Callbacks, "_predicted", named)
+    ran(tmp_path, *LENGTH[:1], "train.eval_every_steps=12", SEEN)
+    assert user_targets.SEEN[-1]["predicted"].shape == (5, 10)
+
+
 def test_text_of_a_language_model(ran, tmp_path):
     (tmp_path / "poem.txt").write_text(POEM * 20)
     asked = (
@@ -87,6 +101,7 @@ def test_a_mistake_ends_the_run_and_loses_no_row(ran, tmp_path):
         ("see_through", "callbacks.x: it returned {'jpg': "),
         ("half_saved", "callbacks.x: it returned {'png': "),
         ("none_of_them", r"callbacks.x: predictions\(0\): it takes a whole number"),
+        ("wrong_inputs", r"callbacks.x: predict, with inputs of \(2, 3\): TypeError"),
         ("untyped", "callbacks.x.inputs must be given"),
     ],
 )

@@ -85,7 +85,7 @@ class Callbacks:
             "metrics": dict(row),
             "parameters": state.params,
             "predictions": lambda count=None: self._predictions(placed(), count),
-            "predict": lambda inputs: np.asarray(self._predict(placed(), inputs)),
+            "predict": lambda inputs: self._predicted(placed(), inputs),
             "decode": self._dataset.decode,
             "seed": self._seed,
         }
@@ -99,6 +99,20 @@ class Callbacks:
                 with writing(path):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_bytes(path, data)
+
+    def _predicted(self, state: TrainState, inputs: Any) -> Any:
+        """The outputs for `inputs`, a tree as the model returns it.
+
+        Raises:
+          ConfigError: the model can't take them.
+        """
+        try:
+            return jax.tree.map(np.asarray, self._predict(state, inputs))
+        except (TypeError, ValueError) as error:
+            shapes = jax.tree.map(np.shape, inputs)
+            raise ConfigError(
+                f"predict, with inputs of {shapes}: {type(error).__name__}: {error}"
+            ) from error
 
     def _predictions(self, state: TrainState, count: int | None) -> tuple[dict, Any]:
         """The first `count` examples of the validation split, and their outputs."""
