@@ -42,6 +42,12 @@ def test_a_file_that_hydra_would_ignore_is_refused(own, name, choice):
     assert str(error.value).endswith(f"choose it with {choice}")
 
 
+def test_a_link_to_nowhere_as_emacs_locks_a_file_is_no_file(own):
+    folder = own("optimizer/mine.yaml")
+    (folder / "optimizer" / ".#mine.yaml").symlink_to("somebody@host.1")
+    refuse_ignored(sources(folder))
+
+
 def test_the_second_of_two_folders_of_ones_own(own):
     one, two = own("optimizer/mine.yaml"), own("optimizer/mine.yaml", "other")
     with pytest.raises(ConfigError, match=f"ignore {two}/optimizer/mine.yaml: it"):

@@ -190,6 +190,8 @@ def test_what_only_the_folder_names_is_not_imported(
     own.mkdir()
     key = "name" if ":" in named else "_target_"
     (own / "x.yaml").write_text(f'{key}: "{named}"\n')
+    (own / "latin.yaml").write_bytes("a: für".encode("latin-1"))
+    (own / ".#x.yaml").symlink_to("somebody@host.1")  # as Emacs locks a file
     if "$" not in named:
         check_targets(read(run), own, "")
 

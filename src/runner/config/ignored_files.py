@@ -27,6 +27,8 @@ def refuse_ignored(sources: Iterable[ConfigSourceInfo]) -> None:
     for folder in folders:
         for path in sorted(folder.rglob("*.yaml")):
             name = path.relative_to(folder)
+            if not path.exists():  # a link to nowhere, as Emacs locks a file
+                continue
             if not first.setdefault(name, path).samefile(path):
                 ignored.append((path, name))
     if ignored:

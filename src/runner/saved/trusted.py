@@ -29,7 +29,11 @@ def check_targets(recorded: Recorded, config_dir: Path | None, how: str) -> None
     """
     folders = [conf_dir(), *([config_dir] if config_dir else [])]
     files = [path for folder in folders for path in folder.rglob("*.yaml")]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    text = "\n".join(
+        path.read_text(encoding="utf-8", errors="replace")  # Hydra explains those
+        for path in files
+        if path.exists()  # unlike a link to nowhere, as Emacs locks a file
+    )
     known = set(_NAMED.findall(text))
     named = {*map(str, target_names(recorded.config)), *_classes(recorded.config)}
     unknown = sorted(named - known)
