@@ -77,14 +77,14 @@ def source(
     check_mode(mode, ("auto", *MODES))
     if threads < 1:
         raise ConfigError(f"data.threads={threads} must be at least 1")
+    if train is None:
+        raise ConfigError("data.train must be given: it is null")
     given = {"train": train, "validation": validation, "test": test}
     opened: dict[str, Examples] = {}
     for key, made in given.items():
         if made is not None:
             opened[key] = Examples(key, _source(key, made), columns)
-            _check_like(opened[key], opened)
-    if "train" not in opened:
-        raise ConfigError("data.train must be given: it is null")
+            _check_like(opened[key], opened["train"])
     sizes = opened["train"].classes | _checked(classes or {}, opened["train"])
     example = sum(np.dtype(t).itemsize * int(np.prod(s))
                   for s, t in opened["train"].form.values())  # fmt: skip
@@ -238,12 +238,12 @@ def _described(made: Any) -> str:
     return repr(made) if is_plain else f"a {type(made).__name__}"
 
 
-def _check_like(split: Examples, opened: Mapping[str, Examples]) -> None:
+def _check_like(split: Examples, train: Examples) -> None:
     """Refuses a split whose examples have other arrays than those of train."""
-    wanted = opened["train"].form if "train" in opened else split.form
-    if split.form != wanted:
+    if split.form != train.form:
         raise ConfigError(
-            f"data.{split.key} has examples of {split.form}, and data.train of {wanted}"
+            f"data.{split.key} has examples of {split.form}, and data.train of "
+            f"{train.form}"
         )
 
 

@@ -15,7 +15,6 @@ from runner.data.text.pieces import END, NAMED
 from runner.errors import ConfigError, did_you_mean
 
 _MOST = 2**24  # characters of text without a safe place to cut it
-EXTRA = "pip install 'jax-experiment-runner[text]'"
 
 
 def source(named: str, names: tuple[str, ...]) -> list[str]:
@@ -34,7 +33,8 @@ def source(named: str, names: tuple[str, ...]) -> list[str]:
         version = importlib.metadata.version("tokenizers")
     except importlib.metadata.PackageNotFoundError as error:
         raise ConfigError(
-            f"data.vocabulary={named} needs the package tokenizers: {EXTRA}"
+            f"data.vocabulary={named} needs the package tokenizers: "
+            "pip install 'jax-experiment-runner[text]'"
         ) from error
     return [_digest(named), version]
 

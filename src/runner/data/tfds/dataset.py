@@ -130,22 +130,18 @@ def tfds_data(
     )
 
 
-def _feature(features: Any, key: str, feature: str, name: str) -> Any:
-    if feature not in features:
-        raise ConfigError(
-            f"data.columns.{key}={feature!r} is not a feature of {name}, which has "
-            f"{', '.join(features)}.{did_you_mean(feature, features)}"
-        )
-    return features[feature]
-
-
 def _spec(
     features: Any, key: str, feature: str, name: str
 ) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of a feature of one example, refusing what can't be stacked."""
     import tensorflow_datasets as tfds
 
-    info = _feature(features, key, feature, name).get_tensor_info()
+    if feature not in features:
+        raise ConfigError(
+            f"data.columns.{key}={feature!r} is not a feature of {name}, which has "
+            f"{', '.join(features)}.{did_you_mean(feature, features)}"
+        )
+    info = features[feature].get_tensor_info()
     if not isinstance(info, tfds.features.TensorInfo):
         raise ConfigError(
             f"data.columns.{key}={feature!r} of {name} is made of several tensors; "
