@@ -72,10 +72,11 @@ class Dataset:
             accelerator once), "memory" (columns on the host; in both, the splits are
             `MemorySplit`) or "stream" (read from disk). It never changes which
             examples a step uses.
-        transforms: What a compiled step does to a batch before the model gets it.
+        transforms: What a compiled step does to a batch before the model gets it, in
+            turn.
         files: Those that the examples are read from, if known. They identify data that
             are too large to be read for that: see `data_digest`.
-        reshuffle: Whether each epoch has an order of its own; see `Order`.
+        reshuffle: Whether each epoch has an order of its own, or all have the first.
         contents: A digest of all examples, if whoever made the data set has one.
         threads: As many batches of a stream are read at the same time.
         decode: What tokens say, as text, if they are of a text.
@@ -215,9 +216,10 @@ def chosen_mode(
     """`mode`, or for "auto" the first in which the data don't exceed their limit.
 
     Args:
-        mode: As configured.
+        mode: As configured: see `Dataset`.
         sizes_mb: Of all splits, in MiB, in the modes "device" and "memory".
-        limits_mb: The most of each; a stream has none.
+        limits_mb: The most that is copied to each device, or held in host memory; a
+            stream has none.
 
     Raises:
         ConfigError: the data are larger than this machine's memory.

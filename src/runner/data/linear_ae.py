@@ -37,8 +37,7 @@ def linear_ae(
         rank: Number of factors, at most `input_size`.
         noise: Standard deviation of the noise.
         data_seed: Fixes the examples; independent of the seed of a run.
-        batch_size: Examples of one step over all devices.
-        reshuffle: Whether each epoch has an order of its own, or all have the first.
+        batch_size, reshuffle: See `Dataset`.
         mode: "device" or "memory"; there is nothing on disk to stream.
 
     Returns:

@@ -36,8 +36,7 @@ def quadratic(
         splits: The `seed` of each split and its number of `examples`.
         size: Length of an input.
         noise: Standard deviation of each of its numbers.
-        batch_size: Examples of one step over all devices.
-        reshuffle: Whether each epoch has an order of its own, or all have the first.
+        batch_size, reshuffle: See `Dataset`.
         mode: "device" or "memory"; there is nothing on disk to stream.
 
     Returns:

@@ -61,13 +61,9 @@ def source(
             have one, beside those that `features` of the source say.
         files: What the examples are read from: paths or globs. They identify data that
             are too large to be read for that.
-        transforms: Applied in turn, in the compiled step.
-        batch_size: Examples of one step over all devices.
-        reshuffle: Whether each epoch has an order of its own, or all have the first.
-        mode: See `Dataset`. All but "stream" read each example once.
-        device_limit_mb: Largest size for "auto" to copy to each device, in MiB.
-        memory_limit_mb: Largest size for "auto" to hold in host memory, in MiB.
-        threads: As many batches of a stream are read at the same time.
+        transforms, batch_size, reshuffle, threads: See `Dataset`.
+        mode: See `Dataset` and `chosen_mode`. All but "stream" read each example once.
+        device_limit_mb, memory_limit_mb: See `chosen_mode`.
 
     Raises:
         ConfigError: a mistake in the config, or an example that can't be used. What a

@@ -77,11 +77,8 @@ def table(
         separator: Of the columns of CSV files.
         header: Whether the first line of CSV files has the names of the columns.
         null_values: What stands for a missing value in CSV files.
-        transforms: Applied in turn, in the compiled step.
-        batch_size: Rows of one step over all devices.
-        reshuffle: Whether each epoch has an order of its own, or all have the first.
-        mode: See `Dataset`.
-        device_limit_mb: Largest size for "auto" to copy to each device, in MiB.
+        transforms, batch_size, reshuffle: See `Dataset`.
+        mode, device_limit_mb: See `chosen_mode`.
 
     Raises:
         ConfigError: a mistake in the config, with its key.

@@ -60,13 +60,10 @@ def text(
             path: text of its own. None: there is none.
         test: Likewise.
         documents: What ends a document: see `pieces`. None: all is one text.
-        transforms: Applied in turn, in the compiled step.
-        batch_size: Windows of one step over all devices.
-        reshuffle: Whether each epoch has an order of its own, or all have the first.
+        transforms, batch_size, reshuffle: See `Dataset`.
         mode: See `Dataset`. A stream is a file of tokens that is mapped into memory.
-        device_limit_mb: Largest size for "auto" to copy to each device, in MiB. Random
-            windows take `block_size` + 1 times as much there as the text.
-        memory_limit_mb: Largest size for "auto" to hold in host memory, in MiB.
+        device_limit_mb, memory_limit_mb: See `chosen_mode`. On a device random windows
+            take `block_size` + 1 times as much as the text.
         data_dir: Folder of the encoded text.
 
     Raises:

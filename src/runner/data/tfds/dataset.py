@@ -53,12 +53,8 @@ def tfds_data(
             numeric tensor of a fixed shape. Null: not read.
         unlabelled: What to do with examples whose class is out of range, such as the -1
             that TFDS uses for unknown ones: refuse them or drop them.
-        transforms: Applied in turn, in the compiled step.
-        batch_size: Examples of one step over all devices.
-        reshuffle: Whether each epoch has an order of its own, or all have the first.
-        mode: See `Dataset`. "auto" chooses by the size of all splits.
-        memory_limit_mb: Largest size for "auto" to hold in host memory, in MiB.
-        device_limit_mb: Largest size for "auto" to copy to each device, in MiB.
+        transforms, batch_size, reshuffle: See `Dataset`.
+        mode, memory_limit_mb, device_limit_mb: See `chosen_mode`.
         data_dir: Folder of all prepared data sets; `~` is expanded.
         manual_dir: Folder searched for source files, by their original names, before
             any download; null means `<data_dir>/downloads/manual`.
