@@ -137,9 +137,6 @@ def flat(table: pl.DataFrame) -> pl.DataFrame:
                 "--no-outputs"
             )
         else:
-            numbers = column.to_numpy()
-            columns += [
-                pl.Series(f"{column.name}_{i}", numbers[:, i])
-                for i in range(numbers.shape[1])
-            ]
+            names = [f"{column.name}_{i}" for i in range(column.dtype.size)]
+            columns.extend(column.arr.to_struct(names).struct.unnest())
     return pl.DataFrame(columns)
