@@ -150,7 +150,7 @@ RUNS = [
     # splits, transforms and names of data
     ("data.name=", "data.name='' is neither"),
     ("data.name=/nowhere", "data.name='/nowhere' is not a folder prepared by TFDS"),
-    ("data.name='~nobody_here/points'", "data.name=~nobody_here/points: Could not"),
+    ("data.name='~nobody_here/points'", "data.name=~nobody_here/points needs a home"),
     ("data.name=digits/foo", "data.name='digits/foo'", "Did you mean 'digits'?"),
     ("data.splits.train='trian'", "data.splits.train='trian'", "mean 'train'?"),
     ("data.splits.validation='train[:0]'", "data.splits.validation='train[:0]'"),
