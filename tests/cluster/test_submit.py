@@ -52,6 +52,15 @@ def test_a_packed_sweep_runs_with_its_defaults(run, tmp_path):
     assert len(Plan(sweep).tasks) == 2 and not (sweep / "checkpoints").exists()
 
 
+def test_a_sweep_grows_in_another_key_than_it_had(run, tmp_path):
+    """A task finds the jobs as they were submitted, whatever its own differ in."""
+    steps = "checkpoint.every_steps"
+    for swept in (f"seed=0 {steps}=5,6", f"seed=0,1 {steps}=5"):
+        status, said = run("-m", "cluster=local", *swept.split(), "hydra.sweep.dir=out")
+        assert status == 0, said
+    assert states(tmp_path / "out") == ["done"] * 3
+
+
 def test_a_sweep_outlives_its_launcher_and_tells_of_what_failed(run, start, tmp_path):
     model = write_broken_model(tmp_path)
     arguments = (

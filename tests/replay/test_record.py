@@ -139,7 +139,7 @@ def test_no_run(run, tmp_path, capsys):
     for path, said in [
         (tmp_path / "gone", "doesn't exist"),
         (tmp_path, f"is not a run but has several; name one, such as {run}"),
-        (run / "config.json", "not a .wandb file"),
+        (run / "config.json", "not a .wandb file of W&B's: name a run folder"),
     ]:
         assert main([str(path)]) == 1
         assert said in capsys.readouterr().err

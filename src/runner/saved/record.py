@@ -63,6 +63,10 @@ def read(path: Path, purpose: str = "used") -> Recorded:
 
 def _read(path: Path) -> Recorded:
     if path.exists() and not path.is_dir():
+        if path.suffix != ".wandb":
+            raise ConfigError(
+                f"{path} is a file, and not a .wandb file of W&B's: name a run folder"
+            )
         return _from_wandb(path)
     if not path.is_dir():
         raise ConfigError(f"{path} doesn't exist")

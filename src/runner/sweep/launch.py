@@ -126,7 +126,7 @@ def run_jobs(
         ledger.write()
         unfinished = list(reversed(todo.values()))
         with _resumable(ledger):
-            _run(launcher, cluster, ledger, plan, unfinished, first + len(jobs), keys)
+            _run(launcher, cluster, ledger, plan, unfinished, first + len(jobs), known)
     for job in jobs:
         if job.fingerprint in todo:
             original = todo[job.fingerprint]
