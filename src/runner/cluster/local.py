@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ class Local:
     def cancel(self, ids: Sequence[str]) -> None:
         for task in ids:
             if not self._state(task).over:
-                os.kill(int(task), signal.SIGTERM)  # it forwards the signal
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(int(task), signal.SIGTERM)  # it forwards the signal
 
     def log(self, task: str) -> Path:
         return JobPaths(self._folder, job_id=task, task_id=0).stdout
