@@ -1,6 +1,7 @@
 """A command or a run whose reader has gone ends as it would have."""
 
 import inspect
+import io
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from helpers.forked import python
 from helpers.signalled import status, wait_until_handled
 from runner import __main__ as program
+from runner.record.output import outlive_readers
 
 TINY = (
     "framework=jax", "model.hidden_sizes=[8]", "train.epochs=3", "mesh=single",
@@ -81,3 +83,22 @@ def test_what_is_printed_to_a_closed_stream_is_nothing(tmp_path, tiny):
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_streams_that_are_not_the_process_own_stay(monkeypatch):
+    given = io.TextIOWrapper(io.BytesIO())  # as pytest's capsys and notebooks give
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, given)
+    outlive_readers()
+    assert sys.stdout is sys.stderr is given
+
+
+def test_a_stream_keeps_its_name():
+    code = (
+        "import sys; from runner.record.output import outlive_readers; "
+        "outlive_readers(); print(sys.stdout.name, sys.stderr.name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout == "<stdout> <stderr>\n"

@@ -1,7 +1,7 @@
 """What the process prints, after whoever read it has gone.
 
-A pipe may be closed, as by `head`, and a terminal may hang up. What runs then still has
-a folder to write, and ends as it would have.
+A pipe may be closed, as by `head`, and a terminal may be gone, where `nohup` keeps its
+signal away. What runs then still has a folder to write, and ends as it would have.
 """
 
 import io
@@ -37,14 +37,16 @@ def outlive_readers() -> None:
     """Let this process print to nobody, instead of ending with an error.
 
     For a command's first moment: objects that have its streams by then keep the old.
+    What else Python was given to print to, as in a test or a notebook, stays.
     """
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         if stream is None:  # closed by whoever started the process
             setattr(sys, name, open(os.devnull, "w"))
-        elif isinstance(stream, io.TextIOWrapper):
+        elif stream is getattr(sys, f"__{name}__"):
             stream.flush()
             raw = _Output(stream.fileno(), may_be_lost=name == "stderr")
+            raw.name = stream.name
             unbuffered: Any = raw  # as `python -u` has it
             wrapped = io.TextIOWrapper(
                 unbuffered if stream.write_through else io.BufferedWriter(raw),
