@@ -39,6 +39,14 @@ def test_the_same_again(run, capsys):
     assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
+def test_a_probe_that_was_taken_away(run, capsys):
+    edit(run, "config", probes={"norms": None})
+    rows = read_metrics(run / "metrics.jsonl")
+    rows[0]["probe/norms/x"] = 1.0  # from before the run was resumed without it
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main([str(run)]) == 0, capsys.readouterr().out
+
+
 def test_data_that_is_not_there(run, tmp_path, capsys):
     path = run / "config.json"
     tree = json.loads(path.read_text())

@@ -11,6 +11,7 @@ from runner.checks.fingerprints import FINGERPRINTS
 from runner.core.run import Host, Run
 from runner.core.train import train
 from runner.errors import ConfigError
+from runner.job.check import listed
 from runner.job.prepared import built_and_identified, fingerprints_and_provenance
 from runner.job.run import program_facts
 from runner.job.session import Session
@@ -88,7 +89,7 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
         names = printable(", ".join(differing))
         print(f"Different even before training: {names}.")
     tolerance = None if exact else limits.tolerance
-    rows = Rows(recorded.rows, recorded.finished, tolerance, cfg.probes)
+    rows = Rows(recorded.rows, recorded.finished, tolerance, listed(cfg, "probes"))
     step = _train(run, session, rows, _recorder(recorded, run, here, out))
     # The same files may be somewhere else; their examples gave the same rows.
     differing = [name for name in differing if name != "data_digest.files"]
