@@ -125,6 +125,12 @@ def test_a_mistake_leaves_an_earlier_run_in_its_folder_alone(
     assert summary(tmp_path) == {"status": "finished"}
 
 
+def test_a_tracker_that_cannot_be_begun_leaves_its_error_in_the_folder(run, tmp_path):
+    done = run(*SHORT, "wandb.mode=${oc.env:NOT_THERE}", "hydra.run.dir=one")
+    assert done.returncode == 1 and "error: wandb.mode: " in done.stderr
+    assert summary(tmp_path / "one")["status"] == "failed"
+
+
 def test_a_users_own_error_has_its_traceback(run, tmp_path):
     done = run(
         "model._target_=helpers.user_targets.raises",

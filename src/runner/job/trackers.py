@@ -49,8 +49,8 @@ def begin_mirroring(cfg: DictConfig) -> None:
     """Start the process that mirrors a run, or jobs like it, before JAX is imported.
 
     That takes a second of one core, and what trackers import takes one of another. What
-    is wrong with `cfg`, `prepare` says.
+    is wrong with `cfg`, `prepare` says, in the folder of the run or the job.
     """
-    with contextlib.suppress(ConfigError):
+    with contextlib.suppress(Exception):
         if cfg.print is None and rank(cfg.distributed).process == 0:
             helper.prepare(trackers_of(cfg), {"wandb": {"mode": cfg.wandb.mode}})
