@@ -37,13 +37,11 @@ def _record(folder: Path, run: dict[str, Any]) -> Record:
     if not isinstance(provenance, dict):
         raise ValueError("its provenance is not a mapping")
     directions = provenance.get("directions", FIRST_EDITION)
-    final: dict[str, Any] = {}
     best: dict[str, dict[str, Any]] = {}
     rows = [{k: v for k, v in r.items() if k[0] != "_"} for r in run["history"]]
     for row in rows:
         note_best(best, row, lambda name: better(name, directions))
-        final |= row
-    final.pop("step", None)
+    final = {k: v for row in rows for k, v in row.items() if k != "step"}
     code = run["exit_code"]
     status = "running" if code is None else "failed" if code else "finished"
     summary = {"status": status, **run["summary"], "final": final, "best": best}
