@@ -6,6 +6,7 @@ Meanings are the comments of the YAML files; ranges and effects are those of
 `runner.settings`.
 """
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,7 +244,9 @@ def _hydra() -> Iterator[str]:
         ("hydra.sweeper", GridSweeperConf, GridSweeper),
         ("hydra.launcher", PackedLauncherConf, PackedLauncherConf),
     ):
-        parts = re.split(r"^ +(\w+): ", told.__doc__ or "", flags=re.MULTILINE)[1:]
+        # Python 3.13 takes the indentation of a docstring away, others keep it.
+        text = inspect.cleandoc(told.__doc__ or "")
+        parts = re.split(r"^ *(\w+): ", text, flags=re.MULTILINE)[1:]
         meanings = {
             name: " ".join(text.partition("\n\n")[0].split())
             for name, text in zip(parts[::2], parts[1::2], strict=True)

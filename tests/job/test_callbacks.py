@@ -50,7 +50,8 @@ def test_what_they_get(ran, tmp_path):
     # Those that are evaluated, here an average.
     batch, outputs = other["predictions"]
     assert outputs.argmax(-1).shape == batch["label"].shape == (100,)
-    np.testing.assert_allclose(other["predicted"], outputs[:5], rtol=1e-5)
+    # Of another batch size, so in another order: to a bit of float32 near 1.
+    np.testing.assert_allclose(other["predicted"], outputs[:5], rtol=1e-5, atol=1.2e-7)
     assert other["parameters"]["output"]["kernel"].shape == (16, 10)
 
 
