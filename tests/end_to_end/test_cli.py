@@ -174,7 +174,12 @@ def test_a_loss_that_is_nan_may_go_on(run, tmp_path):
     assert "[INFO]" not in done.stderr and not wandb_files(tmp_path)
 
 
-def test_a_sweep_leaves_a_folder_and_a_wandb_run_that_say_what_ran(run, tmp_path):
+def test_a_sweep_leaves_a_folder_and_a_wandb_run_that_say_what_ran(
+    run, tmp_path, monkeypatch
+):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     done = run(
         *("-m", "optimizer=sgd,adam", "framework=jax,linen"),
         *(*SHORT, "debug=overfit", "wandb=offline", "hydra.sweep.dir=sweep"),
@@ -202,6 +207,8 @@ def test_a_sweep_leaves_a_folder_and_a_wandb_run_that_say_what_ran(run, tmp_path
         assert f"framework={framework}" in stored["tags"]
         assert [row["step"] for row in stored["history"]] == [1, 4]
         assert summary(folder)["status"] == "finished"
+    # W&B made folders there for media and artifacts, and left them.
+    assert not [path for path in temporary.glob("tmp*") if path.is_dir()]
 
 
 def test_the_other_jobs_of_a_sweep_run_when_one_fails(run, tmp_path):

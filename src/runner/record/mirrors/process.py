@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -122,6 +123,7 @@ def main() -> None:
     # A scheduler signals all processes; this one ends when the run does.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    tempfile.tempdir = str(folder)  # so that nothing is left of what W&B leaves there
     imports = threading.Thread(target=_import, args=(packages,), daemon=True)
     imports.start()
     mirrors = _Mirrors(folder, trainer, imports)
