@@ -33,6 +33,7 @@ class Composer:
         self._master = master
         self._parser = OverridesParser.create(config_loader=loader)
         self._bases: dict[tuple[str, ...], bytes] = {}
+        self._parsed: dict[str, Override] = {}  # the same few in a thousand jobs
         self._is_group: dict[str, bool] = {}
         given = self._parser.parse_overrides(list(master.hydra.overrides.task))
         swept = (o.get_key_element() for o in given if o.is_sweep_override())
@@ -44,7 +45,7 @@ class Composer:
         Raises:
           HydraException: as Hydra itself does.
         """
-        parsed = self._parser.parse_overrides(list(overrides))
+        parsed = [self._parse(override) for override in overrides]
         values = [o for o in parsed if self._sets_a_value(o)]
         files = tuple(o.input_line or "" for o in parsed if o not in values)
         if self._order_matters(parsed, values):
@@ -62,6 +63,11 @@ class Composer:
             config.hydra.overrides.task = task
         OmegaConf.copy_cache(from_config=self._master, to_config=config)
         return config
+
+    def _parse(self, override: str) -> Override:
+        if override not in self._parsed:
+            (self._parsed[override],) = self._parser.parse_overrides([override])
+        return self._parsed[override]
 
     def swept(self, config: DictConfig) -> set[str]:
         """The keys that the sweep varies, in other batches than its job `config`'s too.
