@@ -63,7 +63,11 @@ class Comparison:
         self._spec = spec = runs[0].spec
         self._parts = spec.reference(), spec.task, spec.dataset.transforms
         self._init = step.init(self._parts[0], spec.averaging, spec.optimizer)
-        self._shapes = jax.eval_shape(self._init, *runs[0].init_arguments)
+        # Traced once for all populations of a sweep.
+        given = runs[0].init_arguments
+        self._shapes = keep(
+            ("witness shapes", spec.key), lambda: jax.eval_shape(self._init, *given)
+        )
         self._made: dict[str, Compiling] = {}
         # The same steps as a population rounds them, compiled if they are ever called.
         self._packed: dict[str, Callable] = {}
@@ -283,7 +287,8 @@ class Comparison:
 
     def _compile(self, name: str, jitted: Callable, arguments: tuple) -> None:
         cut, looped = self._program.cut, self._program.looped
-        key = "witness", name, self._spec.key, self._mesh.own, cut, looped
+        # A kind of each name: a session keeps so many programs of a kind.
+        key = f"witness {name}", self._spec.key, self._mesh.own, cut, looped
         shapes = jax.tree.map(_shape, arguments)
         self._made[name] = self._keep(key, lambda: Compiling(jitted, *shapes))
 

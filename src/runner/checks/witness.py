@@ -164,5 +164,5 @@ class Recomputing(Witness):
             return jax.tree.map(lambda x: x[member] if members else jnp.copy(x), carry)
 
         jitted = jax.jit(take, out_shardings=sharding)
-        key = "witness", "take", spec.key, members
+        key = "witness take", spec.key, members
         return keep(key, lambda: Compiling(jitted, carry, np.int32(0)))
