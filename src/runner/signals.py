@@ -17,8 +17,11 @@ from typing import Any, NoReturn
 
 from runner.errors import Preempted
 
-# Slurm and others send these before a time limit or preemption; submitit uses USR2.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# Slurm and others send these before a time limit or preemption; submitit uses USR2. HUP
+# comes from a terminal that is closed, except where `nohup` has a process ignore it.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) + (
+    () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+)
 REACTION_SECONDS = 1.0  # after a second Ctrl-C
 LEAVING_SECONDS = 5.0  # from a saved state on: XLA may compile for minutes
 QUIET_SECONDS = 2.0  # for files that are just being written

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -73,6 +74,46 @@ def test_a_run_ends_by_a_signal(tmp_path, tiny):
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 75
+
+
+# `sys.argv[1]` becomes the terminal of this process, whose session has none.
+ON_A_TERMINAL = """
+import os, signal, sys
+name, handler, *command = sys.argv[1:]
+signal.signal(signal.SIGHUP, getattr(signal, handler))
+terminal = os.open(name, os.O_RDWR)
+for number in range(3):
+    os.dup2(terminal, number)
+os.execv(command[0], command)
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler", "epochs", "code", "ending"),
+    [
+        ("SIG_DFL", 100_000, 75, "preempted"),
+        ("SIG_IGN", 50, 0, "finished"),  # as `nohup` has it
+    ],
+)
+def test_a_terminal_that_is_closed_ends_a_run_as_sigterm_does(
+    tmp_path, tiny, handler, epochs, code, ending
+):
+    terminal, its_end = os.openpty()
+    command = [sys.executable, "-m", "runner", *tiny, f"train.epochs={epochs}"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, os.ttyname(its_end), handler, *command],
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    rows = tmp_path / "run" / "metrics.jsonl"
+    while not (rows.exists() and rows.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.close(its_end)
+    os.close(terminal)
+    assert process.wait(60) == code
+    assert status(tmp_path / "run") == ending
+    assert (ending == "finished") or list((tmp_path / "run/checkpoints").glob("*"))
 
 
 def test_what_is_printed_to_a_closed_stream_is_nothing(tmp_path, tiny):
