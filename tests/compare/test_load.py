@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import random
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 from helpers.compare_runs import write_run, write_sweep
 from runner.compare.load import load, natural
 from runner.errors import ConfigError
+from runner.record.files import MetricsFile
+from runner.record.format import FORMAT
+from runner.saved.saved_run import load_run
 
 
 def test_a_run_is_a_row_of_natural_types(tmp_path):
@@ -37,6 +41,14 @@ def test_a_run_is_a_row_of_natural_types(tmp_path):
     assert runs.curves["step"].to_list() == [10, 20, 30]
     assert runs.curves["validation/loss"].to_list() == [2.0, 1.125, 0.25]
     assert runs.problems == ()
+
+
+def test_a_run_whose_process_is_gone_without_a_word_was_killed(tmp_path):
+    folder = write_run(tmp_path / "run", status="running", config={"format": FORMAT})
+    assert load([folder]).table["status"].to_list() == ["killed"]
+    assert load_run(folder).summary["status"] == "killed"
+    with contextlib.closing(MetricsFile(folder / "metrics.jsonl")):
+        assert load([folder]).table["status"].to_list() == ["running"]
 
 
 def test_the_order_of_paths_and_repeats_do_not_matter(tmp_path):

@@ -15,7 +15,13 @@ from runner.record.checksums import check_records
 from runner.record.files import NON_FINITE
 from runner.record.format import run_folders
 from runner.record.provenance import FACTS
-from runner.record.untrusted import clean, one_line, read_foreign, read_rows
+from runner.record.untrusted import (
+    clean,
+    one_line,
+    read_foreign,
+    read_rows,
+    read_summary,
+)
 from runner.settings import FACT, GROUPS, SETTINGS
 from runner.trees import flatten
 
@@ -136,10 +142,11 @@ def _check_directions(provenance: Mapping[str, Any]) -> None:
 
 
 def _read(folder: Path) -> Record:
-    config, provenance, summary = (
+    config, provenance = (
         _read_if_there(folder / f"{name}.json", read_foreign) or {}
-        for name in ("config", "provenance", "summary")
+        for name in ("config", "provenance")
     )
+    summary = _read_if_there(folder, read_summary) or {}
     rows = _read_if_there(folder / "metrics.jsonl", read_rows) or []
     check_records(folder)
     return Record(folder, with_todays_targets(config), provenance, summary, rows)

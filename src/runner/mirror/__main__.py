@@ -15,8 +15,9 @@ from runner.config import conf
 from runner.config.explain import MISTAKES, explain
 from runner.errors import ConfigError
 from runner.job.trackers import trackers_of
+from runner.record.files import is_locked
 from runner.record.format import run_folders
-from runner.record.mirrors.follow import Spec, copy, is_locked, target
+from runner.record.mirrors.follow import Spec, copy, target
 from runner.record.mirrors.tracker import source
 from runner.record.output import outlive_readers
 from runner.record.untrusted import printable

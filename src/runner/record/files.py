@@ -159,6 +159,25 @@ def lock(file: IO) -> None:
         pass
 
 
+def is_locked(folder: Path) -> bool | None:
+    """Whether a process has the folder's metrics file open to write rows.
+
+    None on a file system without locks, where nobody knows.
+    """
+    try:
+        # It waits for no pipe, which another program may have put there.
+        found = os.open(folder / "metrics.jsonl", os.O_RDONLY | os.O_NONBLOCK)
+        with open(found, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    return False
+
+
 class MetricsFile:
     """Appends one JSON object per line, each handed to the system as it is written.
 

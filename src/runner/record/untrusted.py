@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from runner.record.files import rows_of
+from runner.record.files import is_locked, rows_of
 
 # More than any run writes: what is beyond these could fill the memory.
 JSON_BYTES = 16 << 20
@@ -55,6 +55,21 @@ def read_foreign(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is not a JSON object")
     return value
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """A run's summary; a process that was killed can't write there that it was.
+
+    Raises: see `read_foreign`.
+    """
+    path = folder / "summary.json"
+    summary = read_foreign(path)
+    if summary.get("status") != "running" or is_locked(folder) is not False:
+        return summary
+    summary = read_foreign(path)  # it may have ended since
+    if summary.get("status") == "running":
+        summary["status"] = "killed"
+    return summary
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from runner.data.transforms import transformed
 from runner.errors import ConfigError, refuse_one
 from runner.record.terminal import number
-from runner.record.untrusted import printable, read_foreign
+from runner.record.untrusted import printable, read_summary
 from runner.saved.export import export
 from runner.saved.record import Recorded, read
 from runner.saved.state import State, find
@@ -242,7 +242,7 @@ def load_run(
     if not recorded.source.is_dir():  # W&B's file
         raise ConfigError(f"{recorded.source} holds no model: name the run folder")
     try:
-        summary = read_foreign(path / "summary.json")
+        summary = read_summary(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"run folder {path}: {error}") from error
     asked = None if state is None else str(state)

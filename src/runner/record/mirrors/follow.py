@@ -1,7 +1,6 @@
 """Copies a run folder to a tracker, while the run writes there or at any later time."""
 
 import contextlib
-import fcntl
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -143,20 +142,3 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def is_locked(folder: Path) -> bool | None:
-    """Whether a process has the folder's metrics file open to write rows.
-
-    None on a file system without locks, where nobody knows.
-    """
-    try:
-        with (folder / "metrics.jsonl").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    return False

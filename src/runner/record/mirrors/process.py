@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.record.files import write_json
-from runner.record.mirrors.follow import Spec, copy, is_locked
+from runner.record.files import is_locked, write_json
+from runner.record.mirrors.follow import Spec, copy
 from runner.record.mirrors.tracker import Source, Tracker, source
 from runner.record.secrets import error_line
 from runner.signals import SIGNALS
