@@ -137,6 +137,42 @@ def test_documents_wherever_the_pieces_end(
     assert found == expected
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 2**22])
+@pytest.mark.parametrize("line", ["\r\n", "\r"])
+@pytest.mark.parametrize("documents", [None, "lines", "paragraphs", "b\r\n"])
+def test_text_of_other_systems_is_the_same_text(
+    tmp_path, monkeypatch, size, line, documents
+):
+    monkeypatch.setattr(pieces, "PIECE", size)
+    text = "äa\nab\n\nbc\n\n\nd\n"
+    files = [tmp_path / "here", tmp_path / "there"]
+    files[0].write_bytes(text.encode())
+    files[1].write_bytes(("\ufeff" + text.replace("\n", line)).encode())
+    here, there = (
+        "".join(pieces.pieces([file] * 2, documents, as_bytes=False)) for file in files
+    )
+    assert there == here
+    assert (pieces.END in here) == (documents is not None)
+
+
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [
+        (None, "\ufeffa\r\nb\r\n\r\nc"),
+        ("files", "\ufeffa\r\nb\r\n\r\nc$"),
+        ("lines", "\ufeffa$b$c$"),
+        ("paragraphs", "\ufeffa\nb$c$"),
+    ],
+)
+def test_bytes_stay_but_for_the_line_ends_between_documents(
+    tmp_path, documents, expected
+):
+    (tmp_path / "text").write_bytes("\ufeffa\r\nb\r\n\r\nc".encode())
+    found = "".join(pieces.pieces([tmp_path / "text"], documents, as_bytes=True))
+    found = found.replace(pieces.END, "$").encode("latin-1").decode()
+    assert found == expected
+
+
 def test_bytes_are_the_text_itself(made, tmp_path):
     (tmp_path / "poem.txt").write_bytes(bytes(range(256)) * 2)
     data = made(vocabulary="bytes", validation=None, windows="epoch", block_size=511,

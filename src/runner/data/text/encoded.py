@@ -23,7 +23,7 @@ from runner.data.text import vocabulary
 from runner.data.text.pieces import pieces
 from runner.errors import ConfigError
 
-_VERSION = 1  # raise it with any change of what tokens a text has
+_VERSION = 2  # raise it with any change of what tokens a text has
 _CHUNK = 2**24  # bytes that are read at once
 _TRAILER = 32 + 8  # the record's SHA-256 and its length
 

@@ -1,6 +1,7 @@
 """Files of text, read in pieces of bounded size, with the ends of documents marked."""
 
 import codecs
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,25 +21,30 @@ def pieces(
     """The text of `files`, one after the other, in pieces.
 
     Args:
-        files: In UTF-8, unless they are read as bytes.
+        files: In UTF-8, unless they are read as bytes. A byte-order mark is left out.
+            Line ends of other systems become newlines, as where Python reads text.
         documents: None: all is one text, without any END. Else each file ends with END,
             and so does each document: before the text `documents`, which is left out,
             or what the word means in NAMED. Empty documents are left out too.
-        as_bytes: A piece has a character from 0 to 255 for each byte.
+        as_bytes: A piece has a character from 0 to 255 for each byte, also of a mark
+            and of line ends, unless documents are lines or paragraphs.
 
     Raises:
         ConfigError: a file is no text in UTF-8.
     """
+    has_lines = not as_bytes or documents in ("lines", "paragraphs")
     if documents is None:
         for file in files:
-            yield from _decoded(file, as_bytes)
+            yield from _decoded(file, as_bytes, has_lines)
         return
     ending = NAMED.get(documents, documents)
     if as_bytes:
         ending = ending.encode().decode("latin-1")
+    if has_lines:
+        ending = ending.replace("\r\n", "\n").replace("\r", "\n")
     at_start = True  # of a document
     for file in files:
-        for piece in _marked(_decoded(file, as_bytes), ending):
+        for piece in _marked(_decoded(file, as_bytes, has_lines), ending):
             piece = re.sub(f"{END}{END}+", END, piece)
             if at_start:
                 piece = piece.removeprefix(END)
@@ -61,8 +67,11 @@ def _marked(parts: Iterator[str], ending: str) -> Iterator[str]:
     yield held + END
 
 
-def _decoded(file: Path, as_bytes: bool) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("latin-1" if as_bytes else "utf-8")()
+def _decoded(file: Path, as_bytes: bool, has_lines: bool) -> Iterator[str]:
+    encoding = "latin-1" if as_bytes else "utf-8-sig"
+    decoder = codecs.getincrementaldecoder(encoding)()
+    if has_lines:
+        decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
     done = 0
     with file.open("rb") as opened:
         try:
