@@ -15,6 +15,7 @@ from helpers.training import SESSION, train_run
 from runner.core import timetable
 from runner.core.probes import histogram
 from runner.core.run import Host
+from runner.errors import ConfigError
 from runner.record.files import to_json
 
 LENGTH = (
@@ -131,6 +132,31 @@ def test_what_isnt_finite_is_recorded_and_ends_nothing(trained):
     assert rows[-1]["step"] == 12
     assert math.isnan(rows[-1]["probe/bad/loss"])
     np.testing.assert_array_equal(rows[-1]["probe/bad/some"], [np.inf, np.nan])
+
+
+def test_an_integer_is_recorded_as_it_is(trained):
+    hooks = (
+        "+probes.n._target_=helpers.user_targets.counts",
+        "+metrics.n._target_=helpers.user_targets.counted",
+    )
+    row = trained(*LENGTH, *hooks)[-1]
+    assert row["probe/n/one"] == row["train/n"] == row["validation/n"] == 2**24 + 1
+    assert row["probe/n/some"] == [2**32 - 1, 0]
+    assert row["probe/n/bytes"] == [-1]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("keeps", "probes.mine: it keeps a value .* or a cache: helpers.user_targets"
+                  r".KEPT. It may only return numbers"),
+        ("keeps_inner", "probes.mine: it keeps a value .*It may only return numbers"),
+        ("too_large", "probes.mine: probe/mine: .*too large.*; return a float"),
+    ],
+)  # fmt: skip
+def test_a_mistake_of_a_probe_is_told_in_one_message(built, target, message):
+    with pytest.raises(ConfigError, match=message):
+        built(*LENGTH, f"+probes.mine._target_=helpers.user_targets.{target}")
 
 
 def test_a_histogram_counts_more_than_a_float_can():

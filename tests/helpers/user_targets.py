@@ -11,6 +11,7 @@ from PIL import Image
 from runner.data.dataset import Dataset, MemorySplit
 from runner.data.linear_ae import linear_ae
 from runner.models.model import Model
+from runner.tasks.metric import Metric
 
 # Overrides that choose `noisy`, below.
 TOKENS = (
@@ -158,6 +159,43 @@ def products(parameters, gradients, batch, scale=1.0):
         "sum": sum(x.sum() for x in jax.tree.leaves(both)),
         "examples": len(batch["input"]),
     }
+
+
+def counted():
+    """A metric, and a probe, of an integer that float32 rounds."""
+    return Metric(
+        lambda outputs, batch, counted: counted.sum(),
+        lambda sums: sums - sums + 2**24 + 1,
+        None,
+    )
+
+
+def counts(gradients):
+    return {
+        "one": jax.numpy.int32(2**24 + 1),
+        "some": jax.numpy.uint32([2**32 - 1, 0]),
+        "bytes": jax.numpy.int8([-1]),
+    }
+
+
+KEPT = []
+
+
+def keeps(gradients):
+    """A probe that returns a value of an earlier trace."""
+    KEPT.append(sum(x.sum() for x in jax.tree.leaves(gradients)))
+    return KEPT[0]
+
+
+def keeps_inner(gradients):
+    """A probe that returns a value of a function that has returned."""
+    kept = []
+    jax.vmap(kept.append)(gradients["output"]["bias"])
+    return kept[0]
+
+
+def too_large(gradients):
+    return 2**40
 
 
 def not_finite(gradients):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from runner.settings import PROBE
 
 # What a probe may take, by the names of its parameters.
 GIVEN = ("parameters", "gradients", "updates", "batch")
+# What JAX says of who has a leaked value: a name, after objects that are in <>.
+_HOLDER = re.compile(r"is referred to by (\w\S*)$", re.MULTILINE)
 # (parameters, gradients, updates, batch) -> numbers of a row, by name.
 Probe = Callable[[Any, Any, Any, Any], dict[str, jax.Array]]
 
@@ -28,29 +31,31 @@ class Joined:
     to compute what is in them.
 
     Attributes:
-      values: float32 [..., n], all numbers one after the other.
-      shapes: of each name in a row, the shape of its numbers.
+      bits: int32 [..., n], those of all numbers, one after the other: any type in one
+        array, and none rounded to another.
+      kinds: of each name in a row, the shape and the type of its numbers.
     """
 
-    values: Any
-    shapes: tuple[tuple[str, tuple[int, ...]], ...] = field(metadata={"static": True})
+    bits: Any
+    kinds: tuple[tuple[str, tuple[int, ...], np.dtype], ...] = field(
+        metadata={"static": True}
+    )
 
     def apart(self) -> dict[str, np.ndarray]:
         """The numbers by name, each [..., *shape], once they are on the host."""
-        ends = np.cumsum([math.prod(shape) for _, shape in self.shapes], dtype=int)
-        parts = np.split(self.values, ends, axis=-1)  # and an empty one
+        sizes = [math.prod(shape) * kind.itemsize // 4 for _, shape, kind in self.kinds]
+        parts = np.split(self.bits, np.cumsum(sizes, dtype=int), axis=-1)
         return {
-            name: part.reshape(part.shape[:-1] + shape)
-            for (name, shape), part in zip(self.shapes, parts, strict=False)
+            name: np.ascontiguousarray(part).view(kind).reshape(part.shape[:-1] + shape)
+            for (name, shape, kind), part in zip(self.kinds, parts, strict=False)
         }
 
 
 def joined(numbers: Mapping[str, jax.Array]) -> Joined:
     """The numbers of a row, which have names."""
-    values = jnp.concatenate(
-        [jnp.zeros(0, jnp.float32), *map(jnp.ravel, numbers.values())]
-    )
-    return Joined(values, tuple((name, x.shape) for name, x in numbers.items()))
+    bits = (jax.lax.bitcast_convert_type(x, jnp.int32) for x in numbers.values())
+    joined = jnp.concatenate([jnp.zeros(0, jnp.int32), *map(jnp.ravel, bits)])
+    return Joined(joined, tuple((k, x.shape, x.dtype) for k, x in numbers.items()))
 
 
 def probe(functions: Mapping[str, Callable[..., Any]]) -> Probe:
@@ -61,20 +66,47 @@ def probe(functions: Mapping[str, Callable[..., Any]]) -> Probe:
 
     Raises:
       ConfigError: from what is returned, when it is traced: a probe gives something
-        that isn't numbers of a row.
+        that isn't numbers of a row, or keeps what it gets.
     """
+    unchecked = set(functions)
 
     def probe(*arguments: Any) -> dict[str, jax.Array]:
         given = dict(zip(GIVEN, arguments, strict=True))
         numbers: dict[str, jax.Array] = {}
         for name, function in functions.items():
             try:
+                if name in unchecked:
+                    _refuse_keeping(function, given)
+                    unchecked.discard(name)
                 numbers |= _numbers(f"{PROBE}{name}", function(**given))
             except ConfigError as error:
                 raise ConfigError(f"probes.{name}: {error}") from error
         return numbers
 
     return probe
+
+
+def _refuse_keeping(function: Callable[..., Any], given: Mapping[Any, Any]) -> None:
+    """Refuse a probe that keeps values of a trace, which the next trace would use.
+
+    It is traced for this alone.
+    """
+
+    def called(given: Mapping[Any, Any]) -> None:
+        function(**given)
+
+    try:
+        with jax.checking_leaks():
+            jax.eval_shape(called, given)
+    except Exception as error:  # JAX has no class for it
+        if not str(error).startswith("Leaked trace"):
+            raise
+        holder = _HOLDER.search(str(error))
+        where = f": {holder[1]}" if holder else ""
+        raise ConfigError(
+            "it keeps a value of the step that it looks at, in a global, an attribute "
+            f"or a cache{where}. It may only return numbers"
+        ) from error
 
 
 def _numbers(key: str, value: Any) -> dict[str, jax.Array]:
@@ -93,13 +125,19 @@ def _numbers(key: str, value: Any) -> dict[str, jax.Array]:
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         kind = f"{value.dtype}{list(value.shape)}"
     with contextlib.suppress(TypeError, ValueError):
-        number = jnp.asarray(value)
+        try:
+            number = jnp.asarray(value)
+        except OverflowError as error:
+            raise ConfigError(f"{key}: {error}; return a float") from error
+        is_whole = jnp.issubdtype(number.dtype, jnp.integer)
+        if _is_real(number) and not (is_whole and number.dtype.itemsize >= 4):
+            number = number.astype(jnp.int32 if is_whole else jnp.float32)
     if number is None or number.ndim > 1 or not _is_real(number):
         raise ConfigError(
             f"{key} is {kind}, and must be a number, a list of numbers in one "
             "dimension, or a dict of such"
         )
-    return {key: number.astype(jnp.float32)}
+    return {key: number}
 
 
 def _is_real(x: jax.Array) -> bool:

@@ -15,7 +15,7 @@ from runner.core.schedules import plateau_scale
 from runner.core.warm_start import warmed
 from runner.data.transforms import Transform, transformed
 from runner.settings import PROBE
-from runner.tasks.task import Task, mean, numbers, sums
+from runner.tasks.task import Task, exact, mean, numbers, sums
 
 # Of a row, beside the loss and the metrics.
 ROW_NAMES = ("learning_rate", "grad_norm", "update_norm")
@@ -112,7 +112,7 @@ def train_step(
             "grad_norm": norm(grads),
             "update_norm": norm(optax.tree.sub(new.params, state.params)),
         }
-        row = {f"train/{k}": jnp.float32(v) for k, v in row.items()}
+        row = {f"train/{k}": exact(v) for k, v in row.items()}
         return Carry(new, average), row
 
     return step

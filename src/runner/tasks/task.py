@@ -108,7 +108,8 @@ def mean(loss: jax.Array, weight: jax.Array) -> jax.Array:
 def numbers(task: Task, total: Sums) -> dict[str, jax.Array]:
     """The loss and the metrics that `total` amounts to, by name.
 
-    A metric of several numbers gives `name/part` for each.
+    A metric of several numbers gives `name/part` for each. Integers stay what they are,
+    since float32 counts to 2^24; all others become float32.
     """
     found = {"loss": mean(total.loss, total.weight)}
     for name, metric in task.metrics.items():
@@ -121,7 +122,14 @@ def numbers(task: Task, total: Sums) -> dict[str, jax.Array]:
                     "must return a number, shape (), or a dict of numbers"
                 )
             found[f"{name}/{part}" if part else name] = number
-    return {k: jnp.asarray(v, jnp.float32) for k, v in found.items()}
+    return {k: exact(v) for k, v in found.items()}
+
+
+def exact(number: Any) -> jax.Array:
+    """`number` as an array: an integer as it is, any other in float32."""
+    found = jnp.asarray(number)
+    is_whole = jnp.issubdtype(found.dtype, jnp.integer)
+    return found if is_whole else found.astype(jnp.float32)
 
 
 def is_shape(node: Any) -> bool:
