@@ -84,6 +84,13 @@ def test_nan_stops_at_its_step_and_keeps_the_rows(built):
     assert all(math.isfinite(row["train/loss"]) for row in rows[:-1])
 
 
+def test_too_little_memory_is_told_in_one_message(trained):
+    hungry = "data.transforms=[{_target_: helpers.user_targets.takes_all_memory}]"
+    message = "a device has too little memory: .* bytes.*A smaller data.batch_size"
+    with pytest.raises(TrainingStopped, match=message):
+        trained(*LENGTH, hungry)
+
+
 def test_nan_may_be_told_to_go_on(trained):
     rows = trained(
         *LENGTH, "optimizer=sgd", "optimizer.learning_rate=1e6", "train.on_nan=continue"

@@ -12,10 +12,11 @@ from helpers.sabotaged_late import CASES
 from helpers.shipped import NAMES
 from helpers.small_models import small_convnet
 from helpers.unusual import unusual
-from helpers.user_targets import NOISY
+from helpers.user_targets import NOISY, out_of_memory
 from helpers.witnessed import witnessed
 from runner.checks import witness as checks_witness
 from runner.checks.agreement import Agreement
+from runner.checks.comparison import Comparison
 from runner.core.run import BLIND
 from runner.core.timetable import Cut
 from runner.errors import ConfigError, Refused
@@ -217,6 +218,18 @@ def test_where_memory_is_short_the_record_says_so(ran, tmp_path, monkeypatch):
     ran(tmp_path / "run", "verify=true")
     seen = summary(tmp_path / "run")["witnesses"]
     assert {one["checked"] for one in seen} == {"nothing: too little memory"}
+
+
+def test_a_witness_that_runs_out_of_memory_ends_no_run(ran, tmp_path, monkeypatch):
+    def compared(*_):
+        return float(out_of_memory(1.0))
+
+    monkeypatch.setattr(Comparison, "_compare_steps", compared)
+    ran(tmp_path / "run", "verify=true")
+    found = summary(tmp_path / "run")
+    assert found["status"] == "finished"
+    checked = {one["checked"] for one in found["witnesses"]}
+    assert checked == {"nothing: too little memory"}
 
 
 def test_of_a_long_call_the_beginning_is_computed_again(built, monkeypatch):

@@ -16,11 +16,13 @@ from runner.core import step
 from runner.core.compiling import BRIEF, Compiling, once
 from runner.core.evaluation import Evaluation
 from runner.core.keep import Keep
+from runner.core.memory import ran_out
 from runner.core.program import MEMBER_AXES, Program
 from runner.core.run import Run
 from runner.core.step import NORMS, Carry
 from runner.errors import Refused
 
+NO_MEMORY = "nothing: too little memory"
 # Numbers that noise is made from: see `recomputation.shaken`.
 _NOISE = 1.7, 2.9
 # Noise that changes some signs. Rounding seldom does, but the update is another then.
@@ -111,10 +113,13 @@ class Comparison:
         """Compare a call with the reference's.
 
         Returns:
-          what agrees, in words.
+          what agrees, in words; nothing does where there is too little memory, which
+          the training may still have.
 
         Raises:
           Refused: something doesn't.
+          JaxRuntimeError: too little memory, in one process of several: the others
+            wait for what it hasn't begun.
         """
         try:
             if seen.start == 0:
@@ -126,6 +131,10 @@ class Comparison:
         except Refused:
             raise
         except Exception as error:
+            if ran_out(error):
+                if jax.process_count() > 1:
+                    raise
+                return NO_MEMORY
             raise Refused(
                 f"verify: the run can't be computed again: {type(error).__name__}: "
                 f"{error}. (verify=false trains anyway)"

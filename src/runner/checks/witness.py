@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.checks.agreement import Agreement
-from runner.checks.comparison import Comparison
+from runner.checks.comparison import NO_MEMORY, Comparison
 from runner.checks.evidence import Seen
 from runner.core.compiling import Compiling
 from runner.core.keep import Keep
@@ -91,7 +91,7 @@ class Recomputing(Witness):
             return
         if not self._agree(f"witness {start}", self._fits(carry)):
             found = {"step": start + 1, "steps": stop - start}
-            self.seen.append(found | {"checked": "nothing: too little memory"})
+            self.seen.append(found | {"checked": NO_MEMORY})
             return
         member = self._next_member(active) if self._members else 0
         before = self._take.result()(carry, np.int32(member))

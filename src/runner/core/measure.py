@@ -11,6 +11,7 @@ import jax
 from runner.core.program import Program
 from runner.core.run import Host, Run, Wanted
 from runner.core.train import train
+from runner.errors import TrainingStopped
 
 ROUNDS = 3
 SECONDS = 0.3  # the least that a way takes in each of them
@@ -42,7 +43,7 @@ def microseconds(
                 continue
             try:
                 each = _seconds(program, run, steps[way])
-            except jax.errors.JaxRuntimeError:  # it ran out of memory
+            except (jax.errors.JaxRuntimeError, TrainingStopped):  # out of memory
                 steps[way] = 0
                 continue
             if turn == -1:
@@ -76,8 +77,9 @@ def _seconds(program: Program, run: Run, steps: int) -> float:
     started = time.perf_counter()
     try:
         while before < steps:
-            for _ in train(program, runs, host):
-                pass
+            for _, error in train(program, runs, host):
+                if error:
+                    raise error
             before, here = before + here, 0
     except _Enough:
         pass

@@ -12,11 +12,12 @@ import numpy as np
 from runner.core import feed
 from runner.core.call import Call, rows
 from runner.core.evaluation import Evaluation
+from runner.core.memory import ran_out
 from runner.core.program import Program
 from runner.core.run import BLIND, Host, Run, Witness
 from runner.core.snapshot import Snapshot, Start, copied, on_host
 from runner.core.step import evaluated_params
-from runner.errors import Refused
+from runner.errors import Refused, TrainingStopped
 
 # Calls under way while an earlier one is read: the host of a busy machine may be held
 # up for longer than one of them takes.
@@ -51,8 +52,8 @@ def train(
       the index of a run that ends early and why: None, if `host.stop` said so;
       TrainingStopped, if a training or evaluation loss isn't finite and `train.on_nan`
       is `stop`; or what the `host` raised for it. It gets no further rows; the others
-      continue. Refused, for each run: their program is one, and the witness found it
-      to do something else.
+      continue. For each run: Refused, where the witness found that their program does
+      something else, and TrainingStopped, where the devices have too little memory.
 
     Returns:
       None at the end; where `host.may_shrink` and half of a population has ended, where
@@ -65,8 +66,18 @@ def train(
     try:
         return (yield from _train(program, runs, host, start, unfinished, witness))
     except Refused as error:
-        for index in sorted(unfinished):
-            yield index, error
+        why: Exception = error
+    except jax.errors.JaxRuntimeError as error:
+        if not ran_out(error):
+            raise
+        why = TrainingStopped(
+            f"a device has too little memory: {str(error).splitlines()[0]} A smaller "
+            f"{'hydra.launcher.max_members or ' if program.members else ''}"
+            "data.batch_size takes less, as do train.gradient_accumulation, "
+            "precision=bfloat16, mesh=fsdp, and verify=false, which has no witness"
+        )
+    for index in sorted(unfinished):
+        yield index, why
     return None
 
 
