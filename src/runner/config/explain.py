@@ -104,6 +104,11 @@ def _explained(error: BaseException, overrides: Sequence[str] | None) -> str:
     if isinstance(error, MissingConfigException):
         return _no_such_option(error)
     if isinstance(error, OverrideParseException):
+        if Path(str(error.override)).exists():
+            return (
+                f"{error.override} is a place on disk, where key=value is expected; "
+                "runner show, compare, replay and mirror take a run's folder"
+            )
         why = str(error).split("\n")
         why = why[1] if why[0].startswith("Error parsing") else why[0]
         key, _, value = str(error.override).partition("=")

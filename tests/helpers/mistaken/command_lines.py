@@ -43,6 +43,7 @@ COMMAND_LINES = [
     ("+optimizer.b1=3", "'optimizer.b1'"),
     ("~nothing", "'nothing' does not exist"),
     ("train.steps", "train.steps is not of the form key=value"),
+    ("/usr", "/usr is a place on disk, where key=value is expected"),
     ("optimizer=[1", "optimizer=[1 is not of the form key=value"),
     ("optimizer=sgd,adam", "optimizer=sgd,adam is several values: add -m"),
     ("optimizer/foo=3", "Did you mean 'optimizer'?"),
