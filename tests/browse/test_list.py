@@ -50,6 +50,15 @@ def test_what_a_step_costs_is_no_setting_that_varies():
     assert found.columns == ["run", "status", "step", "model"]
 
 
+def test_what_refers_to_a_setting_that_varies_is_not_shown_too():
+    records = [made_up_runs.run(str(rate), rate=rate) for rate in (0.1, 0.2)]
+    for record in records:
+        rate = record.config["optimizer"]["learning_rate"]
+        record.config["schedule"] = {"value": rate}
+    found = listed(tables(records), (), None, ())
+    assert found.columns == ["run", "status", "step", "optimizer.learning_rate"]
+
+
 @pytest.mark.parametrize("key", ["probes", "callbacks", "tracker"])
 def test_what_is_written_about_a_run_is_no_setting_that_varies(key):
     one, other = (made_up_runs.run(name) for name in ("a", "b"))

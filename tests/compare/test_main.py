@@ -179,7 +179,7 @@ def test_failed_runs_count_and_unfinished_ones_are_left_out(tmp_path, run):
     (broken / "config.json").write_text("{")
     status, out, _ = run()
     assert status == 0
-    assert "warning: left out, not finished: cut (running), early (failed)" in out
+    assert "warning: left out, not finished: cut (killed), early (failed)" in out
     assert "adam: 1 of 3 runs ended without a finite validation/loss (dead (fai" in out
     assert "warning: not read: " in out and "config.json is not JSON" in out
     sgd, adam = analyse(load([tmp_path / "runs"])).final.groups

@@ -2,6 +2,8 @@
 
 import io
 
+from rich.console import Console
+
 from runner.record.console import console, print_table, time_left
 
 
@@ -22,6 +24,32 @@ def test_what_does_not_fit_is_counted_and_nothing_is_folded():
     assert printed([["a" * 500, "1"], ["b", "2"], ["c", "3"]], most=1) == [
         "name" + " " * 498 + "n", "a" * 500 + "  1", "... and 2 more",
     ]  # fmt: skip
+
+
+def on_a_terminal(width, *row):
+    stream = io.StringIO()
+    header = ["run", "optimizer.learning_rate", "validation/loss"]
+    out = Console(file=stream, width=width)
+    print_table(header, [row, row], out, named=True)
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def test_a_name_that_does_not_fit_has_its_own_line():
+    assert on_a_terminal(80, "a", "1e-3", "0.5") == [
+        "run  optimizer.learning_rate  validation/loss",
+        *["a    1e-3                     0.5"] * 2,
+    ]
+    assert on_a_terminal(40, "a" * 10, "1e-3", "0.5") == [
+        "            optimizer.     validation/",
+        "run         learning_rate  loss",
+        *["aaaaaaaaaa  1e-3           0.5"] * 2,
+    ]
+    assert on_a_terminal(40, "a" * 30, "1e-3", "0.5") == [
+        "  optimizer.     validation/",
+        "  learning_rate  loss",
+        *["a" * 30, "  1e-3           0.5"] * 2,
+    ]
+    assert all(len(line) <= 20 for line in on_a_terminal(20, "a", "1e-3", "0.5"))
 
 
 def test_no_rows_are_no_table():

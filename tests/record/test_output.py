@@ -41,10 +41,7 @@ def tiny(folders):
     return [*TINY, data, f"compilation_cache={folders['xla']}"]
 
 
-MODULES = [name for name in program.COMMANDS.values() if name.endswith("__main__")]
-
-
-@pytest.mark.parametrize("name", [*MODULES, "runner.__main__"])
+@pytest.mark.parametrize("name", [*program.COMMANDS.values(), "runner.__main__"])
 def test_each_command_outlives_its_reader(name):
     source = inspect.getsource(import_module(name))
     assert 'if __name__ == "__main__":\n    outlive_readers()\n' in source

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import polars as pl
 
+from runner.compare.columns import copies
 from runner.compare.load import CHOICES, Runs, load
 from runner.errors import ConfigError, did_you_mean, few
 from runner.record.console import console, print_table
+from runner.record.output import outlive_readers
 from runner.record.terminal import number
 from runner.record.untrusted import printable
 from runner.settings import FACT, makes_no_difference
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         [_text(name, value) for name, value in zip(header, row, strict=True)]
         for row in found.rows()
     ]
-    print_table(header, rows, console())
+    print_table(header, rows, console(), named=True)
     for problem in runs.problems:
         print(problem, file=sys.stderr)
     return 0
@@ -96,7 +98,10 @@ def listed(
 
 
 def _default(table: pl.DataFrame) -> list[str]:
-    """The settings that vary and may make a difference, and the final objectives."""
+    """The settings that vary and may make a difference, and the final objectives.
+
+    Those that refer to another, which is shown, are left out.
+    """
     settings = [
         name
         for name in table.columns
@@ -106,7 +111,10 @@ def _default(table: pl.DataFrame) -> list[str]:
     ]
     # A run that ended before it had a configuration lacks all settings.
     known = table.filter(pl.any_horizontal(pl.col(settings).is_not_null()))
-    varying = [name for name in settings if known[name].n_unique() > 1]
+    followed = copies(known)
+    varying = [
+        name for name in settings if name not in followed and known[name].n_unique() > 1
+    ]
     settings = [name for name in varying if _varies_by_itself(known, name)]
     objectives = table.select(pl.col("^objective$")).unique(maintain_order=True)
     finals = [f"final.{name}" for (name,) in objectives.rows()]
@@ -188,3 +196,8 @@ def _parser() -> argparse.ArgumentParser:
         "objective",
     )
     return parser
+
+
+if __name__ == "__main__":
+    outlive_readers()
+    sys.exit(main())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runner.compare.load import load
 from runner.errors import ConfigError
 from runner.record.console import console, print_table
+from runner.record.output import outlive_readers
 from runner.record.terminal import number
 from runner.record.untrusted import one_line, printable, read_foreign
 
@@ -136,3 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     return parser
+
+
+if __name__ == "__main__":
+    outlive_readers()
+    sys.exit(main())

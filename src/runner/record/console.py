@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -11,11 +12,13 @@ from runner.record.untrusted import one_line
 
 if TYPE_CHECKING:  # elsewhere in functions: recording should not have to load rich
     from rich.console import Console
+    from rich.table import Table
 
 # Between two plain lines: at least this, in seconds, and this share of all time so far.
 _QUIET_SECONDS = 3.0
 _QUIET_SHARE = 0.1
 _REFRESHES_PER_SECOND = 10
+_WIDE = 10_000  # more columns than any table has
 
 
 def console(stream: TextIO | None = None, *, plain: bool = False) -> "Console":
@@ -36,7 +39,7 @@ def console(stream: TextIO | None = None, *, plain: bool = False) -> "Console":
         force_jupyter=False,  # else a notebook shows what is written to `stream`
     )
     if not found.is_terminal:
-        found.width = 10_000
+        found.width = _WIDE
     return found
 
 
@@ -48,31 +51,73 @@ def print_table(
     title: str = "",
     right: slice = slice(0),
     most: int | None = None,
+    named: bool = False,
 ) -> None:
     """Print `rows` in columns, or nothing if there are none.
+
+    Where they are too wide for a terminal, names in the header are folded at their dots
+    and slashes.
 
     Args:
       rows: an empty one leaves a gap.
       title: printed above, after an empty line.
       right: the columns to align to the right.
       most: how many rows to print; the others are counted.
+      named: the first cell of a row is its name. If even that is too wide, each name
+        has a line of its own.
     """
-    from rich.table import Table
-
     if not rows:
         return
     if title:
         out.print(f"\n{title}", style="italic")
+    cells = [[one_line(cell) for cell in row] for row in rows[:most]]
+    table = _table(header, cells, right)
+    if not _fits(table, out):
+        header = [re.sub(r"([./])(?=.)", r"\1\n", name) for name in header]
+        table = _table(header, cells, right)
+    names = [row[0] for row in cells] if named and not _fits(table, out) else []
+    rest = _table(["", *header[1:]], [["", *row[1:]] for row in cells], right)
+    if names and _fits(rest, out):
+        _print_named(names, rest, out)
+    else:
+        out.print(table)
+    if most is not None and len(rows) > most:
+        out.print(f"... and {len(rows) - most} more")
+
+
+def _table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: slice
+) -> "Table":
+    from rich.table import Table
+
     table = Table(*header, box=None, pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"
     for column in table.columns[right]:
         column.justify = "right"
-    for row in rows[:most]:
-        table.add_row(*map(one_line, row))
-    out.print(table)
-    if most is not None and len(rows) > most:
-        out.print(f"... and {len(rows) - most} more")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _fits(table: "Table", out: "Console") -> bool:
+    wide = out.options.update(max_width=_WIDE)
+    return out.measure(table, options=wide).maximum <= out.width
+
+
+def _print_named(names: Sequence[str], table: "Table", out: "Console") -> None:
+    """Print a table that fits, with the name of each row above it."""
+    from rich.segment import Segment, Segments
+    from rich.text import Text
+
+    rendered = out.render_lines(table, pad=False)
+    lines = [Segments([*line, Segment.line()]) for line in rendered]
+    head = len(lines) - len(names)
+    for line in lines[:head]:
+        out.print(line)
+    for name, line in zip(names, lines[head:], strict=True):
+        out.print(Text(name), soft_wrap=True)
+        out.print(line)
 
 
 def time_left(seconds: float) -> str:
