@@ -117,7 +117,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     names = list(dict.fromkeys(names))
     return one_of(
         spelled_like(name, names)
-        or _with_words_of(name, names)
+        or with_words_of(name, names)
         or spelled_like(name, names, 0.6)
     )
 
@@ -134,10 +134,16 @@ def spelled_like(name: str, names: Iterable[str], cutoff: float = 0.75) -> list[
     return [by_lower[n] for n in close]
 
 
-def _with_words_of(name: str, names: Iterable[str]) -> list[str]:
-    """Those of `names`, best first, whose last part has the most words of `name`."""
+def with_words_of(name: str, names: Iterable[str], least: float = 0.0) -> list[str]:
+    """Those of `names`, best first, whose last part has the most words of `name`.
+
+    Args:
+      least: the share of words that the best must have.
+    """
     shared = {n: _shared(name, n.rpartition(".")[2]) for n in names}
     most = max(shared.values(), default=0.0)
+    if most < least:
+        return []
     # A second may be what was meant; more than three are no help.
     likely = [n for n in shared if shared[n] >= 0.75 * most > 0]
     likely.sort(key=lambda n: -shared[n])

@@ -40,6 +40,7 @@ from runner.errors import (
     no_such_key,
     one_of,
     spelled_like,
+    with_words_of,
 )
 from runner.record.secrets import scrub, scrub_message
 from runner.record.untrusted import printable
@@ -118,7 +119,8 @@ def _explained(error: BaseException, overrides: Sequence[str] | None) -> str:
             f"that has spaces or any of =,[]{{}}() in it: '{quoted}'"
         )
     if isinstance(refused, OmegaConfBaseException):
-        return _refused(refused, error)
+        given = sys.argv[1:] if overrides is None else overrides
+        return _refused(refused, error, given)
     if isinstance(error, ConfigCompositionException):
         return _not_composed(str(error), overrides is not None)
     if "Config group override must be" in str(error):
@@ -180,7 +182,9 @@ def _on_its_own_line(suggestion: str) -> str:
     return suggestion and "\n" + suggestion.strip()
 
 
-def _refused(refused: OmegaConfBaseException, error: BaseException) -> str:
+def _refused(
+    refused: OmegaConfBaseException, error: BaseException, overrides: Sequence[str]
+) -> str:
     key = refused.full_key or (str(refused.key) if refused.key is not None else "")
     text = str(refused).split("\n")[0]
     _, ours, why = text.partition("ConfigError raised while resolving interpolation: ")
@@ -207,7 +211,7 @@ def _refused(refused: OmegaConfBaseException, error: BaseException) -> str:
     parent = refused.parent_node
     is_key = refused.key is not None and isinstance(parent, DictConfig)
     if is_key and str(refused.key) not in map(str, parent):
-        return _no_such_key(key, str(refused.key), parent)
+        return _no_such_key(key, str(refused.key), parent, overrides)
     return f"{key}: {text}" if key and key not in text else text
 
 
@@ -232,13 +236,19 @@ def _schema(key: str) -> Any:
     return hint
 
 
-def _no_such_key(key: str, name: str, parent: DictConfig) -> str:
+def _no_such_key(
+    key: str, name: str, parent: DictConfig, overrides: Sequence[str]
+) -> str:
     section = key.rpartition(".")[0]
     names = sorted(n for n in map(str, parent) if n != "hydra")
     shown = [n for n in names if not n.startswith("_")]
     suggestion = ""
     if section or name not in RENAMED:
-        suggestion = _elsewhere(section, name, parent) or did_you_mean(name, names)
+        suggestion = (
+            _elsewhere(section, name, parent)
+            or did_you_mean(name, names)
+            or one_of(_choices(key, overrides))
+        )
     return no_such_key(section, name, shown) + _on_its_own_line(suggestion)
 
 
@@ -254,25 +264,38 @@ def _elsewhere(section: str, name: str, parent: DictConfig) -> str:
     same = [key for key in keys if key.rpartition(".")[2] == name]
     if not same and spelled_like(name, map(str, parent)):
         return ""
-    groups = [section] if section else _groups()
-    others = [
-        f"{group}.{name}, which {few(having, 4)} have"
-        for group in groups
-        if f"{group}.{name}" not in same
-        if (having := _having(name, group))
-    ]
+    having: dict[str, list[str]] = {}
+    for group in [section] if section else _groups():
+        for file in sorted((conf_dir() / group).glob("*.yaml")):
+            for key in re.findall(r"^\w+(?=:)", file.read_text("utf-8"), re.MULTILINE):
+                having.setdefault(f"{group}.{key}", []).append(file.stem)
+
+    def of_files(names: Iterable[str]) -> list[str]:
+        return [f"{key}, which {few(having[key], 4)} have" for key in names]
+
+    others = [k for k in having if k.rpartition(".")[2] == name and k not in same]
     if same or others:
-        return f"Did you mean {' or '.join([*map(repr, same), *others])}?"
+        return f"Did you mean {' or '.join([*map(repr, same), *of_files(others)])}?"
     sections = {key.rpartition(".")[0] for key in keys} - {"", *GROUPS}
     elsewhere = [k for k in (*keys, *sections) if k.rpartition(".")[0] != section]
-    return did_you_mean(name, map(str, parent)) or did_you_mean(name, elsewhere)
+    found = did_you_mean(name, map(str, parent)) or did_you_mean(name, elsewhere)
+    if not found and (likely := with_words_of(name, having, least=1.0)):
+        return f"Did you mean {' or '.join(of_files(likely))}?"
+    return found
 
 
-def _having(name: str, group: str) -> list[str]:
-    """The choices of a group whose files have the key `name`."""
-    key = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
-    files = sorted((conf_dir() / group).glob("*.yaml"))
-    return [file.stem for file in files if key.search(file.read_text("utf-8"))]
+def _choices(key: str, overrides: Iterable[str]) -> list[str]:
+    """What gives a group the value that `overrides` give `key`: logger=wandb."""
+    pairs = (text.lstrip("+~").partition("=") for text in overrides)
+    values = [value.partition(",")[0] for name, _, value in pairs if name == key]
+    found = [
+        f"{group}={value}"
+        for value in values
+        if re.fullmatch(r"[\w-]+", value)
+        for group in _groups()
+        if (conf_dir() / group / f"{value}.yaml").is_file()
+    ]
+    return found if len(found) <= 3 else []
 
 
 def _not_composed(text: str, from_python: bool) -> str:
