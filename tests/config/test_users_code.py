@@ -49,6 +49,20 @@ def test_the_cause_comes_first_and_then_their_frames_alone(built, given):
     assert reason(caught.value) == f" {told}"
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "data.transforms=[{_target_: helpers.raising.keeping_transform}]",
+        "+metrics.x._target_=helpers.raising.keeping_metric",
+    ],
+)
+def test_a_value_that_is_kept_from_another_trace_is_told_as_such(ran, tmp_path, target):
+    raising.KEPT.clear()
+    with pytest.raises(TypeError) as caught:
+        ran(tmp_path, "framework=jax", target)
+    assert "What your model, task, metrics, transforms" in (raised(caught.value) or "")
+
+
 def test_what_it_says_reaches_no_terminal_as_it_is():
     text = "\x1b[31mmine\x1b[0m to see"
     try:

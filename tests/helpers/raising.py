@@ -79,3 +79,24 @@ def probe(gradients):
 
 def callback(step):
     fail()
+
+
+KEPT = []
+
+
+def keeping_transform():
+    """It adds what it has computed in its first trace."""
+
+    def transform(batch, key, train):
+        KEPT.append(batch["input"].mean())
+        return batch | {"input": batch["input"] + KEPT[0]}
+
+    return transform
+
+
+def keeping_metric():
+    def update(outputs, batch, counted):
+        KEPT.append(outputs.mean())
+        return KEPT[0]
+
+    return Metric(update, lambda sums: sums, "min")

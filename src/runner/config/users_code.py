@@ -17,6 +17,14 @@ def raised(error: BaseException) -> str | None:
     It is theirs if the last frame that is no library's is of their code, wherever it
     was called from.
     """
+    if _is_of_another_trace(error):
+        return (
+            f"{type(error).__name__}: {str(error).splitlines()[0]}\n"
+            "A value that one trace of your code has computed is used in another. What "
+            "your model, task, metrics, transforms and probes compute they may only "
+            "return, and not keep in a global, an attribute or a cache. "
+            "JAX_CHECK_TRACER_LEAKS=1 says who does"
+        )
     summary = traceback.extract_tb(error.__traceback__)
     ours = [frame.filename.startswith(_RUNNER) for frame in summary]
     if True not in ours:
@@ -31,6 +39,16 @@ def raised(error: BaseException) -> str | None:
     return (
         f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})\n"
         f"raised by your code (HYDRA_FULL_ERROR=1 shows all frames):\n{lines}"
+    )
+
+
+def _is_of_another_trace(error: BaseException) -> bool:
+    """Whether it is JAX's, by its name: JAX needn't be imported."""
+    is_found = type(error).__name__ == "UnexpectedTracerError"
+    # It isn't found where a compiled function takes the value for another argument.
+    return is_found or (
+        isinstance(error, TypeError)
+        and str(error).startswith("Computation compiled for ")
     )
 
 
