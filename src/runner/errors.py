@@ -1,5 +1,6 @@
 """How a run can end early: by a user's mistake, or by a signal."""
 
+import contextlib
 import difflib
 import os
 import re
@@ -49,6 +50,30 @@ class Unwritable(TrainingStopped):
 
     def __str__(self) -> str:
         return f"{super().__str__()}. {self.safe}".removesuffix(". ")
+
+
+class InPart:
+    """Whose mistake it is what a library raises, called by a part of a configuration.
+
+    `with InPart("model"): ...` notes that on what is raised. A message then names the
+    part, where no frame is of its own code: layers of flax in an `nnx.Sequential`, say.
+
+    Args:
+      key: the part's, such as "model" or "metrics.f1"; empty: that of what is
+        around it.
+    """
+
+    def __init__(self, key: str):
+        self.key = key
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            here = "", trace.tb_frame.f_code.co_filename
+            key, where = getattr(error, "runner_part", here)
+            with contextlib.suppress(AttributeError):  # an exception with slots
+                error.runner_part = key or self.key, where  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class JobFailed(Exception):
@@ -106,6 +131,18 @@ def few(names: Iterable[str], most: int = 8) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def what_is(thing: Any) -> str:
+    """What `thing` is, for a message: `None`, `a tuple`, `the class Metric`."""
+    if hasattr(thing, "shape"):
+        return f"an array of shape {thing.shape}"
+    if thing is None or isinstance(thing, str | int | float):
+        return repr(thing)
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    name = type(thing).__name__
+    return f"a{'n' if name[0] in 'AEIOUaeiou' else ''} {name}"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

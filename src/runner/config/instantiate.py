@@ -215,9 +215,16 @@ def target_names(node: Any) -> Iterator[str]:
 
 
 def _nearest(name: str) -> str:
-    module, _, last = name.rpartition(".")
-    try:
-        close = did_you_mean(last, dir(importlib.import_module(module)))
-    except Exception:  # the module itself is wrong
-        return ""
-    return close.replace("'", f"'{module}.", 1)
+    """The nearest name to what of `name` isn't there, as a sentence or nothing."""
+    *parts, last = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            module = importlib.import_module(".".join(parts[:end]))
+        except Exception:  # it is wrong itself
+            last = parts[end - 1]
+            continue
+        names = dir(module)
+        names += [m.name for m in pkgutil.iter_modules(getattr(module, "__path__", ()))]
+        close = did_you_mean(last, [n for n in names if n != last])
+        return close.replace("'", f"'{module.__name__}.", 1)
+    return ""

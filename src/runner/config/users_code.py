@@ -15,7 +15,8 @@ def raised(error: BaseException) -> str | None:
     """What a user's function raised, and where; None if it wasn't one that did.
 
     It is theirs if the last frame that is no library's is of their code, wherever it
-    was called from.
+    was called from; or if it is where runner calls a part of theirs, which has no code
+    of its own that raised it: see `InPart`.
     """
     if _is_of_another_trace(error):
         return (
@@ -33,7 +34,16 @@ def raised(error: BaseException) -> str | None:
     known = [frame for frame in called if not _is_of_library(frame.filename)]
     theirs = [f for f in known if not f.filename.startswith(_RUNNER)]
     if not theirs or known[-1] is not theirs[-1]:
-        return None
+        part, where = getattr(error, "runner_part", (None, None))
+        if known[-1].filename != where:
+            return None
+        last = called[-1]
+        place = f"raised in {last.filename}, line {last.lineno} "
+        return (
+            f"{part}: {type(error).__name__}: {error}\n"
+            f"{place if last is not known[-1] else ''}"
+            "(HYDRA_FULL_ERROR=1 shows all frames)"
+        )
     last = theirs[-1]
     lines = "".join(traceback.format_list(theirs)).rstrip()
     return (

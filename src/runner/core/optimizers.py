@@ -13,7 +13,7 @@ from runner.core.group import FACTOR, REST
 from runner.core.keep import Keep, make_anew
 from runner.core.optimizer_spec import OptimizerSpec, toy_update
 from runner.core.schedules import ReduceOnPlateau, states_of
-from runner.errors import ConfigError
+from runner.errors import ConfigError, what_is
 
 
 class Optimizer(NamedTuple):
@@ -191,9 +191,13 @@ def _refused_as_traced(func: Callable, static: dict, floats: dict) -> list[str]:
         traced = {k: floats[k] for k in names}
 
         def step(learning_rate, traced):
-            return toy_update(
-                func(learning_rate=learning_rate, **static, **fixed, **traced)
-            )
+            tx = func(learning_rate=learning_rate, **static, **fixed, **traced)
+            if not isinstance(tx, optax.GradientTransformation):
+                raise ConfigError(
+                    f"optimizer: {func.__name__} returned {what_is(tx)}, and must "
+                    "return a gradient transformation of optax, as optax.chain does"
+                )
+            return toy_update(tx)
 
         try:
             jax.eval_shape(step, 0.1, traced)

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from optax.contrib import ReduceLROnPlateauState
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, InPart, what_is
 
 Schedule = Callable[[Any], Any]
 
@@ -37,16 +37,27 @@ class ReduceOnPlateau(NamedTuple):
 
 def table(schedule: Schedule, steps: int) -> np.ndarray:
     """The learning rates of steps 0 to `steps` - 1: float32 [steps]."""
-    try:
-        # Not jitted: compiling takes ten times as long as these few operations.
-        rates = jax.vmap(schedule)(np.arange(steps))
-    except (  # a schedule of plain Python `if`s, of NumPy, or of a list
-        jax.errors.ConcretizationTypeError,
-        jax.errors.TracerArrayConversionError,
-        jax.errors.TracerIntegerConversionError,
-    ):
-        rates = [schedule(step) for step in range(steps)]
-    rates = np.asarray(rates, np.float32)
+    if not callable(schedule):
+        raise ConfigError(
+            f"schedule: its function returned {what_is(schedule)}, and must return a "
+            "function from a step to a learning rate"
+        )
+    with InPart("schedule"):
+        try:
+            # Not jitted: compiling takes ten times as long as these few operations.
+            rates = jax.vmap(schedule)(np.arange(steps))
+        except (  # a schedule of plain Python `if`s, of NumPy, or of a list
+            jax.errors.ConcretizationTypeError,
+            jax.errors.TracerArrayConversionError,
+            jax.errors.TracerIntegerConversionError,
+        ):
+            rates = [schedule(step) for step in range(steps)]
+        rates = np.asarray(rates, np.float32)
+    if rates.shape != (steps,):
+        given = f"shape {rates.shape[1:]}" if rates.ndim else "nothing"
+        raise ConfigError(
+            f"schedule: of a step it gives {given}, and must give a number, shape ()"
+        )
     bad = np.flatnonzero(~np.isfinite(rates) | (rates < 0))
     if bad.size:
         raise ConfigError(

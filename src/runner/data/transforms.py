@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, InPart, what_is
 
 if TYPE_CHECKING:
     import jax
@@ -34,8 +34,29 @@ def transformed(
 
     for i, transform in enumerate(transforms):
         own = None if key is None else jax.random.fold_in(key, i)
-        batch = transform(batch, own, key is not None)
+        name = f"data.transforms[{i}]"
+        if not callable(transform):
+            raise ConfigError(
+                f"{name}: its function returned {what_is(transform)}, and must return "
+                "a function from (batch, key, train) to a batch"
+            )
+        with InPart(name):
+            batch = transform(batch, own, key is not None)
+        _check_batch(name, batch)
     return batch
+
+
+def _check_batch(name: str, batch: Any) -> None:
+    if not isinstance(batch, dict):
+        raise ConfigError(
+            f"{name}: it returned {what_is(batch)} instead of a batch, a dict of arrays"
+        )
+    shapes = {column: np.shape(x) for column, x in batch.items()}
+    if len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values():
+        raise ConfigError(
+            f"{name}: it returned a batch of {shapes}; the first dimension of each "
+            "column is that of the examples, of which all have equally many"
+        )
 
 
 def scale(*, column: str, subtract: float, divide: float) -> Transform:

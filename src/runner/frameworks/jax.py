@@ -6,6 +6,7 @@ import optax
 from runner.core.optimizer_spec import extra_arguments
 from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState
+from runner.errors import InPart
 from runner.models.model import Model
 from runner.tasks.task import Task, mean, sums
 
@@ -16,15 +17,17 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
     initial_values = model.form("init")
 
     def init(key, learning_rate, hyperparameters):
-        params, model_state = initial_values(key)
+        with InPart("model"):
+            params, model_state = initial_values(key)
         tx = optimizer.transformation(learning_rate, hyperparameters)
         return TrainState(params, model_state, tx.init(params))
 
     def gradients(state, batch, key):
         def loss_fn(params):
-            outputs, model_state = forward(
-                params, state.model_state, task.inputs(batch), key, train=True
-            )
+            with InPart("model"):
+                outputs, model_state = forward(
+                    params, state.model_state, task.inputs(batch), key, train=True
+                )
             found = sums(task, outputs, batch)
             return mean(found.loss, found.weight), (found, model_state)
 
@@ -42,6 +45,7 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
 
     def predict(state, inputs):
         key = jax.random.key(0)  # dropout is off
-        return forward(state.params, state.model_state, inputs, key, train=False)[0]
+        with InPart("model"):
+            return forward(state.params, state.model_state, inputs, key, train=False)[0]
 
     return Pipeline(init, gradients, apply_gradients, predict)

@@ -13,6 +13,7 @@ from flax.training import train_state
 from runner.core.optimizer_spec import extra_arguments
 from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState
+from runner.errors import ConfigError, InPart, what_is
 from runner.models.model import Model
 from runner.tasks.task import Task, mean, sums
 from runner.trees import path_text
@@ -32,7 +33,7 @@ class LinenState(train_state.TrainState):
 
 def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> Pipeline:
     """The usual linen training step, with a LinenState that lives inside it."""
-    module = model.form("linen")()
+    module = _module(model)
 
     def collections(model_state):
         # A canonical model state is BatchNorm's statistics without their collection.
@@ -42,7 +43,8 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> P
 
     def boxed(key):
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
-        return dict(module.init(key, task.inputs(zeros), train=False))
+        with InPart("model"):
+            return dict(module.init(key, task.inputs(zeros), train=False))
 
     def init(key, learning_rate, hyperparameters):
         if model.init:
@@ -59,13 +61,14 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> P
         variables = collections(state.model_state)
 
         def loss_fn(params):
-            outputs, mutated = module.apply(
-                {"params": params, **variables},
-                task.inputs(batch),
-                train=True,
-                mutable=list(variables),
-                rngs=key,  # for a stream of any name, not for "dropout" alone
-            )
+            with InPart("model"):
+                outputs, mutated = module.apply(
+                    {"params": params, **variables},
+                    task.inputs(batch),
+                    train=True,
+                    mutable=list(variables),
+                    rngs=key,  # for a stream of any name, not for "dropout" alone
+                )
             found = sums(task, outputs, batch)
             return mean(found.loss, found.weight), (found, mutated)
 
@@ -90,7 +93,8 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> P
 
     def predict(state, inputs):
         variables = {"params": state.params, **collections(state.model_state)}
-        return module.apply(variables, inputs, train=False)
+        with InPart("model"):
+            return module.apply(variables, inputs, train=False)
 
     def partitioning():
         params = jax.eval_shape(boxed, jax.random.key(0)).get("params", {})
@@ -102,6 +106,17 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer, example: dict) -> P
         }
 
     return Pipeline(init, gradients, apply_gradients, predict, partitioning)
+
+
+def _module(model: Model) -> linen.Module:
+    with InPart("model"):
+        module = model.form("linen")()
+    if not isinstance(module, linen.Module):
+        raise ConfigError(
+            f"model: its function linen returned {what_is(module)}, and must return a "
+            "linen.Module"
+        )
+    return module
 
 
 def _names(box: meta.Partitioned) -> Any:

@@ -9,6 +9,7 @@ from flax.core.spmd import get_pspec
 from runner.core.optimizer_spec import extra_arguments
 from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState
+from runner.errors import ConfigError, InPart, what_is
 from runner.models.model import Model
 from runner.tasks.task import Task, mean, sums
 
@@ -32,7 +33,14 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
     def parts(key):
         # The names of axes are for the runner's mesh, which `sharded` knows.
         with nnx.use_eager_sharding(False):
-            return nnx.split(make(nnx.Rngs(key)))
+            with InPart("model"):
+                made = make(nnx.Rngs(key))
+            if not isinstance(made, nnx.Module):
+                raise ConfigError(
+                    f"model: its function nnx returned {what_is(made)}, and must "
+                    "return an nnx.Module"
+                )
+            return nnx.split(made)
 
     def new(key):
         with jax.enable_x64(False):
@@ -63,7 +71,9 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
         made = module(state, key, train=True)
 
         def loss_fn(made):
-            found = sums(task, made(task.inputs(batch)), batch)
+            with InPart("model"):
+                outputs = made(task.inputs(batch))
+            found = sums(task, outputs, batch)
             return mean(found.loss, found.weight), found
 
         grads, found = nnx.grad(loss_fn, has_aux=True)(made)
@@ -85,7 +95,9 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
         return TrainState(_values(made)[0], state.model_state, opt_state)
 
     def predict(state, inputs):
-        return module(state, jax.random.key(0), train=False)(inputs)
+        made = module(state, jax.random.key(0), train=False)
+        with InPart("model"):
+            return made(inputs)
 
     def partitioning():
         with jax.enable_x64(False):

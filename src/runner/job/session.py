@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from runner.config.instantiate import call, resolved
+from runner.config.instantiate import resolved
 from runner.core.program import Program, compile_program
 from runner.core.program_spec import ProgramSpec
 from runner.core.run import BLIND, Host, Run, Witness
@@ -17,6 +17,7 @@ from runner.core.snapshot import Start
 from runner.core.step import Values
 from runner.core.timetable import Timetable
 from runner.core.train import train
+from runner.job.part import part
 from runner.job.processes import Processes
 
 # A sweep's jobs have one data set and a few programs between them, but a process may
@@ -65,10 +66,10 @@ class Session:
         return made
 
     def made(self, cfg: DictConfig, group: str, **given: Any) -> Any:
-        """Like `call`, but reuses what this session has made for the same arguments."""
+        """Like `part`, but reuses what this session has made for the same arguments."""
         return self.keep(
             (group, described(cfg, group), json.dumps(given, default=str)),
-            lambda: call(cfg, group, **given),
+            lambda: part(cfg, group, **given),
         )
 
     def program(

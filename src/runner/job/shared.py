@@ -10,7 +10,7 @@ from runner.checks.reference import Watched, reference
 from runner.checks.side_by_side import Toy
 from runner.checks.toy import BATCH_SIZE, on_toy, toy_model, toy_task
 from runner.checks.trajectory import Trajectories
-from runner.config.instantiate import call, function, target
+from runner.config.instantiate import function, target
 from runner.core import feed, step
 from runner.core.convolution import as_patches
 from runner.core.mesh import device_mesh
@@ -26,6 +26,7 @@ from runner.frameworks.precise import precise
 from runner.frameworks.sharded import sharded
 from runner.job.check import listed
 from runner.job.description import description
+from runner.job.part import part
 from runner.job.session import Session
 from runner.models.model import Model
 from runner.tasks.task import Task
@@ -134,7 +135,7 @@ def _pipeline(
     cfg: DictConfig, model: Model, task: Task, tx: Optimizer, example: dict
 ) -> Pipeline:
     """The framework's. It gets copies: a reference is made from the same parts."""
-    return call(
+    return part(
         cfg,
         "framework",
         model=model,

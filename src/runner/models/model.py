@@ -52,9 +52,11 @@ class Model(NamedTuple):
         form = getattr(self, name)
         if form is None:
             given = [field for field, value in self._asdict().items() if value]
+            able = [f for f in given if f != "init" and (f != "jax" or self.init)]
+            others = f". Try framework={' or '.join(able)}" if able else ""
             raise MissingForm(
                 f"this model has no {name!r}, which the framework needs; it has "
-                f"{', '.join(given) or 'nothing'}"
+                f"{', '.join(given) or 'nothing'}{others}"
             )
         return form
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, InPart
 
 Better = Literal["min", "max"]
 
@@ -43,7 +43,8 @@ def average(
     """
 
     def update(outputs, batch, counted):
-        each = values(outputs, batch).astype(jnp.float32)
+        with InPart(""):
+            each = jnp.asarray(values(outputs, batch), jnp.float32)
         counted, each = matched(counted, each)
         return {"sum": jnp.sum(jnp.where(counted, each, 0)), "count": counted.sum()}
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from runner.data.dataset import Feature
 from runner.data.transforms import Batch
-from runner.errors import ConfigError, did_you_mean
+from runner.errors import ConfigError, InPart, did_you_mean, what_is
 from runner.tasks.metric import Better, Metric
 
 
@@ -57,7 +57,14 @@ def sums(
       is_example: bool [B]; rows where it is False, which may hold anything, don't
         count. None: all count.
     """
-    values, weights = task.loss(outputs, batch)
+    with InPart("task"):
+        lost = task.loss(outputs, batch)
+    if not isinstance(lost, tuple | list) or len(lost) != 2:
+        raise ConfigError(
+            f"task: the loss returned {what_is(lost)}, and must return a tuple of two: "
+            "the loss of each example, and how much each counts (1.0: all alike)"
+        )
+    values, weights = lost
     values = jnp.asarray(values, jnp.float32)
     _check_loss(values, weights, batch)
     weights = jnp.broadcast_to(jnp.asarray(weights, jnp.float32), values.shape)
@@ -95,7 +102,8 @@ def _metric_sums(
     name: str, metric: Metric, outputs: Any, batch: Batch, counted: jax.Array
 ) -> Any:
     try:
-        return metric.update(outputs, batch, counted)
+        with InPart(f"metrics.{name}"):
+            return metric.update(outputs, batch, counted)
     except ConfigError as error:
         raise ConfigError(f"metrics.{name}: {error}") from error
 
@@ -113,7 +121,8 @@ def numbers(task: Task, total: Sums) -> dict[str, jax.Array]:
     """
     found = {"loss": mean(total.loss, total.weight)}
     for name, metric in task.metrics.items():
-        value = metric.finish(total.metrics[name])
+        with InPart(f"metrics.{name}"):
+            value = metric.finish(total.metrics[name])
         parts = value if isinstance(value, dict) else {"": value}
         for part, number in parts.items():
             if jnp.shape(number) != ():
