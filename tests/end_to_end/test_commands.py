@@ -33,3 +33,26 @@ def test_the_console_script_finds_a_users_modules(tmp_path):
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1 and "it was found" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, arguments, missing",
+    [
+        ("compare", "nowhere --by seed there", "there"),
+        ("list", "nowhere --sort seed there", "nowhere"),
+        ("mirror", "nowhere --config-dir . tracker=cvs", "tracker=cvs"),
+        ("parity", "seed=0 --steps 2 optimizer=admm", "optimizer=admm"),
+        ("evaluate", "nowhere --json data.batch_size=2", "nowhere"),
+    ],
+)
+def test_folders_and_overrides_may_follow_an_option(
+    name, arguments, missing, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    command = importlib.import_module(program.COMMANDS[name])
+    try:
+        said = f"{command.main(arguments.split())}"
+    except SystemExit as ended:
+        said = str(ended.code)
+    said += capsys.readouterr().err
+    assert missing in said and "unrecognized" not in said

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
       arguments: those of the command line, by default from sys.argv.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     try:
         runs = load(options.folders)
         found = listed(runs, options.where, options.sort, options.show)

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       the exit status, see `_EXAMPLE`.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     try:
         runs = (load_wandb if options.wandb else load).load(options.folders)
         question = options.by, options.metric, options.target, options.budget

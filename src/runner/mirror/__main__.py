@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       the exit status: 0 if all is there, 1 if not or after a mistake, 130 after Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     # A job of a sweep has a name such as seed=0.
     is_folder = {i: "=" not in i or os.path.exists(i) for i in options.items}
     folders = [Path(item) for item in options.items if is_folder[item]]

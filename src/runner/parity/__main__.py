@@ -28,7 +28,7 @@ MEASURES = ("loss", "grad", "params")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit with status 0 if all frameworks agree, 1 if not or after an error."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     conf.register()
     try:
         with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
