@@ -11,7 +11,7 @@ import pytest
 from helpers.at_night import one_in
 from helpers.forked import python
 from helpers.mistaken.command_lines import COMMAND_LINES
-from helpers.mistaken.files import FILES, HEAD, OF_DEFAULTS
+from helpers.mistaken.files import EXPERIMENTS, FILES, HEAD, OF_DEFAULTS
 from helpers.mistaken.runs import BARE, RUNS
 from helpers.mistaken.values import VALUES
 from runner.cli import MISTAKES, main
@@ -104,6 +104,24 @@ def test_in_a_list_of_defaults(in_a_file, case):
     content, *said = case
     message = in_a_file(content)
     assert all(part in message for part in said), message
+
+
+@pytest.mark.parametrize("case", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_in_an_experiment(tmp_path, told, case):
+    content, *said = case
+    file = tmp_path / "conf" / "experiment" / "bad.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    message = told("--config-dir", "conf", "experiment=bad", "print=config")
+    assert message.startswith("error: ") and "composing config" not in message
+    assert all(part in message for part in said), message
+
+
+def test_a_choice_in_the_place_of_its_section(composed):
+    cfg = composed()
+    cfg.model = "cnn"  # as `model: cnn` in an experiment does
+    with pytest.raises(MISTAKES, match=r"model=cnn must be.*`- override /model: cnn`"):
+        check(cfg)
 
 
 @pytest.mark.parametrize("where", ["file:///nowhere", "pkg://no.pkg", "nowhere"])

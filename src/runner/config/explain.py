@@ -26,6 +26,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from runner.config import own_defaults
 from runner.config.argument_types import described
 from runner.config.conf import conf_dir
 from runner.config.plain import plain
@@ -102,6 +103,9 @@ def _explained(error: BaseException, overrides: Sequence[str] | None) -> str:
     if isinstance(error, ConfigError):
         return str(error)
     refused = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    sections = typing.get_type_hints(Settings)
+    if why := own_defaults.explained(str(error), _groups(), sections):
+        return why
     if isinstance(error, MissingConfigException):
         return _no_such_option(error)
     if isinstance(error, OverrideParseException):
@@ -122,6 +126,8 @@ def _explained(error: BaseException, overrides: Sequence[str] | None) -> str:
         given = sys.argv[1:] if overrides is None else overrides
         return _refused(refused, error, given)
     if isinstance(error, ConfigCompositionException):
+        if isinstance(error.__context__, ValidationError):
+            return _refused_in_file(error.__context__, str(error))
         return _not_composed(str(error), overrides is not None)
     if "Config group override must be" in str(error):
         return _not_a_name(error, sys.argv[1:] if overrides is None else overrides)
@@ -213,6 +219,34 @@ def _refused(
     if is_key and str(refused.key) not in map(str, parent):
         return _no_such_key(key, str(refused.key), parent, overrides)
     return f"{key}: {text}" if key and key not in text else text
+
+
+def _refused_in_file(refused: ValidationError, text: str) -> str:
+    """A value of a user's file, as in `train: {epochs: ten}`, that has another type."""
+    why = str(refused).split("\n")[0]
+    key, value = refused.full_key or "", "=null" if "not Optional" in why else ""
+    if found := re.match(r"Value '(.*)' of type", why):
+        value = f"={found[1]}"
+    if found := re.match(
+        r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", why
+    ):
+        key, value = _section_of(found[1], Settings), f"={found[2]}"
+    file, wanted = re.match(r"In '(.+?)/(.+?)'", text), _wanted(key)
+    if not key or not wanted:
+        return " ".join(text.split())
+    named = f"{file[1]}={file[2]}: " if file else ""
+    chosen = f"; `- override /{key}: NAME` in its defaults chooses a file"
+    return f"{named}{key}{value} must be {wanted}{chosen if key in _groups() else ''}"
+
+
+def _section_of(name: str, kind: type) -> str:
+    """The key of the section in `kind` whose class is called `name`; empty: none."""
+    for key, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            below = _section_of(name, typing.cast(type, hint))
+            if below or getattr(hint, "__name__", "") == name:
+                return f"{key}.{below}".removesuffix(".")
+    return ""
 
 
 def _wanted(key: str) -> str | None:
@@ -309,7 +343,10 @@ def _not_composed(text: str, from_python: bool) -> str:
     twice = re.match(r"(\S+) appears more than|Multiple values for (.*?)\. ", text)
     if twice:
         group = twice[1] or twice[2]
-        return f"{group} has a choice already; {group}=... without a + changes it"
+        return (
+            f"{group} has a choice already; {group}=... without a + changes it, as "
+            f"`- override /{group}: ...` does in the defaults of a file"
+        )
     nowhere = re.match(
         r"In '(.+)/(.+?)'.*Key '(.+?)' not in '.+'\n\s*full_key: (\S+)", text, re.DOTALL
     )

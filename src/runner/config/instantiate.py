@@ -130,6 +130,11 @@ def function(cfg: DictConfig, group: str, given: Collection[str]) -> Callable[..
 
 
 def _check(node: Any, key: str) -> None:
+    if isinstance(node, str) and "." not in key:
+        raise ConfigError(
+            f"{key}={node} must be a section, with its function as _target_. In the "
+            f"defaults of a file, `- override /{key}: {node}` chooses {key}/{node}.yaml"
+        )
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise ConfigError(
             f"{key} must name its function as {key}._target_, with `_target_:` in its "

@@ -37,3 +37,31 @@ OF_DEFAULTS = {
     "a long loop": ("defaults: [worse]\n", "model/bad -> model/worse -> model/bad"),
     "a loop of packages": ("defaults: [/model@own: bad]\n", "model/bad -> model/bad"),
 }
+# Contents of conf/experiment/bad.yaml, which sets what is in several sections.
+GLOBAL = "# @package _global_\n"
+EXPERIMENTS = {
+    "no package": ("train: {epochs: 1}\n", "must be `# @package _global_`"),
+    "no package, defaults": (
+        "defaults: [override /optimizer: sgd]\n",
+        "must be `# @package _global_`",
+    ),
+    "no override": (
+        GLOBAL + "defaults: [optimizer: sgd]\n",
+        "written `- override /optimizer: sgd`",
+    ),
+    "no slash": (
+        GLOBAL + "defaults: [override optimizer: sgd]\n",
+        "written `- override /optimizer: NAME`",
+    ),
+    "a slash alone": (
+        GLOBAL + "defaults: [/optimizer: sgd]\n",
+        "optimizer has a choice already",
+        "`- override /optimizer: ...`",
+    ),
+    "no colon": (GLOBAL + "train:\n  epochs 1\n", "train=epochs 1 must be a section"),
+    "a section of one": (GLOBAL + "train: {stop: 5}\n", "train.stop=5 must be a sect"),
+    "text": (GLOBAL + "train: {epochs: ten}\n", "train.epochs=ten must be a whole"),
+    "a list": (GLOBAL + "seed: [0, 1]\n", "bad: seed=[0, 1] must be a whole number"),
+    "null": (GLOBAL + "tracker: null\n", "tracker=null must be a mapping"),
+    "a choice as mapping": (GLOBAL + "tracker: csv\n", "`- override /tracker: NAME`"),
+}
