@@ -5,7 +5,7 @@ import difflib
 import os
 import re
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # sysexits.h's "temporary failure, try again later". Schedulers can be set to requeue
@@ -117,13 +117,23 @@ def no_such_key(section: str, name: object, names: Iterable[str]) -> str:
 
 
 def refuse_one(name: str, value: object) -> None:
-    """Refuse text or a path where a list of such is meant: its letters would be it.
+    """Refuse what is no list of texts or paths. The letters of a text would be one.
 
     Raises:
-      ConfigError: `value` is one.
+      ConfigError: `value` is one text or path, a mapping, or a list of other things.
     """
+    such: Any = None
     if isinstance(value, str | os.PathLike):
-        raise ConfigError(f"{name} must be a list, such as [{str(value)!r}]")
+        such = words = str(value).split()
+        if not all("=" in word for word in words):  # a path may have spaces
+            such = [str(value)]
+    elif isinstance(value, Mapping):
+        such = [f"{key}={each}" for key, each in value.items()]
+    if such is not None:
+        raise ConfigError(f"{name} must be a list, such as {such}")
+    for each in value if isinstance(value, Sequence) else ():
+        if not isinstance(each, str | os.PathLike):
+            raise ConfigError(f"{name} must be a list of text, and has {what_is(each)}")
 
 
 def few(names: Iterable[str], most: int = 8) -> str:

@@ -62,7 +62,7 @@ def run(
     """
     with _hydra(overrides, config_dir) as (hydra, given):
         cfg = hydra.compose_config("config", given, RunMode.RUN)
-        place = _place(folder, cfg.hydra.run)
+        place = _place(folder, cfg.hydra.run, given)
         composed = facts(cfg, cfg.hydra, place, sweep=None)
     for key, value in (("print", cfg.print), ("cluster.engine", cfg.cluster.engine)):
         if value is not None:
@@ -101,7 +101,7 @@ def run_sweep(
     leave_to_jobs()
     with _hydra(overrides, config_dir) as (hydra, given):
         master = hydra.compose_config("config", given, RunMode.MULTIRUN)
-        place = _place(folder, master.hydra.sweep)
+        place = _place(folder, master.hydra.sweep, given)
         try:
             hydra.multirun(
                 "config", job, [*given, f"hydra.sweep.dir={conf.quoted(place)}"]
@@ -136,11 +136,14 @@ def compare_runs(
     from runner.compare.load import load
 
     refuse_one("folders", folders)
-    runs = load([Path(folder) for folder in folders])
+    paths = [Path(folder) for folder in folders]
+    if not paths:
+        raise ConfigError("folders must name at least one folder of runs")
+    runs = load(paths)
     return Findings(runs, analyse(runs, by, metric, target))
 
 
-def _place(folder: str | Path | None, asked: Any) -> Path:
+def _place(folder: str | Path | None, asked: Any, given: Sequence[str]) -> Path:
     """`folder`, or what `asked.dir` names: a new one if that is just the time.
 
     It is in seconds, and from Python several runs may be started in one.
@@ -148,6 +151,9 @@ def _place(folder: str | Path | None, asked: Any) -> Path:
     if folder is not None:
         if not str(folder).strip():
             raise ConfigError("folder= is empty, and must be the name of a folder")
+        for other in given:
+            if other.lstrip("+").startswith(("hydra.run.dir=", "hydra.sweep.dir=")):
+                raise ConfigError(f"folder={folder} and {other} are both given")
         return Path(folder).absolute()
     first = Path(asked.dir).absolute()
     raw = plain(asked)
@@ -167,6 +173,12 @@ def _hydra(
       ConfigError: what Hydra refuses, as the command line explains it.
     """
     refuse_one("overrides", overrides)
+    for override in overrides:
+        if override.startswith("-"):
+            raise ConfigError(
+                f"{override} is an option of the command line: run_sweep stands for "
+                "-m, and config_dir= for --config-dir"
+            )
     conf.register()
     hydra_files()
     setup_globals()  # Hydra's own resolvers

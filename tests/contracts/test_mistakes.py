@@ -117,6 +117,14 @@ def test_in_an_experiment(tmp_path, told, case):
     assert all(part in message for part in said), message
 
 
+def test_a_file_with_another_ending(tmp_path, told):
+    file = tmp_path / "conf" / "model" / "mine.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text(HEAD)
+    message = told("--config-dir", "conf", "model=mine")
+    assert f"{file} is there: name it mine.yaml" in message
+
+
 def test_a_choice_in_the_place_of_its_section(composed):
     cfg = composed()
     cfg.model = "cnn"  # as `model: cnn` in an experiment does

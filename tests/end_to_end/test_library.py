@@ -77,7 +77,7 @@ def test_runs_of_one_second_have_a_folder_each(
     setup_globals()
     when = OmegaConf.create({"dir": asked, "chosen": chosen})
     Path(when.dir).mkdir()
-    assert library._place(folder, when) == tmp_path / when.chosen
+    assert library._place(folder, when, []) == tmp_path / when.chosen
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,15 @@ def test_runs_of_one_second_have_a_folder_each(
         (["optimizer=adam,sgd"], "is several values: run_sweep runs one job for each"),
         (["optimizer=null"], "optimizer=null must be the name of a file in the group"),
         ("seed=1", r"overrides must be a list, such as \['seed=1'\]"),
+        ("seed=1 seed=2", r"overrides must be a list, such as \['seed=1', 'seed=2'\]"),
+        ({"seed": 1}, r"overrides must be a list, such as \['seed=1'\]"),
+        ([1], "overrides must be a list of text, and has 1"),
+        (["-m", "seed=1"], "-m is an option of the command line: run_sweep stands"),
+        (["hydra.run.dir=other"], "folder=run and hydra.run.dir=other are both given"),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing(tiny, tmp_path, overrides, said):
-    asked = overrides if isinstance(overrides, str) else [*tiny, *overrides]
+    asked = [*tiny, *overrides] if isinstance(overrides, list) else overrides
     with pytest.raises(ConfigError, match=said):
         runner.run(asked, folder="run")
     assert not list(tmp_path.iterdir())

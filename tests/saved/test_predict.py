@@ -6,6 +6,7 @@ import pytest
 
 from helpers.saved_runs import SHORT, WITH_STATISTICS, some_at_night
 from runner import load_run
+from runner.errors import ConfigError
 from runner.evaluate.__main__ import main as evaluate
 from runner.predict.__main__ import main as predict
 
@@ -79,3 +80,22 @@ def test_a_table_that_cannot_be_written(trained, out, said, tmp_path, capsys):
     (tmp_path / "a").write_text("a file")
     assert predict([str(trained()), "--out", str(tmp_path / out)]) == 1
     assert said in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "shape, said",
+    [
+        (
+            (8, 8, 1),
+            r"input has shape \[8, 8, 1\], and in the data \[B, 8, 8, 1\], where B",
+        ),
+        ((0, 8, 8, 1), r"input has shape \[0, 8, 8, 1\]"),
+        (
+            (1, 9, 9, 1),
+            r"shape \[1, 9, 9, 1\], and in the data \[B, 8, 8, 1\]\. dot_gen",
+        ),
+    ],
+)
+def test_inputs_of_another_shape_are_told_with_that_of_the_data(trained, shape, said):
+    with pytest.raises(ConfigError, match=said):
+        load_run(trained()).predict({"input": np.zeros(shape, np.uint8)})

@@ -172,6 +172,9 @@ def _no_such_option(error: MissingConfigException) -> str:
     own = Path("conf", group, f"{name}.yaml")
     if own.is_file():
         return f"{message}\n{own} is there: add --config-dir conf"
+    for folder in re.findall(r"path=file://(.+)", str(error)):
+        if (own := Path(folder, group, f"{name}.yml")).is_file():
+            return f"{message}\n{own} is there: name it {name}.yaml, as Hydra reads it"
     near = did_you_mean(name, choices) or one_of(_saying(name, group, choices))
     return message + _on_its_own_line(near)
 

@@ -127,6 +127,7 @@ class SavedRun:
         built, state = self._ready(())
         spec = built.run.spec
         given = {name: np.asarray(x) for name, x in batch.items()}
+        odd = _odd_shapes(given, spec.dataset.train.rows(np.zeros(1, int)))
         try:
             columns = transformed(spec.dataset.transforms, given, None)
             inputs = spec.task.inputs(columns)
@@ -137,7 +138,12 @@ class SavedRun:
             raise ConfigError(
                 f"predict needs the column {name}, and got {', '.join(given) or 'none'}"
             ) from error
-        return spec.pipeline.predict(state, inputs)
+        try:
+            return spec.pipeline.predict(state, inputs)
+        except (TypeError, ValueError) as error:
+            if not odd:
+                raise
+            raise ConfigError(f"predict: {odd}. {error}") from error
 
     def predictions(
         self, split: str | None = None, data: Sequence[str] = (), outputs: bool = True
@@ -248,3 +254,23 @@ def load_run(
     asked = None if state is None else str(state)
     own = None if config_dir is None else Path(config_dir)
     return SavedRun(recorded, summary, asked, trust, own)
+
+
+def _odd_shapes(given: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]) -> str:
+    """Which columns have examples of other sizes than the data, as text.
+
+    A model may take them, as one of tokens takes fewer of these.
+
+    Raises:
+      ConfigError: there are no examples, or a column has other dimensions.
+    """
+    odd = []
+    for name in sorted(given.keys() & rows.keys()):
+        x, sizes = given[name], rows[name].shape[1:]
+        wanted = ", ".join(["B", *map(str, sizes)])
+        told = f"{name} has shape {list(x.shape)}, and in the data [{wanted}]"
+        if x.ndim != 1 + len(sizes) or not len(x):
+            raise ConfigError(f"predict: {told}, where B is 1 for a single example")
+        if x.shape[1:] != sizes:
+            odd.append(told)
+    return "; ".join(odd)
