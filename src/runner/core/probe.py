@@ -43,12 +43,13 @@ class Joined:
 
     def apart(self) -> dict[str, np.ndarray]:
         """The numbers by name, each [..., *shape], once they are on the host."""
-        sizes = [math.prod(shape) * kind.itemsize // 4 for _, shape, kind in self.kinds]
-        parts = np.split(self.bits, np.cumsum(sizes, dtype=int), axis=-1)
-        return {
-            name: np.ascontiguousarray(part).view(kind).reshape(part.shape[:-1] + shape)
-            for (name, shape, kind), part in zip(self.kinds, parts, strict=False)
-        }
+        found, start = {}, 0
+        for name, shape, kind in self.kinds:
+            end = start + math.prod(shape) * kind.itemsize // 4
+            part = np.ascontiguousarray(self.bits[..., start:end]).view(kind)
+            found[name] = part.reshape(part.shape[:-1] + shape)
+            start = end
+        return found
 
 
 def joined(numbers: Mapping[str, jax.Array]) -> Joined:

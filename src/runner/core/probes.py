@@ -60,52 +60,62 @@ def histogram(
     if buckets < 1:
         raise ConfigError(f"histogram: buckets={buckets} must be at least 1")
     trees = _chosen("histogram", of, (parameters, gradients, updates))
+    layers = {name: _by_layer(tree) for name, tree in trees.items()}
+    parts = [x for each in layers.values() for x in each.values()]
+    found = iter(_histograms(parts, buckets))
     return {
-        name: {
-            layer: _histogram(leaves, buckets)
-            for layer, leaves in _by_layer(tree).items()
-        }
-        for name, tree in trees.items()
+        name: {layer: next(found) for layer in each} for name, each in layers.items()
     }
 
 
-def _histogram(leaves: Sequence[jax.Array], buckets: int) -> dict[str, jax.Array]:
-    def bound(x: jax.Array, largest: bool) -> jax.Array:
-        if largest:
-            return jnp.max(x, where=jnp.isfinite(x), initial=-jnp.inf)
-        return jnp.min(x, where=jnp.isfinite(x), initial=jnp.inf)
-
-    low, high = (
-        jnp.stack([bound(x, largest) for x in leaves]) for largest in (False, True)
-    )
-    low, high = low.min(), high.max()
-    width = jnp.where(high > low, (high - low) / buckets, 1)
-
-    def counts(x: jax.Array) -> jax.Array:
-        at = jnp.minimum((x - low) / width, buckets - 1)
-        at = jnp.where(jnp.isfinite(x), at, buckets).astype(jnp.int32).ravel()
-        # In float32 a count would stop at 2^24. What lies in no bucket is dropped. On
-        # CPU, XLA would call a second thread for what negative indices take.
-        counts = jnp.zeros(buckets, jnp.int32).at[at]
-        return counts.add(1, mode="drop", wrap_negative_indices=False)
-
-    return {"low": low, "high": high, "counts": sum(map(counts, leaves), jnp.int32(0))}
+def _histograms(
+    parts: Sequence[Sequence[jax.Array]], buckets: int
+) -> list[dict[str, jax.Array]]:
+    """Of each part, which has some leaves. The small ones are counted together."""
+    indices, bounds = [], []
+    for n, leaves in enumerate(parts):
+        # One minimum is both bounds: the largest value is the least of the negative.
+        both = [jnp.where(jnp.isfinite(x), jnp.stack([x, -x]), jnp.inf) for x in leaves]
+        least = [jnp.min(x, range(1, x.ndim), initial=jnp.inf) for x in both]
+        low, negative = jnp.stack(least).min(0)
+        high = -negative
+        width = jnp.where(high > low, (high - low) / buckets, 1)
+        bounds.append((low, high))
+        for x in leaves:
+            at = jnp.minimum((x - low) / width, buckets - 1).astype(jnp.int32)
+            # What isn't finite lies in no bucket of any.
+            at = jnp.where(jnp.isfinite(x), n * buckets + at, len(parts) * buckets)
+            indices.append(at.ravel())
+    # In float32 a count would stop at 2^24. On CPU, XLA would call a second thread for
+    # what negative indices take.
+    counts = jnp.zeros(len(parts) * buckets, jnp.int32)
+    for at in with_small_joined(indices):
+        counts = counts.at[at].add(1, mode="drop", wrap_negative_indices=False)
+    counts = counts.reshape(len(parts), buckets)
+    return [
+        {"low": low, "high": high, "counts": own}
+        for (low, high), own in zip(bounds, counts, strict=True)
+    ]
 
 
 def _norms(trees: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
     """The norms of the layers of trees that have the same ones, by name and layer.
 
-    One sum is over all trees: on CPU, XLA takes about as long for each as for many.
+    One sum is over all trees, and one root over all sums: on CPU, XLA takes about as
+    long for each as for many.
     """
     layers = {name: _by_layer(tree) for name, tree in trees.items()}
-    norms: dict[str, dict[str, jax.Array]] = {name: {} for name in trees}
-    for layer in next(iter(layers.values()), {}):
+    names = next(iter(layers.values()), {})
+    sums = []
+    for layer in names:
         alike = zip(*(leaves[layer] for leaves in layers.values()), strict=True)
         stacked = map(_stacked, alike)
-        sums = sum(jnp.sum(x * x, range(1, x.ndim)) for x in stacked)
-        for name, norm in zip(trees, jnp.sqrt(sums), strict=True):
-            norms[name][layer] = norm
-    return norms
+        sums.append(sum(jnp.sum(x * x, range(1, x.ndim)) for x in stacked))
+    norms = jnp.sqrt(jnp.stack(sums, 1)) if sums else [()] * len(trees)
+    return {
+        name: dict(zip(names, own, strict=True))
+        for name, own in zip(trees, norms, strict=True)
+    }
 
 
 def _stacked(leaves: Sequence[jax.Array]) -> jax.Array:
