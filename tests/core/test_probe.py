@@ -173,13 +173,15 @@ def test_a_key_of_the_program_alone(assembled):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("strategy", ["loop", "vmap"])
-def test_nor_with_all_that_xla_optimizes(tmp_path, strategy):
+@pytest.mark.parametrize("steps", [44, timetable.SHORT])
+def test_nor_with_all_that_xla_optimizes(tmp_path, strategy, steps):
     """The other tests have it do little of that."""
     kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "WANDB_MODE")}
     kept["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
     sweep = (
-        "-m", "framework=jax,linen,nnx", "seed=0,1", "train.epochs=2", "verify=false",
-        "tracker=none", f"hydra.launcher.strategy={strategy}",
+        "-m", "framework=jax,linen,nnx", "seed=0,1", "verify=false", "tracker=none",
+        "train.epochs=null", f"train.steps={steps}", "train.log_every_steps=22",
+        f"hydra.launcher.strategy={strategy}",
     )  # fmt: skip
     for name, probes in (("plain", ()), ("probed", PROBES[:4])):
         command = [sys.executable, "-m", "runner", *sweep, *probes]

@@ -123,8 +123,8 @@ def compile_program(
     numbers = jax.eval_shape(lambda: values)
     number, one = jax.ShapeDtypeStruct((), jnp.float32), np.int32(0)
 
-    initialize, train_step, look = _functions(spec, members)
-    looking = look and (look, timetable.is_logged)
+    initialize, train_step = _functions(spec, members)
+    looking = spec.probe and (spec.probe, timetable.is_logged)
 
     def call(blocks: int) -> Compiling:
         block = cut.block if blocks else 1
@@ -207,16 +207,15 @@ def capacities(spec: ProgramSpec, jaxpr: Jaxpr, members: int | None) -> tuple[in
 
 def _functions(
     spec: ProgramSpec, members: int | None
-) -> tuple[Callable, Callable, Callable | None]:
-    """The initial state, the training step, and a look at one."""
+) -> tuple[Callable, step.TrainStep]:
+    """The initial state, and the training step."""
     if members is None:
-        return spec.init, spec.train_step, spec.look
+        return spec.init, spec.train_step
     # A population has a mesh of its own.
     parts = spec.pipeline, spec.task, spec.dataset.transforms
     return (
         step.init(spec.pipeline, spec.averaging, spec.optimizer),
         step.train_step(*parts, spec.microbatches),
-        spec.probe and step.look(parts[0], parts[2], spec.microbatches, spec.probe),
     )
 
 

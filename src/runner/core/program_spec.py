@@ -9,6 +9,7 @@ from runner.core.mesh import Mesh
 from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline
 from runner.core.probe import Probe
+from runner.core.step import TrainStep
 from runner.data.dataset import Dataset
 from runner.tasks.task import Task
 
@@ -19,10 +20,8 @@ class ProgramSpec(NamedTuple):
     Attributes:
       description: plain values that identify the program; runs with equal ones share
         it. `key` is their hash.
-      init, train_step, eval_step: those of `runner.core.step`, jitted, so that each is
-        traced only once.
-      probe: gives more numbers of a logged step; None without `probes`. `look` is that
-        of `runner.core.step` with it.
+      init, train_step, eval_step: those of `runner.core.step`, each traced only once.
+      probe: gives more numbers of a logged step; None without `probes`.
       probes: the section of the configuration, which `key` depends on too.
       steps_per_call: the most; None leaves it to the rule of `choose`.
       reference: makes the pipeline that a witness computes with.
@@ -34,7 +33,7 @@ class ProgramSpec(NamedTuple):
     description: dict[str, Any]
     pipeline: Pipeline
     init: Any
-    train_step: Any
+    train_step: TrainStep
     eval_step: Any
     task: Task
     dataset: Dataset
@@ -47,7 +46,6 @@ class ProgramSpec(NamedTuple):
     optimizer: Optimizer
     warm: bool
     probe: Probe | None
-    look: Callable | None
     probes: dict[str, Any]
 
     @property

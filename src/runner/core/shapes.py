@@ -34,10 +34,11 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
     inputs = spec.task.inputs(example)
     outputs = jax.eval_shape(spec.pipeline.predict, carry.state, _on_mesh(spec, inputs))
     _check_outputs(spec, outputs)
-    _, row = spec.train_step.trace(*arguments).out_info
-    if spec.look is not None:
-        state, values = carry.state, arguments[-1]
-        jax.eval_shape(spec.look, state, state.params, *arguments[1:3], values)
+    _, row = jax.eval_shape(spec.train_step, *arguments)
+    if spec.probe is not None:
+        given = *arguments[1:3], arguments[-1]
+        batch, _ = jax.eval_shape(spec.train_step.prepared, *given)
+        jax.eval_shape(spec.probe, *[carry.state.params] * 3, batch)
     found = jax.eval_shape(lambda s: numbers(spec.task, s), eval_sums(spec, carry))
     # Nothing is chosen by a test split.
     evaluations = [f"{s}/{name}" for s in spec.dataset.validations for name in found]
@@ -61,7 +62,8 @@ def _check_outputs(spec: ProgramSpec, outputs: Any) -> None:
 
 def step_jaxpr(spec: ProgramSpec, values: Values) -> Jaxpr:
     """The jaxpr of a training step, for the rules of `runner.core.choose`."""
-    return spec.train_step.trace(*_step_arguments(spec, values)).jaxpr.jaxpr
+    arguments = _step_arguments(spec, values)
+    return jax.make_jaxpr(spec.train_step)(*arguments).jaxpr
 
 
 def start_shapes(

@@ -1,6 +1,7 @@
 """Training steps and evaluation batches, as pure functions."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -62,27 +63,60 @@ def init(pipeline: Pipeline, averaging: bool, optimizer: Optimizer) -> Callable:
     return init
 
 
+@dataclass(frozen=True)
+class TrainStep:
+    """A training step and its parts, which are traced only once.
+
+    Attributes:
+      prepared: (batch, step, values) -> (batch, key): the batch as a task gets it, and
+        the step's key.
+      gradients: (state, batch, key) -> (sums, grads, model_state), as in `Pipeline`.
+      update: (carry, what `gradients` found, batch, key, learning_rate, eval_loss,
+        values) -> (carry, row).
+    """
+
+    prepared: Callable
+    gradients: Callable
+    update: Callable
+
+    def __call__(
+        self,
+        carry: Carry,
+        batch: dict[str, jax.Array],
+        step: Any,
+        learning_rate: Any,
+        eval_loss: Any,
+        values: Values,
+    ) -> tuple[Carry, dict[str, jax.Array]]:
+        """The carry after the step, and its row.
+
+        A row is what metrics.jsonl records of the step, `train/loss` and so on, as
+        scalars. `eval_loss` is the latest evaluation's, inf if none came since the step
+        before.
+        """
+        given = self.prepared(batch, step, values)
+        found = self.gradients(carry.state, *given)
+        return self.update(carry, found, *given, learning_rate, eval_loss, values)
+
+
 def train_step(
     pipeline: Pipeline,
     task: Task,
     transforms: Sequence[Transform],
     microbatches: int,
     devices: int = 1,
-) -> Callable:
-    """(carry, batch, step, learning_rate, eval_loss, values) -> (carry, row).
-
-    A row is what metrics.jsonl records of the step, `train/loss` and so on, as scalars.
-    `eval_loss` is the latest evaluation's, inf if none came since the step before.
-    `devices` are those that hold the state of one run.
-    """
+) -> TrainStep:
+    """The step of runs of which one has its state on so many `devices`."""
     gradients = _accumulated(pipeline.gradients, microbatches)
     norm = _joined_norm if devices == 1 else optax.tree.norm
 
-    def step(carry, batch, step, learning_rate, eval_loss, values):
-        state = carry.state
+    def prepared(batch, step, values):
         key = jax.random.fold_in(values.key, step)
-        batch = training_batch(transforms, batch, key)
-        total, grads, model_state = gradients(state, batch, key)
+        return training_batch(transforms, batch, key), key
+
+    def update(carry, found, batch, key, learning_rate, eval_loss, values):
+        state = carry.state
+        total, grads, model_state = found
         loss = mean(total.loss, total.weight)
 
         def loss_fn(params):
@@ -115,31 +149,10 @@ def train_step(
         row = {f"train/{k}": exact(v) for k, v in row.items()}
         return Carry(new, average), row
 
-    return step
-
-
-def look(
-    pipeline: Pipeline,
-    transforms: Sequence[Transform],
-    microbatches: int,
-    probe: Probe,
-) -> Callable:
-    """(state, params, batch, step, values) -> numbers of the step's row, joined.
-
-    They are those of the step that makes `params` from `state`. Its gradients are
-    computed a second time: what else used those of the training could change how XLA
-    fuses, and so rounds, them.
-    """
-    gradients = _accumulated(pipeline.gradients, microbatches)
-
-    def look(state, params, batch, step, values):
-        key = jax.random.fold_in(values.key, step)
-        batch = training_batch(transforms, batch, key)
-        grads = gradients(state, batch, key)[1]
-        updates = optax.tree.sub(params, state.params)
-        return {PROBE: joined(probe(state.params, grads, updates, batch))}
-
-    return look
+    # Inlined, so that the rules of `choose` count the same operations.
+    return TrainStep(
+        prepared, jax.jit(gradients, inline=True), jax.jit(update, inline=True)
+    )
 
 
 def training_batch(
@@ -226,26 +239,32 @@ def of_block_ends(name: str) -> bool:
 
 
 def train_call(
-    train_step: Callable,
+    train_step: TrainStep,
     block: int,
     blocks: int,
     looped: bool,
-    looking: tuple[Callable, Callable[[Any], Any]] | None = None,
+    looking: tuple[Probe, Callable[[Any], Any]] | None = None,
 ) -> Callable:
     """Several steps as one call: see `Program.calls`.
 
     A call is a scan over blocks, and each of these a scan over all of its steps but the
     last. XLA leaves out the norms of those, whose results aren't used. Both lengths are
-    constants and nothing is conditional, so an accelerator never waits for the host.
+    constants, so an accelerator never waits for the host.
 
     With `looped`, which other calls of the run are, a call of one block is a loop too:
     XLA may round the same step differently outside of one.
 
-    `looking` is what `look` returns, and whether a step, counted from 1, is logged. It
-    is a branch, which XLA compiles on its own, of steps that are; rows of others have
-    zeros.
+    `looking` is the probe, and whether a step, counted from 1, is logged. It is a
+    branch, which XLA compiles on its own, of steps that are; rows of others have zeros.
+
+    What else used the gradients of the training could change how XLA fuses, and so
+    rounds, them. So the branch computes them again, which for a small model takes three
+    times as long as usual, since nothing is in a cache any more. At the ends of blocks
+    on CPU, the step's own gradients come from a branch, too, which is always taken: its
+    results may be used again, and nobody waits for the condition.
     """
     scan = _scan if looped else _once
+    shared = block > 1 and jax.default_backend() == "cpu"
 
     def call(carry, columns, batches, learning_rates, first_step, eval_loss, values):
         count = len(learning_rates)
@@ -254,25 +273,36 @@ def train_call(
         steps = first_step + jnp.arange(count, dtype=jnp.int32)
         given = batches, steps, learning_rates, eval_losses
 
-        def take(carry, given):
-            batch, step, learning_rate, eval_loss = given
-            batch = feed.batch(columns, batch)
-            return train_step(carry, batch, step, learning_rate, eval_loss, values)
+        def prepared(columns, sent, step, values):
+            return train_step.prepared(feed.batch(columns, sent), step, values)
 
         def take_and_look(carry, given):
-            new, row = take(carry, given)
+            sent, step, *numbers = given
+            seen = carry.state, *prepared(columns, sent, step, values)
+            if shared:
+                found = _if(step >= 0, train_step.gradients, *seen)
+            else:
+                found = train_step.gradients(*seen)
+            new, row = train_step.update(carry, found, *seen[1:], *numbers, values)
             if looking is None:
                 return new, row
-            look, is_logged = looking
+            probe, is_logged = looking
 
-            def found(state, params, columns, sent, step, values):
-                return look(state, params, feed.batch(columns, sent), step, values)
+            def look(state, params, grads, *given):
+                batch, key = prepared(*given)
+                if not shared:
+                    grads = train_step.gradients(state, batch, key)[1]
+                updates = optax.tree.sub(params, state.params)
+                return {PROBE: joined(probe(state.params, grads, updates, batch))}
 
-            seen = carry.state, new.state.params, columns, *given[:2], values
-            return new, row | _if(is_logged(given[1] + 1), found, *seen)
+            grads = found[1] if shared else None
+            seen = carry.state, new.state.params, grads, columns, sent, step, values
+            return new, row | _if(is_logged(step + 1), look, *seen)
 
         def plain(carry, given):
-            carry, row = take(carry, given)
+            sent, step, rate, eval_loss = given
+            batch = feed.batch(columns, sent)
+            carry, row = train_step(carry, batch, step, rate, eval_loss, values)
             return carry, {k: v for k, v in row.items() if k not in NORMS}
 
         def take_block(carry, given):

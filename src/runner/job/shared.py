@@ -80,12 +80,11 @@ def shared(
         averaging = config["train"]["ema_decay"] is not None
         steps = config["train"]["steps_per_call"]
         parts = on_mesh, task, dataset.transforms
-        probed = probe(functions) if functions else None
         spec = ProgramSpec(
             description=plain,
             pipeline=pipeline,
             init=jax.jit(step.init(on_mesh, averaging, tx)),
-            train_step=jax.jit(step.train_step(*parts, microbatches, placed.devices)),
+            train_step=step.train_step(*parts, microbatches, placed.devices),
             eval_step=jax.jit(step.eval_step(*parts)),
             task=task,
             dataset=dataset,
@@ -99,8 +98,7 @@ def shared(
             canonical=model.init is not None,
             optimizer=tx,
             warm=config["init_from"] is not None,
-            probe=probed,
-            look=probed and step.look(on_mesh, parts[2], microbatches, probed),
+            probe=probe(functions) if functions else None,
             probes=config["probes"],
         )
         return Shared(spec, Trajectories(_toy(cfg, dataset, task, asked, tx)))
