@@ -1,6 +1,5 @@
 """Which runs share a compiled program, and that the rules of `choose` are used."""
 
-import jax
 import pytest
 
 from helpers.training import SESSION, train_run
@@ -57,8 +56,6 @@ def test_no_call_waits_for_the_host(framework, built, monkeypatch):
     monkeypatch.setattr(timetable, "SHORT", 0)
     run = built(f"framework={framework}", "optimizer=adam", "train.epochs=3",
                 "train.log_every_steps=11", "model.hidden_sizes=[12]")  # fmt: skip
-    # On CPU, where nothing waits, the gradients of block ends are a branch.
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     program = SESSION.program(run.spec, run.values, run.timetable)
     assert program.cut == (11, (2, 1))
     compiled = [program.calls(n) for n in (0, 1, 2)]

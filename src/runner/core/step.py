@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from runner.core import feed, groups
 from runner.core.optimizers import Optimizer, evaluation_params
@@ -260,8 +261,7 @@ def train_call(
     What else used the gradients of the training could change how XLA fuses, and so
     rounds, them. So the branch computes them again, which for a small model takes three
     times as long as usual, since nothing is in a cache any more. At the ends of blocks
-    on CPU, the step's own gradients come from a branch, too, which is always taken: its
-    results may be used again, and nobody waits for the condition.
+    on CPU, XLA compiles the step's own gradients apart, too: they may be used again.
     """
     scan = _scan if looped else _once
     shared = block > 1 and jax.default_backend() == "cpu"
@@ -279,10 +279,8 @@ def train_call(
         def take_and_look(carry, given):
             sent, step, *numbers = given
             seen = carry.state, *prepared(columns, sent, step, values)
-            if shared:
-                found = _if(step >= 0, train_step.gradients, *seen)
-            else:
-                found = train_step.gradients(*seen)
+            gradients = train_step.gradients
+            found = (_apart(gradients) if shared else gradients)(*seen)
             new, row = train_step.update(carry, found, *seen[1:], *numbers, values)
             if looking is None:
                 return new, row
@@ -330,6 +328,20 @@ def _if(condition: Any, function: Callable, *given: Any) -> Any:
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     return jax.lax.cond(condition, function, zeros, *given)
+
+
+def _apart(function: Callable) -> Callable:
+    """`function`, with nothing in which XLA fuses anything outside of it."""
+
+    def within(*given):
+        with set_xla_metadata(inlineable=None):  # of what it calls, as usual
+            return function(*given)
+
+    def apart(*given):
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(within)(*given)
+
+    return apart
 
 
 def _scan(body: Callable, carry: Any, given: Any) -> tuple[Any, Any]:
