@@ -38,6 +38,11 @@ def test_they_are_refused_with_their_number(split):
     assert "data.unlabelled=drop" in str(error.value)
 
 
+def test_data_without_that_setting_say_another_way_out(split):
+    with pytest.raises(ConfigError, match=r"there: .* or the number in data.classes"):
+        labelled(split, CLASSES, "there", drop=None).rows(np.arange(3000))
+
+
 def test_or_left_out(split):
     kept = labelled(split, CLASSES, "there", drop=True)
     assert len(kept) == 2998
@@ -48,6 +53,6 @@ def test_or_left_out(split):
 
 def test_tokens_are_checked_one_by_one():
     split = MemorySplit({"tokens": np.array([[0, 1], [2, 5]])})
-    with pytest.raises(ConfigError, match="1 examples have a tokens"):
+    with pytest.raises(ConfigError, match="1 example has a tokens"):
         labelled(split, {"tokens": 3}, "there", drop=False)
     assert len(labelled(split, {"tokens": 3}, "there", drop=True)) == 1

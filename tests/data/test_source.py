@@ -130,7 +130,7 @@ def test_what_a_source_raises_is_no_mistake_in_the_configuration(built):
 
 MISTAKES = [
     ({"train": 5}, "data.train is 5, which has no __len__"),
-    ({"train": "folder"}, "data.train: example 0 has input that is str"),
+    ({"train": "folder"}, "data.train=folder is text.*'data.train={_target_: folder}'"),
     ({"train": iter([1])}, "data.train is a list_iterator, which has no __len__"),
     ({"train": {"train": Points(), "test": 0}}, "data.train is a dict of train, test"),
     ({"train": Points(0)}, "data.train has 0 examples, and must have from 1"),

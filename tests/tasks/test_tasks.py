@@ -129,6 +129,47 @@ def test_the_metrics_of_classes():
     assert got["perplexity"] == pytest.approx(np.exp(-OWN_LOG_P.mean()), rel=1e-5)
 
 
+METRICS = {
+    "accuracy": accuracy(labels="label"),
+    "top2": top_k(labels="label", k=2),
+    "per": per_class_accuracy(labels="label", features=FEATURES),
+    "f1": macro_f1(labels="label", features=FEATURES),
+    "perplexity": perplexity(labels="label"),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_labels_in_another_shape_are_no_broadcast(name):
+    """[B] == [B, 1] would compare each example with each other one."""
+    of_logits = classes()._replace(metrics={name: METRICS[name]})
+    task = of_logits._replace(
+        loss=lambda logits, batch: of_logits.loss(
+            logits, {"label": batch["label"][:, 0]}
+        )
+    )
+    with pytest.raises(ConfigError, match=rf"metrics.{name}: .* \(6, 1\).* \(6,\)"):
+        found(task, LOGITS, {"label": LABELS[:, None]})
+
+
+@pytest.mark.parametrize("name", [*METRICS, "mse"])
+def test_outputs_that_are_several_are_refused_in_words(name):
+    metric = {**METRICS, "mse": mse(target="label")}[name]
+    task = classes()._replace(
+        loss=lambda outputs, batch: (outputs["a"][:, 0], 1.0), metrics={name: metric}
+    )
+    with pytest.raises(ConfigError, match=rf"metrics.{name}: the model's outputs are"):
+        sums(task, {"a": jnp.asarray(LOGITS)}, {"label": jnp.asarray(LABELS)})
+
+
+def test_weights_below_0_are_those_of_the_formula():
+    weights = np.array([1.0, -0.5, 2.0, 0.0, 1.5, -1.0], np.float32)
+    features = FEATURES | {"w": Feature((), "float32")}
+    task = classes(features=features, weights="w")
+    got = found(task, LOGITS, {"label": LABELS, "w": weights})
+    expected = -(weights * OWN_LOG_P).sum() / weights.sum()
+    assert got["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_reconstruction_and_regression_are_mean_squared_errors():
     images = rng.normal(size=(3, 2, 2, 1)).astype(np.float32)
     outputs = rng.normal(size=(3, 4)).astype(np.float32)
@@ -192,6 +233,10 @@ def test_a_batch_without_anything_that_counts_has_loss_0():
         ({"inputs": "imput"}, "task.inputs=imput.*Did you mean 'input'"),
         ({"inputs": ["input", "mask2"]}, "task.inputs=mask2"),
         ({"class_weights": [1.0]}, "each of the 4 classes"),
+        (
+            {"features": FEATURES | {"label": Feature((1,), "int32", 4)}},
+            r"task.labels=label must be one class of each example, shape \(\)",
+        ),
     ],
 )
 def test_a_mistake_is_one_message(changes, said):

@@ -82,7 +82,7 @@ def rows(call: Call, on_nan: str, steps_per_second: float) -> Iterator[dict[str,
             yield row | {"time/steps_per_second": steps_per_second}
         if ends:
             try_this = (
-                "Try a lower optimizer.learning_rate"
+                "Try a lower optimizer.learning_rate, look at the data"
                 if step > 1 or ends != "train/loss"
                 else "No update was made before, so look at the data, the initial "
                 "values and the loss"

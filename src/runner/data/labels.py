@@ -11,7 +11,7 @@ from runner.errors import ConfigError
 
 
 def labelled(
-    split: Split, classes: Mapping[str, int], where: str, *, drop: bool
+    split: Split, classes: Mapping[str, int], where: str, *, drop: bool | None
 ) -> Split:
     """`split` with nothing but classes that exist in its columns of classes.
 
@@ -19,7 +19,8 @@ def labelled(
         split: A `MemorySplit` is checked at once, another when it is read.
         classes: The number of classes of each such column.
         where: The split in words, for the message.
-        drop: Leave out the examples with other numbers instead of refusing them.
+        drop: Leave out the examples with other numbers instead of refusing them. None:
+            these data have no setting for that.
 
     Raises:
         ConfigError: there are such examples, with their number and the way out.
@@ -34,9 +35,9 @@ def labelled(
             return MemorySplit(split.rows(kept))
         return _Part(split, kept)
     if isinstance(split, MemorySplit):
-        _refuse_others(split.columns, classes, where)
+        _refuse_others(split.columns, classes, where, drop)
         return split
-    return _Checked(split, classes, where)
+    return _Checked(split, classes, where, drop)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,13 +61,14 @@ class _Checked:
     split: Split
     classes: Mapping[str, int]
     where: str
+    drop: bool | None
 
     def __len__(self) -> int:
         return len(self.split)
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         rows = self.split.rows(indices)
-        _refuse_others(rows, self.classes, self.where)
+        _refuse_others(rows, self.classes, self.where, self.drop)
         return rows
 
 
@@ -88,13 +90,19 @@ def _in_range(columns: Mapping[str, np.ndarray], classes: Mapping[str, int]) -> 
 
 
 def _refuse_others(
-    columns: Mapping[str, np.ndarray], classes: Mapping[str, int], where: str
+    columns: Mapping[str, np.ndarray],
+    classes: Mapping[str, int],
+    where: str,
+    drop: bool | None,
 ) -> None:
+    ways = "Choose another split, or leave them out with data.unlabelled=drop"
+    if drop is None:
+        ways = "Correct or leave out these examples, or the number in data.classes"
     for name, size in classes.items():
         bad = int(np.sum(~_in_range(columns, {name: size})))
         if bad:
             raise ConfigError(
-                f"{where}: {bad} examples have a {name} that is not from 0 to "
-                f"{size - 1}, such as the -1 of an unknown one. Choose another split, "
-                "or leave them out with data.unlabelled=drop"
+                f"{where}: {bad} {'example has' if bad == 1 else 'examples have'} a "
+                f"{name} that is not from 0 to {size - 1}, such as the -1 of an "
+                f"unknown one. {ways}"
             )

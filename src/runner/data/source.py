@@ -95,7 +95,7 @@ def source(
     return Dataset(
         name="source",
         splits={
-            key: labelled(split, sizes, f"data.{key}", drop=False)
+            key: labelled(split, sizes, f"data.{key}", drop=None)
             for key, split in splits.items()
         },
         classes=sizes,
@@ -210,6 +210,11 @@ def _array(what: str, value: Any) -> np.ndarray:
 def _source(key: str, made: Any) -> Any:
     if callable(made) and not hasattr(made, "__getitem__"):
         made = made()
+    if isinstance(made, str):
+        raise ConfigError(
+            f"data.{key}={made} is text; a class or a function is named by its "
+            f"_target_: 'data.{key}={{_target_: {made}}}'"
+        )
     if isinstance(made, Mapping):
         raise ConfigError(
             f"data.{key} is a {type(made).__name__} of {few(map(str, made))}, not of "

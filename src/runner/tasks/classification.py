@@ -41,6 +41,11 @@ def classification(
     classes = features[labels].classes if labels in features else None
     if classes is None:
         raise _without_labels(inputs, labels, features)
+    if features[labels].shape:
+        raise ConfigError(
+            f"task.labels={labels} must be one class of each example, shape (), and "
+            f"has shape {features[labels].shape}"
+        )
     if class_weights is not None and (
         len(class_weights) != classes or not all(w >= 0 for w in class_weights)
     ):

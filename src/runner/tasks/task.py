@@ -71,7 +71,7 @@ def sums(
     if is_example is not None:
         padding = (...,) + (None,) * (values.ndim - 1)
         weights = jnp.where(is_example[padding], weights, 0)
-    counted = weights > 0
+    counted = weights != 0
     loss = jnp.sum(jnp.where(counted, weights * values, 0))
     metrics = {
         name: _metric_sums(name, metric, outputs, batch, counted)
@@ -110,7 +110,7 @@ def _metric_sums(
 
 def mean(loss: jax.Array, weight: jax.Array) -> jax.Array:
     """`loss / weight`; 0 where nothing counts."""
-    return loss / jnp.where(weight > 0, weight, 1)
+    return loss / jnp.where(weight != 0, weight, 1)
 
 
 def numbers(task: Task, total: Sums) -> dict[str, jax.Array]:
