@@ -7,11 +7,11 @@ from omegaconf import OmegaConf, open_dict
 from runner.config.hydra_job import hydra_job
 
 
-def run_in(cfg, monkeypatch):
+def run_in(cfg, monkeypatch, mode="RUN"):
     with open_dict(cfg.hydra):
         OmegaConf.set_readonly(cfg.hydra, False)
         cfg.hydra.runtime.cwd, cfg.hydra.runtime.output_dir = "/given", "/run"
-        cfg.hydra.mode = "RUN"
+        cfg.hydra.mode = mode
     monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
     return hydra_job(cfg)
 
@@ -60,3 +60,14 @@ def test_relative_paths_begin_where_the_command_was_given(composer, chdir, monke
     assert cfg.data.path == f"{given}own/points.csv" and cfg.data.paths is None
     assert cfg.model.vocabulary_file == f"{given}words" and cfg.model.name == "words"
     assert cfg.compilation_cache == "~/xla" and cfg.data.manual_dir == "/there"
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize", None])
+def test_a_job_of_a_search_has_its_direction(composer, monkeypatch, direction):
+    cfg = composer.compose([])
+    if direction is not None:
+        with open_dict(cfg.hydra):
+            OmegaConf.set_readonly(cfg.hydra, False)
+            cfg.hydra.sweeper = {"direction": direction}
+    assert run_in(cfg, monkeypatch, "MULTIRUN").direction == direction
+    assert run_in(cfg, monkeypatch).direction is None

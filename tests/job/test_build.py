@@ -3,6 +3,7 @@ import pytest
 
 from helpers.mistaken.runs import BARE
 from runner.cli import MISTAKES
+from runner.job.check import check_direction
 
 
 def test_mistakes_in_arguments_are_told_before_the_data_is_prepared(built, monkeypatch):
@@ -65,3 +66,24 @@ def test_slices_of_one_length_are_not_mixed_up(built):
     )
     rows = np.arange(8)
     assert not np.array_equal(first.rows(rows)["input"], second.rows(rows)["input"])
+
+
+@pytest.mark.parametrize(
+    "direction, objective, said",
+    [
+        ("minimize", "validation/accuracy", "higher values .*direction=maximize"),
+        ("maximize", "validation/loss", "lower values .*direction=minimize"),
+        ("maximize", "validation/accuracy", None),
+        ("minimize", "validation/loss", None),
+        ("maximize", "train/grad_norm", None),
+        (None, "validation/accuracy", None),
+    ],
+)
+def test_a_search_for_the_worst_value_is_refused(built, direction, objective, said):
+    task = built().spec.task
+    if said is None:
+        return check_direction(direction, objective, task)
+    with pytest.raises(
+        MISTAKES, match=rf"hydra\.sweeper\.direction={direction} .*{said}"
+    ):
+        check_direction(direction, objective, task)

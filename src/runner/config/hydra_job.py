@@ -32,6 +32,7 @@ class HydraJob(NamedTuple):
       overrides: its command line, as recorded.
       sweep: the name of the sweep that it belongs to, if any.
       started: where the command was given; by default the working folder.
+      direction: of a search, "minimize" or "maximize"; None: it is in none.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class HydraJob(NamedTuple):
     overrides: Sequence[str]
     sweep: str | None
     started: Path = Path()
+    direction: str | None = None
 
 
 @contextlib.contextmanager
@@ -86,7 +88,9 @@ def facts(cfg: DictConfig, hydra: Any, folder: Path, sweep: str | None) -> Hydra
         # Without Hydra's own groups, and those of presets for Hydra's section.
         if not group.startswith("hydra/") and "@hydra." not in group
     }
-    return HydraJob(folder, choices, overrides, sweep, Path(hydra.runtime.cwd))
+    direction = hydra.sweeper.get("direction") if sweep is not None else None
+    started = Path(hydra.runtime.cwd)
+    return HydraJob(folder, choices, overrides, sweep, started, direction)
 
 
 def _refuse_lists(overrides: Sequence[str]) -> None:

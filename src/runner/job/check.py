@@ -71,3 +71,24 @@ def check_metrics(
                 f"{use} needs {key}={name} to be a validation/ metric of which lower "
                 f"or higher values are better.{did_you_mean(name, able)}"
             )
+
+
+def check_direction(direction: str | None, objective: str, task: Task) -> None:
+    """Refuse a search for the worst value of its objective.
+
+    Args:
+      direction: of the search, "minimize" or "maximize"; None: there is none.
+      objective: the metric whose final values it gets.
+      task: says of each metric which values are better.
+
+    Raises:
+      ConfigError: lower values are better, and it maximizes; or the other way round.
+    """
+    way = better(objective, directions(task))
+    right = {1: "maximize", -1: "minimize", 0: direction}[way]
+    if direction not in (None, right):
+        raise ConfigError(
+            f"hydra.sweeper.direction={direction} would search for the worst "
+            f"{objective}, of which {'higher' if way > 0 else 'lower'} values are "
+            f"better: hydra.sweeper.direction={right}"
+        )

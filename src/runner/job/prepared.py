@@ -19,7 +19,7 @@ from runner.errors import ConfigError, Finished, Unwritable
 from runner.job import checkpoint, determinism, restore
 from runner.job.build import Built, build
 from runner.job.callbacks import Callbacks
-from runner.job.check import listed
+from runner.job.check import check_direction, listed
 from runner.job.checkpoint import Checkpoints
 from runner.job.resume import checkpoint_facts, resume, with_choice
 from runner.job.session import Session, described
@@ -112,7 +112,7 @@ def prepare(
       ConfigError: also recorded in the folder's summary.json, like any other error.
       Finished: the folder holds it already.
     """
-    folder, choices, overrides, sweep, started = composed
+    folder, choices, overrides, sweep, started, direction = composed
     processes = session.processes
     _code(session, started)  # which is found out meanwhile
     try:
@@ -128,6 +128,7 @@ def prepare(
         before = checkpoint_facts(folder) if cfg.init_from is not None else {}
         earlier = before.get("init_from")
         built, digests = built_and_identified(cfg, session, begin, most, earlier)
+        check_direction(direction, cfg.objective, built.run.spec.task)
         missing = built.taken.missing if built.taken else ""
         if missing:
             digests |= {"initial_parameters": before.get("initial_parameters")}
