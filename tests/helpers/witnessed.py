@@ -7,13 +7,21 @@ from runner.core.train import train
 from runner.job import witness as job_witness
 
 
+def facts_of(run: Run) -> dict:
+    """Train `run`; what its summary says about its witness."""
+    facts = {}
+    witnessed(run, facts=facts)
+    return facts
+
+
 def witnessed(
-    *runs: Run, errors: dict[int, Exception] | None = None
+    *runs: Run, errors: dict[int, Exception] | None = None, facts: dict | None = None
 ) -> tuple[list[dict], list[dict]]:
     """Train `runs`, together if there are several, though verify=false.
 
     Args:
       errors: gets the error of each run that has one, by its index.
+      facts: gets what their summaries say about the witness.
 
     Returns:
       the rows of the first, and what the witness has seen.
@@ -34,4 +42,6 @@ def witnessed(
         errors.update(found)
     for error in filter(None, found.values()):
         raise error
+    if facts is not None:
+        facts.update(job_witness.witness_facts(witness))
     return rows, getattr(witness, "seen", [])

@@ -13,7 +13,7 @@ from helpers.shipped import NAMES
 from helpers.small_models import small_convnet
 from helpers.unusual import unusual
 from helpers.user_targets import NOISY, out_of_memory
-from helpers.witnessed import witnessed
+from helpers.witnessed import facts_of, witnessed
 from runner.checks import witness as checks_witness
 from runner.checks.agreement import Agreement
 from runner.checks.comparison import Comparison
@@ -71,10 +71,54 @@ def test_without_a_witness_it_trains_silently(
     assert rows[-1]["step"] >= 22
 
 
+MISJUDGED = {
+    "by_batch": "outputs of an example depend on the other examples of its batch",
+    "noisy": "outputs of an example depend on its place in the batch",
+    "dropped": "outputs of an example depend on its place in the batch",
+    "everybody": "the metric mine depends on examples that don't count",
+    "divided_by_all": "the metric mine depends on examples that don't count",
+}
+BARE = ("~model.hidden_sizes", "~model.activation", "~model.dropout")
+
+
+def with_part(name, always="true"):
+    """The overrides that choose a part of a user's."""
+    target = f"_target_=helpers.misjudged.{name}"
+    if name == "dropped":
+        return ("framework=jax", f"model.{target}", f"+model.always={always}", *BARE)
+    if name in ("by_batch", "noisy"):
+        return ("framework=jax", f"data.transforms=[{{{target.replace('=', ': ')}}}]")
+    return ("framework=jax", f"+metrics.mine.{target}")
+
+
+@pytest.mark.parametrize("name", MISJUDGED)
+def test_an_evaluation_of_an_example_is_of_it_alone(name, built):
+    with pytest.raises(Refused, match=f"^verify: .*{MISJUDGED[name]}.*verify=false"):
+        witnessed(built(*WIDTHLESS, *with_part(name)))
+
+
+def test_a_metric_may_need_so_many_examples(built):
+    # 66 are cut in halves of 33, which have no pairs.
+    asked = (*WIDTHLESS, "data.batch_size=66", *with_part("paired"))
+    witnessed(built(*asked))
+
+
+def test_what_training_never_moves_is_named(built):
+    asked = (*WIDTHLESS, *with_part("dropped", "false"))
+    assert facts_of(built(*asked))["unchanged"] == [
+        "model_state/norm/mean",
+        "params/unused",
+    ]
+    still = "+optimizer.groups.still={pattern: unused, frozen: true}"
+    assert facts_of(built(*asked, still))["unchanged"] == ["model_state/norm/mean"]
+    assert "unchanged" not in facts_of(built(*SMALL, "framework=jax"))
+
+
 SMALL = (
     "train.epochs=null", "train.steps=30", "train.eval_every_steps=10",
     "model.hidden_sizes=[16]",
 )  # fmt: skip
+WIDTHLESS = SMALL[:3]
 CNN = (
     "train.epochs=null", "train.steps=5", "train.eval_every_steps=4", "model=cnn",
     "model.channels=[4]", "data.batch_size=16",

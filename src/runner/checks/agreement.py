@@ -1,7 +1,7 @@
 """Decide whether a run and its reference differ by more than rounding, and say how."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from math import inf, isfinite, sqrt
 
 import jax
@@ -23,6 +23,12 @@ INITIAL = 1e-6
 FLOAT32 = 2.0**-23
 ANYWAY = "(verify=false trains anyway)"
 _TINY = 1e-30
+# What outputs must not move by.
+_MOVED = {
+    "twice": "the same batch gives other outputs when it is evaluated twice",
+    "others": "outputs of an example depend on the other examples of its batch",
+    "places": "outputs of an example depend on its place in the batch",
+}
 _SMOOTH = ("loss", "grad_norm", "learning_rate", "update_norm")
 
 
@@ -94,21 +100,37 @@ class Agreement:
                 f"{'. '.join(differs)}. {ANYWAY}"
             )
 
-    def outputs(self, step: int, twice: Distances, mixed: Distances) -> None:
-        """Judge the outputs of a batch: of two calls, and beside other examples."""
-        for found, what in (
-            (twice, "the same batch gives other outputs when it is evaluated twice"),
-            (mixed, "outputs of an example depend on the other examples of its batch"),
-        ):
-            for _, off, _, size in _leaves(found):
-                # What isn't finite in both is equal, and its size isn't finite.
-                scale = size if isfinite(size) else 0.0
-                if not off <= max(NUMBER, 4 * self.rounding) * scale:
-                    raise Refused(
-                        f"verify: in evaluation, {what}: with the parameters after "
-                        f"step {step} they differ by {off / max(scale, _TINY):.2g} "
-                        f"times their size. {ANYWAY}"
-                    )
+    def outputs(
+        self, step: int, found: Mapping[str, Distances], metrics: Distances
+    ) -> None:
+        """Judge the outputs of a batch in evaluation.
+
+        Args:
+          step: the parameters are those after it.
+          found: how far outputs move, by each of _MOVED.
+          metrics: how far the sums of some examples move by others that don't count.
+        """
+        for how, what in _MOVED.items():
+            for _, off in self._beyond_rounding(found[how]):
+                raise Refused(
+                    f"verify: in evaluation, {what}: with the parameters after "
+                    f"step {step} they differ by {off:.2g} times their size. {ANYWAY}"
+                )
+        for path, _ in self._beyond_rounding(metrics):
+            name = path.partition("/")[0]
+            raise Refused(
+                f"verify: the metric {name} depends on examples that don't count, such "
+                "as those that fill up a last batch: its `update` must leave out where "
+                f"`counted` is False. {ANYWAY}"
+            )
+
+    def _beyond_rounding(self, found: Distances) -> Iterator[tuple[str, float]]:
+        """The leaves that aren't the same, and how far off they are, by their size."""
+        for path, off, _, size in _leaves(found):
+            # What isn't finite in both is equal, and its size isn't finite.
+            scale = size if isfinite(size) else 0.0
+            if not off <= max(NUMBER, 4 * self.rounding) * scale:
+                yield path, off / max(scale, _TINY)
 
     def _differences(
         self, found: Evidence, again: Callable[[], list[Evidence]]

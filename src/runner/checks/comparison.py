@@ -12,6 +12,7 @@ from runner.checks import recomputation
 from runner.checks.agreement import Agreement
 from runner.checks.evidence import Distances, Evidence, Seen, Series, apart
 from runner.checks.recomputation import adapted
+from runner.core import groups as grouping
 from runner.core import step
 from runner.core.compiling import BRIEF, Compiling, once
 from runner.core.evaluation import Evaluation
@@ -21,6 +22,7 @@ from runner.core.program import MEMBER_AXES, Program
 from runner.core.run import Run
 from runner.core.step import NORMS, Carry
 from runner.errors import Refused
+from runner.trees import by_path
 
 NO_MEMORY = "nothing: too little memory"
 # Numbers that noise is made from: see `recomputation.shaken`.
@@ -71,10 +73,19 @@ class Comparison:
             ("witness shapes", spec.key), lambda: jax.eval_shape(self._init, *given)
         )
         self._made: dict[str, Compiling] = {}
+        self._still: set[str] | None = None  # what no compared step has changed
         # The same steps as a population rounds them, compiled if they are ever called.
         self._packed: dict[str, Callable] = {}
         sharding = self._mesh.batches if alone else self._mesh.replicated
         self._rows = jax.jit(_rows, static_argnums=(2,), out_shardings=sharding)
+
+    @property
+    def unchanged(self) -> list[str]:
+        """Parameters and model state that none of the compared steps has changed.
+
+        Without frozen groups. The steps had a learning rate above 0.
+        """
+        return sorted(self._still or ())
 
     def prepare(self, seen: Seen) -> None:
         """Start to compile what `compare` needs for this call."""
@@ -206,11 +217,32 @@ class Comparison:
             return found
 
         after = self._adapted(seen.after)[0] if reaches_end else None
-        self._judge.steps(evidence(seen.rows, after, end), again)
+        found = evidence(seen.rows, after, end)
+        self._judge.steps(found, again)
         if reaches_end:
+            if any(seen.rows[_RATE] > 0):
+                self._note_still(found.distances, before)
             own = "optimizer state, " if is_whole else ""
             return f"parameters, model state, {own}rows"
         return "rows" if is_known else "loss, metrics and gradient norm of one step"
+
+    def _note_still(self, found: Any, before: Carry) -> None:
+        params, model_state, _ = before.state
+        frozen = by_path(grouping.frozen(self._runs[0].optimizer.groups)(params))
+        moved = found.moved.state
+        still = {
+            f"{part}/{path}"
+            for part, tree, by in (
+                ("params", params, moved.params),
+                ("model_state", model_state, moved.model_state),
+            )
+            for (path, x), distance in zip(
+                by_path(tree).items(), jax.tree.leaves(by), strict=True
+            )
+            if distance == 0 and x.size and jnp.issubdtype(x.dtype, jnp.floating)
+            if not (part == "params" and frozen[path])
+        }
+        self._still = still if self._still is None else self._still & still
 
     def _compare_evaluation(self, seen: Seen, split: str, live: dict) -> None:
         carry, data = self._adapted(seen.after)[0], self._evaluated(split)
@@ -236,13 +268,13 @@ class Comparison:
 
         self._judge.evaluation(evidence(live), again)
         outputs = self._made["outputs"].result()
-        (size, mixed), (its_size, _) = (
+        (size, moved), (its_size, _) = (
             jax.device_get(outputs(seen.after, *data)) for _ in range(2)
         )
-        off = jax.tree.map(apart, size, its_size)
-        self._judge.outputs(
-            seen.stop, Distances(off, size, size), Distances(mixed, size, size)
-        )
+        moved |= {"twice": jax.tree.map(apart, size, its_size)}
+        padding, total = moved.pop("padding"), moved.pop("sums")
+        found = {how: Distances(off, size, size) for how, off in moved.items()}
+        self._judge.outputs(seen.stop, found, Distances(padding, total, total))
 
     def _distances(self, *trees: Any) -> Distances:
         return jax.device_get(self._made["distances"].result()(*trees))

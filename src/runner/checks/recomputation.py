@@ -12,8 +12,8 @@ from runner.core import feed
 from runner.core.pipeline import TrainState
 from runner.core.step import Carry, evaluated_params
 from runner.data.transforms import Transform, transformed
-from runner.errors import Refused
-from runner.tasks.task import Task
+from runner.errors import ConfigError, Refused
+from runner.tasks.task import Task, sums
 from runner.trees import kinds
 
 
@@ -68,27 +68,61 @@ def adapted(carry: Carry, shapes: Carry, sharding: Any) -> tuple[Carry, bool]:
 
 
 def outputs(predict: Callable, task: Task, transforms: Sequence[Transform]) -> Callable:
-    """The outputs of a batch, and those of its first half beside other examples.
+    """The outputs of a batch, and what changes them, or metrics, and must not.
 
     Returns:
-      (carry, columns, batches) -> (size, mixed), for the first of the evaluation's
-      `batches`: `mixed` is how far the outputs of the first half move.
+      (carry, columns, batches) -> (size, moved), for the first of the evaluation's
+      `batches`. `moved` is how far, in a batch whose second half is the first the
+      other way round, the outputs of the first half are, beside these "others", and
+      those of the second, in their new "places". Then there are, for the sums of each
+      metric over the first half, how far they move if the second isn't there, instead
+      of not counted ("padding"), and how large they are ("sums").
     """
 
     def call(carry, columns, batches):
         batch = feed.batch(columns, {k: v[0] for k, v in batches.items()})
-        size = len(batch.pop(feed.IS_EXAMPLE))
-        inputs = task.inputs(transformed(transforms, batch, None))
+        is_example = batch.pop(feed.IS_EXAMPLE)
+        size = len(is_example)
+        half = size // 2
         state = carry.state._replace(params=evaluated_params(carry))
-        found = predict(state, inputs)
-        others = predict(state, jax.tree.map(_exchanged, inputs))
 
-        def moved(one, other):
-            is_each = one.shape[:1] == (size,)
-            half = size // 2
-            return _distance(one[:half], other[:half]) if is_each else 0.0
+        def evaluated(batch):
+            batch = transformed(transforms, batch, None)
+            return predict(state, task.inputs(batch)), batch
 
-        return jax.tree.map(_size, found), jax.tree.map(moved, found, others)
+        found, batch_found = evaluated(batch)
+        others, _ = evaluated(jax.tree.map(_exchanged, batch))
+
+        def is_each(x):
+            return x.shape[:1] == (size,)
+
+        def moved(part):
+            def of(one, other):
+                return _distance(one[:half], part(other)) if is_each(one) else 0.0
+
+            return jax.tree.map(of, found, others)
+
+        def metrics(count, length):
+            """Sums of the first `count` examples, in a batch of `length`."""
+            outputs, rows = jax.tree.map(
+                lambda x: x[:length] if is_each(x) else x, (found, batch_found)
+            )
+            is_counted = (is_example & (np.arange(size) < count))[:length]
+            return sums(task, outputs, rows, is_counted).metrics
+
+        padded = metrics(half, size)
+        try:
+            alone = metrics(half, half)
+        except (TypeError, ValueError, ConfigError):  # of examples in pairs, say
+            alone = padded
+        # A sum that happens to be near 0 may be so by rounding; half of it seldom is.
+        parts = jax.tree.map(_size, (padded, metrics(half // 2, size)))
+        return jax.tree.map(_size, found), {
+            "others": moved(lambda x: x[:half]),
+            "places": moved(lambda x: x[half : 2 * half][::-1]),
+            "padding": jax.tree.map(_distance, padded, alone),
+            "sums": jax.tree.map(jnp.maximum, *parts),
+        }
 
     return call
 

@@ -134,6 +134,11 @@ class Recomputing(Witness):
                     found |= {"member": seen.member}
                 self.seen.append(found | {"checked": self._comparison.compare(seen)})
 
+    @property
+    def unchanged(self) -> list[str]:
+        """See `Comparison`."""
+        return self._comparison.unchanged
+
     def _next_member(self, active: Collection[int]) -> int:
         """One of those that it has looked at least often."""
         unseen = set(active) - self._looked_at

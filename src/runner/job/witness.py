@@ -45,5 +45,6 @@ def witness_of(
 def witness_facts(witness: Witness) -> dict[str, Any]:
     """What the summary of a run says about its witness."""
     if isinstance(witness, Recomputing):
-        return {"witnesses": witness.seen}
+        still = {"unchanged": witness.unchanged} if witness.unchanged else {}
+        return {"witnesses": witness.seen} | still
     return {"witnesses": "none: verify=false"}

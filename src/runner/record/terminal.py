@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
+from runner.errors import few
 from runner.record.console import LiveLine, console, print_table, time_left
 from runner.settings import PROBE
 
@@ -168,6 +169,9 @@ def print_summary(
     facts = {"status": f"{summary['status']}, {summary['steps']} steps"}
     if "stopped" in summary:
         facts["status"] += f": {summary['stopped']}"
+    if "unchanged" in summary:
+        names = few(summary["unchanged"])
+        facts["unchanged"] = f"{names}: no step that was looked at moved them"
     for key in ("wall_seconds", "compile_seconds"):
         if summary.get(key) is not None:
             facts[key.replace("_seconds", " time")] = f"{summary[key]:.1f} s"
