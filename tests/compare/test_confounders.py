@@ -109,6 +109,10 @@ WAYS = {
     "the best state": (
         FRAMEWORK, with_setting("checkpoint.best", True), "checkpoint.best"
     ),
+    "another objective": (FRAMEWORK, with_setting("objective", "train/loss"), None),
+    "the best state by another objective": (
+        FRAMEWORK, with_setting("objective", "train/loss"), "objective"
+    ),
     "resumed from another run": (
         FRAMEWORK, with_setting("checkpoint.resume", "/runs/pretrained"),
         "checkpoint.resume",
@@ -219,7 +223,12 @@ def test_they_are_fifty():
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_is_flagged_unless_it_follows_from_the_factor(tmp_path, way):
     by, second, expected = WAYS[way]
-    first = {"config": {"verify": True, "checkpoint.resume": "auto"}}
+    best = "the best state" in way and expected == "objective"
+    first = {
+        "config": {
+            "verify": True, "checkpoint.resume": "auto", "checkpoint.best": best,
+        }
+    }  # fmt: skip
     own = {by: {"framework": "jax", "optimizer": "adam"}.get(by, "constant")}
     other = {by: {"framework": "linen", "optimizer": "sgd"}.get(by, "cosine")}
     write_run(tmp_path / "a", **{**first, **own, "provenance": BASE})

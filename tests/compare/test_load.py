@@ -64,6 +64,19 @@ def test_the_order_of_paths_and_repeats_do_not_matter(tmp_path):
         assert again.curves.equals(expected.curves)
 
 
+def test_jobs_of_a_sweep_that_were_removed_are_named(tmp_path):
+    write_sweep(tmp_path / "s", range(2), {"adam": 0.3, "sgd": 0.5})
+    states = {"adam-0": "done", "sgd-2": "failed", "sgd-3": "pending", "sgd-4": 4}
+    jobs = {k: {"folder": k, "state": state} for k, state in states.items()}
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    (problem,) = load([tmp_path]).problems
+    assert problem == f"{tmp_path / 's'}: of its jobs, these are gone: sgd-2"
+    assert not load([tmp_path / "s" / "sgd-0"]).problems  # which was asked for
+    for spoiled in ("[]", '{"jobs": [1]}', '{"jobs": {"a": 1}}', "{"):
+        (tmp_path / "s" / "sweep.json").write_text(spoiled)
+        assert not load([tmp_path]).problems
+
+
 def test_not_finite_repeated_and_torn_rows(tmp_path):
     folder = write_run(tmp_path / "run", rows=1)
     lines = [

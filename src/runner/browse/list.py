@@ -28,7 +28,7 @@ _RESULTS = (FACT, "final.", "best.", "best_step.")
 _OTHERS = {
     "run", "folder", "status", "error", "stopped", "wall_seconds", "compile_seconds",
     "step", "objective", "optimizer_probe", "format", "train.steps_per_epoch",
-    "flops_per_step",
+    "flops_per_step", "unchanged",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import polars.selectors as cs
 
 from runner.compare.asked import factor_of, is_higher_better, metric_of
 from runner.compare.attribution import Attribution, attribute
-from runner.compare.columns import cell_keys, texts, tuned_keys
+from runner.compare.columns import INITIAL, cell_keys, texts, tuned_keys
 from runner.compare.controlled import Control, control
 from runner.compare.costs import Target, at_equal, axes, reach, with_costs
 from runner.compare.load import CHOICES, SEEDS, Runs
@@ -229,11 +229,18 @@ def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> Iterator[s
     seeds = [name for name in SEEDS if name in table and table[name].n_unique() > 1]
     if seeds:
         yield f"the repeats of a setting differ in {', '.join(seeds)} alone"
+    elif INITIAL in table:
+        known = table.drop_nulls(INITIAL)
+        if (known.group_by(INITIAL).agg(pl.col("seed").n_unique())["seed"] > 1).any():
+            yield "other seeds start from the same initial values"
     if repeated := table.height - analysis.final.rows.height:
         yield f"{repeated} runs repeat others (same seed and settings): they count once"
     of_optimizers = analysis.by == "optimizer" and len(analysis.final.groups) > 1
     if of_optimizers and not analysis.final.tuning.keys:
         yield "nothing was tuned: each optimizer has a single setting"
+    for still in table["unchanged"].drop_nulls().unique().sort():
+        runs_of = few(table.filter(unchanged=still)["run"])
+        yield f"training never changed {still} of {runs_of}"
     on_test = table.filter(validation="test").height if "validation" in table else 0
     if on_test:
         yield (

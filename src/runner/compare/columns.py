@@ -14,7 +14,7 @@ from runner.settings import affects as setting_affects
 # Names, results and repetitions. Other columns are settings and facts, which declare
 # what they affect.
 _RESULTS = (
-    "run", "folder", "status", "error", "stopped", *COSTS,
+    "run", "folder", "status", "error", "stopped", "unchanged", *COSTS,
     "final.*", "best.*", "best_step.*",
     "optimizer_probe",  # the same as in provenance
     "provenance.git", "provenance.runner_git",  # null; their parts are compared
@@ -36,6 +36,7 @@ TITLES = {
 }
 # Where another run's state comes from; these two values mean none.
 _RESUME, _OWN_STATE = "checkpoint.resume", ("auto", "never")
+_KEEPS_BEST = "checkpoint.best"
 # Where the data are: that matters if nobody knows what they are.
 _FOLDERS = ("data.data_dir", "data.manual_dir")
 _FILES = ("data.path", "data.files", "data.validation", "data.test")
@@ -75,6 +76,8 @@ def varying(table: pl.DataFrame) -> list[str]:
     known = recorded(table, DATA).all()
     kept = [] if known else [*_FOLDERS]
     digests = [c for c in table.columns if fnmatchcase(c, DATA)]
+    if _KEEPS_BEST in table and table[_KEEPS_BEST].any():
+        kept.append("objective")  # which decides what test/* are of
     if _RESUME in table and not table[_RESUME].is_in(_OWN_STATE).all():
         kept.append(_RESUME)
     for name in table.columns:

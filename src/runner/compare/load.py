@@ -3,14 +3,14 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from runner.compare.moved import with_todays_targets
-from runner.errors import ConfigError
+from runner.errors import ConfigError, few
 from runner.record.checksums import check_records
 from runner.record.files import NON_FINITE
 from runner.record.format import run_folders
@@ -28,6 +28,7 @@ from runner.trees import flatten
 CHOICES = (*GROUPS, "precision", "mesh")
 COSTS = ("wall_seconds", "compile_seconds", "flops_per_step")
 SEEDS = ("seeds.init", "seeds.order", "seeds.step")  # null: that of `seed`
+_ENDED = ("done", "failed")  # jobs in sweep.json, which have left a folder
 # A number within a name; of a version such as 0.10.2, each part is one.
 _NUMBER = re.compile(r"((?<![\d.])\d+\.\d+(?:e[+-]?\d+)?(?!\d|\.\d)|\d+(?:e[+-]?\d+)?)")
 
@@ -37,13 +38,14 @@ class Runs(NamedTuple):
 
     Attributes:
       table: one row for each run, in the natural order of `run`, its name. `folder`,
-        `status`, `error`, `stopped` (why it ended before its last step) and COSTS of
-        its summary; the names chosen in CHOICES; the resolved config and `provenance.`
+        `status`, `error`, `stopped` (why it ended before its last step), `unchanged`
+        (parameters and model state that training never moved, as JSON) and COSTS of its
+        summary; the names chosen in CHOICES; the resolved config and `provenance.`
         flattened with dots, lists as JSON text; `final.`, `best.` and `best_step.` of
         each metric. What a run lacks is null.
       curves: `run`, `step` in optimizer steps, and a Float64 column for each metric.
         Sorted by run, as in `table`, and step.
-      problems: one line for each run that can't be read.
+      problems: one line for each run that can't be read, or was removed.
     """
 
     table: pl.DataFrame
@@ -80,7 +82,9 @@ def load(paths: Sequence[Path]) -> Runs:
         f"no run in {', '.join(map(str, paths))}: a run is a folder with a config.json "
         "or summary.json, and no exported model"
     )
-    return read_all(*found_in(paths, run_folders), _read, none)
+    folders, problems = found_in(paths, run_folders)
+    problems += _gone(paths, folders)
+    return read_all(folders, problems, _read, none)
 
 
 def found_in(
@@ -98,6 +102,22 @@ def found_in(
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(_problem(path, error))
     return sorted(found), problems
+
+
+def _gone(paths: Iterable[Path], folders: Iterable[Path]) -> Iterator[str]:
+    """The jobs of sweeps in `paths` whose folders, with all they say, were removed."""
+    roots = {path.resolve() for path in paths}
+    for sweep in sorted({parent for folder in folders for parent in folder.parents}):
+        if roots.isdisjoint({sweep, *sweep.parents}):
+            continue
+        try:
+            jobs = _mapping(read_foreign(sweep / "sweep.json").get("jobs")).values()
+        except (OSError, ValueError):
+            continue
+        ended = (row for row in jobs if _mapping(row).get("state") in _ENDED)
+        names = [name for row in ended if type(name := row.get("folder")) is str]
+        if gone := [name for name in names if not (sweep / name).is_dir()]:
+            yield one_line(f"{sweep}: of its jobs, these are gone: {few(gone)}")
 
 
 def read_all(
@@ -226,6 +246,7 @@ def _row(record: Record) -> dict[str, Any]:
         "status": summary.get("status", "unknown"),
         "error": summary.get("error"),
         "stopped": summary.get("stopped"),
+        "unchanged": summary.get("unchanged"),
         **{cost: summary.get(cost) for cost in COSTS},
     }
 
@@ -260,10 +281,10 @@ def _whole(value: Any) -> int | None:
     return int(value) if is_whole or type(value) is int else None
 
 
-_FIRST = ("run", "folder", "status", "error", "stopped", "seed", *CHOICES)
+_FIRST = ("run", "folder", "status", "error", "stopped", "unchanged", "seed", *CHOICES)
 _LAST = ("", "provenance", "final", "best", "best_step", *COSTS)  # "" is the config
 _TYPES = {
-    **dict.fromkeys(("folder", "status", "error", "stopped"), pl.String),
+    **dict.fromkeys(("folder", "status", "error", "stopped", "unchanged"), pl.String),
     **dict.fromkeys(("seed", "seeds", "best_step"), pl.Int64),
     **dict.fromkeys(("final", "best", *COSTS), pl.Float64),
 }
