@@ -1,6 +1,7 @@
 """What runs is what the config says: every sabotage is caught, and nothing else."""
 
 import random
+import re
 from functools import partial
 
 import jax
@@ -132,6 +133,22 @@ def test_a_replacement_is_found_in_its_wrapping(wrapped, monkeypatch):
     assert library.replaced().startswith(f"jax.nn.relu is that of {__file__}:")
 
 
+@pytest.mark.parametrize(
+    "owner,name,other,said",
+    [
+        (jax.nn, "relu", jax.nn.gelu, r"jax\.nn\.relu is jax\.\S+\.gelu"),
+        (linen, "Dense", linen.DenseGeneral, r"Dense is flax\.\S+\.DenseGeneral"),
+        (optax, "adam", partial(optax.adam, b1=0.5), r"optax\.adam is functools"),
+    ],
+)
+def test_a_name_that_stands_for_another_function_is_found(
+    owner, name, other, said, monkeypatch
+):
+    assert library.replaced() is None
+    monkeypatch.setattr(owner, name, other)
+    assert re.search(said, library.replaced())
+
+
 def test_a_pipeline_cannot_change_the_hyperparameters_of_a_run(built):
     target = "framework._target_=helpers.sabotaged.updates.changes_its_arguments"
     assert built(*SHORT, target).hyperparameters["b1"] == 0.9
@@ -195,6 +212,29 @@ OPTIONS = [
     ["optimizer=lbfgs"],
     ["precision.compute=bfloat16"],
 ]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_no_optimizer_that_updates_seldom_is_refused(framework, verified):
+    asked = own_optimizer("every_fourth")
+    verified(*asked, "schedule=cosine", f"framework={framework}")
+
+
+@pytest.mark.parametrize(
+    "name,said",
+    [
+        ("at_its_own_rate", "takes a learning rate and doesn't use it"),
+        ("no_optimizer", "returns a NoneType, and must return a gradient transform"),
+    ],
+)
+def test_an_optimizer_must_be_one_and_use_its_rate(name, said, verified):
+    with pytest.raises(ConfigError, match=f"{name} {said}"):
+        verified(*own_optimizer(name), "framework=jax")
+
+
+def own_optimizer(name):
+    target = f"+optimizer._target_=helpers.user_targets.{name}"
+    return ("~optimizer", target, "+optimizer.learning_rate=0.001")
 
 
 @pytest.mark.parametrize("overrides,framework", each_in_one(OPTIONS, FRAMEWORKS))

@@ -309,6 +309,11 @@ def test_untraceable_schedule_is_evaluated_step_by_step(schedule):
     np.testing.assert_allclose(schedules.table(schedule, 4), [0.1, 0.1, 0.01, 0.01])
 
 
+def test_a_schedule_gives_one_number():
+    with pytest.raises(ConfigError, match=r"an array of shape \(3,\) for a step"):
+        schedules.table(lambda step: jnp.ones(3), 4)
+
+
 def test_negative_learning_rate_is_refused():
     with pytest.raises(ConfigError, match=r"-1\.0 at step 1"):
         schedules.table(lambda step: 1.0 - 2.0 * step, 3)

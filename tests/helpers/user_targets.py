@@ -152,6 +152,19 @@ def adam_decoupled(*, learning_rate, weight_decay, b1, b2, eps, **unused):
     return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)
 
 
+def every_fourth(*, learning_rate):
+    """optax.MultiSteps, whose sums are float32 whatever they are of."""
+    return optax.MultiSteps(optax.adam(learning_rate), 4).gradient_transformation()
+
+
+def at_its_own_rate(*, learning_rate):
+    return optax.adam(0.001)
+
+
+def no_optimizer(*, learning_rate):
+    optax.adam(learning_rate)  # which it forgets to return
+
+
 def products(parameters, gradients, batch, scale=1.0):
     """A probe that computes what an optimizer does too, for XLA to share if it may."""
     both = jax.tree.map(lambda p, g: scale * p * g + 0.1 * p, parameters, gradients)

@@ -24,6 +24,7 @@ from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState, same_dtypes
 from runner.data.dataset import Dataset
 from runner.data.transforms import transformed
+from runner.errors import ConfigError
 from runner.frameworks.precise import precise
 from runner.tasks.task import Task
 
@@ -168,10 +169,23 @@ def formula(toy: Toy, problem: Any, rates: Any, values: Any) -> Updates:
             words = jnp.array([0, SEEDS[0]], jnp.uint32)
             key = jax.random.wrap_key_data(words, impl="threefry2x32")
             start = _with_structure(toy, live.init(key, jnp.float32(1), narrow))
-        start = jax.tree.map(_float64, start)
-        step, opt_states = _step(toy, live, rates, values, start)
-        carry = start.params, jax.tree.map(_float64, opt_states), start.model_state
-        return jax.lax.scan(step, carry, (problem, rates))[1]
+        wide = jax.tree.map(_float64, start)
+
+        def taken(opt_state, widened):
+            start = wide._replace(opt_state=opt_state)
+            step, opt_states = _step(toy, live, rates, values, start)
+            carry = start.params, widened(opt_states), start.model_state
+            return jax.lax.scan(step, carry, (problem, rates))[1]
+
+        try:
+            return taken(wide.opt_state, lambda x: jax.tree.map(_float64, x))
+        except (TypeError, ConfigError):
+            # Some states must have float32, such as the sums of optax.MultiSteps.
+            tx = toy.optimizer.transformation(rates[0], values)
+            own = jax.eval_shape(tx.init, wide.params)
+            if not _same_shapes(own, start.opt_state):
+                raise
+            return taken(_typed(start.opt_state, own), lambda x: x)
 
     return jax.lax.map(variant, (rates, values))
 
@@ -190,6 +204,19 @@ def _float64(leaf: Any) -> Any:
     Other types, such as bfloat16 moments, were asked for: they are checked too.
     """
     return leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
+
+
+def _same_shapes(one: Any, other: Any) -> bool:
+    return [x.shape for x in jax.tree.leaves(one)] == [
+        x.shape for x in jax.tree.leaves(other)
+    ]
+
+
+def _typed(tree: Any, like: Any) -> Any:
+    """`tree` in the dtypes of the leaves of `like`, in their order."""
+    leaves, structure = jax.tree.flatten(tree)
+    pairs = zip(leaves, jax.tree.leaves(like), strict=True)
+    return jax.tree.unflatten(structure, [x.astype(y.dtype) for x, y in pairs])
 
 
 def _step(toy, live, rates, hyperparameters, start):

@@ -116,11 +116,17 @@ def _scheduled(function: Callable, arguments: dict) -> optax.GradientTransformat
     """`function` with a schedule, or with each step's value of it if it takes none."""
     if _takes_schedule(function, arguments):
         return function(**arguments)
-    others = set(arguments) - {"learning_rate"}
-    return optax.inject_hyperparams(function, static_args=others)(**arguments)
+    others = {k: v for k, v in arguments.items() if k != "learning_rate"}
+
+    def made(learning_rate: Any) -> optax.GradientTransformation:
+        return function(learning_rate=learning_rate, **others)
+
+    return optax.inject_hyperparams(made)(arguments["learning_rate"])
 
 
 def _takes_schedule(function: Callable, arguments: dict) -> bool:
+    if function.__module__.partition(".")[0] not in ("optax", "runner"):
+        return False  # one's own gets the rate of each step, however rarely it updates
     annotation = inspect.signature(function).parameters["learning_rate"].annotation
     if annotation in (jax.typing.ArrayLike, float, Any):
         return False

@@ -200,16 +200,23 @@ def _refused_as_traced(func: Callable, static: dict, floats: dict) -> list[str]:
             return toy_update(tx)
 
         try:
-            jax.eval_shape(step, 0.1, traced)
+            jaxpr = jax.make_jaxpr(step)(0.1, traced).jaxpr
         except (
             jax.errors.ConcretizationTypeError,
             jax.errors.TracerArrayConversionError,
         ):
             return False
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"optimizer: {func.__name__} refuses its arguments: {error}"
             ) from error
+        rate, read = jaxpr.invars[0], [v for eqn in jaxpr.eqns for v in eqn.invars]
+        if not any(v is rate for v in read):
+            raise ConfigError(
+                f"optimizer: {func.__name__} takes a learning rate and doesn't use it, "
+                "so neither does a schedule count, nor is train/learning_rate of the "
+                "rows true: end it with optax.scale_by_learning_rate(learning_rate)"
+            )
         return True
 
     if accepts(list(floats)):
