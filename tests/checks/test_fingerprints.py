@@ -9,6 +9,7 @@ from helpers.training import SESSION
 from runner.checks.fingerprints import FINGERPRINTS, initial_parameters
 from runner.core.pipeline import TrainState
 from runner.core.step import Carry
+from runner.errors import ConfigError
 from runner.job.prepared import built_and_identified
 
 LINEAR = ("data=linear_ae", "model=linear_autoencoder")
@@ -32,11 +33,35 @@ def differing(identified):
 
     def differing(base: tuple[str, ...], *other: str) -> set[str]:
         one, two = identified(*base), identified(*base, *other)
+        assert one.pop("in_training_too") == two.pop("in_training_too") == {}
         assert set(one) == set(two) == set(FINGERPRINTS)
         assert np.isfinite(one["optimizer_probe"]).all()
         return {name for name in one if one[name] != two[name]}
 
     return differing
+
+
+def source(train, validation):
+    target = "_target_: helpers.user_sources."
+    return (
+        "data=source", "data.classes={label: 2}", "framework=jax",
+        f"data.train={{{target}{train}}}", f"data.validation={{{target}{validation}}}",
+    )  # fmt: skip
+
+
+def test_examples_that_training_has_too_are_told(identified):
+    same = source("Points", "Points, size: 40")
+    assert identified(*same)["in_training_too"] == {"validation": 40}
+
+
+@pytest.mark.parametrize(
+    "parts", [("Noisy", "Points"), ("Points", "Noisy")], ids=["train", "validation"]
+)
+def test_examples_that_change_are_refused(parts, identified, request):
+    said = f"data.{request.node.callspec.id} gives other examples when it is read again"
+    with pytest.raises(ConfigError, match=f"^verify: {said}.*verify=false"):
+        identified(*source(*parts), "verify=true")
+    identified(*source(*parts), "verify=false")
 
 
 @pytest.mark.parametrize(

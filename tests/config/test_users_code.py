@@ -86,6 +86,7 @@ def test_a_bug_of_ours_has_its_whole_traceback(built, monkeypatch):
 SHAPES = {
     "metric_of_three": ("metrics.x: its values have shape (3,)", "shape (64,)"),
     "metric_of_ten": ("metrics.x: finish returns shape (10,)", "shape ()"),
+    "metric_of_text": ("metrics.x: finish returns a str", "must return a number"),
     "loss_of_a_batch": ("task: the loss has values of shape ()", "shape (64,)"),
     "loss_weights": ("task: the loss has weights of shape (3,)", "shape (64,)"),
 }

@@ -6,7 +6,7 @@ import pytest
 
 from runner.data import digest
 from runner.data.dataset import Dataset, MemorySplit
-from runner.data.digest import data_digest
+from runner.data.digest import data_digest, repeated, unrepeatable
 
 
 def columns(size: int) -> dict[str, np.ndarray]:
@@ -48,6 +48,33 @@ def test_each_value_of_each_column_counts(chunk, column, row):
     before, after = data_digest(dataset()), data_digest(dataset(MemorySplit(changed)))
     assert before["train"].pop(column) != after["train"].pop(column)
     assert before == after and set(before) == {"train", "validation"}
+
+
+def test_examples_that_training_has_too_are_counted(chunk):
+    hashes = {}
+    other = {name: x[::-1] for name, x in columns(20).items()}
+    other["label"][[3, 4]] += 1
+    splits = {"train": Streamed(15), "test": MemorySplit(other)}
+    data = Dataset("x", splits | {"validation": Streamed(15)}, {}, 4, "stream")
+    assert data_digest(data, hashes) == data_digest(data)
+    assert repeated(hashes) == {"test": 15, "validation": 15}
+    other["label"][[10, 19]] += 1
+    data_digest(data, hashes)
+    assert repeated(hashes) == {"test": 13, "validation": 15}
+    del hashes["validation"]
+    hashes["test"] += np.uint64(1)
+    assert repeated(hashes) == repeated({}) == {}
+
+
+def test_examples_that_are_never_the_same_are_noticed():
+    @dataclasses.dataclass(frozen=True)
+    class Noisy(Streamed):
+        def rows(self, indices):
+            noise = np.random.default_rng().normal(size=(len(indices), 3))
+            return super().rows(indices) | {"input": noise.astype(np.float32)}
+
+    assert unrepeatable(dataset(Streamed(50))) is None
+    assert unrepeatable(dataset(Noisy(50))) == "train"
 
 
 def test_order_shape_and_type_count_too(chunk):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import misjudged
 from runner.data.transforms import (
     cast,
     flip,
@@ -44,6 +45,18 @@ def test_scaling_and_casting():
     expected = (IMAGES - np.float32(mean)) / np.float32(std)
     np.testing.assert_allclose(by_channel, expected, rtol=1e-6)
     assert after(cast(column="input", dtype="int32")).dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "transform,said",
+    [
+        (misjudged.nothing(), ": it returned None instead of a batch"),
+        (misjudged.half(), ": it returned another number of examples than it was"),
+    ],
+)
+def test_a_batch_is_one_and_keeps_its_size(transform, said):
+    with pytest.raises(ConfigError, match=rf"data\.transforms\[1\]{said}"):
+        after(cast(column="input", dtype="int32"), transform)
 
 
 def test_flipping_and_shifting_move_whole_images_in_training_alone():

@@ -25,6 +25,14 @@ class Points:
         return {"input": rng.normal(size=self.shape) + number % 2, "label": number % 2}
 
 
+class Noisy(Points):
+    """They are others each time that they are read."""
+
+    def __getitem__(self, number):
+        example = super().__getitem__(number)
+        return example | {"input": np.random.default_rng().normal(size=self.shape)}
+
+
 class Pairs(Points):
     """The same as tuples."""
 

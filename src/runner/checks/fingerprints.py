@@ -1,5 +1,6 @@
 """Digests that distinguish runs by what they did, not by their names."""
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,8 +16,9 @@ from runner.core.run import Run
 from runner.core.shapes import with_sharding
 from runner.core.step import training_batch
 from runner.data.dataset import Dataset
-from runner.data.digest import data_digest, rows_digest, sha
+from runner.data.digest import data_digest, repeated, rows_digest, sha, unrepeatable
 from runner.data.order import Order
+from runner.errors import ConfigError
 
 ORDERED_STEPS = 64  # covered by the digest of the data order
 FINGERPRINTS = (
@@ -42,8 +44,10 @@ class Examples:
             return training_batch(dataset.transforms, batch, key)
 
         self._device = jax.local_devices(backend="cpu")[0]
+        self._hashes: dict[str, np.ndarray] = {}
         pool = ThreadPoolExecutor(1, "runner-digest")
-        self._digest = pool.submit(data_digest, dataset)
+        self._unrepeatable = pool.submit(unrepeatable, dataset)
+        self._digest = pool.submit(data_digest, dataset, self._hashes)
         pool.shutdown(wait=False)
         self._transformed = None
         if dataset.transforms:
@@ -56,6 +60,26 @@ class Examples:
     def digest(self) -> dict[str, Any]:
         """See `data_digest`."""
         return self._digest.result()
+
+    @functools.cached_property
+    def repeated(self) -> dict[str, int]:
+        """See `runner.data.digest.repeated`."""
+        self.digest()
+        return repeated(self._hashes)
+
+    def check(self) -> None:
+        """Refuse examples that are others when they are read again.
+
+        Raises:
+          ConfigError: names the split.
+        """
+        if name := self._unrepeatable.result():
+            raise ConfigError(
+                f"verify: data.{name} gives other examples when it is read again. An "
+                "example must depend on its number alone, or no run can be repeated: "
+                "random changes belong into data.transforms. (verify=false trains "
+                "anyway)"
+            )
 
     def transformed(self, batch: dict[str, np.ndarray], key: jax.Array) -> dict:
         """`batch`, the one of step 1, after its transforms as a CPU computes them."""
@@ -77,9 +101,12 @@ def identify(run: Run, init: Callable, examples: Examples) -> dict[str, Any]:
       FINGERPRINTS, but for the probe of its optimizer: if one differs between two
       runs, so does what it is named after.
     """
+    if run.config["verify"]:
+        examples.check()
     return {
         "initial_parameters": initial_parameters(run, init),
         "data_digest": examples.digest(),
+        "in_training_too": examples.repeated,
         "data_order": data_order(run.spec.dataset, run.order),
         "first_batch": first_batch(run, examples),
     }

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +15,17 @@ from runner.data.dataset import Dataset, MemorySplit, Split
 LARGEST = 10**9  # the most bytes of arrays of which all are read
 _CHUNK = 2**24  # bytes that are read at once
 _SAMPLE = 256  # examples
+_READ_TWICE = 8  # examples of each split, to see whether they are the same
 
 
-def data_digest(dataset: Dataset) -> dict[str, Any]:
+def data_digest(
+    dataset: Dataset, hashes: dict[str, np.ndarray] | None = None
+) -> dict[str, Any]:
     """What identifies the examples, as plain values.
+
+    Args:
+        hashes: Gets a number for each example of each split, equal for equal ones,
+            where all are read.
 
     Returns:
         A digest of each column of each split: `{"train": {"label": ...}, ...}`. What
@@ -40,7 +47,25 @@ def data_digest(dataset: Dataset) -> dict[str, Any]:
         return {"sample": {name: sampled(split) for name, split in splits.items()}}
     if dataset.files and not in_memory:
         return {"contents": _contents(dataset.files)}
-    return {name: _all(split) for name, split in splits.items()}
+    kept = {} if hashes is None else hashes
+    return {name: _all(split, kept, name) for name, split in splits.items()}
+
+
+def repeated(hashes: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """How many examples of each split but `train` are in `train` too."""
+    train = hashes.get("train", np.zeros(0, np.uint64))
+    counts = {k: int(np.isin(v, train).sum()) for k, v in hashes.items()}
+    return {k: count for k, count in counts.items() if count and k != "train"}
+
+
+def unrepeatable(dataset: Dataset) -> str | None:
+    """The name of a split that gives other examples when it is read again."""
+    for name, split in dataset.splits.items():
+        if not isinstance(split, MemorySplit):
+            rows = np.arange(min(len(split), _READ_TWICE))
+            if rows_digest(split.rows(rows)) != rows_digest(split.rows(rows)):
+                return name
+    return None
 
 
 def sha(data: bytes) -> str:
@@ -56,8 +81,9 @@ def rows_digest(rows: dict[str, np.ndarray]) -> dict[str, str]:
     }
 
 
-def _all(split: Split) -> dict[str, str]:
+def _all(split: Split, hashes: dict[str, np.ndarray], name: str) -> dict[str, str]:
     size = len(split)
+    hashes[name] = np.zeros(size, np.uint64)
     count = max(1, _CHUNK // _example_bytes(split))
 
     def digests(start: int) -> dict[str, str]:
@@ -66,6 +92,7 @@ def _all(split: Split) -> dict[str, str]:
             rows = {name: x[start:stop] for name, x in split.columns.items()}
         else:
             rows = split.rows(np.arange(start, stop))
+        hashes[name][start:stop] = _hashes(rows)
         return rows_digest(rows)
 
     starts = range(0, size, count)
@@ -77,6 +104,18 @@ def _all(split: Split) -> dict[str, str]:
     if len(parts) == 1:
         return parts[0]
     return {k: sha("".join(part[k] for part in parts).encode()) for k in parts[0]}
+
+
+def _hashes(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """A number for each example: sums of its bytes, by random numbers, modulo 2**64."""
+    total: Any = 0
+    for i, name in enumerate(sorted(rows)):
+        x = np.ascontiguousarray(rows[name])
+        flat = x.view(np.uint8).reshape(len(x), -1)
+        words = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8))).view(np.uint64)
+        random = np.random.default_rng(i).bit_generator.random_raw(words.shape[1])
+        total = total + (words * random).sum(axis=1, dtype=np.uint64)
+    return total
 
 
 def sampled(split: Split) -> dict[str, str]:

@@ -29,6 +29,9 @@ def transformed(
         transforms: Those of a data set.
         batch: Arrays `[B, ...]` by name.
         key: PRNG key of the step; None for evaluation.
+
+    Raises:
+        ConfigError: a transform returns no batch, or one of another size.
     """
     import jax
 
@@ -41,12 +44,13 @@ def transformed(
                 "a function from (batch, key, train) to a batch"
             )
         with InPart(name):
-            batch = transform(batch, own, key is not None)
-        _check_batch(name, batch)
+            made = transform(batch, own, key is not None)
+        _check_batch(name, made, {np.shape(x)[:1] for x in batch.values()})
+        batch = made
     return batch
 
 
-def _check_batch(name: str, batch: Any) -> None:
+def _check_batch(name: str, batch: Any, sizes: set[tuple[int, ...]]) -> None:
     if not isinstance(batch, dict):
         raise ConfigError(
             f"{name}: it returned {what_is(batch)} instead of a batch, a dict of arrays"
@@ -56,6 +60,11 @@ def _check_batch(name: str, batch: Any) -> None:
         raise ConfigError(
             f"{name}: it returned a batch of {shapes}; the first dimension of each "
             "column is that of the examples, of which all have equally many"
+        )
+    if sizes != {shape[:1] for shape in shapes.values()}:
+        raise ConfigError(
+            f"{name}: it returned another number of examples than it was given; a batch "
+            "must keep its size"
         )
 
 

@@ -102,6 +102,7 @@ class Provenance:
     initial_parameters: str = setting(NUMBERS)
     init_from: dict[str, Any] = setting(NUMBERS, absent="none")
     data_digest: dict[str, Any] = setting(NUMBERS, absent="none")
+    in_training_too: dict[str, int] = setting(RECORD)  # of each split; from the data
     data_order: str = setting(NUMBERS)
     first_batch: str = setting(NUMBERS)
 

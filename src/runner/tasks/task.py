@@ -119,19 +119,25 @@ def numbers(task: Task, total: Sums) -> dict[str, jax.Array]:
     A metric of several numbers gives `name/part` for each. Integers stay what they are,
     since float32 counts to 2^24; all others become float32.
     """
-    found = {"loss": mean(total.loss, total.weight)}
+    found = {"loss": exact(mean(total.loss, total.weight))}
     for name, metric in task.metrics.items():
         with InPart(f"metrics.{name}"):
             value = metric.finish(total.metrics[name])
         parts = value if isinstance(value, dict) else {"": value}
         for part, number in parts.items():
-            if jnp.shape(number) != ():
+            try:
+                number = exact(number)
+            except (TypeError, ValueError):  # text, say
+                kind = f"a {type(number).__name__}"
+            else:
+                kind = f"shape {number.shape}"
+            if kind != "shape ()":
                 raise ConfigError(
-                    f"metrics.{name}: finish returns shape {jnp.shape(number)}, and "
-                    "must return a number, shape (), or a dict of numbers"
+                    f"metrics.{name}: finish returns {kind}, and must return a number, "
+                    "shape (), or a dict of numbers"
                 )
             found[f"{name}/{part}" if part else name] = number
-    return {k: exact(v) for k, v in found.items()}
+    return found
 
 
 def exact(number: Any) -> jax.Array:
