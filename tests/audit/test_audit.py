@@ -85,6 +85,24 @@ def test_a_planted_factor_is_named(audited, base, factor, truth, other, tmp_path
     assert f"{factor[0].upper()}{factor[1:]} alone explains most" in page
 
 
+def test_runs_of_an_earlier_audit_are_whole_and_of_this_code(audited, tmp_path):
+    settings = [*SMALL, "train.epochs=1"]
+    cells = cells_of(1)
+    audited(settings, cells, [1])
+    (metrics,) = (tmp_path / "out" / "runs").glob("*/metrics.jsonl")
+    own = metrics.read_text()
+    metrics.write_text(own.replace("1", "2", 1))
+    assert audited(settings, cells, [1])[0] == 1
+    metrics.write_text(own)
+    (metrics.parent / "checksums.txt").unlink()
+    provenance = metrics.with_name("provenance.json")
+    facts = json.loads(provenance.read_text())
+    facts["module_digests"] = {__name__: "another"}
+    provenance.write_text(json.dumps(facts))
+    _, found = audited(settings, cells, [1])
+    assert found["findings"][-1].startswith(f"some runs are older than {__name__}")
+
+
 def changed(tmp_path, change):
     """The shipped table of quadratic_deep, changed."""
     table = yaml.safe_load(find("deepobs_quadratic_deep").read_text())

@@ -1,8 +1,10 @@
+import jax
 import numpy as np
 import pytest
 
 from helpers.mistaken.runs import BARE
 from runner.cli import MISTAKES
+from runner.errors import ConfigError
 from runner.job.check import check_direction
 
 
@@ -30,6 +32,19 @@ def test_a_users_target_needs_no_annotations(composed):
 
     cfg = composed("model._target_=helpers.user_targets.untyped", "+model.width=abc")
     assert call(cfg, "model", inputs=None).init is None
+
+
+def test_jax_must_compile(ran, tmp_path):
+    with jax.disable_jit(), pytest.raises(ConfigError, match="JAX_DISABLE_JIT is set"):
+        ran(tmp_path)
+
+
+@pytest.mark.parametrize("last,told", [(20, True), (39, False)])
+def test_a_schedule_that_ends_early_is_told(last, told, ran, tmp_path, capsys):
+    ends = (f"schedule.boundaries=[{last}]", "schedule.scales=[0]")
+    ran(tmp_path, "schedule=piecewise_constant", *ends, "train.steps=40")
+    said = f"the learning rate is 0 after step {last}: nothing is learned in 20 of 40"
+    assert (said in capsys.readouterr().err) == told
 
 
 def test_the_recorded_config_is_complete(built):

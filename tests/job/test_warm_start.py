@@ -1,6 +1,7 @@
 """`init_from`: what is taken from a file, what isn't, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -127,6 +128,9 @@ def test_the_record_says_what_was_taken(ran, tmp_path, finished, capsys):
     facts = read_object(tmp_path / "again" / "provenance.json")["init_from"]
     assert set(facts) == {"path", "sha256", "taken"}
     assert set(file_arrays(tmp_path / "run")) == set(file_arrays(tmp_path / "again"))
+    shutil.copy(tmp_path / "run" / STATE, tmp_path / "again")
+    with pytest.raises(ConfigError, match="isn't the state that the run ended with"):
+        ran(tmp_path / "third", f"init_from={tmp_path / 'again'}")
 
 
 def damaged(finished, tmp_path, how):

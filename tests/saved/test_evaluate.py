@@ -71,6 +71,13 @@ def test_a_run_that_was_killed_has_its_checkpoints(ran, tmp_path, capsys):
     assert told["metrics"]["validation/loss"] == rows[step - 1]["validation/loss"]
     saved = load_run(folder, state=15)
     assert saved.evaluate()["validation/loss"] == rows[14]["validation/loss"]
+    metrics = folder / "metrics.jsonl"  # of another run
+    own = metrics.read_text()
+    metrics.write_text(own.replace("1", "2", 1))
+    (folder / checksums.FILE).unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match=r"checkpoints/15 can't be used$"):
+        load_run(folder, state=15).evaluate()
+    metrics.write_text(own)
     for path in (folder / "checkpoints" / "15").rglob("*"):
         if path.is_file() and path.name != checksums.FILE:
             path.write_bytes(b"")
@@ -126,3 +133,26 @@ def test_other_data_and_any_split(trained, capsys):
 
 def _data(folder: Path) -> str:
     return json.loads((folder / "config.json").read_text())["data"]["data_dir"]
+
+
+def test_another_runs_state_is_refused(trained, copied, capsys):
+    folder = copied()
+    shutil.copy(trained("best") / "state.safetensors", folder)
+    assert evaluate([str(folder)]) == 1
+    assert "isn't the state that the run ended with" in capsys.readouterr().err
+
+
+def test_what_has_changed_since_the_run_is_told(copied, capsys):
+    folder = copied()
+    for name, key, value in (
+        ("summary", "final", {"test/loss": 0.5}),
+        ("provenance", "module_digests", {"helpers.training": "edited", "gone": "x"}),
+    ):
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    load_run(folder).evaluate("test")
+    warnings = capsys.readouterr().err
+    assert "warning: edited since the run: helpers.training\n" in warnings
+    assert "and was 0.5 when the run ended" in warnings
+    load_run(folder).evaluate("test", ["data.batch_size=30"])
+    assert "when the run ended" not in capsys.readouterr().err

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.audit.runs import Done, Overrides, measured, runner
+from runner.audit.runs import Done, Overrides, measured, outdated, runner
 from runner.audit.table import Candidate, Table
 from runner.audit.verdict import Explanation, Verdict, explain, judge
 
@@ -18,12 +18,14 @@ class Audit(NamedTuple):
       explanations: of the values of its open factors, the best first; empty if nothing
         differs.
       runs: how many it took, those of earlier audits too.
+      edited: the modules of one's own that are others than some of these runs had.
     """
 
     table: Table
     verdicts: tuple[Verdict, ...]
     explanations: tuple[Explanation, ...]
     runs: int
+    edited: tuple[str, ...]
 
     @property
     def reproduced(self) -> bool:
@@ -63,7 +65,8 @@ def audit(table: Table, out: Path, config_dir: Path | None = None) -> Audit:
                 {c: _verdicts(table, steps, done, c) for c in table.candidates},
             )
     folders = {run.folder for run in done.values()}
-    return Audit(table, tuple(verdicts), tuple(explanations), len(folders))
+    edited = tuple(outdated(done.values()))
+    return Audit(table, tuple(verdicts), tuple(explanations), len(folders), edited)
 
 
 def _verdicts(

@@ -26,6 +26,7 @@ from runner.job.check import check
 from runner.job.run import run_job
 from runner.job.session import Session
 from runner.record.files import read_metrics, read_object
+from runner.record.loaded import edited
 from runner.sweep.compose import Composer
 from runner.sweep.job import without_hydra
 from runner.sweep.launch import run_jobs
@@ -140,6 +141,12 @@ def measured(cell: Cell, done: Done) -> float | str:
     if last < step:
         return f"it ended before step {step}"
     return f"{cell.metric} isn't measured at its step {step}"
+
+
+def outdated(done: Iterable[Done]) -> list[str]:
+    """The modules of one's own that were edited since the runs of earlier audits."""
+    folders = {run.folder for run in done if not run.error}
+    return edited(*(read_object(folder / "provenance.json") for folder in folders))
 
 
 def _given(overrides: Overrides, seed: int) -> list[str]:

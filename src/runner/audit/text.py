@@ -37,6 +37,11 @@ def findings(audit: Audit) -> list[str]:
             parts.append(f"{outcome}: {names}")
     if audit.explanations:
         parts.append(_explained(audit))
+    if audit.edited:
+        parts.append(
+            f"some runs are older than {few(audit.edited)}, which was edited since: "
+            "remove their folder to train them again"
+        )
     return parts
 
 

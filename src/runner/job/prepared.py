@@ -2,11 +2,13 @@
 
 import os
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from runner.checks.fingerprints import Examples, identify
@@ -77,7 +79,8 @@ class Prepared(NamedTuple):
         self.recorder.test(numbers)
         if is_first:
             with writing(self.recorder.folder):
-                save_state(self.recorder.folder, state)
+                digest = save_state(self.recorder.folder, state)
+            self.recorder.finish({"state_sha256": digest})
 
     def tell_what_is_safe(self, error: Unwritable, folder: Path) -> None:
         """Add to `error` what the run has left, its checkpoints in `folder` too."""
@@ -146,6 +149,11 @@ def prepare(
             _write_failure(folder, error)
         raise
     run = built.run
+    if processes.is_first:
+        rates = run.learning_rates
+        session.keep(("told", rates.tobytes()), lambda: _tell_of_zeros(rates))
+        counts = str(record["in_training_too"])
+        session.keep(("told", counts), lambda: _tell_of_repeated(record))
     if built.taken is not None and processes.is_first and not quiet and not resumed:
         print(one_line(built.taken.text))
     wandb_id = os.environ.get("WANDB_RUN_ID") or (resumed and resumed.wandb_id)
@@ -234,7 +242,16 @@ def checkpoint_record(run: Run, step: int) -> dict[str, Any]:
 
 
 def set_up(cfg: DictConfig, session: Session) -> None:
-    """Set what JAX must know before anything is computed."""
+    """Set what JAX must know before anything is computed.
+
+    Raises:
+      ConfigError: JAX is told to compile nothing.
+    """
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ConfigError(
+            "JAX_DISABLE_JIT is set, and a run is a compiled program: unset it. "
+            "jax.debug.print and train.debug_nans=true show what a step computes"
+        )
     session.keep(
         ("deterministic", cfg.deterministic),
         lambda: determinism.set_up(cfg.deterministic),
@@ -247,6 +264,25 @@ def set_up(cfg: DictConfig, session: Session) -> None:
 def _code(session: Session, folder: Path) -> Code:
     folder = folder.absolute()
     return session.keep(("code", folder), lambda: Code(folder, PACKAGES))
+
+
+def _tell_of_zeros(rates: np.ndarray) -> None:
+    """Warn of a schedule that ends before its run, as one in epochs does."""
+    learned, steps = int(np.flatnonzero(rates)[-1]) + 1, len(rates)
+    if steps - learned > 1:  # many a decay arrives at 0 in the last step
+        print(
+            f"warning: the learning rate is 0 after step {learned}: nothing is learned "
+            f"in {steps - learned} of {steps} steps",
+            file=sys.stderr,
+        )
+
+
+def _tell_of_repeated(record: Mapping[str, Any]) -> None:
+    for split, count in record["in_training_too"].items():
+        print(
+            f"warning: {count} examples of the split {split} are in train too",
+            file=sys.stderr,
+        )
 
 
 def _write_failure(folder: Path, error: Exception) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from runner.core.snapshot import Snapshot, Start
 from runner.errors import ConfigError
 from runner.record import checksums
-from runner.record.files import read_object
+from runner.record.files import check_rows, read_object
 from runner.trees import path_text
 
 # The folder of the checkpoints within a run folder.
@@ -70,6 +70,16 @@ def newest(
         f"none of the checkpoints in {folder} can be used. To start over and lose what "
         "the run has recorded, remove the run folder"
     )
+
+
+def checks_rows(metrics: Path) -> Callable[[dict[str, Any]], None]:
+    """A check for `newest`: a run's rows begin with those that its record has."""
+
+    def check(record: dict[str, Any]) -> None:
+        if "rows" in record:  # earlier versions of runner didn't save it
+            check_rows(metrics, record["rows"])
+
+    return check
 
 
 def _is_of_run(path: Path, record: dict, check: Callable[[dict], None]) -> bool:

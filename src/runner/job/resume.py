@@ -15,7 +15,7 @@ from runner.errors import ConfigError, Finished
 from runner.job import checkpoint, restore
 from runner.record.checksums import check_records
 from runner.record.conditions import changed
-from runner.record.files import check_rows, from_json, read_object, to_json
+from runner.record.files import from_json, read_object, to_json
 from runner.record.format import check_format
 from runner.record.recorder import Kept, Recorder
 from runner.record.secrets import scrub
@@ -218,10 +218,7 @@ def _from(
     checkpoints = earlier.folder / restore.FOLDER
     metrics = earlier.folder / "metrics.jsonl"
 
-    def check(record: dict[str, Any]) -> None:
-        if "rows" in record:  # earlier versions of runner didn't save it
-            check_rows(metrics, record["rows"])
-
+    check = restore.checks_rows(metrics)
     start = restore.newest(checkpoints, step, target, run.spec.description, check)
     if start.step > len(run.learning_rates):
         raise ConfigError(

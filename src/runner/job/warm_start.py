@@ -15,7 +15,7 @@ from runner.errors import ConfigError, few
 from runner.job.session import Session
 from runner.record.files import STATE
 from runner.record.state import arrays_in
-from runner.record.untrusted import one_line, read_bytes
+from runner.record.untrusted import one_line, read_bytes, read_foreign
 from runner.trees import is_found, path_text
 
 _SHOWN = 6
@@ -94,7 +94,11 @@ def take(
 
 def _read(path: Path, size: int) -> _File:
     data = read_bytes(path, size)
-    arrays = arrays_in(path, data, foreign=True)
+    summary = path.with_name("summary.json")  # of a run folder
+    own = None
+    if path.name == STATE and summary.is_file():
+        own = read_foreign(summary).get("state_sha256")
+    arrays = arrays_in(path, data, foreign=True, own=own)
     return _File(path, hashlib.sha256(data).hexdigest(), arrays)
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,17 @@ class Loaded:
         if file.startswith(self._sites):
             return name.partition(".")[0] not in _MAIN | self._owners.keys()
         return name != "__mp_main__" and not file.startswith(_PYTHON)
+
+
+def edited(*provenances: Mapping[str, Any]) -> list[str]:
+    """The modules of one's own that this process has otherwise than some runs."""
+    _, now = Loaded().facts()
+    found: set[str] = set()
+    for provenance in provenances:
+        then = provenance.get("module_digests")
+        known = then if isinstance(then, Mapping) else {}
+        found |= {name for name in now if known.get(name, now[name]) != now[name]}
+    return sorted(found)
 
 
 def _attributes(module: str) -> dict[str, Any]:

@@ -13,8 +13,11 @@ from runner.record.files import STATE, write_bytes
 from runner.trees import by_path
 
 
-def save_state(folder: Path, state: Any) -> None:
+def save_state(folder: Path, state: Any) -> str:
     """Write a tree of NumPy arrays, named as `params/dense_0/kernel` and so on.
+
+    Returns:
+      its checksum, which the file has too.
 
     Raises:
       OSError: the disk is full or the folder can't be written.
@@ -22,7 +25,9 @@ def save_state(folder: Path, state: Any) -> None:
     from safetensors.numpy import save
 
     named = arrays_of(state)
-    write_bytes(folder / STATE, save(named, {"sha256": _digest(named)}))
+    digest = _digest(named)
+    write_bytes(folder / STATE, save(named, {"sha256": digest}))
+    return digest
 
 
 def arrays_of(state: Any) -> dict[str, np.ndarray]:
@@ -30,13 +35,16 @@ def arrays_of(state: Any) -> dict[str, np.ndarray]:
     return {path: np.ascontiguousarray(leaf) for path, leaf in by_path(state).items()}
 
 
-def arrays_in(path: Path, data: bytes, foreign: bool = False) -> dict[str, np.ndarray]:
+def arrays_in(
+    path: Path, data: bytes, foreign: bool = False, own: str | None = None
+) -> dict[str, np.ndarray]:
     """The arrays in a safetensors file, by their names.
 
     Args:
       path: of the file, for messages.
       data: all that is in it.
       foreign: whether another program may have written it, without a checksum.
+      own: the checksum that it must have, if known.
 
     Raises:
       ValueError: it is damaged, or has other arrays than its checksum, if any, says.
@@ -55,6 +63,8 @@ def arrays_in(path: Path, data: bytes, foreign: bool = False) -> dict[str, np.nd
         return named
     if metadata is not None and metadata != {"sha256": _digest(named)}:
         raise ValueError(f"{path} is damaged: it doesn't have its recorded checksum")
+    if own is not None and metadata != {"sha256": own}:
+        raise ValueError(f"{path} isn't the state that the run ended with")
     return named
 
 

@@ -1,6 +1,7 @@
 """The model of a saved run, built again, and what it gives on data."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -28,7 +29,9 @@ from runner.job import restore
 from runner.job.build import build
 from runner.job.session import Session
 from runner.record.files import STATE
+from runner.record.loaded import edited
 from runner.record.state import arrays_in, arrays_of, restored
+from runner.record.untrusted import printable
 from runner.saved import configuration
 from runner.saved.data import check_alike, misfit, with_data
 from runner.saved.machine import set_up
@@ -90,7 +93,11 @@ def rebuilt(
         there, cfg = cfg, with_data(cfg, data, config_dir)
         digest = recorded.provenance.get("data_digest")
         own = check_alike(cfg, there, session, " ".join(data), digest)
-    return Built(build(cfg, session).run, session, own)
+    run = build(cfg, session).run
+    if names := edited(recorded.provenance):
+        told = printable(f"warning: edited since the run: {few(names)}")
+        print(told, file=sys.stderr)
+    return Built(run, session, own)
 
 
 def _today(recorded: Recorded, config_dir: Path | None) -> DictConfig | None:
@@ -132,21 +139,25 @@ def checkpoint_arrays(folder: Path, state: State, built: Built) -> dict[str, Any
     run = built.run
     target = start_shapes(run.spec, run.values)
     saved = folder / restore.FOLDER
-    start = restore.newest(saved, state.step, target, run.spec.description)
+    check = restore.checks_rows(folder / "metrics.jsonl")
+    start = restore.newest(saved, state.step, target, run.spec.description, check)
     carry = start.snapshot.carry
     both = {"params": evaluated_params(carry), "model_state": carry.state.model_state}
     return arrays_of(on_host(both))
 
 
-def file_arrays(folder: Path) -> dict[str, np.ndarray]:
+def file_arrays(folder: Path, own: str | None = None) -> dict[str, np.ndarray]:
     """The arrays in the state that a finished run has left in its folder.
 
+    Args:
+      own: its checksum, as the run has recorded it.
+
     Raises:
-      ConfigError: it is damaged.
+      ConfigError: it is damaged, or another run's.
     """
     path = folder / STATE
     try:
-        return arrays_in(path, path.read_bytes())
+        return arrays_in(path, path.read_bytes(), own=own)
     except (OSError, ValueError) as error:
         raise ConfigError(f"run folder {folder}: {error}") from error
 

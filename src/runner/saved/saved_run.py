@@ -2,6 +2,8 @@
 
 import functools
 import html
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
     from runner.core.pipeline import TrainState
     from runner.saved.model import Built
+
+
+# Relative. Where other devices compute, numbers differ by less.
+_ELSEWHERE = 1e-3
 
 
 class SavedRun:
@@ -103,7 +109,7 @@ class SavedRun:
 
         if "_arrays" not in vars(self):
             self._arrays = (
-                file_arrays(self.folder)
+                file_arrays(self.folder, self.summary.get("state_sha256"))
                 if self.state.checkpoint is None
                 else checkpoint_arrays(self.folder, self.state, self._model(data))
             )
@@ -187,7 +193,25 @@ class SavedRun:
                 f"data={built.run.spec.dataset.name} has the split train alone: "
                 "--split train evaluates that"
             )
-        return metrics(built, state, splits)
+        found = metrics(built, state, splits)
+        if not data and self.state.checkpoint is None:
+            self._warn_of_others(found)
+        return found
+
+    def _warn_of_others(self, found: Mapping[str, float]) -> None:
+        """Say where the numbers of the end aren't those that the run has recorded."""
+        final = self.summary.get("final")
+        for key, now in found.items():
+            then = final.get(key) if isinstance(final, Mapping) else None
+            if not (key.startswith("test") and isinstance(then, int | float)):
+                continue
+            if not math.isclose(then, now, rel_tol=_ELSEWHERE):
+                print(
+                    f"warning: {key} is {number(key, now)}, and was "
+                    f"{number(key, then)} when the run ended: its code, its data or "
+                    "what computes isn't the same",
+                    file=sys.stderr,
+                )
 
     def export(self, folder: str | Path) -> Path:
         """Write the state, its records and a model card: see `runner.saved.export`.
