@@ -243,6 +243,19 @@ def test_git_that_could_not_be_asked_is_no_error(tmp_path):
     assert analyse(load([tmp_path])).warnings == ()
 
 
+def test_what_else_a_person_should_know_is_shown(tmp_path):
+    for seed in range(2):
+        facts = {"initial_parameters": "i", "in_training_too": {"test": 3 * seed}}
+        folder = write_run(tmp_path / f"{seed}", seed=seed, provenance=facts)
+        path = folder / "summary.json"
+        told = json.loads(path.read_text()) | {"unchanged": ["params/a", "params/b"]}
+        path.write_text(json.dumps(told))
+    warnings = analyse(load([tmp_path])).warnings
+    assert "other seeds start from the same initial values" in warnings
+    assert "3 examples of the split test are in train too" in warnings
+    assert 'training never changed ["params/a", "params/b"] of 0, 1' in warnings
+
+
 def test_a_choice_by_the_test_split_is_shown(tmp_path):
     for seed, split in enumerate(("validation", "test")):
         config = {"validation": split}

@@ -92,6 +92,12 @@ SHAPES = {
 }
 
 
+def test_a_crop_of_training_alone_is_told(built):
+    cropped = "data.transforms=[{_target_: helpers.misjudged.cropped}]"
+    with pytest.raises(MISTAKES, match=r"input of shape \(7, 8, 1\) in training and"):
+        built("framework=jax", cropped)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_wrong_shape_is_one_message_with_both_shapes(built, name):
     given = [f"+metrics.x._target_=helpers.raising.{name}"]

@@ -33,6 +33,15 @@ def nothing():
     return lambda batch, key, train: None
 
 
+def cropped():
+    """A transform that crops in training alone."""
+
+    def transform(batch, key, train):
+        return batch | {"input": batch["input"][:, 1:]} if train else batch
+
+    return transform
+
+
 def half():
     """A transform that leaves out examples."""
     return lambda batch, key, train: {k: v[::2] for k, v in batch.items()}

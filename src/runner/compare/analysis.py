@@ -18,6 +18,9 @@ from runner.compare.reproduced import first_steps, once
 from runner.compare.statistics import Comparison, Group, compare, groups
 from runner.compare.tuning import Tuning, at_budget, tune, warnings_of
 from runner.errors import ConfigError, few
+from runner.settings import FACT
+
+_REPEATED = f"{FACT}in_training_too."
 
 # How a run ends that counts as the worst. Others, such as "running", say nothing yet.
 FAILED = ("failed", "refused")
@@ -241,6 +244,10 @@ def _warnings(runs: Runs, table: pl.DataFrame, analysis: Analysis) -> Iterator[s
     for still in table["unchanged"].drop_nulls().unique().sort():
         runs_of = few(table.filter(unchanged=still)["run"])
         yield f"training never changed {still} of {runs_of}"
+    for column in table.select(cs.starts_with(_REPEATED) & cs.integer()):
+        if most := column.max():
+            split = column.name.removeprefix(_REPEATED)
+            yield f"{most} examples of the split {split} are in train too"
     on_test = table.filter(validation="test").height if "validation" in table else 0
     if on_test:
         yield (

@@ -11,7 +11,7 @@ from runner.core import feed
 from runner.core.mesh import Mesh, population_mesh
 from runner.core.program_spec import ProgramSpec
 from runner.core.snapshot import Snapshot
-from runner.core.step import Values
+from runner.core.step import Values, training_batch
 from runner.core.warm_start import WarmStart
 from runner.errors import ConfigError
 from runner.tasks.task import is_shape, numbers
@@ -34,7 +34,7 @@ def check_traces(spec: ProgramSpec, values: Values) -> list[str]:
     inputs = spec.task.inputs(example)
     outputs = jax.eval_shape(spec.pipeline.predict, carry.state, _on_mesh(spec, inputs))
     _check_outputs(spec, outputs)
-    _, row = jax.eval_shape(spec.train_step, *arguments)
+    _, row = _traced(spec, arguments)
     if spec.probe is not None:
         given = *arguments[1:3], arguments[-1]
         batch, _ = jax.eval_shape(spec.train_step.prepared, *given)
@@ -62,8 +62,35 @@ def _check_outputs(spec: ProgramSpec, outputs: Any) -> None:
 
 def step_jaxpr(spec: ProgramSpec, values: Values) -> Jaxpr:
     """The jaxpr of a training step, for the rules of `runner.core.choose`."""
-    arguments = _step_arguments(spec, values)
-    return jax.make_jaxpr(spec.train_step)(*arguments).jaxpr
+    return _traced(spec, _step_arguments(spec, values))[0]
+
+
+def _traced(spec: ProgramSpec, arguments: tuple) -> tuple[Jaxpr, Any]:
+    """The training step's jaxpr, and the shapes of its row.
+
+    Raises:
+      ConfigError: the model fits the examples of an evaluation, but not of training.
+    """
+    try:
+        traced = jax.make_jaxpr(spec.train_step, return_shape=True)(*arguments)
+    except (TypeError, ValueError) as error:
+        dataset = spec.dataset
+        evaluated = feed.transformed_example(dataset, dataset.batch_size)
+        trained = jax.eval_shape(
+            lambda batch, key: training_batch(dataset.transforms, batch, key),
+            feed.example(dataset),
+            jax.eval_shape(lambda: jax.random.key(0)),
+        )
+        for name, x in evaluated.items():
+            if name in trained and trained[name].shape != x.shape:
+                raise ConfigError(
+                    f"data.transforms: examples have {name} of shape "
+                    f"{trained[name].shape[1:]} in training and {x.shape[1:]} in "
+                    f"evaluation, which the model doesn't take: {error}"
+                ) from error
+        raise
+    jaxpr, (_, row) = traced
+    return jaxpr.jaxpr, row
 
 
 def start_shapes(
