@@ -63,8 +63,8 @@ def _check_batch(name: str, batch: Any, sizes: set[tuple[int, ...]]) -> None:
         )
     if sizes != {shape[:1] for shape in shapes.values()}:
         raise ConfigError(
-            f"{name}: it returned another number of examples than it was given; a batch "
-            "must keep its size"
+            f"{name}: it returned another number of examples than it was given; a "
+            "batch must keep its size"
         )
 
 
