@@ -85,7 +85,8 @@ def deterministic(bench: Bench) -> Iterator[Case]:
         )
         options = {determinism.FLAG.removeprefix("--"): option}
         call = jax.jit(
-            step.train_call(one, 1, count, looped=True), compiler_options=options
+            step.train_call(one, 1, count, looped=True, devices=1),
+            compiler_options=options,
         )
         columns = feed.device_data(spec.dataset, spec.mesh).train
         batches = feed.TrainFeed(spec.dataset, [run.order], spec.mesh, 0).take(count)

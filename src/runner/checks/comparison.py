@@ -94,9 +94,10 @@ class Comparison:
         count = self._count(seen)
         name = f"{count} steps"
         if name not in self._made:
-            again = step.train_step(*parts, self._spec.microbatches, self._mesh.devices)
+            devices, looped = self._mesh.devices, self._program.looped
+            again = step.train_step(*parts, self._spec.microbatches, devices)
             block = self._block(seen)
-            call = step.train_call(again, block, count // block, self._program.looped)
+            call = step.train_call(again, block, count // block, looped, devices)
             given = self._steps_arguments(seen)
             jitted = jax.jit(call, out_shardings=(state, self._whole))
             self._compile(name, jitted, (before, *given))

@@ -131,7 +131,9 @@ def compile_program(
         count = max(1, blocks) * block
         batches = with_sharding(feed.train_shapes(dataset, count), mesh.batches, lead)
         rates = jax.ShapeDtypeStruct((count,), jnp.float32)
-        function = step.train_call(train_step, block, max(1, blocks), most > 1, looking)
+        function = step.train_call(
+            train_step, block, max(1, blocks), most > 1, mesh.devices, looking
+        )
         if members:
             function = jax.vmap(function, MEMBER_AXES)
         jitted = jax.jit(function, out_shardings=(state, mesh.own), donate_argnums=0)

@@ -244,6 +244,7 @@ def train_call(
     block: int,
     blocks: int,
     looped: bool,
+    devices: int,
     looking: tuple[Probe, Callable[[Any], Any]] | None = None,
 ) -> Callable:
     """Several steps as one call: see `Program.calls`.
@@ -261,10 +262,12 @@ def train_call(
     What else used the gradients of the training could change how XLA fuses, and so
     rounds, them. So the branch computes them again, which for a small model takes three
     times as long as usual, since nothing is in a cache any more. At the ends of blocks
-    on CPU, XLA compiles the step's own gradients apart, too: they may be used again.
+    on one CPU device, XLA compiles the step's own gradients apart, too: they may be
+    used again. On several `devices`, how results are split follows also from what uses
+    them.
     """
     scan = _scan if looped else _once
-    shared = block > 1 and jax.default_backend() == "cpu"
+    shared = block > 1 and devices == 1 and jax.default_backend() == "cpu"
 
     def call(carry, columns, batches, learning_rates, first_step, eval_loss, values):
         count = len(learning_rates)

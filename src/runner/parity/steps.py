@@ -75,7 +75,7 @@ def jitted(run: Run) -> Any:
     one = step.train_step(
         spec.pipeline, spec.task, spec.dataset.transforms, spec.microbatches
     )
-    return jax.jit(step.train_call(one, 1, 1, looped=False))
+    return jax.jit(step.train_call(one, 1, 1, looped=False, devices=1))
 
 
 def differences(
