@@ -36,6 +36,14 @@ def test_the_line(monkeypatch):
     assert lines[-1] == "sweep 3/4 done, 1 failed, 210.0 s"
 
 
+def test_a_job_that_failed_before_any_has_trained_is_no_pace(monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 30000.0)  # since the machine started
+    with Status(4, 0, io.StringIO()) as status:
+        status.failed = 1
+        status.reached(0, 1.0)
+        assert status.line() == "sweep 0/4 done, 1 failed"
+
+
 def test_a_terminal_gets_one_line_that_is_redrawn():
     class Terminal(io.StringIO):
         def isatty(self):

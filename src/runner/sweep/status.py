@@ -83,7 +83,9 @@ class Status(LiveLine):
         return self._trained / max(self.total - self.skipped, 1)
 
     def _time_left(self) -> str:
-        now, before = self._training or (0.0, 0.0)
+        if self._training is None:  # a job has failed before any has trained
+            return ""
+        now, before = self._training
         done = self._fraction()
         if (done - before) * (self.total - self.skipped) < _LEAST_OF_A_JOB:
             return ""
