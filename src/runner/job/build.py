@@ -1,7 +1,7 @@
 """Builds a run of plain values from a composed configuration and checks it."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -141,6 +141,7 @@ def build(
     init = session.keep(("init", spec.key), lambda: program.init(spec, values))
     metrics = session.keep(("metrics", spec.key), lambda: check_traces(spec, values))
     check_metrics(cfg, settings, metrics, spec.task)
+    _check_watched(asked, metrics)
     begin(run, init)
     found = _verified(run, trajectories, cfg.verify, session)
     return Built(run, cfg, found, taken)
@@ -211,6 +212,18 @@ def _optimizer_spec(cfg: DictConfig, session: Session) -> OptimizerSpec:
         () if isinstance(mask, bool) else tuple(mask),
         groups(section, made),
     )
+
+
+def _check_watched(asked: OptimizerSpec, metrics: Sequence[str]) -> None:
+    """Refuse a plateau rule that would never get a loss."""
+    rule = asked.schedule
+    if isinstance(rule, schedules.ReduceOnPlateau) and rule.watch == "validation":
+        if "validation/loss" not in metrics:
+            raise ConfigError(
+                "schedule.watch=validation needs validation/loss, which this run "
+                f"doesn't have: {', '.join(metrics)}. Give the data a validation "
+                "split, or schedule.watch=train"
+            )
 
 
 def _learning_rates(

@@ -43,6 +43,12 @@ RUNS = [
     ("data.batch_size=abc", "data.batch_size=abc must be a whole number"),
     ("data.batch_size=0", "data.batch_size=0"),
     ("data.name=mnits", "data.name='mnits'", "Did you mean 'mnist'?"),
+    (
+        "data.splits.validation=null objective=train/loss schedule=reduce_on_plateau "
+        "schedule.watch=validation",
+        "schedule.watch=validation needs validation/loss",
+        "schedule.watch=train",
+    ),
     # the mesh, on 8 devices
     (
         "mesh=data mesh.data=3",
