@@ -224,7 +224,7 @@ def test_no_optimizer_that_updates_seldom_is_refused(framework, verified):
     "name,said",
     [
         ("at_its_own_rate", "takes a learning rate and doesn't use it"),
-        ("no_optimizer", "returns a NoneType, and must return a gradient transform"),
+        ("no_optimizer", "returned None, and must return a gradient transformation"),
     ],
 )
 def test_an_optimizer_must_be_one_and_use_its_rate(name, said, verified):
