@@ -310,7 +310,7 @@ def test_untraceable_schedule_is_evaluated_step_by_step(schedule):
 
 
 def test_a_schedule_gives_one_number():
-    with pytest.raises(ConfigError, match=r"an array of shape \(3,\) for a step"):
+    with pytest.raises(ConfigError, match=r"of a step it gives shape \(3,\)"):
         schedules.table(lambda step: jnp.ones(3), 4)
 
 

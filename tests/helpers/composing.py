@@ -88,14 +88,15 @@ def _train(arguments: Sequence[str], monkeypatch) -> int:
 def _other(module: str, arguments: Sequence[str], monkeypatch) -> int:
     name = module if module in COMMANDS.values() else f"{module}.__main__"
     given = {}
-    parse = argparse.ArgumentParser.parse_args
+    parse = argparse.ArgumentParser.parse_intermixed_args
 
     def parse_args(self, args=None, namespace=None):
         given.update(vars(parse(self, args, namespace)))
         raise Composed
 
     with monkeypatch.context() as patch, contextlib.suppress(Composed):
-        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        for way in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, way, parse_args)
         importlib.import_module(name).main(arguments)
     words = [word for key in HOLDING for word in given.get(key) or ()]
     overrides = [word for word in words if OVERRIDE.fullmatch(word)]
