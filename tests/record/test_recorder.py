@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -241,6 +242,21 @@ def test_a_mirror_that_dies_or_stalls_is_replaced_and_lacks_nothing(
     assert not run.mirror.states()["csv"]["problem"]
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3"]
+
+
+def test_nobody_waits_for_the_mirror_of_a_folder_that_was_removed(tmp_path, csv_only):
+    folder = tmp_path / "run"
+    with recorder(folder, trackers=csv_only) as run:
+        run.row(ROWS[0])
+        while not (folder / "metrics.csv").exists():
+            time.sleep(0.01)
+        mirroring = helper._helpers[-1].process
+        mirroring.send_signal(signal.SIGSTOP)
+    shutil.rmtree(folder)
+    mirroring.send_signal(signal.SIGCONT)
+    started = time.monotonic()
+    run.mirror.wait()
+    assert time.monotonic() - started < 4  # a look at a lock comes every 5 s
 
 
 def test_a_mirror_that_always_dies_is_told_once_and_the_next_run_gets_another(

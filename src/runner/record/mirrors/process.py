@@ -91,7 +91,7 @@ class _Mirrors:
 
         def is_writing() -> bool:
             nonlocal asked, is_free
-            if os.getppid() != self._trainer:
+            if os.getppid() != self._trainer or not folder.is_dir():
                 return False
             if time.monotonic() - asked < _LOCK_SECONDS:
                 return True
