@@ -109,7 +109,7 @@ def one_by_peers() -> None:
 
     Trajectories.start = lambda *_: None
     build.verify = lambda *_: Found(None, "")
-    prepared.identify = lambda *_: {"optimizer_probe": None}
+    prepared.identify = lambda *_: {"optimizer_probe": None, "in_training_too": {}}
     cli.main()
 
 
