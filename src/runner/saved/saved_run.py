@@ -2,7 +2,6 @@
 
 import functools
 import html
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -205,7 +204,7 @@ class SavedRun:
             then = final.get(key) if isinstance(final, Mapping) else None
             if not (key.startswith("test") and isinstance(then, int | float)):
                 continue
-            if not math.isclose(then, now, rel_tol=_ELSEWHERE):
+            if not np.isclose(now, then, _ELSEWHERE, 0, equal_nan=True):
                 print(
                     f"warning: {key} is {number(key, now)}, and was "
                     f"{number(key, then)} when the run ended: its code, its data or "
