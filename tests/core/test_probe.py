@@ -148,8 +148,10 @@ def test_an_integer_is_recorded_as_it_is(trained):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("keeps", "probes.mine: it keeps a value .* or a cache: helpers.user_targets"
-                  r".KEPT. It may only return numbers"),
+        pytest.param(  # JAX looks for who has it for 18 s, among all of these tests
+            "keeps", "probes.mine: it keeps a value .* or a cache: helpers.user_targets"
+                     r".KEPT. It may only return numbers", marks=pytest.mark.nightly,
+        ),
         ("keeps_inner", "probes.mine: it keeps a value .*It may only return numbers"),
         ("too_large", "probes.mine: probe/mine: .*too large.*; return a float"),
     ],
