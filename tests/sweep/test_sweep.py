@@ -168,3 +168,10 @@ def test_an_id_for_one_wandb_run_is_no_jobs(main, tmp_path, monkeypatch, strateg
     main("seed=0,1", f"hydra.launcher.strategy={strategy}")
     records = [json.loads(p.read_text()) for p in tmp_path.glob("*/provenance.json")]
     assert len({record["wandb_id"] for record in records} - {"abc"}) == 2
+
+
+def test_a_warning_that_is_true_of_several_jobs_is_given_once(run):
+    status, said = run("optimizer.learning_rate=0.1,0.01", "schedule=linear",
+                       "schedule.transition_steps=2")  # fmt: skip
+    assert status == 0, said
+    assert said.count("warning: the learning rate is 0 after step 2") == 1

@@ -99,18 +99,19 @@ def test_padding_counts_nowhere_whatever_it_holds():
     assert padded == pytest.approx(whole, rel=1e-6)
 
 
+METRICS = {
+    "accuracy": accuracy(labels="label"),
+    "top2": top_k(labels="label", k=2),
+    "per": per_class_accuracy(labels="label", features=FEATURES),
+    "f1": macro_f1(labels="label", features=FEATURES),
+    "perplexity": perplexity(labels="label"),
+}
+
+
 @pytest.mark.smoke
 def test_the_metrics_of_classes():
     guesses = LOGITS.argmax(axis=1)
-    task = classes()._replace(
-        metrics={
-            "accuracy": accuracy(labels="label"),
-            "top2": top_k(labels="label", k=2),
-            "per": per_class_accuracy(labels="label", features=FEATURES),
-            "f1": macro_f1(labels="label", features=FEATURES),
-            "perplexity": perplexity(labels="label"),
-        }
-    )
+    task = classes()._replace(metrics=METRICS)
     many = classes()._replace(metrics={"top9": top_k(labels="label", k=9)})
     with pytest.raises(ConfigError, match=r"metrics.top9: k=9 is more than the 4"):
         found(many, LOGITS, {"label": LABELS})
@@ -127,15 +128,6 @@ def test_the_metrics_of_classes():
     assert got["top2"] == pytest.approx((best_two == LABELS[:, None]).any(1).mean())
     assert got["f1"] == pytest.approx(np.mean(f1))
     assert got["perplexity"] == pytest.approx(np.exp(-OWN_LOG_P.mean()), rel=1e-5)
-
-
-METRICS = {
-    "accuracy": accuracy(labels="label"),
-    "top2": top_k(labels="label", k=2),
-    "per": per_class_accuracy(labels="label", features=FEATURES),
-    "f1": macro_f1(labels="label", features=FEATURES),
-    "perplexity": perplexity(labels="label"),
-}
 
 
 @pytest.mark.parametrize("name", METRICS)

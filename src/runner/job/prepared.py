@@ -3,7 +3,7 @@
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,10 +150,9 @@ def prepare(
         raise
     run = built.run
     if processes.is_first:
-        rates = run.learning_rates
-        session.keep(("told", rates.tobytes()), lambda: _tell_of_zeros(rates))
-        counts = str(record["in_training_too"])
-        session.keep(("told", counts), lambda: _tell_of_repeated(record))
+        for text in _warnings(run.learning_rates, record["in_training_too"]):
+            # Once for all jobs of a sweep that it is true of.
+            session.keep(("warned", text), lambda text=text: _warn(text))
     if built.taken is not None and processes.is_first and not quiet and not resumed:
         print(one_line(built.taken.text))
     wandb_id = os.environ.get("WANDB_RUN_ID") or (resumed and resumed.wandb_id)
@@ -266,23 +265,21 @@ def _code(session: Session, folder: Path) -> Code:
     return session.keep(("code", folder), lambda: Code(folder, PACKAGES))
 
 
-def _tell_of_zeros(rates: np.ndarray) -> None:
-    """Warn of a schedule that ends before its run, as one in epochs does."""
+def _warnings(rates: np.ndarray, repeated: Mapping[str, int]) -> Iterator[str]:
+    """What is odd about a run, but may be meant."""
+    # A schedule in epochs may end long before its run; many end with a single 0.
     learned, steps = int(np.flatnonzero(rates)[-1]) + 1, len(rates)
-    if steps - learned > 1:  # many a decay arrives at 0 in the last step
-        print(
-            f"warning: the learning rate is 0 after step {learned}: nothing is learned "
-            f"in {steps - learned} of {steps} steps",
-            file=sys.stderr,
+    if steps - learned > 1:
+        yield (
+            f"the learning rate is 0 after step {learned}: nothing is learned in "
+            f"{steps - learned} of {steps} steps"
         )
+    for split, count in repeated.items():
+        yield f"{count} examples of the split {split} are in train too"
 
 
-def _tell_of_repeated(record: Mapping[str, Any]) -> None:
-    for split, count in record["in_training_too"].items():
-        print(
-            f"warning: {count} examples of the split {split} are in train too",
-            file=sys.stderr,
-        )
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _write_failure(folder: Path, error: Exception) -> None:

@@ -75,10 +75,10 @@ def print_table(
     if not _fits(table, out):
         header = [re.sub(r"([./])(?=.)", r"\1\n", name) for name in header]
         table = _table(header, cells, right)
-    names = [row[0] for row in cells] if named and not _fits(table, out) else []
+    above = named and not _fits(table, out)
     rest = _table(["", *header[1:]], [["", *row[1:]] for row in cells], right)
-    if names and _fits(rest, out):
-        _print_named(names, rest, out)
+    if above and _fits(rest, out):
+        _print_named([row[0] for row in cells], rest, out)
     else:
         out.print(table)
     if most is not None and len(rows) > most:
