@@ -39,6 +39,7 @@ from xdist.scheduler import LoadGroupScheduling
 from helpers.resuming import SMALL, run
 from helpers.training import SESSION, assemble_job, build_job, train_run
 from runner.config import conf
+from runner.core.compiling import BRIEF, QUICK
 from runner.core.run import Run
 from runner.record import compiled
 from runner.sweep.compose import Composer
@@ -46,6 +47,7 @@ from runner.sweep.compose import Composer
 # Else a tenth of the time goes into searches for garbage: see runner.cli.
 gc.freeze()
 gc.set_threshold(100_000, 50, 50)
+BRIEF |= QUICK  # the models of tests are so small that nothing else is as quick
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake
 settings.load_profile("untimed")

@@ -157,7 +157,7 @@ def test_a_preempted_run_of_two_nodes_is_requeued_and_ends_as_if_undisturbed(
 ):
     arguments = (
         "cluster=slurm", "cluster.nodes=2", "cluster.partition=low", "data=digits",
-        "train.epochs=null", "train.steps=1000", "train.eval_every_steps=1000",
+        "train.epochs=null", "train.steps=300", "train.eval_every_steps=300",
         "train.log_every_steps=1", "train.steps_per_call=1",
     )  # fmt: skip
     status, said = run(*arguments, "hydra.run.dir=whole")
@@ -166,9 +166,11 @@ def test_a_preempted_run_of_two_nodes_is_requeued_and_ends_as_if_undisturbed(
     launcher = start(*arguments, "hydra.run.dir=out")
     rows = out / "metrics.jsonl"
     wait_for(lambda: rows.exists() and rows.read_text().count("\n") > 5)
+    job = Plan(out).tasks[0].id
+    # Or it might end before it is preempted, when Slurm continues it.
+    os.kill(processes(job)[-1], signal.SIGSTOP)
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait(timeout=30) == 130
-    job = Plan(out).tasks[0].id
     assert job in (tmp_path / "said").read_text()
     sbatch = ["sbatch", "--wait", "-phigh", "-N2", "--exclusive", "-o/dev/null"]
     subprocess.run([*sbatch, "--wrap", "true"], check=True, timeout=60)
