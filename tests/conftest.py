@@ -47,6 +47,7 @@ from runner.sweep.compose import Composer
 # Else a tenth of the time goes into searches for garbage: see runner.cli.
 gc.freeze()
 gc.set_threshold(100_000, 50, 50)
+_LIKE_USERS = BRIEF.copy()
 BRIEF |= QUICK  # the models of tests are so small that nothing else is as quick
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake
@@ -161,6 +162,16 @@ def only_its_own_compiled():
     """What a file has compiled goes with it: by the end a worker would take 5 GB."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def same_initial_values(monkeypatch):
+    """The bits of initial values are those of a process of its own.
+
+    They are compiled here as users compile them.
+    """
+    for name, value in _LIKE_USERS.items():
+        monkeypatch.setitem(BRIEF, name, value)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Tables become arrays by the roles of their columns, from training rows alone."""
 
+import gzip
 import itertools
 import json
 import re
@@ -300,6 +301,23 @@ def test_a_mistake_is_told(made, tmp_path, changes, message):
         }
     with pytest.raises(ConfigError, match=re.compile(message, re.DOTALL)):
         made(**changes)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+@pytest.mark.parametrize("name", ["größe.csv", "größe.csv.gz"])
+def test_a_file_that_is_not_utf_8_is_told(made, tmp_path, encoding, name):
+    written = PEOPLE.rename({"age": "größe"}).write_csv().encode(encoding)
+    is_packed = name.endswith(".gz")
+    (tmp_path / name).write_bytes(gzip.compress(written) if is_packed else written)
+    with pytest.raises(ConfigError, match="first line isn't text in UTF-8"):
+        made(path=str(tmp_path / name), inputs=["height"])
+
+
+def test_names_may_have_any_letters(made, tmp_path):
+    rows = PEOPLE.rename({"age": "größe", "height": "身長"}).write_csv()
+    (tmp_path / "any.csv").write_text(rows, "utf-8-sig")
+    data = made(path=str(tmp_path / "any.csv"), inputs=["größe", "身長"])
+    assert columns(data, "train")["input"].shape[1] == 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Reads tables from CSV, Parquet and NumPy files."""
 
+import codecs
+import gzip
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".npy", ".npz")
+_LINE_BYTES = 1 << 16  # of a first line
 
 
 def read(
@@ -48,6 +51,7 @@ def read(
             elif ending in (".npy", ".npz"):
                 tables.append(_numpy(key, file))
             else:
+                _check_encoding(file)
                 tables.append(
                     pl.read_csv(
                         file,
@@ -72,6 +76,22 @@ def read(
         raise ConfigError(
             f"{key}={path}: its files have columns of different types: {error}"
         ) from error
+
+
+def _check_encoding(file: Path) -> None:
+    """Refuse names that aren't UTF-8, of which polars would replace what it can't read.
+
+    Raises:
+        ValueError: says so. Values that aren't are an error of polars'.
+    """
+    with (gzip.open if file.suffix.lower() == ".gz" else open)(file, "rb") as opened:
+        line = opened.readline(_LINE_BYTES)
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(line)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 of English letters is UTF-8, too
+        raise ValueError("its first line isn't text in UTF-8; save it as UTF-8")
 
 
 def _check_same(
