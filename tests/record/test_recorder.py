@@ -161,7 +161,7 @@ def wandb_is(tmp_path, monkeypatch):
         (tmp_path / "lib").mkdir()
         (tmp_path / "lib" / "wandb.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))
-        monkeypatch.setattr(helper, "_helpers", [])
+        monkeypatch.setattr(helper, "_helpers", helper._Helpers())
 
     return wandb_is
 
@@ -221,7 +221,7 @@ def test_one_command_brings_all_that_is_incomplete(tmp_path):
 @pytest.fixture
 def csv_only(monkeypatch):
     """A process of its own that mirrors, and a tracker that needs nothing."""
-    monkeypatch.setattr(helper, "_helpers", [])
+    monkeypatch.setattr(helper, "_helpers", helper._Helpers())
     monkeypatch.setattr(helper, "WAIT_SECONDS", 60.0)
     return {"csv": {"_target_": "runner.record.mirrors.csv.CsvTracker"}}
 
@@ -275,6 +275,62 @@ def test_a_mirror_that_always_dies_is_told_once_and_the_next_run_gets_another(
         run.row(ROWS[0])
     run.mirror.wait()
     assert (tmp_path / "b" / "metrics.csv").exists() and len(helper._helpers) == 2
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Two runs are worth a second process that mirrors, on any machine."""
+    monkeypatch.setattr(helper, "_RUNS_EACH", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+
+def test_the_runs_of_a_large_sweep_are_shared_by_two_processes(
+    tmp_path, monkeypatch, csv_only, two
+):
+    monkeypatch.setattr(helper, "_RESTARTS", 1)
+    monkeypatch.setattr("runner.record.mirrors.csv.CsvTracker.processes", 2)
+
+    def record(name):
+        with recorder(tmp_path / name, trackers=csv_only) as run:
+            run.row(ROWS[0])
+        return run.mirror
+
+    helper.prepare(csv_only, {}, runs=4)
+    mirrors = [record(name) for name in "abcd"]
+    one, other = helper._helpers
+    assert [len(each.places) for each in (one, other)] == [2, 2]
+    for mirror in mirrors:
+        mirror.wait()
+    one.kill()
+    while not one.has_ended:
+        time.sleep(0.01)
+    mirrors += [record(name) for name in "ef"]
+    assert [len(each.places) for each in helper._helpers] == [2, 4]
+    for mirror, name in zip(mirrors, "abcdef", strict=True):
+        mirror.wait()
+        assert mirror.states()["csv"]["over"]
+        assert (tmp_path / name / "metrics.csv").exists()
+
+
+def test_a_tracker_has_one_process_unless_it_gains_by_more(csv_only, two):
+    helper.prepare(csv_only, {}, runs=1000)
+    assert len(helper._helpers) == 1
+
+
+def test_what_two_processes_say_is_told_once(tmp_path, wandb_is, capfd, two):
+    wandb_is("raise ImportError('broken')")
+    helper.prepare(WANDB["trackers"], WANDB["config"], runs=2)
+    mirrors = []
+    for name in "ab":
+        with recorder(tmp_path / name, **WANDB) as run:
+            run.row(ROWS[0])
+        mirrors.append(run.mirror)
+    for mirror in mirrors:
+        mirror.wait()
+        assert mirror.states()["wandb"]["problem"]
+    assert [len(each.places) for each in helper._helpers] == [1, 1]
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "W&B start failed: ImportError: broken" in err
 
 
 def test_quiet_is_quiet_and_its_opposite_says_where_everything_is(tmp_path, capsys):

@@ -45,12 +45,13 @@ def trackers_of(cfg: DictConfig) -> dict[str, Spec]:
     return found
 
 
-def begin_mirroring(cfg: DictConfig) -> None:
-    """Start the process that mirrors a run, or jobs like it, before JAX is imported.
+def begin_mirroring(cfg: DictConfig, runs: int = 1) -> None:
+    """Start what mirrors a run, or as many jobs like it, before JAX is imported.
 
     That takes a second of one core, and what trackers import takes one of another. What
     is wrong with `cfg`, `prepare` says, in the folder of the run or the job.
     """
     with contextlib.suppress(Exception):
         if cfg.print is None and rank(cfg.distributed).process == 0:
-            helper.prepare(trackers_of(cfg), {"wandb": {"mode": cfg.wandb.mode}})
+            mode = {"wandb": {"mode": cfg.wandb.mode}}
+            helper.prepare(trackers_of(cfg), mode, runs)

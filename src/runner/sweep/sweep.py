@@ -80,7 +80,7 @@ class Sweep:
                 self._alone(job)
 
     def _packed(self, jobs: list[Job]) -> None:
-        begin_mirroring(jobs[0].config)
+        begin_mirroring(jobs[0].config, len(jobs))
         from runner.sweep import population
         from runner.sweep.group import PopulationQueue, group_key
 

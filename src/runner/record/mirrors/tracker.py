@@ -64,12 +64,14 @@ class Tracker:
     Attributes:
       label: its name, as people read it.
       package: the module that it needs, if it isn't one that runner has anyway.
+      processes: among how many the copies of a large sweep's runs may be shared.
       where: where the copy is, for people.
       problem: what it lacks, if anything.
     """
 
     label = ""
     package: str | None = None
+    processes = 1
     where = ""
     problem = ""
 

@@ -50,6 +50,8 @@ class WandbTracker(Tracker):
 
     label = "W&B"
     package = "wandb"
+    # One thread of Python's at a time writes rows, and packed runs end together.
+    processes = 2
 
     def __init__(self, source: Source):
         super().__init__(source)
