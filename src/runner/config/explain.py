@@ -1,7 +1,6 @@
 """Explains Hydra's and OmegaConf's errors: one message with key, value and rule."""
 
 import contextlib
-import dataclasses
 import re
 import sys
 import traceback
@@ -26,8 +25,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from runner.config import own_defaults
-from runner.config.argument_types import described
+from runner.config import key_types, own_defaults
 from runner.config.conf import conf_dir
 from runner.config.plain import plain
 from runner.config.users_code import raised
@@ -127,7 +125,7 @@ def _explained(error: BaseException, overrides: Sequence[str] | None) -> str:
         return _refused(refused, error, given)
     if isinstance(error, ConfigCompositionException):
         if isinstance(error.__context__, ValidationError):
-            return _refused_in_file(error.__context__, str(error))
+            return own_defaults.refused(error.__context__, str(error), _groups())
         return _not_composed(str(error), overrides is not None)
     if "Config group override must be" in str(error):
         return _not_a_name(error, sys.argv[1:] if overrides is None else overrides)
@@ -212,7 +210,7 @@ def _refused(
         return f"{key} must be given"
     if isinstance(refused, ValidationError):
         given = re.search(r"override [+~]*(.*)", str(error).split("\n")[0])
-        wanted = _wanted(key)
+        wanted = key_types.wanted(key)
         if wanted:
             return f"{given[1] if given else key} must be {wanted}" + (
                 "" if given else f": {text}"
@@ -222,55 +220,6 @@ def _refused(
     if is_key and str(refused.key) not in map(str, parent):
         return _no_such_key(key, str(refused.key), parent, overrides)
     return f"{key}: {text}" if key and key not in text else text
-
-
-def _refused_in_file(refused: ValidationError, text: str) -> str:
-    """A value of a user's file, as in `train: {epochs: ten}`, that has another type."""
-    why = str(refused).split("\n")[0]
-    key, value = refused.full_key or "", "=null" if "not Optional" in why else ""
-    if found := re.match(r"Value '(.*)' of type", why):
-        value = f"={found[1]}"
-    if found := re.match(
-        r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", why
-    ):
-        key, value = _section_of(found[1], Settings), f"={found[2]}"
-    file, wanted = re.match(r"In '(.+?)/(.+?)'", text), _wanted(key)
-    if not key or not wanted:
-        return " ".join(text.split())
-    named = f"{file[1]}={file[2]}: " if file else ""
-    chosen = f"; `- override /{key}: NAME` in its defaults chooses a file"
-    return f"{named}{key}{value} must be {wanted}{chosen if key in _groups() else ''}"
-
-
-def _section_of(name: str, kind: type) -> str:
-    """The key of the section in `kind` whose class is called `name`; empty: none."""
-    for key, hint in typing.get_type_hints(kind).items():
-        if dataclasses.is_dataclass(hint):
-            below = _section_of(name, typing.cast(type, hint))
-            if below or getattr(hint, "__name__", "") == name:
-                return f"{key}.{below}".removesuffix(".")
-    return ""
-
-
-def _wanted(key: str) -> str | None:
-    """The type of `key` in the schema, in words; None if it has no schema."""
-    hint = _schema(key)
-    if hint is None:
-        return None
-    if dataclasses.is_dataclass(hint):
-        return f"a section, whose keys are {', '.join(typing.get_type_hints(hint))}"
-    return described(hint)
-
-
-def _schema(key: str) -> Any:
-    """The type of a dotted key; None if the schema hasn't it."""
-    hint: Any = Settings
-    for name in filter(None, key.split(".")):
-        fields = typing.get_type_hints(hint) if isinstance(hint, type) else {}
-        if name not in fields:
-            return None
-        hint = fields[name]
-    return hint
 
 
 def _no_such_key(
@@ -361,7 +310,7 @@ def _not_composed(text: str, from_python: bool) -> str:
                 f"in +{group}@{group}s.{name}={name}"
             )
         section, _, _ = full.rpartition(".")
-        schema = _schema(section)
+        schema = key_types.schema(section)
         names = sorted(typing.get_type_hints(schema)) if schema else []
         suggestion = _on_its_own_line(did_you_mean(key, names))
         return f"{group}={name}: {no_such_key(section, key, names)}{suggestion}"

@@ -1,7 +1,11 @@
-"""Mistakes in a user's file that changes several sections, such as an experiment."""
+"""Mistakes in a user's file, such as an experiment."""
 
 import re
 from collections.abc import Collection
+
+from omegaconf.errors import ValidationError
+
+from runner.config import key_types
 
 _FILE = r"In '(?P<group>\w+)/(?P<name>[^']+)'"
 # How a file without `# @package _global_` is told: its keys are those of its group.
@@ -38,3 +42,21 @@ def explained(text: str, groups: Collection[str], sections: Collection[str]) -> 
             f"`- override /{found['other']}: {choice}` in a file's defaults"
         )
     return ""
+
+
+def refused(error: ValidationError, text: str, groups: Collection[str]) -> str:
+    """A value of a user's file, as in `train: {epochs: ten}`, that has another type."""
+    why = str(error).split("\n")[0]
+    key, value = error.full_key or "", "=null" if "not Optional" in why else ""
+    if found := re.match(r"Value '(.*)' of type", why):
+        value = f"={found[1]}"
+    if found := re.match(
+        r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", why
+    ):
+        key, value = key_types.section_of(found[1]), f"={found[2]}"
+    file, wanted = re.match(r"In '(.+?)/(.+?)'", text), key_types.wanted(key)
+    if not key or not wanted:
+        return " ".join(text.split())
+    named = f"{file[1]}={file[2]}: " if file else ""
+    chosen = f"; `- override /{key}: NAME` in its defaults chooses a file"
+    return f"{named}{key}{value} must be {wanted}{chosen if key in groups else ''}"

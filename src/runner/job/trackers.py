@@ -46,10 +46,11 @@ def trackers_of(cfg: DictConfig) -> dict[str, Spec]:
 
 
 def begin_mirroring(cfg: DictConfig, runs: int = 1) -> None:
-    """Start what mirrors a run, or as many jobs like it, before JAX is imported.
+    """Start what mirrors a run, or as many jobs like it, before the rest is imported.
 
-    That takes a second of one core, and what trackers import takes one of another. What
-    is wrong with `cfg`, `prepare` says, in the folder of the run or the job.
+    Flax and optax take half a second of one core, and what trackers import takes one
+    of another. What is wrong with `cfg`, `prepare` says, in the folder of the run or
+    the job.
     """
     with contextlib.suppress(Exception):
         if cfg.print is None and rank(cfg.distributed).process == 0:
