@@ -25,7 +25,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from runner.config import key_types, own_defaults
+from runner.config import key_types, own_files
 from runner.config.conf import conf_dir
 from runner.config.plain import plain
 from runner.config.users_code import raised
@@ -102,7 +102,7 @@ def _explained(error: BaseException, overrides: Sequence[str] | None) -> str:
         return str(error)
     refused = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     sections = typing.get_type_hints(Settings)
-    if why := own_defaults.explained(str(error), _groups(), sections):
+    if why := own_files.explained(str(error), _groups(), sections):
         return why
     if isinstance(error, MissingConfigException):
         return _no_such_option(error)
@@ -125,7 +125,7 @@ def _explained(error: BaseException, overrides: Sequence[str] | None) -> str:
         return _refused(refused, error, given)
     if isinstance(error, ConfigCompositionException):
         if isinstance(error.__context__, ValidationError):
-            return own_defaults.refused(error.__context__, str(error), _groups())
+            return own_files.refused(error.__context__, str(error), _groups())
         return _not_composed(str(error), overrides is not None)
     if "Config group override must be" in str(error):
         return _not_a_name(error, sys.argv[1:] if overrides is None else overrides)
