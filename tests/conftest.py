@@ -41,13 +41,14 @@ from helpers.training import SESSION, assemble_job, build_job, train_run
 from runner.config import conf
 from runner.core.compiling import BRIEF, QUICK
 from runner.core.run import Run
+from runner.job.session import Session
 from runner.record import compiled
 from runner.sweep.compose import Composer
 
 # Else a tenth of the time goes into searches for garbage: see runner.cli.
 gc.freeze()
 gc.set_threshold(100_000, 50, 50)
-_LIKE_USERS = BRIEF.copy()
+_USERS_BRIEF = BRIEF.copy()
 BRIEF |= QUICK  # the models of tests are so small that nothing else is as quick
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake
@@ -164,16 +165,6 @@ def only_its_own_compiled():
     jax.clear_caches()
 
 
-@pytest.fixture
-def same_initial_values(monkeypatch):
-    """The bits of initial values are those of a process of its own.
-
-    They are compiled here as users compile them.
-    """
-    for name, value in _LIKE_USERS.items():
-        monkeypatch.setitem(BRIEF, name, value)
-
-
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Prepared data and compiled programs, shared by the tests of a session."""
@@ -261,14 +252,26 @@ def own_modules(monkeypatch):
     forget()
 
 
+_HAVE_SESSIONS = "job.run", "replay.again", "saved.model"
+
+
 @pytest.fixture
 def shared_session(monkeypatch):
     """Whole runs in this process trace and compile once what they have in common.
 
     Commands, each a process of its own, are in tests/end_to_end, job and sweep.
     """
-    for module in ("job.run", "replay.again", "saved.model"):
+    for module in _HAVE_SESSIONS:
         monkeypatch.setattr(f"runner.{module}.Session", lambda *_: SESSION)
+
+
+@pytest.fixture
+def users_initial_values(monkeypatch, shared_session):
+    """Initial values have the bits of those of commands, which users compile."""
+    for name, value in _USERS_BRIEF.items():
+        monkeypatch.setitem(BRIEF, name, value)
+    for module in _HAVE_SESSIONS:  # so that no other test has compiled them before
+        monkeypatch.setattr(f"runner.{module}.Session", Session)
 
 
 @pytest.fixture

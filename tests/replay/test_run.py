@@ -145,7 +145,7 @@ def test_out_is_a_run_that_can_be_replayed(run, tmp_path, capsys):
     assert "already has a run" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("same_initial_values")
+@pytest.mark.usefixtures("users_initial_values")
 def test_from_the_command_line_with_a_wandb_file(folders, tmp_path, capsys):
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     env |= {"TFDS_DATA_DIR": str(folders["data"])}

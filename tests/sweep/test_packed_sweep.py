@@ -13,7 +13,7 @@ from runner.sweep.status import Status
 __all__ = ["command", "here", "main", "run"]  # fixtures
 
 
-@pytest.mark.usefixtures("same_initial_values")
+@pytest.mark.usefixtures("users_initial_values")
 def test_packed_equals_one_after_the_other(here, run, tmp_path):
     different = ("seed=0,1", "schedule=constant,cosine", "optimizer=adam,sgd")
     for strategy, folder in (("vmap", "packed"), ("loop", "turns")):
