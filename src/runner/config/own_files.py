@@ -54,9 +54,9 @@ def refused(error: ValidationError, text: str, groups: Collection[str]) -> str:
         r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", why
     ):
         key, value = key_types.section_of(found[1]), f"={found[2]}"
-    file, wanted = re.match(r"In '(.+?)/(.+?)'", text), key_types.wanted(key)
+    file, wanted = re.match(_FILE, text), key_types.wanted(key)
     if not key or not wanted:
         return " ".join(text.split())
-    named = f"{file[1]}={file[2]}: " if file else ""
+    named = f"{file['group']}={file['name']}: " if file else ""
     chosen = f"; `- override /{key}: NAME` in its defaults chooses a file"
     return f"{named}{key}{value} must be {wanted}{chosen if key in groups else ''}"

@@ -86,11 +86,12 @@ def _check_encoding(file: Path) -> None:
     """
     with (gzip.open if file.suffix.lower() == ".gz" else open)(file, "rb") as opened:
         line = opened.readline(_LINE_BYTES)
-    try:
+    try:  # a long line ends within a letter
         text = codecs.getincrementaldecoder("utf-8")().decode(line)
+        is_utf_8 = "\0" not in text  # as UTF-16 of English letters has it
     except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:  # UTF-16 of English letters is UTF-8, too
+        is_utf_8 = False
+    if not is_utf_8:
         raise ValueError("its first line isn't text in UTF-8; save it as UTF-8")
 
 
