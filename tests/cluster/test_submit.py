@@ -137,16 +137,33 @@ def test_one_machine_has_one_node(composed):
 )
 def test_mistakes_in_how_a_sweep_is_run(composed, executor, cluster, swept, told):
     launcher: Any = SimpleNamespace(executor=executor)
-    job: Any = SimpleNamespace(config=composed(f"cluster={cluster}"))
     with pytest.raises(ConfigError, match=re.escape(told)):
-        launch._cluster(launcher, [job], swept)
+        launch._cluster(launcher, composed(f"cluster={cluster}"), swept)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "told"),
+    [("local", "pip install submitit"), ("slurm", "no sbatch on this machine")],
+)
+def test_a_sweep_that_its_cluster_cannot_run_leaves_nothing(
+    run, tmp_path, monkeypatch, cluster, told
+):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    if cluster == "local":
+        (tools / "submitit.py").write_text("raise ImportError")
+        monkeypatch.setenv("PYTHONPATH", str(tools), prepend=os.pathsep)
+    monkeypatch.setenv("PATH", str(tools))
+    status, said = run("-m", f"cluster={cluster}", "seed=0,1")
+    assert status == 1 and told in said, said
+    assert [path.name for path in tmp_path.iterdir()] == ["tools"]
 
 
 def test_a_task_of_a_sweep_has_one_node(composed):
     launcher: Any = SimpleNamespace(executor="auto")
-    job: Any = SimpleNamespace(config=composed("cluster=slurm", "cluster.nodes=2"))
+    config = composed("cluster=slurm", "cluster.nodes=2")
     with pytest.raises(ConfigError, match="must be 1 with -m"):
-        launch._cluster(launcher, [job], [])
+        launch._cluster(launcher, config, [])
 
 
 @pytest.mark.parametrize(

@@ -89,9 +89,12 @@ def run_jobs(
     composer = Composer(launcher.context.config_loader, master)
     # A sweep that gets more values may differ in fewer keys now than it did before.
     known = [*keys, *swept_in(Path(master.hydra.sweep.dir))]
-    jobs = [
+    jobs = [compose_job(composer, overrides[0], first, known)]
+    cluster = _cluster(launcher, jobs[0].config, keys)
+    _refuse_processes(master)
+    jobs += [
         compose_job(composer, given, first + i, known)
-        for i, given in enumerate(overrides)
+        for i, given in enumerate(overrides[1:], 1)
     ]
     if len({job.config.deterministic for job in jobs}) > 1:
         raise ConfigError(
@@ -103,16 +106,15 @@ def run_jobs(
     if launcher.resume and not is_given(master, "hydra.sweep.dir"):
         folder = _unfinished(folder, base, jobs) or folder
     refuse_shared(jobs, folder)
-    cluster = _cluster(launcher, jobs, keys)
     if cluster:
         from runner.cluster.handed_over import refuse_secrets
-
-        refuse_secrets([plain(master)], overrides)
-    if cluster and cluster.dry_run:
         from runner.sweep import on_cluster
 
-        print(on_cluster.script(jobs, cluster, launcher.max_members, folder))
-        raise SystemExit(0)
+        refuse_secrets([plain(master)], overrides)
+        engine = on_cluster.engine_of(cluster, folder)  # which this machine may lack
+        if cluster.dry_run:
+            print(on_cluster.script(jobs, cluster, launcher.max_members, engine))
+            raise SystemExit(0)
     swept = [name for key in keys for name in names(key)]
     with Ledger(folder, base, swept) as ledger:
         plan = Plan(folder)
@@ -125,8 +127,9 @@ def run_jobs(
         }
         ledger.write()
         unfinished = list(reversed(todo.values()))
+        total = first + len(jobs)
         with _resumable(ledger):
-            _run(launcher, cluster, ledger, plan, unfinished, first + len(jobs), known)
+            _run(launcher, cluster, ledger, plan, unfinished, total, known)
     for job in jobs:
         if job.fingerprint in todo:
             original = todo[job.fingerprint]
@@ -175,15 +178,8 @@ def _resumable(ledger: Ledger) -> Iterator[None]:
 
 def _check(launcher: Launcher) -> None:
     from runner.config.ignored_files import refuse_ignored
-    from runner.config.rank import rank
 
     refuse_ignored(launcher.master.hydra.runtime.config_sources)
-    processes = rank(launcher.master.distributed).size
-    if processes > 1:
-        raise ConfigError(
-            f"a sweep (-m) is run by one process, but there are {processes}; start "
-            "one, or set distributed=off to run one sweep in each"
-        )
     if launcher.strategy not in STRATEGIES:
         raise ConfigError(
             f"hydra.launcher.strategy={launcher.strategy} is none of "
@@ -197,8 +193,19 @@ def _check(launcher: Launcher) -> None:
         )
 
 
+def _refuse_processes(master: DictConfig) -> None:
+    from runner.config.rank import rank  # which may import JAX
+
+    processes = rank(master.distributed).size
+    if processes > 1:
+        raise ConfigError(
+            f"a sweep (-m) is run by one process, but there are {processes}; start "
+            "one, or set distributed=off to run one sweep in each"
+        )
+
+
 def _cluster(
-    launcher: Launcher, jobs: Sequence[Job], keys: Sequence[str]
+    launcher: Launcher, config: DictConfig, keys: Sequence[str]
 ) -> ClusterSettings | None:
     """The cluster that trains the jobs; None trains them here."""
     engines = {"inline": None, "submitit_local": "local", "submitit_slurm": "slurm"}
@@ -209,7 +216,6 @@ def _cluster(
             f"hydra.launcher.executor={executor} is none of {', '.join(names)}."
             + did_you_mean(str(executor), names)
         )
-    config = jobs[0].config
     engine = config.cluster.engine
     wanted = engine if executor == "auto" else engines[executor]
     if engine not in (None, wanted):

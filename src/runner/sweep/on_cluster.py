@@ -60,15 +60,25 @@ def cut(
     return tasks
 
 
+def engine_of(settings: ClusterSettings, folder: Path) -> Engine:
+    """The engine that runs the tasks of the sweep in `folder`.
+
+    Raises:
+      ConfigError: it isn't installed.
+    """
+    plan = Plan(folder)
+    name = f"runner-{plan.folder.parent.name}"
+    return engine(settings, plan.logs, name, processes=1)
+
+
 def script(
     jobs: Sequence[Job],
     settings: ClusterSettings,
     most: int | Literal["auto"],
-    folder: Path,
+    chosen: Engine,
 ) -> str:
     """The batch script that would be submitted for `jobs`."""
-    tasks = cut(jobs, most, settings.max_tasks)
-    return _engine(settings, Plan(folder)).script(len(tasks))
+    return chosen.script(len(cut(jobs, most, settings.max_tasks)))
 
 
 def run(
@@ -87,7 +97,7 @@ def run(
     Raises:
       ConfigError: the cluster refuses them.
     """
-    chosen = _engine(settings, plan)
+    chosen = engine_of(settings, ledger.folder)
     submitted = {name for task in plan.active for name in task.jobs}
     new = [job for job in jobs if job.fingerprint not in submitted]
     if new:
@@ -125,11 +135,6 @@ def _plan(
     for several in cut(jobs, launcher.max_members, settings.max_tasks):
         task = plan.add([job.fingerprint for job in several], file)
         write_slice(plan, task.number, several)
-
-
-def _engine(settings: ClusterSettings, plan: Plan) -> Engine:
-    name = f"runner-{plan.folder.parent.name}"
-    return engine(settings, plan.logs, name, processes=1)
 
 
 class _Sweep:
