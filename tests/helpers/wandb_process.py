@@ -46,8 +46,8 @@ def core_pids():
             stats.append(path.read_text().split())
         except OSError:  # that process has just ended
             pass
-    mirrors = {str(one.process.pid) for one in helper._helpers}
-    ours = [s for s in stats if s[1] == "(wandb-core)" and s[3] in mirrors]
+    parents = {str(one.process.pid) for one in helper._helpers} | {str(os.getpid())}
+    ours = [s for s in stats if s[1] == "(wandb-core)" and s[3] in parents]
     return [int(stat[0]) for stat in ours]
 
 def wait_for_start():

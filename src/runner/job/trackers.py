@@ -53,6 +53,7 @@ def begin_mirroring(cfg: DictConfig, runs: int = 1) -> None:
     the job.
     """
     with contextlib.suppress(Exception):
-        if cfg.print is None and rank(cfg.distributed).process == 0:
+        # A sweep is one process, and need not import JAX to know its rank.
+        if cfg.print is None and (runs > 1 or rank(cfg.distributed).process == 0):
             mode = {"wandb": {"mode": cfg.wandb.mode}}
             helper.prepare(trackers_of(cfg), mode, runs)

@@ -16,6 +16,7 @@ from runner.config.hydra_files import discard_unused
 from runner.config.plain import plain
 from runner.errors import ConfigError, Preempted, did_you_mean
 from runner.job.identity import base_of
+from runner.job.trackers import begin_mirroring
 from runner.settings import ClusterSettings
 from runner.sweep.compose import Composer, names
 from runner.sweep.job import (
@@ -91,6 +92,9 @@ def run_jobs(
     known = [*keys, *swept_in(Path(master.hydra.sweep.dir))]
     jobs = [compose_job(composer, overrides[0], first, known)]
     cluster = _cluster(launcher, jobs[0].config, keys)
+    is_new = not (Path(master.hydra.sweep.dir) / "sweep.json").exists()
+    if is_new and not cluster:  # one that isn't may have nothing left to do
+        begin_mirroring(jobs[0].config, len(overrides))
     _refuse_processes(master)
     jobs += [
         compose_job(composer, given, first + i, known)

@@ -40,6 +40,28 @@ record("b")
     assert extent(file)[2] is extent(file, 1 << 15)[2] is None
 
 
+def test_a_first_run_starts_as_fast_as_others(tmp_path):
+    """If wandb imports more at its first run now, let `WandbTracker.load` do so."""
+    code = """
+from runner.record.mirrors import follow
+from runner.record.mirrors.tracker import source
+from runner.record.mirrors.wandb import WandbTracker
+
+def loaded():
+    return {name for name in sys.modules if name.startswith("wandb.")}
+
+record("a", trackers={})
+WandbTracker.load()
+before, cores = loaded(), core_pids()
+assert len(cores) == 1
+follow.copy(TRACKERS["wandb"], source(Path("a")), lambda: False, print, lambda _: None)
+assert core_pids() == cores
+assert loaded() == before, loaded() - before
+"""
+    run(tmp_path, code)
+    assert len(mirrored(tmp_path)["history"]) == 20
+
+
 def test_numbers_that_are_not_finite(tmp_path):
     code = """
 with recorder_of(".") as recorder:

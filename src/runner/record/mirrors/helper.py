@@ -119,12 +119,12 @@ class _Helpers(list["_Helper"]):
         targets = [target(spec) for spec in trackers.values()]
         most = min(max(kind.processes for kind in targets), os.cpu_count() or 1)
         wanted = max(1, min(most, runs // _RUNS_EACH))
-        packages = [kind.package for kind in targets if kind.package]
+        names = [spec["_target_"] for spec in trackers.values()]
         with self._lock:
             if not self:
                 atexit.register(self._close)
             while len(self._live()) < wanted:
-                self.append(_Helper(packages, self._show))
+                self.append(_Helper(names, self._show))
 
     def _live(self) -> "list[_Helper]":
         return [helper for helper in self if not helper.has_ended]
@@ -175,7 +175,7 @@ class _Helper:
     """This process's end of one that mirrors.
 
     Args:
-      packages: what its trackers import.
+      trackers: the names of their classes.
       show: called with each line that it says.
 
     Attributes:
@@ -183,9 +183,9 @@ class _Helper:
       is_closed: it is to be watched no longer.
     """
 
-    def __init__(self, packages: list[str], show: "Callable[[_Helper, str], None]"):
+    def __init__(self, trackers: list[str], show: "Callable[[_Helper, str], None]"):
         self.folder = Path(tempfile.mkdtemp(prefix="runner-mirror-"))
-        self._packages = packages
+        self._trackers = trackers
         self._show = show
         self._lock = threading.Lock()
         self.places: list[Path] = []
@@ -200,7 +200,7 @@ class _Helper:
         with (self.folder / SAID).open("ab") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "runner.record.mirrors.process"]
-                + [str(self.folder), str(os.getpid()), *self._packages],
+                + [str(self.folder), str(os.getpid()), *self._trackers],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,

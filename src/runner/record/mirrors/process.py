@@ -7,7 +7,6 @@ small model does, so neither happens in the process that trains. This module, ru
 """
 
 import contextlib
-import importlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.record.files import is_locked, write_json
-from runner.record.mirrors.follow import Spec, copy
+from runner.record.mirrors.follow import Spec, copy, target
 from runner.record.mirrors.tracker import Source, Tracker, source
 from runner.record.secrets import error_line
 from runner.signals import SIGNALS
@@ -39,9 +38,9 @@ _LOCK_SECONDS = 5.0  # between two looks at a lock, which may cost more
 class _Mirrors:
     """The mirrors that are asked for in `folder`, a thread for each."""
 
-    def __init__(self, folder: Path, trainer: int, imports: threading.Thread):
+    def __init__(self, folder: Path, trainer: int, loading: threading.Thread):
         self._folder = folder
-        self._imports = imports
+        self._loading = loading
         self._trainer = trainer
         self._said: set[str] = set()
         self._count = 0
@@ -75,7 +74,7 @@ class _Mirrors:
             tell(tracker)
             time.sleep(_LOOK_SECONDS + _LOOK_SECONDS_A_RUN * len(self.threads))
 
-        self._imports.join()  # of two threads, one may get a module half made
+        self._loading.join()  # of two threads, one may get a module half made
         tracker = Tracker(Source(Path(folder), {}, {}))
         try:
             run = source(Path(folder), self._trainer)
@@ -119,14 +118,14 @@ def state(place: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    folder, trainer, *packages = Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+    folder, trainer, *trackers = Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
     # A scheduler signals all processes; this one ends when the run does.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     tempfile.tempdir = str(folder)  # so that nothing is left of what W&B leaves there
-    imports = threading.Thread(target=_import, args=(packages,), daemon=True)
-    imports.start()
-    mirrors = _Mirrors(folder, trainer, imports)
+    loading = threading.Thread(target=_load, args=(trackers,), daemon=True)
+    loading.start()
+    mirrors = _Mirrors(folder, trainer, loading)
     left: float | None = None
     with contextlib.suppress(OSError):  # the trainer has ended and removed it
         while left is None or time.monotonic() - left < _LEFT_ALONE_SECONDS:
@@ -141,11 +140,10 @@ def main() -> None:
     os._exit(0)  # whatever a thread of a tracker may still wait for
 
 
-def _import(packages: list[str]) -> None:
-    """Import them before the first run needs them, which then reports any failure."""
-    for package in packages:
+def _load(trackers: list[str]) -> None:
+    for name in trackers:
         with contextlib.suppress(Exception):
-            importlib.import_module(package)
+            target({"_target_": name}).load()
 
 
 if __name__ == "__main__":

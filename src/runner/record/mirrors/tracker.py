@@ -1,6 +1,7 @@
 """The interface of a tracker, which gets a copy of a run folder."""
 
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,6 +78,12 @@ class Tracker:
 
     def __init__(self, source: Source):
         self.source = source
+
+    @classmethod
+    def load(cls) -> None:
+        """Do what is slow before the first run needs it; that reports any failure."""
+        if cls.package:
+            importlib.import_module(cls.package)
 
     @classmethod
     def is_wanted(cls, config: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ tests/record/mirrors/test_wandb.py.
 """
 
 import contextlib
+import importlib
 import os
 import sys
 import threading
@@ -62,6 +63,16 @@ class WandbTracker(Tracker):
         self._core: int | None = None  # whose processes it uses
         self._rows = self._last = 0  # how many this one has written, and up to where
         self._over: int | None = None  # the exit code of the local run, if it has one
+
+    @classmethod
+    def load(cls) -> None:
+        import wandb
+
+        # The start of a first run imports this, of which it needs nothing.
+        with contextlib.suppress(ImportError):  # it is private, and may move
+            importlib.import_module("wandb.sdk.launch.inputs.internal")
+        _silence()
+        wandb.setup()  # starts W&B's own process
 
     @classmethod
     def is_wanted(cls, config: Mapping[str, Any]) -> bool:
@@ -210,8 +221,7 @@ def begin(
     """W&B's run with these `fields`: see `with_variables`."""
     import wandb
 
-    # We say where everything is. W&B reads this when it first starts.
-    os.environ.setdefault("WANDB_SILENT", "true")
+    _silence()
     client |= {
         k: v for k, v in _CLIENT.items() if f"WANDB_{k.upper()}" not in os.environ
     }
@@ -223,6 +233,11 @@ def begin(
         settings=wandb.Settings(**client),
         **fields,
     )
+
+
+def _silence() -> None:
+    """We say where everything is. W&B reads this when it first starts."""
+    os.environ.setdefault("WANDB_SILENT", "true")
 
 
 def log_artifact(run: Any, artifact: Any, seconds: float) -> None:
