@@ -9,7 +9,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from runner.config import conf
-from runner.config.hydra_files import plain, write_yaml
+from runner.config.hydra_files import Sections, to_yaml, write_yaml
+from runner.config.hydra_job import hydra_aside
+from runner.config.plain import plain
 from runner.sweep.compose import Composer
 
 JOBS = [
@@ -79,6 +81,20 @@ def test_mistakes_are_told_as_hydra_tells_them(loader, wrong):
             whole, ["seed=1", wrong] if "seed" not in wrong else [wrong]
         )
     assert str(ours.value) == str(theirs.value)
+
+
+def test_jobs_of_a_sweep_write_what_each_would_alone(loader, tmp_path):
+    """Sections are those of this job, whatever jobs before it had there."""
+    sections, path = Sections(), tmp_path / "x.yaml"
+    composer = Composer(loader.config_loader, master(loader))
+    for overrides in [*JOBS, *JOBS, ["train.ema_decay=1"], ["train.ema_decay=1.0"]]:
+        found = composer.compose(overrides)
+        hydra = plain(found.hydra)
+        sections.write(path, hydra, "hydra")
+        assert path.read_text() == to_yaml({"hydra": hydra}), overrides
+        with hydra_aside(found):
+            sections.write(path, plain(found))
+            assert path.read_text() == to_yaml(plain(found)), overrides
 
 
 def test_the_files_in_dot_hydra_hold_what_hydra_writes(loader, tmp_path):

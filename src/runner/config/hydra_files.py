@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,12 @@ def _composed(
 
 def to_yaml(values: Any) -> str:
     """The same text as that of Hydra's own `OmegaConf.save`, without secrets."""
+    return _dump(scrub(values))
+
+
+def _dump(values: Any) -> str:
     return yaml.dump(
-        scrub(values),
+        values,
         default_flow_style=False,
         allow_unicode=True,
         sort_keys=False,
@@ -86,6 +90,28 @@ def to_yaml(values: Any) -> str:
 def write_yaml(path: Path, values: Any) -> None:
     """Write `values` as `to_yaml` shows them."""
     path.write_text(to_yaml(values), encoding="utf-8")
+
+
+class Sections:
+    """The sections of configurations, as one job after the other writes them.
+
+    Jobs of a sweep have most of them in common, so the last text of each is kept.
+    """
+
+    def __init__(self):
+        self._last: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def write(self, path: Path, sections: Mapping[str, Any], under: str = "") -> None:
+        """Write what `write_yaml` does, with all sections in the one named, if any."""
+        found = scrub({under: sections} if under else sections)
+        texts = [f"{under}:\n"] if under else []
+        for key, value in (found[under] if under else found).items():
+            known, shown = (under, key), repr(value)
+            if self._last.get(known, ("",))[0] != shown:
+                whole = {under: {key: value}} if under else {key: value}
+                self._last[known] = shown, _dump(whole).removeprefix(f"{under}:\n")
+            texts.append(self._last[known][1])
+        path.write_text("".join(texts), encoding="utf-8")
 
 
 def discard_unused(folder: Path, made: Iterable[Path], first: str = _OF_SWEEP) -> None:

@@ -18,7 +18,7 @@ from hydra.core.utils import (
 )
 from omegaconf import DictConfig, open_dict, read_write
 
-from runner.config.hydra_files import write_yaml
+from runner.config.hydra_files import Sections, write_yaml
 from runner.config.hydra_job import hydra_aside
 from runner.config.plain import plain
 from runner.errors import ConfigError
@@ -213,11 +213,13 @@ def can_be_packed(config: DictConfig) -> bool:
 
 
 @contextlib.contextmanager
-def as_hydra_job(config: DictConfig, folder: Path) -> Iterator[DictConfig]:
+def as_hydra_job(
+    config: DictConfig, folder: Path, sections: Sections
+) -> Iterator[DictConfig]:
     """Do what Hydra's `run_job` does around a task; yield the task's configuration.
 
     Hydra's own runs the task to its end, whereas ours trains later, together with
-    others, when all are built.
+    others, when all are built. `sections` are those of the jobs before.
     """
     before = HydraConfig.instance().cfg
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
@@ -227,22 +229,24 @@ def as_hydra_job(config: DictConfig, folder: Path) -> Iterator[DictConfig]:
     try:
         task = without_hydra(config)
         with writing(folder):
-            _begin_folder(config, task, folder)
+            _begin_folder(config, task, folder, sections)
         yield task
     finally:
         _flush_loggers()
         HydraConfig.instance().cfg = before
 
 
-def _begin_folder(config: DictConfig, task: DictConfig, folder: Path) -> None:
+def _begin_folder(
+    config: DictConfig, task: DictConfig, folder: Path, sections: Sections
+) -> None:
     """Write what Hydra writes when a job begins."""
     folder.mkdir(parents=True, exist_ok=True)
     configure_log(config.hydra.job_logging, config.hydra.verbose)
     if config.hydra.output_subdir is not None:
         record = folder / config.hydra.output_subdir
         record.mkdir(exist_ok=True)
-        write_yaml(record / "config.yaml", plain(task))
-        write_yaml(record / "hydra.yaml", {"hydra": plain(config.hydra)})
+        sections.write(record / "config.yaml", plain(task))
+        sections.write(record / "hydra.yaml", plain(config.hydra), "hydra")
         write_yaml(record / "overrides.yaml", plain(config.hydra.overrides.task))
 
 

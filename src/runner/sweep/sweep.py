@@ -15,6 +15,7 @@ from hydra.core.utils import JobStatus, run_job
 from omegaconf import DictConfig
 
 from runner.config.explain import failure
+from runner.config.hydra_files import Sections
 from runner.config.hydra_job import hydra_job
 from runner.errors import Finished
 from runner.job.trackers import begin_mirroring
@@ -62,6 +63,7 @@ class Sweep:
         self._launcher = launcher
         self._context = launcher.context
         self._journal = journal
+        self._sections = Sections()
         self._lock = threading.Lock()  # jobs end in threads of their own
         self._status: Status
         self._session: Session
@@ -155,7 +157,7 @@ class Sweep:
         from runner.sweep.member import Member
 
         try:
-            with as_hydra_job(job.config, job.folder) as task:
+            with as_hydra_job(job.config, job.folder, self._sections) as task:
                 self._context.callbacks.on_job_start(
                     config=job.config, task_function=self._launcher.task
                 )
