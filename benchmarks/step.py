@@ -33,11 +33,13 @@ from runner.data.dataset import Dataset, MemorySplit
 from runner.data.transforms import flip, pad_and_crop, scale
 from runner.job.build import build
 from runner.models import mlp
+from runner.record.mirrors import helper
 from runner.record.recorder import Recorder
 
 FRAMEWORKS = ("jax", "linen", "nnx")
 MODELS = ("mlp", "cnn")
 CLASSES = 10
+helper.WAIT_SECONDS = 600.0  # for the mirrors of all loops
 WANDB = {"wandb": {"_target_": "runner.record.mirrors.wandb.WandbTracker"}}
 
 
@@ -106,7 +108,9 @@ def runner_loop(run: Run, folder: Path, wandb: str = "offline") -> Callable[[], 
         with recorder:
             started = time.perf_counter()
             SESSION.train(run, Host(lambda index, row: recorder.row(row)))
-            return time.perf_counter() - started
+            seconds = time.perf_counter() - started
+        recorder.mirror.wait()  # W&B must not slow the next loop
+        return seconds
 
     return loop
 
