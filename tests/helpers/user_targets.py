@@ -161,6 +161,11 @@ def at_its_own_rate(*, learning_rate):
     return optax.adam(0.001)
 
 
+def rising(init_value, peak_value, warmup_steps):
+    """A schedule whose peak is another than it says."""
+    return optax.linear_schedule(init_value, peak_value / 2, warmup_steps)
+
+
 def no_optimizer(*, learning_rate):
     optax.adam(learning_rate)  # which it forgets to return
 

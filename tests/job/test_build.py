@@ -47,6 +47,37 @@ def test_a_schedule_that_ends_early_is_told(last, told, ran, tmp_path, capsys):
     assert (said in capsys.readouterr().err) == told
 
 
+# Of different lengths: a session warns of each once.
+@pytest.mark.parametrize(
+    "schedule, steps, told",
+    [
+        ("warmup_constant schedule.warmup_steps=40", 40, True),
+        ("warmup_constant schedule.warmup_steps=40", 41, False),
+        ("cosine_onecycle schedule.transition_steps=400", 42, True),
+        ("cosine_onecycle", 43, False),
+        (
+            "reduce_on_plateau schedule@schedule.base=inverse_sqrt "
+            "schedule.base.warmup_steps=44",
+            44,
+            True,
+        ),
+        ("linear schedule.init_value=0 schedule.end_value=0.001", 45, False),
+        (
+            "warmup_constant schedule.warmup_steps=46 "
+            "schedule._target_=helpers.user_targets.rising",
+            46,
+            False,
+        ),
+    ],
+)
+def test_a_warm_up_that_does_not_get_to_its_peak_is_told(
+    schedule, steps, told, ran, tmp_path, capsys
+):
+    ran(tmp_path, *f"schedule={schedule} train.steps={steps}".split())
+    said = f"warning: none of the run's {steps} steps has the learning rate schedule.pe"
+    assert (said in capsys.readouterr().err) == told
+
+
 def test_the_recorded_config_is_complete(built):
     config = built("train.epochs=2", "schedule=warmup_cosine").config
     assert config["train"]["steps_per_epoch"] == 22

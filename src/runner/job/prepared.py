@@ -150,7 +150,8 @@ def prepare(
         raise
     run = built.run
     if processes.is_first:
-        for text in _warnings(run.learning_rates, record["in_training_too"]):
+        rates, repeated = run.learning_rates, record["in_training_too"]
+        for text in _warnings(rates, run.config["schedule"], repeated):
             # Once for all jobs of a sweep that it is true of.
             session.keep(("warned", text), lambda text=text: _warn(text))
     if built.taken is not None and processes.is_first and not quiet and not resumed:
@@ -265,7 +266,9 @@ def _code(session: Session, folder: Path) -> Code:
     return session.keep(("code", folder), lambda: Code(folder, PACKAGES))
 
 
-def _warnings(rates: np.ndarray, repeated: Mapping[str, int]) -> Iterator[str]:
+def _warnings(
+    rates: np.ndarray, schedule: Mapping[str, Any], repeated: Mapping[str, int]
+) -> Iterator[str]:
     """What is odd about a run, but may be meant."""
     # A schedule in epochs may end long before its run; many end with a single 0.
     learned, steps = int(np.flatnonzero(rates)[-1]) + 1, len(rates)
@@ -273,6 +276,15 @@ def _warnings(rates: np.ndarray, repeated: Mapping[str, int]) -> Iterator[str]:
         yield (
             f"the learning rate is 0 after step {learned}: nothing is learned in "
             f"{steps - learned} of {steps} steps"
+        )
+    base = schedule.get("base") or schedule  # of reduce_on_plateau
+    peak = base.get("peak_value")
+    # What a user's own function means by its arguments isn't known.
+    is_known = str(base["_target_"]).startswith(("optax.", "runner."))
+    if is_known and isinstance(peak, int | float) and rates.max() < peak * (1 - 1e-6):
+        yield (
+            f"none of the run's {steps} steps has the learning rate "
+            "schedule.peak_value: its warm-up doesn't end before the run does"
         )
     for split, count in repeated.items():
         yield f"{count} examples of the split {split} are in train too"
