@@ -36,6 +36,14 @@ def test_four_processes_prepare_at_once(tmp_path):
     assert [path.name for path in prepared] == ["1.0.0"]
 
 
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    load(tmp_path / "data")
+    assert [*temporary.iterdir()] == []
+
+
 def test_missing_files_are_named_at_once(tmp_path):
     manual = tmp_path / "files"
     manual.mkdir()

@@ -5,10 +5,12 @@ import fcntl
 import functools
 import logging
 import sys
+import tempfile
+import types
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.data.tfds import without_tensorflow
 from runner.errors import ConfigError
@@ -24,17 +26,27 @@ _CONNECT_TIMEOUT_SECONDS = 10
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Quiet TFDS: progress bars on a terminal only, log messages for errors only."""
+    """Quiet TFDS: progress bars on a terminal only, log messages for errors only.
+
+    And tidy: what it leaves in the temporary folder is removed after the block.
+    """
     import absl.logging
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import dataset_info
 
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     tfds.display_progress_bar(sys.stderr.isatty())
-    try:
-        yield
-    finally:
-        absl.logging.set_verbosity(verbosity)
+    with tempfile.TemporaryDirectory() as folder:
+        # Each builder of data that aren't prepared makes a folder, and removes none.
+        mkdtemp = functools.partial(tempfile.mkdtemp, dir=folder)
+        patched: Any = dataset_info
+        patched.tempfile = types.SimpleNamespace(mkdtemp=mkdtemp)
+        try:
+            yield
+        finally:
+            patched.tempfile = tempfile
+            absl.logging.set_verbosity(verbosity)
 
 
 def prepare(
