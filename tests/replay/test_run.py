@@ -76,6 +76,17 @@ def test_other_versions_are_compared_within_the_tolerance(run, capsys):
     assert "as --allow-rounding asks" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("members", [1, 8])
+def test_a_difference_to_a_member_of_a_population_may_be_rounding(run, capsys, members):
+    edit(run, "provenance", members=members)
+    rows = read_metrics(run / "metrics.jsonl")
+    rows[1]["train/loss"] *= 1.1
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main([str(run)]) == 3
+    said = "The run trained side by side with 7 others, which rounds differently"
+    assert (said in capsys.readouterr().out) == (members == 8)
+
+
 @pytest.mark.parametrize(
     ("fact", "name", "status"),
     [

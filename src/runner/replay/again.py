@@ -90,7 +90,11 @@ def replay(path: Path, limits: Limits, out: Path | None = None) -> str:
         print(f"Different even before training: {names}.")
     tolerance = None if exact else limits.tolerance
     rows = Rows(recorded.rows, recorded.finished, tolerance, listed(cfg, "probes"))
-    step = _train(run, session, rows, _recorder(recorded, run, here, out))
+    recorder = _recorder(recorded, run, here, out)
+    try:
+        step = _train(run, session, rows, recorder)
+    except Differs as difference:
+        raise Differs(f"{difference}{_beside(recorded.provenance)}") from None
     # The same files may be somewhere else; their examples gave the same rows.
     differing = [name for name in differing if name != "data_digest.files"]
     if exact and differing:
@@ -111,6 +115,18 @@ def _differing(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[str
         )
         for key, *_ in differences(recorded[name], here[name], key=name)
     ]
+
+
+def _beside(provenance: Mapping[str, Any]) -> str:
+    """A sentence on what may differ if the run was a member of a population."""
+    members = provenance.get("members")
+    if type(members) is not int or members < 2:
+        return ""
+    return (
+        f". The run trained side by side with {members - 1} others, which rounds "
+        "differently than alone, as here, and such differences may grow with the "
+        "steps; its sweep gives the same bits again"
+    )
 
 
 def _configuration(recorded: Recorded, limits: Limits) -> DictConfig:
