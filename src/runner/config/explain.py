@@ -222,6 +222,14 @@ def _refused(
     return f"{key}: {text}" if key and key not in text else text
 
 
+# Keys of other programs, for which there is no key here: JAX decides by itself.
+_OF_DEVICES = ("accelerator", "device", "devices", "platform")
+_DEVICES = (
+    "A run takes all devices that JAX finds: mesh.data=4 takes four of them, and the "
+    "environment variable JAX_PLATFORMS=cpu, or cuda, lets JAX find those alone"
+)
+
+
 def _no_such_key(
     key: str, name: str, parent: DictConfig, overrides: Sequence[str]
 ) -> str:
@@ -229,7 +237,9 @@ def _no_such_key(
     names = sorted(n for n in map(str, parent) if n != "hydra")
     shown = [n for n in names if not n.startswith("_")]
     suggestion = ""
-    if section or name not in RENAMED:
+    if not section and name in _OF_DEVICES:
+        suggestion = _DEVICES
+    elif section or name not in RENAMED:
         suggestion = (
             _elsewhere(section, name, parent)
             or did_you_mean(name, names)

@@ -21,6 +21,8 @@ COMMAND_LINES = [
     ("early_stopping.patience=3", "\nDid you mean 'train.stop'?"),
     ("train.patience=3", "\nDid you mean 'train.stop.patience'?"),
     ("gradient_clip_val=1", "_accumulation' or 'train.clip_global_norm'"),
+    ("devices=4", "no key 'devices'", "\nA run takes all devices", "mesh.data=4"),
+    ("accelerator=gpu", "no key 'accelerator'", "\nA run", "JAX_PLATFORMS=cpu, or"),
     ("tags=[a]", "\nDid you mean 'wandb.tags'?"),
     ("optimizer.weight_decay=1", "optimizer.weight_decay, which acprop, adadelta, "),
     ("weight_decay=1", "optimizer.weight_decay, which acprop, adadelta, "),
