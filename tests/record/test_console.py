@@ -52,6 +52,20 @@ def test_a_name_that_does_not_fit_has_its_own_line():
     assert all(len(line) <= 20 for line in on_a_terminal(20, "a", "1e-3", "0.5"))
 
 
+def test_columns_that_do_not_fit_are_folded_between_words():
+    stream = io.StringIO()
+    row = ["adam - sgd", "optimizer.learning_rate=0.1", "[-1.268, 0.7375]", "0.1842"]
+    out = Console(file=stream, width=48)
+    print_table(["pair", "setting", "95 %", "mean"], [row, []], out)
+    assert [line.rstrip() for line in stream.getvalue().splitlines()] == [
+        "pair        setting        95 %      mean",
+        "adam - sgd  optimizer.     [-1.268,  0.1842",
+        "            learning_rate  0.7375]",
+        "            =0.1",
+        "",
+    ]
+
+
 def test_no_rows_are_no_table():
     assert printed([], title="t") == []
 

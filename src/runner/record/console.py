@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TextIO
 
 from runner.record.untrusted import one_line
@@ -56,7 +57,8 @@ def print_table(
     """Print `rows` in columns, or nothing if there are none.
 
     Where they are too wide for a terminal, names in the header are folded at their dots
-    and slashes.
+    and slashes, and then whole columns between words and the parts of keys: rich would
+    cut any word.
 
     Args:
       rows: an empty one leaves a gap.
@@ -80,7 +82,7 @@ def print_table(
     if above and _fits(rest, out):
         _print_named([row[0] for row in cells], rest, out)
     else:
-        out.print(table)
+        out.print(_narrowed(header, cells, right, out))
     if most is not None and len(rows) > most:
         out.print(f"... and {len(rows) - most} more")
 
@@ -98,6 +100,30 @@ def _table(
     for row in rows:
         table.add_row(*row)
     return table
+
+
+# Where a text may be folded: not within a number, such as 0.1, or 95 %.
+_FOLDS = re.compile(r" +(?!%|- )|(?<=[./])(?=[A-Za-z_])|(?==)")
+
+
+def _narrowed(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: slice, out: "Console"
+) -> "Table":
+    """A table in which the widest columns are folded, one by one until it fits."""
+    columns = [list(column) for column in zip_longest(header, *rows, fillvalue="")]
+    whole = set(range(len(columns)))
+
+    def width(column: int) -> int:
+        return max(len(line) for cell in columns[column] for line in cell.split("\n"))
+
+    while True:
+        head, *lines = zip(*columns, strict=True)
+        table = _table(head, lines, right)
+        if not whole or _fits(table, out):
+            return table
+        widest = max(whole, key=width)
+        whole.remove(widest)
+        columns[widest] = [_FOLDS.sub("\n", cell) for cell in columns[widest]]
 
 
 def _fits(table: "Table", out: "Console") -> bool:
