@@ -14,7 +14,7 @@ from runner.trees import by_path
 
 
 def save_state(folder: Path, state: Any) -> str:
-    """Write a tree of NumPy arrays, named as `params/dense_0/kernel` and so on.
+    """Write a tree of arrays on the host, named as `params/dense_0/kernel` and so on.
 
     Returns:
       its checksum, which the file has too.
@@ -31,8 +31,24 @@ def save_state(folder: Path, state: Any) -> str:
 
 
 def arrays_of(state: Any) -> dict[str, np.ndarray]:
-    """The arrays of a tree, by their names."""
-    return {path: np.ascontiguousarray(leaf) for path, leaf in by_path(state).items()}
+    """The arrays of a tree, by their names. Of PRNG keys it is their words."""
+    return {path: _plain(leaf) for path, leaf in by_path(state).items()}
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    # Not `ascontiguousarray`, which makes a vector of a single number.
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+
+
+def _like(wanted: Any, array: np.ndarray) -> Any:
+    if not _is_key(wanted):
+        return array
+    kind = jax.random.key_impl(jax.numpy.empty((), wanted.dtype))
+    return jax.random.wrap_key_data(array, impl=kind)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def arrays_in(
@@ -79,13 +95,19 @@ def _digest(named: Mapping[str, np.ndarray]) -> str:
 def restored(like: Any, arrays: dict[str, np.ndarray]) -> Any:
     """The tree whose leaves have the names and the shapes of those of `like`.
 
+    Where `like` has PRNG keys, so has the tree.
+
     Raises:
       ValueError: names or shapes differ.
     """
-    shapes = {path: leaf.shape for path, leaf in by_path(like).items()}
+    wanted = by_path(like)
+    shapes = {
+        path: jax.eval_shape(jax.random.key_data, x).shape if _is_key(x) else x.shape
+        for path, x in wanted.items()
+    }
     found = {name: x.shape for name, x in arrays.items()}
     if shapes != found:
         odd = sorted(n for n in shapes | found if shapes.get(n) != found.get(n))
         raise ValueError(f"the state has other arrays than the model: {', '.join(odd)}")
-    leaves = [arrays[name] for name in shapes]
+    leaves = [_like(x, arrays[name]) for name, x in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
