@@ -158,6 +158,25 @@ def dropped(*, inputs, output) -> Model:
     return Model(nnx=Dropped)
 
 
+class Held(nnx.Module):
+    """Plain arrays among its attributes, and an output that is only looked at."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.first = nnx.Linear(8, 16, rngs=rngs)
+        self.second = nnx.Linear(16, CLASSES, rngs=rngs)
+        self.projection = jax.random.normal(rngs.params(), (8, 8)) / 8
+        self.shift = jnp.arange(16.0)[None]
+
+    def __call__(self, x):
+        x = jnp.tanh(self.first(x @ self.projection) + self.shift)
+        self.sow(nnx.Intermediate, "hidden", x)
+        return self.second(x)
+
+
+def held(*, inputs, output) -> Model:
+    return Model(nnx=Held)
+
+
 def unusual(
     kind: str, *, batch: int = 16, model: str | None = None, task: str | None = None
 ) -> tuple[str, ...]:

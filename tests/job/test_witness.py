@@ -173,6 +173,7 @@ HONEST = [  # overrides, how many train side by side, and whether always
     ((*SMALL, "framework=linen", "model.dropout=0.3", "train.ema_decay=0.9"), 3, True),
     ((*CNN, "framework=nnx", "train.gradient_accumulation=2"), 1, False),
     (NAN, 1, True),
+    ((*FEW, *unusual("any", model="held"), "framework=nnx"), 1, True),
     ((*SMALL, "mesh=data_fsdp", "framework=nnx", "optimizer=sm3"), 1, True),
     (("train.epochs=null", "train.steps=1100", "framework=jax", "optimizer=sign_sgd",
       "model.hidden_sizes=[8]", "train.eval_every_steps=1100"), 1, False),

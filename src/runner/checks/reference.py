@@ -19,7 +19,7 @@ from runner.core.optimizer_spec import extra_arguments
 from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState
 from runner.errors import ConfigError
-from runner.models.model import Model
+from runner.models.model import Model, with_arrays_as_data
 from runner.tasks.task import Task, mean, sums
 
 FORMS = ("jax", "linen", "nnx")
@@ -138,19 +138,21 @@ def _linen(form: Callable[[], linen.Module], shapes: Any, canonical: Callable | 
 
 
 def _nnx(form: Callable[..., nnx.Module], shapes: Any, canonical: Callable | None):
+    changed = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate))
+
     # Jitted, so that the slow constructor runs once, not in each trace that needs it.
     @functools.partial(jax.jit, inline=True)
     def parts(key):
         # The names of axes are for the runner's mesh.
         with nnx.use_eager_sharding(False), jax.enable_x64(False):
-            return nnx.split(form(nnx.Rngs(key)))
+            return nnx.split(with_arrays_as_data(form(nnx.Rngs(key))))
 
     def made(key):
         return nnx.merge(*parts(key))
 
     def values(module):
         params = nnx.state(module, nnx.Param)
-        others = nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
+        others = nnx.state(module, changed)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(others)
 
     def forward(params, model_state, inputs, key, train):

@@ -10,12 +10,12 @@ from runner.core.optimizer_spec import extra_arguments
 from runner.core.optimizers import Optimizer
 from runner.core.pipeline import Pipeline, TrainState
 from runner.errors import ConfigError, InPart, what_is
-from runner.models.model import Model
+from runner.models.model import Model, with_arrays_as_data
 from runner.tasks.task import Task, mean, sums
 
-# Everything a forward pass may change, except random number streams: those restart
-# from each step's key.
-model_state_filter = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))
+# Everything a forward pass may change, except random number streams, which restart from
+# each step's key, and what it has only sown to be looked at.
+model_state_filter = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate))
 
 
 def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
@@ -40,7 +40,7 @@ def pipeline(model: Model, task: Task, optimizer: Optimizer) -> Pipeline:
                     f"model: its function nnx returned {what_is(made)}, and must "
                     "return an nnx.Module"
                 )
-            return nnx.split(made)
+            return nnx.split(with_arrays_as_data(made))
 
     def new(key):
         with jax.enable_x64(False):

@@ -61,6 +61,20 @@ class Model(NamedTuple):
         return form
 
 
+def with_arrays_as_data(made: "nnx.Module") -> "nnx.Module":
+    """`made`, with its plain arrays in its state, as nnx has them outside a trace.
+
+    A tracer it takes for static, and the value would be lost with its trace.
+    """
+    from flax import nnx
+
+    for _, part in nnx.iter_modules(made):
+        for name, value in [*vars(part).items()]:
+            if isinstance(value, jax.core.Tracer):
+                setattr(part, name, nnx.data(value))
+    return made
+
+
 def single(model: str, inputs: Any) -> Feature:
     """`inputs`, for a model of one input.
 
