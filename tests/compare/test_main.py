@@ -287,6 +287,13 @@ def test_any_key_can_be_the_factor(tmp_path, by):
     assert analysis.control.controlled
 
 
+def test_a_value_of_the_environment_is_text(tmp_path):
+    config = {"optimizer.learning_rate": "${oc.env:LR}", "train.eval_every_steps": 6}
+    for seed in (0, 1):
+        write_run(tmp_path / str(seed), seed=seed, config=config)
+    assert analyse(load([tmp_path]), by="seed").control.controlled
+
+
 def test_runs_of_other_programs_without_choices_and_seeds(tmp_path):
     for i, value in enumerate((0.1, 0.2)):
         folder = tmp_path / str(i)

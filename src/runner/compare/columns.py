@@ -108,7 +108,9 @@ def copies(table: pl.DataFrame) -> dict[str, str]:
         name: source
         for source in reversed(_SOURCES)
         for name in [*names, "train.eval_every_steps"]
-        if source in table and name in table and table[name].dtype.is_numeric()
+        if source in table and name in table
+        # One that is given by an environment variable is the text that names it.
+        if table[name].dtype.is_numeric() and table[source].dtype.is_numeric()
         if table[name].count() and (table[name] == table[source]).all()
     }
 
