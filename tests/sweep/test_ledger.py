@@ -53,6 +53,30 @@ def test_a_killed_process_leaves_running_jobs_that_are_taken_up(tmp_path):
         assert again.jobs["a"]["state"] == "pending"
 
 
+def test_a_variable_that_has_changed_is_another_base(tmp_path, monkeypatch):
+    """`${oc.env:NAME}` is the same text, whatever it stands for."""
+    base = BASE | {"optimizer": {"b1": "${oc.decode:${oc.env:B1,0.9}}"}}
+    monkeypatch.setenv("B1", "0.8")
+    with Ledger(tmp_path, base, ["seed"]) as ledger:
+        ledger.add("a", entry())
+    assert ledgers.unfinished(tmp_path, base, ["a"])
+    monkeypatch.setenv("B1", "0.7")
+    assert not ledgers.unfinished(tmp_path, base, ["a"])
+    with pytest.raises(ConfigError, match=r"a sweep with environment\.B1=\w+, now"):
+        Ledger(tmp_path, base, ["seed"]).__enter__()
+    with Ledger(tmp_path / "other", base, ["optimizer.b1"]):  # which each job sets
+        monkeypatch.delenv("B1")
+    with Ledger(tmp_path / "other", base, ["optimizer.b1"]):
+        pass
+
+
+def test_a_sweep_without_the_digests_of_variables_goes_on(tmp_path):
+    base = BASE | {"optimizer": {"b1": "${oc.env:B1,0.9}"}}
+    (tmp_path / "sweep.json").write_text(ledger_of(base=base))
+    with Ledger(tmp_path, base, ["seed"]):
+        pass
+
+
 def test_a_nan_is_a_result(tmp_path):
     with Ledger(tmp_path, BASE, []) as ledger:
         ledger.add("a", entry())

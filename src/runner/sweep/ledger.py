@@ -1,10 +1,13 @@
 """sweep.json: the jobs of a sweep and their states."""
 
 import contextlib
+import hashlib
+import os
+import re
 import sys
 import time
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
@@ -14,13 +17,14 @@ from runner.record.files import lock, read_object, to_json, write_json, writing
 from runner.record.provenance import command_line
 from runner.record.secrets import scrub
 from runner.sweep.job import inside
-from runner.trees import differences
+from runner.trees import differences, flatten
 
 JobState = Literal["pending", "running", "done", "failed"]
 # At most one ordinary write in this time: a job's folder is the truth. Each has all
 # jobs, so a large ledger is written less often: for this share of the time at most.
 WRITE_SECONDS = 1.0
 WRITE_SHARE = 0.01
+_VARIABLE = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)")
 
 
 class LedgerRow(TypedDict):
@@ -52,8 +56,8 @@ class Ledger:
     def __init__(self, folder: Path, base: Mapping[str, Any], swept: Iterable[str]):
         self.folder = folder
         self._path = folder / "sweep.json"
-        self._base = to_json(scrub(base))
         self._swept = sorted(swept)
+        self._base = recorded(base, self._swept)
         self._next_write = 0.0
         self._scrubbed: dict[str, dict[str, Any]] = {}
         self._taken: set[str] = set()  # the folders of an earlier process' jobs
@@ -172,6 +176,7 @@ class Ledger:
         before = read(self._path)
         self._swept = sorted({*self._swept, *before["swept"]})
         base = scrub(before["base"])  # an earlier version left more of it
+        base.setdefault("environment", self._base.get("environment"))  # or none of that
         changed = differences(base, self._base, self._swept.__contains__)
         if changed:
             text = "; ".join(f"{k}={old}, now {new}" for k, old, new in changed[:5])
@@ -184,6 +189,26 @@ class Ledger:
         for entry in self.jobs.values():
             if entry["state"] not in ("done", "failed"):
                 entry["state"] = "pending"
+
+
+def recorded(base: Mapping[str, Any], swept: Collection[str] = ()) -> dict[str, Any]:
+    """`base` as sweep.json has it: without secrets, but with what it refers to.
+
+    Of an environment variable it has a digest, too short to find the value by. Those
+    that only `swept` keys read don't count.
+    """
+    texts = [
+        str(value)
+        for key, value in flatten(base).items()
+        if not any(f"{key}.".startswith(f"{name}.") for name in swept)
+    ]
+    names = sorted({name for text in texts for name in _VARIABLE.findall(text)})
+    given = {name: os.environ.get(name) for name in names}
+    digests = {
+        name: None if text is None else hashlib.sha256(text.encode()).hexdigest()[:6]
+        for name, text in given.items()
+    }
+    return to_json(scrub(base)) | ({"environment": digests} if digests else {})
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -255,4 +280,8 @@ def unfinished(folder: Path, base: Mapping[str, Any], jobs: Iterable[str]) -> bo
     states = {entry["state"] for entry in ledger["jobs"].values()}
     same = set(ledger["jobs"]) == set(jobs)
     has_unfinished = bool(states & {"pending", "running"})
-    return same and has_unfinished and scrub(ledger["base"]) == to_json(scrub(base))
+    return (
+        same
+        and has_unfinished
+        and scrub(ledger["base"]) == recorded(base, ledger["swept"])
+    )

@@ -105,13 +105,14 @@ def _check_storage(storage: Any) -> None:
 
 def _unfinished(new: Path, record: Any, master: DictConfig) -> Path | None:
     """The folder beside `new` in which the same search has not ended."""
-    base = to_json(scrub(base_of(master)))
+    base = base_of(master)
     for path in sorted(new.parent.parent.glob(f"*/*/{_RECORD}"), reverse=True):
         folder = path.parent
         with contextlib.suppress(OSError, ValueError, ConfigError):
             if (folder / _RESULTS).exists() or read_object(path)["search"] != record:
                 continue
-            if scrub(ledger.read(folder / "sweep.json")["base"]) == base:
+            found = ledger.read(folder / "sweep.json")
+            if scrub(found["base"]) == ledger.recorded(base, found["swept"]):
                 print(
                     f"continuing the unfinished search in {folder} "
                     "(hydra.launcher.resume=false starts a new one)",
