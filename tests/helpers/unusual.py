@@ -1,5 +1,6 @@
 """Data, models and tasks as few have them, and all of them honest."""
 
+import warnings
 from functools import partial
 
 import jax
@@ -169,7 +170,8 @@ class Held(nnx.Module):
 
     def __call__(self, x):
         x = jnp.tanh(self.first(x @ self.projection) + self.shift)
-        self.sow(nnx.Intermediate, "hidden", x)
+        with warnings.catch_warnings(action="ignore"):  # deprecated by flax
+            self.sow(nnx.Intermediate, "hidden", x)
         return self.second(x)
 
 

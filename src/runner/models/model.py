@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from jax import Array  # the name `jax` is a field of Model
+from jax.core import Tracer
 
 from runner.data.dataset import Feature
 from runner.errors import ConfigError, did_you_mean
@@ -70,7 +71,7 @@ def with_arrays_as_data(made: "nnx.Module") -> "nnx.Module":
 
     for _, part in nnx.iter_modules(made):
         for name, value in [*vars(part).items()]:
-            if isinstance(value, jax.core.Tracer):
+            if isinstance(value, Tracer):
                 setattr(part, name, nnx.data(value))
     return made
 

@@ -44,7 +44,7 @@ def _like(wanted: Any, array: np.ndarray) -> Any:
     if not _is_key(wanted):
         return array
     kind = jax.random.key_impl(jax.numpy.empty((), wanted.dtype))
-    return jax.random.wrap_key_data(array, impl=kind)
+    return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=kind)
 
 
 def _is_key(leaf: Any) -> bool:
