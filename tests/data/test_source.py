@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from helpers.user_sources import Batches, Given, Pairs, Points, as_grain, points
+from helpers.user_sources import Batches, Given, Pairs, Points, Reused, as_grain, points
 from runner.config.users_code import raised
 from runner.data.batches import eval_batches, eval_indices, train_batches
 from runner.data.digest import data_digest
@@ -133,6 +133,7 @@ MISTAKES = [
     ({"train": "folder"}, "data.train=folder is text.*'data.train={_target_: folder}'"),
     ({"train": iter([1])}, "data.train is a list_iterator, which has no __len__"),
     ({"train": {"train": Points(), "test": 0}}, "data.train is a dict of train, test"),
+    ({"train": Reused()}, "data.train: reading example 1 changes input of example 0"),
     ({"train": Points(0)}, "data.train has 0 examples, and must have from 1"),
     ({"train": Points(2**31)}, "data.train has 2147483648 examples"),
     ({"train": Given((1, 2, 3))}, "example 0 is a tuple of 3 parts; name them, as in"),

@@ -80,6 +80,7 @@ def source(
     for key, made in given.items():
         if made is not None:
             opened[key] = Examples(key, _source(key, made), columns)
+            opened[key].check_memory()
             _check_like(opened[key], opened["train"])
     sizes = opened["train"].classes | _checked(classes or {}, opened["train"])
     example = sum(np.dtype(t).itemsize * int(np.prod(s))
@@ -138,6 +139,23 @@ class Examples:
         """Shape and type of each array of the first example."""
         arrays = self._arrays(0, self.source[0])
         return {name: (x.shape, x.dtype.name) for name, x in arrays.items()}
+
+    def check_memory(self) -> None:
+        """Refuse examples that are overwritten by the next ones that are read.
+
+        Raises:
+          ConfigError: they are, so a batch would be its last example many times.
+        """
+        first = self.source[0]
+        before = {name: x.tobytes() for name, x in self._arrays(0, first).items()}
+        self.source[min(1, len(self) - 1)]
+        for name, x in self._arrays(0, first).items():
+            if x.tobytes() != before[name]:
+                raise ConfigError(
+                    f"data.{self.key}: reading example 1 changes {name} of example 0, "
+                    "as where both are in one array of the source; return a copy, "
+                    "since a batch has several examples"
+                )
 
     @property
     def classes(self) -> dict[str, int]:
