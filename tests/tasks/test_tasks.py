@@ -11,6 +11,7 @@ from runner.data.dataset import Feature
 from runner.errors import ConfigError
 from runner.tasks.classification import classification
 from runner.tasks.language_model import language_model
+from runner.tasks.metric import Metric
 from runner.tasks.metrics import (
     accuracy,
     macro_f1,
@@ -201,6 +202,22 @@ def test_masked_tokens_weigh_alike_however_the_batch_is_cut(cut):
     assert got["loss"] == pytest.approx((each * mask).sum() / mask.sum(), rel=1e-6)
     hits = (logits.argmax(-1) == tokens) * mask
     assert got["accuracy"] == pytest.approx(hits.sum() / mask.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "float16", "bfloat16"])
+def test_the_sums_of_many_batches_fit(dtype):
+    """In one batch 100 do, in any of these types."""
+
+    def update(outputs, batch, counted):
+        return {"count": counted.sum().astype(dtype), "any": counted.any()}
+
+    task = classes()._replace(
+        metrics={"mine": Metric(update, lambda s: s["count"], None)}
+    )
+    batch = {"input": jnp.zeros((100, 2)), "label": jnp.zeros(100, jnp.int32)}
+    one = sums(task, jnp.zeros((100, 4)), batch).metrics["mine"]
+    total = jax.tree.map(lambda x: sum([x] * 29, x), one)
+    assert total["count"] == 3000 and total["any"].dtype == bool
 
 
 def test_a_batch_without_anything_that_counts_has_loss_0():

@@ -103,9 +103,21 @@ def _metric_sums(
 ) -> Any:
     try:
         with InPart(f"metrics.{name}"):
-            return metric.update(outputs, batch, counted)
+            return jax.tree.map(_wide, metric.update(outputs, batch, counted))
     except ConfigError as error:
         raise ConfigError(f"metrics.{name}: {error}") from error
+
+
+def _wide(total: Any) -> jax.Array:
+    """`total` in 32 bits, if it is in fewer: those of many batches don't fit there.
+
+    int8 ends at 127, and in bfloat16 256 and 1 are 256. Flags stay flags.
+    """
+    total = jnp.asarray(total)
+    if total.dtype.itemsize >= 4 or total.dtype == bool:
+        return total
+    is_whole = jnp.issubdtype(total.dtype, jnp.integer)
+    return total.astype(jnp.int32 if is_whole else jnp.float32)
 
 
 def mean(loss: jax.Array, weight: jax.Array) -> jax.Array:
