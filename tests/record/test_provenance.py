@@ -7,6 +7,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import flax
 import jax
 import pytest
 
@@ -101,6 +102,24 @@ def test_what_of_the_environment_changes_numbers_is_recorded(tmp_path, monkeypat
     }
     assert affects("environment.JAX_ENABLE_X64") & PROGRAM
     assert not affects("environment.JAX_COMPILATION_CACHE_DIR") & PROGRAM
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "value"),
+    [
+        (jax, "jax_random_seed_offset", 5),
+        (jax, "jax_softmax_custom_jvp", True),
+        (flax, "flax_fix_rng_separator", True),
+    ],
+)
+def test_an_option_is_recorded_where_it_is_unusual(tmp_path, library, name, value):
+    before = getattr(library.config, name)
+    assert name not in facts(tmp_path)["environment"]  # as in earlier records
+    library.config.update(name, value)
+    try:
+        assert facts(tmp_path)["environment"][name] == str(value)
+    finally:
+        library.config.update(name, before)
 
 
 def test_digests_arent_taken_for_secrets():

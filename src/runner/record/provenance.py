@@ -50,6 +50,17 @@ _JAX_OPTIONS = (
     "jax_numpy_dtype_promotion",
     "jax_threefry_partitionable",
 )
+# Such options of JAX and flax whose usual values are left out.
+_UNUSUAL = {
+    "jax": {
+        "jax_allow_f16_reductions": True,
+        "jax_exec_time_optimization_effort": 0.0,
+        "jax_high_dynamic_range_gumbel": False,
+        "jax_random_seed_offset": 0,
+        "jax_softmax_custom_jvp": False,
+    },
+    "flax": {"flax_fix_rng_separator": False, "flax_preserve_adopted_names": False},
+}
 # Variables that say where a run is, what it is shown as, or what other facts say.
 _OF_MACHINE = (
     "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "JAX_*CACHE*",
@@ -134,10 +145,15 @@ def provenance(
       program_key: names the compiled program; equal in runs that share it.
       choice: between ways to train it that round differently.
     """
-    import jax  # here, since reading runs needs none
+    import flax  # here, since reading runs needs none
+    import jax
 
     variables = {k: v for k, v in os.environ.items() if _matches(k, _VARIABLES)}
     options = {name: str(getattr(jax.config, name, None)) for name in _JAX_OPTIONS}
+    for library in (jax, flax):
+        for name, usual in _UNUSUAL[library.__name__].items():
+            if (value := getattr(library.config, name, usual)) != usual:
+                options[name] = str(value)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": scrub_command(sys.argv),
