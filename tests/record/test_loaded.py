@@ -1,3 +1,4 @@
+import importlib
 import sys
 from importlib.metadata import version
 
@@ -9,8 +10,6 @@ from runner.record.loaded import Loaded
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     """Write a module below a folder of `tmp_path`, and import it."""
-    import importlib
-
     known = set(sys.modules)
 
     def load(name: str, text: str, folder: str = "own"):
@@ -57,6 +56,8 @@ def test_an_edit_after_it_was_loaded_isnt_what_runs(load):
     first = loaded.facts()[1]["mine_c"]
     path.write_text("x = 2")
     assert loaded.facts()[1]["mine_c"] == first
+    assert Loaded().facts()[1]["mine_c"] == first  # of the next run in a notebook
+    importlib.reload(sys.modules["mine_c"])
     assert Loaded().facts()[1]["mine_c"] != first
 
 

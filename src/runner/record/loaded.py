@@ -23,9 +23,10 @@ _OURS = tuple(f"{path}/" for path in (_RUNNER, _RUNNER.with_name("hydra_plugins"
 class Loaded:
     """Finds what this process has loaded. Threads may share it.
 
-    A module's file is read when the module is first seen: what it holds after an edit
-    isn't what runs. So is an installed file that belongs to no distribution, such as
-    sitecustomize.py. runner's own modules are left out.
+    A module's file is read when the process first sees the module, and again only where
+    it was reloaded: what it holds after an edit isn't what runs. So is an installed file
+    that belongs to no distribution, such as sitecustomize.py. runner's own modules are
+    left out.
     """
 
     def __init__(self):
@@ -58,7 +59,7 @@ class Loaded:
             self._find_distributions({name.partition(".")[0] for name in new})
             for name in new:
                 if name.partition(".")[0] not in self._done and self._is_own(name):
-                    self._digests[name] = _digest(_attributes(name)["__file__"])
+                    self._digests[name] = _first_digest(name)
             versions, digests = self._versions.items(), self._digests.items()
             return dict(sorted(versions)), dict(sorted(digests))
 
@@ -127,6 +128,20 @@ def _modules(metadata: str) -> set[str]:
         firsts = {line.partition(b"/")[0] for line in lines}
         return {first.partition(b".")[0].strip().decode() for first in firsts}
     return set()
+
+
+# A reload gives a module another `__spec__`; a script has none.
+_FIRST: dict[str, tuple[Any, Any, str]] = {}
+
+
+def _first_digest(module: str) -> str:
+    """The digest of a loaded module's file when this process has first read it."""
+    attributes, loaded = _attributes(module), sys.modules.get(module)
+    spec = attributes.get("__spec__")
+    known = _FIRST.get(module)
+    if known is None or known[0] is not loaded or known[1] is not spec:
+        known = _FIRST[module] = loaded, spec, _digest(attributes["__file__"])
+    return known[2]
 
 
 def _digest(file: str) -> str:
