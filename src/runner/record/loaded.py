@@ -24,9 +24,9 @@ class Loaded:
     """Finds what this process has loaded. Threads may share it.
 
     A module's file is read when the process first sees the module, and again only where
-    it was reloaded: what it holds after an edit isn't what runs. So is an installed file
-    that belongs to no distribution, such as sitecustomize.py. runner's own modules are
-    left out.
+    it was reloaded: what it holds after an edit isn't what runs. So is an installed
+    file that belongs to no distribution, such as sitecustomize.py. runner's own modules
+    are left out.
     """
 
     def __init__(self):
