@@ -139,6 +139,11 @@ def test_what_can_not_be_told_apart_is_called_so():
     assert '<td class="note" data-label="verdict">not separable</td>' in page
     assert "adam is better" not in page and "sgd is better" not in page
     assert "31 more seeds would show a difference of half a standard" in page
+    assert "More seeds: how many more would show a difference of half a" in page
+
+
+def test_a_column_that_is_left_out_is_not_explained(page):
+    assert "adam is better" in page.text and "ore seeds" not in page.text
 
 
 def test_one_run_alone_has_a_page():

@@ -89,14 +89,16 @@ def _tables(runs: Runs, analysis: Analysis) -> Iterator[Table]:
     note = (
         "First minus second, seed by seed. Wins: the share of seeds for which the "
         "first was better. All pairs: the share of all pairs of runs, whatever their "
-        "seeds. p is of a paired t test, corrected for the number of pairs (Holm). So "
-        f"many more seeds would show {SHOWN}."
+        "seeds. p is of a paired t test, corrected for the number of pairs (Holm)."
+        + _more_seeds(found.comparisons)
     )
     yield Table("Pair by pair", note, _PAIR, [_pair(c) for c in found.comparisons])
     within = f"Within each value of {', '.join(analysis.crossed)}."
+    within += _more_seeds(found.cells)
     yield Table("Pair by pair", within, _PAIR, [_pair(c) for c in found.cells], True)
     for unit, (cost, at) in analysis.at_cost.items():
         note = f"{analysis.metric} when {cost:.4g} {unit} were spent on each run."
+        note += _more_seeds(at.comparisons)
         rows = [_pair(c) for c in at.comparisons]
         yield Table(f"At equal {unit}", note, _PAIR, rows, unit != "steps")
     yield from _tuning(analysis)
@@ -139,6 +141,12 @@ def _group(analysis: Analysis, group: Group) -> list[Any]:
 
 _PAIR = ["cell", "pair", "verdict", "difference", "95 %", "wins", "all pairs", "p"]
 _PAIR += ["seeds", "more seeds"]
+
+
+def _more_seeds(comparisons: Iterable[Comparison]) -> str:
+    """What the column of that name says, if the table of these has it."""
+    told = any(c.more_seeds is not None for c in comparisons)
+    return f" More seeds: how many more would show {SHOWN}." if told else ""
 
 
 def _pair(c: Comparison) -> list[Any]:
