@@ -196,6 +196,13 @@ def test_a_path_without_checkpoints_is_refused(ran, tmp_path):
         ran(tmp_path / "two", f"checkpoint.resume={tmp_path}")
 
 
+def test_a_checkpoint_that_was_not_kept_is_refused(ran, tmp_path):
+    ran(tmp_path / "one", "checkpoint.every_steps=10", stop=18)
+    (kept,) = restore.steps(tmp_path / "one" / "checkpoints")
+    with pytest.raises(ConfigError, match=f"5 isn't there: .* has {kept}, and"):
+        ran(tmp_path / "two", f"checkpoint.resume={tmp_path}/one/checkpoints/5")
+
+
 def test_another_config_in_the_same_folder_is_refused(ran, tmp_path):
     before = ran(tmp_path, stop=18)
     with pytest.raises(ConfigError, match=r"optimizer.learning_rate=0.001, now 0.5"):

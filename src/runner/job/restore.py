@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from runner.core.snapshot import Snapshot, Start
-from runner.errors import ConfigError
+from runner.errors import ConfigError, few
 from runner.record import checksums
 from runner.record.files import check_rows, read_object
 from runner.trees import path_text
@@ -179,8 +179,14 @@ def locate(path: Path) -> tuple[Path, int | None]:
     Raises:
       ConfigError: PATH is neither a run folder with checkpoints nor one of them.
     """
-    if path.name.isdecimal() and path.parent.name == FOLDER and path.is_dir():
-        return path.parent.parent, int(path.name)
+    if path.name.isdecimal() and path.parent.name == FOLDER:
+        if path.is_dir():
+            return path.parent.parent, int(path.name)
+        if kept := steps(path.parent):
+            raise ConfigError(
+                f"checkpoint.resume={path} isn't there: {path.parent} has "
+                f"{few(map(str, kept))}, and checkpoint.keep says how many are kept"
+            )
     found: Sequence[int] = steps(path / FOLDER)
     if not found:
         raise ConfigError(
