@@ -35,9 +35,11 @@ RUN_BY = dict.fromkeys(SHORTENED, SHORT) | {
     " train.stop.value=0.98": "test_a_run_ends_at_its_target",
     "cluster=slurm cluster.partition=gpu cluster.gpus=1 cluster.time=2:00:00"
     " cluster.dry_run=true": "",
-    "hydra.run.dir=my_run train.epochs=2000": "test_a_run_is_resumed",
+    "hydra.run.dir=my_run train.epochs=2000 checkpoint.every_steps=1000": (
+        "test_a_run_is_resumed"
+    ),
     "checkpoint.resume=my_run train.epochs=4000": "test_a_run_is_resumed",
-    "checkpoint.resume=my_run/checkpoints/1000 train.steps=2000": (
+    "checkpoint.resume=my_run/checkpoints/44000 train.steps=50000": (
         "test_a_run_is_resumed"
     ),
     "-m experiment=adam_vs_sgd": "test_frameworks_are_compared",
@@ -202,13 +204,14 @@ def test_a_run_is_resumed(tmp_path, ready):
     first, longer, elsewhere = (
         shlex.split(command) for command in RUN_BY if "my_run" in command
     )
-    # So that there is a checkpoint after step 1000, which the page's run has.
-    saved = ("train.steps=1000", "checkpoint.every_steps=1000", "train.epochs=null")
+    # The page's run has 44,000 steps.
+    saved = ("train.steps=1000", first[2], "train.epochs=null")
     result = runner(tmp_path, first[0], *saved, **ready)
     assert result.returncode == 0, result.stderr
     result = runner(tmp_path, longer[0], "train.epochs=46", **ready)
     assert result.returncode == 0, result.stderr
-    result = runner(tmp_path, elsewhere[0], "train.steps=1010", **ready)
+    earlier = elsewhere[0].replace("44000", "1000")
+    result = runner(tmp_path, earlier, "train.steps=1010", **ready)
     assert result.returncode == 0, result.stderr
     ends = [
         read_metrics(file)[-1]["step"]
