@@ -130,6 +130,19 @@ def test_find_nan_names_the_operation(built):
         train_run(built(*asked, "optimizer.learning_rate=1e30"), lambda row: None)
 
 
+def test_find_nan_names_the_operation_after_a_verification(built):
+    """That leaves `jax.debug_nans(False)`; the first step has no NaN."""
+    jax.config.update("jax_debug_nans", True)
+    try:
+        with jax.debug_nans(False):
+            pass
+        run = built("debug=find_nan", "optimizer=sgd", "optimizer.learning_rate=1e30")
+        with pytest.raises(FloatingPointError, match="nan"):
+            train_run(run, lambda row: None)
+    finally:
+        jax.config.update("jax_debug_nans", False)
+
+
 def test_one_batch_is_overfit(trained):
     rows = trained("debug=overfit")
     assert rows[-1]["train/loss"] < 0.05 < rows[0]["train/loss"]

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,16 @@ def once(function: Callable, options: dict[str, Any] = QUICK, **more: Any) -> An
     return jax.jit(function, compiler_options=options if is_cpu else None, **more)
 
 
+def _looking_for_nans(jitted: Any, *arguments: Any) -> Any:
+    """Call `jitted` so that JAX raises at a NaN, if that is asked for.
+
+    Once a thread has left `jax.debug_nans(False)`, as verification does, JAX 0.10 looks
+    for none there, whatever the flag says, until the thread enters it again.
+    """
+    with jax.debug_nans(jax.config.jax_debug_nans):  # pyright: ignore[reportAttributeAccessIssue]
+        return jitted(*arguments)
+
+
 class Compiling:
     """Traces and compiles a function while its caller goes on.
 
@@ -40,7 +51,8 @@ class Compiling:
         self._future: Future[Callable] = Future()
         self._waited = 0.0
         if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
-            self._future.set_result(jitted)  # compiled, JAX wouldn't find the NaN
+            # Compiled ahead, JAX wouldn't find the NaN.
+            self._future.set_result(partial(_looking_for_nans, jitted))
         elif jax.process_count() > 1:
             self._compile()
         else:
