@@ -1,7 +1,9 @@
 import copy
 import json
+import random
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hydra.core.config_store import ConfigStore
 from hypothesis import given
@@ -174,3 +176,19 @@ def test_the_text_of_an_interpolation_is_parsed_once():
     cfg.steps = 100
     assert cfg.warmup == 10
     assert base.parse.cache_info().misses == parsed
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_random_resolver_gives_one_value_or_is_refused(built, is_kept):
+    """Else config.json has one learning rate, and the run trains with another."""
+    OmegaConf.register_new_resolver("draw", random.random, use_cache=is_kept)
+    try:
+        if is_kept:
+            run = built("optimizer.learning_rate=${draw:}")
+            rate = run.config["optimizer"]["learning_rate"]
+            assert run.learning_rates[0] == np.float32(rate)
+            return
+        with pytest.raises(ConfigError, match=r"^optimizer.learning_rate is another"):
+            built("optimizer.learning_rate=${draw:}")
+    finally:
+        OmegaConf.clear_resolver("draw")

@@ -22,6 +22,7 @@ from runner.config.yaml_files import explain_files
 from runner.errors import ConfigError, did_you_mean
 from runner.record.secrets import named, remember_environment
 from runner.settings import Settings
+from runner.trees import differences
 
 LONGEST_NAME = 120  # people read it
 _MOST_BYTES = 255 - 9  # in UTF-8, of what a file system takes, beside a hash
@@ -74,11 +75,15 @@ def register() -> None:
     store: Any = ConfigStore
     store.__deepcopy__ = lambda self, memo: self
     ConfigStore.instance().store(name="schema", node=Settings)
-    OmegaConf.register_new_resolver("fraction_of", fraction_of, replace=True)
-    OmegaConf.register_new_resolver("case", case, replace=True)
-    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-    OmegaConf.register_new_resolver("by_process", by_process, replace=True)
-    OmegaConf.register_new_resolver("oc.env", environment, replace=True)
+    resolvers = {
+        "fraction_of": fraction_of,
+        "case": case,
+        "folder_name": folder_name,
+        "by_process": by_process,
+        "oc.env": environment,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 @functools.cache
@@ -141,12 +146,17 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
 
     A value that comes from an environment variable, directly or through another key,
     stays the interpolation that names it: it may be a secret, and it isn't portable.
+
+    Raises:
+      ConfigError: a value is another one each time that it is read.
     """
     raw = plain(cfg)
     found = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     # Resolving everything again in another environment is exact, but takes longer than
     # all the rest. Usually nothing refers to a value from the environment.
     leaves = list(_leaves(raw, ()))
+    if any(_USERS_RESOLVER.search(text) for _, text in leaves):
+        _refuse_changing(found, OmegaConf.to_container(cfg, resolve=True))
     names = {name for path, text in leaves if "${oc.env:" in text for name in path}
     others = [text for _, text in leaves if "${" in text and "${oc.env:" not in text]
     if not any(name in text or "${${" in text for name in names for text in others):
@@ -154,6 +164,24 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     here = OmegaConf.create(raw)  # untyped, like the other
     elsewhere = OmegaConf.create(_without_environment(raw))
     return cast(dict[str, Any], _recorded(raw, found, here, elsewhere))
+
+
+# One that neither OmegaConf nor Hydra nor runner has registered.
+_USERS_RESOLVER = re.compile(
+    r"\$\{(?!oc\.|(?:now|hydra|python_version|fraction_of|case|folder_name|by_process):)"
+    r"[\w.]+:"
+)
+
+
+def _refuse_changing(found: Any, again: Any) -> None:
+    """Refuse a random resolver, whose value would be recorded once and used twice."""
+    for key, one, other in differences(found, again):
+        if one == one or other == other:  # else both are NaN
+            raise ConfigError(
+                f"{key} is another value each time that it is read ({one}, then "
+                f"{other}), so none of them could be recorded as the one that ran: "
+                "register its resolver with use_cache=True"
+            )
 
 
 def _leaves(raw: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
