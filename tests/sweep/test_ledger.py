@@ -70,6 +70,14 @@ def test_a_variable_that_has_changed_is_another_base(tmp_path, monkeypatch):
         pass
 
 
+def test_a_sweep_may_grow_in_a_key_that_read_a_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("B1", "0.8")
+    with Ledger(tmp_path, BASE | {"optimizer": {"b1": "${oc.env:B1}"}}, ["seed"]):
+        pass
+    with Ledger(tmp_path, BASE, ["optimizer.b1"]):
+        pass
+
+
 def test_a_sweep_without_the_digests_of_variables_goes_on(tmp_path):
     base = BASE | {"optimizer": {"b1": "${oc.env:B1,0.9}"}}
     (tmp_path / "sweep.json").write_text(ledger_of(base=base))

@@ -176,8 +176,13 @@ class Ledger:
         before = read(self._path)
         self._swept = sorted({*self._swept, *before["swept"]})
         base = scrub(before["base"])  # an earlier version left more of it
-        base.setdefault("environment", self._base.get("environment"))  # or none of that
-        changed = differences(base, self._base, self._swept.__contains__)
+        then, now = (tree.get("environment", {}) for tree in (base, self._base))
+        # What only one of them reads is read by a key that the other sweeps.
+        old, new = (
+            tree | {"environment": {name: digests[name] for name in then.keys() & now}}
+            for tree, digests in ((base, then), (self._base, now))
+        )
+        changed = differences(old, new, self._swept.__contains__)
         if changed:
             text = "; ".join(f"{k}={old}, now {new}" for k, old, new in changed[:5])
             raise ConfigError(
