@@ -12,6 +12,13 @@ def path_text(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf of arrays, or of their shapes, has PRNG keys."""
+    import jax
+
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def by_path(tree: Any) -> dict[str, Any]:
     """The leaves of a tree of arrays, by their paths as text."""
     import jax

@@ -19,6 +19,7 @@ from runner.data.dataset import Dataset
 from runner.data.digest import data_digest, repeated, rows_digest, sha, unrepeatable
 from runner.data.order import Order
 from runner.errors import ConfigError
+from runner.trees import is_key
 
 ORDERED_STEPS = 64  # covered by the digest of the data order
 FINGERPRINTS = (
@@ -148,7 +149,7 @@ def _digests(tree: Any) -> Any:
 
 def _digest(leaf: jax.Array) -> jax.Array:
     """A uint32 that depends on each bit and its position; sums wrap, in any order."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         leaf = jax.random.key_data(leaf)
     if leaf.dtype == bool:  # which has no bits for JAX
         leaf = leaf.astype(jnp.uint8)

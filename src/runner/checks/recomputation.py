@@ -14,7 +14,7 @@ from runner.core.step import Carry, evaluated_params
 from runner.data.transforms import Transform, transformed
 from runner.errors import ConfigError, Refused
 from runner.tasks.task import Task, sums
-from runner.trees import kinds
+from runner.trees import is_key, kinds
 
 
 def matched(live: Any, shapes: Any) -> Any | None:
@@ -155,7 +155,7 @@ def _size(x: jax.Array) -> jax.Array:
 
 
 def _real(x: jax.Array) -> jax.Array:
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if is_key(x):
         x = jax.random.key_data(x)
     return x.astype(jnp.float32)
 

@@ -75,14 +75,7 @@ def register() -> None:
     store: Any = ConfigStore
     store.__deepcopy__ = lambda self, memo: self
     ConfigStore.instance().store(name="schema", node=Settings)
-    resolvers = {
-        "fraction_of": fraction_of,
-        "case": case,
-        "folder_name": folder_name,
-        "by_process": by_process,
-        "oc.env": environment,
-    }
-    for name, resolver in resolvers.items():
+    for name, resolver in _RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
@@ -166,11 +159,16 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], _recorded(raw, found, here, elsewhere))
 
 
+_RESOLVERS = {
+    "fraction_of": fraction_of,
+    "case": case,
+    "folder_name": folder_name,
+    "by_process": by_process,
+    "oc.env": environment,
+}
 # One that neither OmegaConf nor Hydra nor runner has registered.
-_USERS_RESOLVER = re.compile(
-    r"\$\{(?!oc\.|(?:now|hydra|python_version|fraction_of|case|folder_name|by_process):)"
-    r"[\w.]+:"
-)
+_KNOWN = "|".join(["now", "hydra", "python_version", *_RESOLVERS])
+_USERS_RESOLVER = re.compile(rf"\$\{{(?!oc\.|(?:{_KNOWN}):)[\w.]+:")
 
 
 def _refuse_changing(found: Any, again: Any) -> None:

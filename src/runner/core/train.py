@@ -18,6 +18,7 @@ from runner.core.run import BLIND, Host, Run, Witness
 from runner.core.snapshot import Snapshot, Start, copied, on_host
 from runner.core.step import evaluated_params
 from runner.errors import Refused, TrainingStopped
+from runner.trees import is_key
 
 # Calls under way while an earlier one is read: the host of a busy machine may be held
 # up for longer than one of them takes.
@@ -257,8 +258,7 @@ def _together(
 def _stacked(trees: list[Any]) -> Any:
     def stack(*leaves):
         # A typed PRNG key is no NumPy array.
-        is_key = jax.dtypes.issubdtype(leaves[0].dtype, jax.dtypes.prng_key)
-        return jnp.stack(leaves) if is_key else np.stack(leaves)
+        return jnp.stack(leaves) if is_key(leaves[0]) else np.stack(leaves)
 
     return jax.tree.map(stack, *trees)
 

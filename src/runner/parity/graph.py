@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from runner.parity.layers import Layer, layer_of, named
-from runner.trees import path_text
+from runner.trees import is_key, path_text
 
 # Operations that are others in a wrapping. Loops stay whole.
 _WRAPPINGS = (
@@ -92,7 +91,7 @@ class Graph:
         data = {
             number
             for number, leaf in enumerate(jax.tree.leaves(self._arguments))
-            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            if not is_key(leaf)
         }
         random: set[int] = set()
         for op in self.ops:
@@ -134,7 +133,6 @@ class Graph:
             ]
             values.update(zip(op.outputs, self._apply(op.eqn, read), strict=True))
             values.update({k: values[replaced[k]] for k in op.outputs if k in replaced})
-        is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
         return {number: x for number, x in values.items() if not is_key(x)}
 
     def _apply(self, eqn: Any, read: list[Any]) -> list[Any]:

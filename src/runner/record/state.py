@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from runner.record.files import STATE, write_bytes
-from runner.trees import by_path
+from runner.trees import by_path, is_key
 
 
 def save_state(folder: Path, state: Any) -> str:
@@ -37,18 +37,14 @@ def arrays_of(state: Any) -> dict[str, np.ndarray]:
 
 def _plain(leaf: Any) -> np.ndarray:
     # Not `ascontiguousarray`, which makes a vector of a single number.
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf, order="C")
 
 
 def _like(wanted: Any, array: np.ndarray) -> Any:
-    if not _is_key(wanted):
+    if not is_key(wanted):
         return array
     kind = jax.random.key_impl(jax.numpy.empty((), wanted.dtype))
     return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=kind)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def arrays_in(
@@ -102,7 +98,7 @@ def restored(like: Any, arrays: dict[str, np.ndarray]) -> Any:
     """
     wanted = by_path(like)
     shapes = {
-        path: jax.eval_shape(jax.random.key_data, x).shape if _is_key(x) else x.shape
+        path: jax.eval_shape(jax.random.key_data, x).shape if is_key(x) else x.shape
         for path, x in wanted.items()
     }
     found = {name: x.shape for name, x in arrays.items()}

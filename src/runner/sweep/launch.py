@@ -89,11 +89,12 @@ def run_jobs(
     _check(launcher)
     composer = Composer(launcher.context.config_loader, master)
     # A sweep that gets more values may differ in fewer keys now than it did before.
-    known = [*keys, *swept_in(Path(master.hydra.sweep.dir))]
+    folder = Path(master.hydra.sweep.dir)
+    known = [*keys, *swept_in(folder)]
     jobs = [compose_job(composer, overrides[0], first, known)]
     cluster = _cluster(launcher, jobs[0].config, keys)
-    is_new = not (Path(master.hydra.sweep.dir) / "sweep.json").exists()
-    if is_new and not cluster:  # one that isn't may have nothing left to do
+    # A sweep that is continued may have nothing left to do.
+    if not cluster and not (folder / "sweep.json").exists():
         begin_mirroring(jobs[0].config, len(overrides))
     _refuse_processes(master)
     jobs += [
@@ -106,7 +107,6 @@ def run_jobs(
             "flags once in a process"
         )
     base = base_of(master)
-    folder = Path(master.hydra.sweep.dir)
     if launcher.resume and not is_given(master, "hydra.sweep.dir"):
         folder = _unfinished(folder, base, jobs) or folder
     refuse_shared(jobs, folder)
