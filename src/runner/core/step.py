@@ -73,12 +73,14 @@ class TrainStep:
         the step's key.
       gradients: (state, batch, key) -> (sums, grads, model_state), as in `Pipeline`.
       update: (carry, what `gradients` found, batch, key, learning_rate, eval_loss,
-        values) -> (carry, row).
+        values) -> (carry, row without NORMS).
+      norms: (grads, parameters before, parameters after) -> NORMS of the row.
     """
 
     prepared: Callable
     gradients: Callable
     update: Callable
+    norms: Callable
 
     def __call__(
         self,
@@ -97,7 +99,8 @@ class TrainStep:
         """
         given = self.prepared(batch, step, values)
         found = self.gradients(carry.state, *given)
-        return self.update(carry, found, *given, learning_rate, eval_loss, values)
+        new, row = self.update(carry, found, *given, learning_rate, eval_loss, values)
+        return new, row | self.norms(found[1], carry.state.params, new.state.params)
 
 
 def train_step(
@@ -144,16 +147,16 @@ def train_step(
             **numbers(task, total),
             "learning_rate": learning_rate * scale,
             **{f"learning_rate/{k}": rate * scale for k, rate in rates.items()},
-            "grad_norm": norm(grads),
-            "update_norm": norm(optax.tree.sub(new.params, state.params)),
         }
-        row = {f"train/{k}": exact(v) for k, v in row.items()}
-        return Carry(new, average), row
+        return Carry(new, average), {f"train/{k}": exact(v) for k, v in row.items()}
+
+    def norms(grads, before, after):
+        found = norm(grads), norm(optax.tree.sub(after, before))
+        return {k: exact(v) for k, v in zip(NORMS, found, strict=True)}
 
     # Inlined, so that the rules of `choose` count the same operations.
-    return TrainStep(
-        prepared, jax.jit(gradients, inline=True), jax.jit(update, inline=True)
-    )
+    parts = (jax.jit(part, inline=True) for part in (gradients, update, norms))
+    return TrainStep(prepared, *parts)
 
 
 def training_batch(
@@ -260,11 +263,11 @@ def train_call(
     branch, which XLA compiles on its own, of steps that are; rows of others have zeros.
 
     What else used the gradients of the training could change how XLA fuses, and so
-    rounds, them. So the branch computes them again, which for a small model takes three
-    times as long as usual, since nothing is in a cache any more. At the ends of blocks
-    on one CPU device, XLA compiles the step's own gradients apart, too: they may be
-    used again. On several `devices`, how results are split follows also from what uses
-    them.
+    rounds, them. At the ends of blocks on one CPU device, their norm is compiled apart,
+    with a probe and without: so they are in memory in any case, and the branch may use
+    them, too. Elsewhere it computes them again. That takes long after one step of a
+    small model, of which nothing is in a cache any more, and on several `devices`, how
+    results are split follows also from what uses them.
     """
     scan = _scan if looped else _once
     shared = block > 1 and devices == 1 and jax.default_backend() == "cpu"
@@ -282,9 +285,10 @@ def train_call(
         def take_and_look(carry, given):
             sent, step, *numbers = given
             seen = carry.state, *prepared(columns, sent, step, values)
-            gradients = train_step.gradients
-            found = (_apart(gradients) if shared else gradients)(*seen)
+            found = train_step.gradients(*seen)
             new, row = train_step.update(carry, found, *seen[1:], *numbers, values)
+            norms = _apart(train_step.norms) if shared else train_step.norms
+            row |= norms(found[1], carry.state.params, new.state.params)
             if looking is None:
                 return new, row
             probe, is_logged = looking
