@@ -31,9 +31,17 @@ def evidence(off=0.0, name="loss", leaf=0.0, at=4) -> Evidence:
 def test_rounding_is_no_difference(found, noise):
     def again():
         assert noise is not None, "it is small enough"
-        return [noise]
+        yield noise
 
-    Agreement(FLOAT32).steps(found, again)
+    Agreement(FLOAT32).steps(found, again())
+
+
+def test_nothing_is_computed_that_is_not_needed():
+    def again():
+        yield evidence(0.05, leaf=0.1)
+        raise AssertionError("the first explains it")
+
+    Agreement(FLOAT32).steps(evidence(0.1, leaf=0.5), again())
 
 
 @pytest.mark.parametrize(
@@ -53,16 +61,16 @@ def test_rounding_is_no_difference(found, noise):
 )
 def test_anything_else_is(found, noise, message):
     with pytest.raises(Refused, match=f"steps 1 to 8 .*{message}.*verify=false"):
-        Agreement(FLOAT32).steps(found, lambda: [noise])
+        Agreement(FLOAT32).steps(found, iter([noise]))
 
 
 def test_signs_that_change_are_rounding():
     """One alone is as large as many: the effect of much noise isn't multiplied."""
     found, much = evidence(leaf=0.1), evidence(leaf=0.2)._replace(noise=1000.0)
-    Agreement(FLOAT32).steps(found, lambda: [evidence(), much])
+    Agreement(FLOAT32).steps(found, iter([evidence(), much]))
     much = evidence(leaf=0.05)._replace(noise=1000.0)
     with pytest.raises(Refused, match=r"w is 0\.1 away"):
-        Agreement(FLOAT32).steps(found, lambda: [evidence(), much])
+        Agreement(FLOAT32).steps(found, iter([evidence(), much]))
 
 
 def test_a_metric_that_differs_again_and_again_is_no_tie():
@@ -72,7 +80,7 @@ def test_a_metric_that_differs_again_and_again_is_no_tie():
             found, noise = (evidence(off, "accuracy", at=8) for off in (0.1, 0.0))
             last = Series(*(x[-1:] for x in found.numbers["train/accuracy"]))
             found = found._replace(numbers={"train/accuracy": last})
-            judge.steps(found, lambda noise=noise: [noise])
+            judge.steps(found, iter([noise]))
 
 
 def test_what_layers_compute_in_decides_how_they_round():

@@ -298,7 +298,7 @@ def test_noise_has_how_a_population_rounds(built, monkeypatch):
     off = []
 
     def steps(self, found, again):
-        off.append((again()[-1].distances.off, found.distances.off))
+        off.append((list(again)[-1].distances.off, found.distances.off))
 
     monkeypatch.setattr(Agreement, "steps", steps)
     given = "framework=jax", "train.epochs=4", "optimizer.learning_rate=0.02"

@@ -1,7 +1,7 @@
 """Decide whether a run and its reference differ by more than rounding, and say how."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import inf, isfinite, sqrt
 
 import jax
@@ -52,7 +52,7 @@ class Agreement:
 
     Each function raises Refused if it does. `again` gives what the other computation
     gives if parameters are changed by rounding, against what it gives if they aren't:
-    a few times.
+    a few times, as many as are asked for.
 
     Args:
       rounding: see the function of this name.
@@ -81,7 +81,7 @@ class Agreement:
             f"differ in the seed alone start alike. {ANYWAY}"
         )
 
-    def steps(self, found: Evidence, again: Callable[[], list[Evidence]]) -> None:
+    def steps(self, found: Evidence, again: Iterator[Evidence]) -> None:
         """Judge the steps of a call."""
         differs = self._differences(found, again)
         if differs:
@@ -91,7 +91,7 @@ class Agreement:
                 f"state, examples and keys. {'. '.join(differs)}. {ANYWAY}"
             )
 
-    def evaluation(self, found: Evidence, again: Callable[[], list[Evidence]]) -> None:
+    def evaluation(self, found: Evidence, again: Iterator[Evidence]) -> None:
         """Judge the numbers of an evaluation."""
         differs = self._differences(found, again)
         if differs:
@@ -132,14 +132,17 @@ class Agreement:
             if not off <= max(NUMBER, 4 * self.rounding) * scale:
                 yield path, off / max(scale, _TINY)
 
-    def _differences(
-        self, found: Evidence, again: Callable[[], list[Evidence]]
-    ) -> list[str]:
+    def _differences(self, found: Evidence, again: Iterator[Evidence]) -> list[str]:
         """Sentences about what differs by more than rounding explains."""
         noises: list[Evidence] = []
-        if self._beyond(found, noises) or self._furthest(found, noises):
-            noises = again()
-        differing = self._beyond(found, noises)
+        while True:
+            differing = self._beyond(found, noises)
+            furthest = self._furthest(found, noises)
+            # Each allows for more, and takes a computation.
+            noise = next(again, None) if differing or furthest else None
+            if noise is None:
+                break
+            noises.append(noise)
         for name, numbers in found.numbers.items():
             if _is_metric(name):
                 self._compared[name] += len(numbers.steps)
@@ -161,7 +164,6 @@ class Agreement:
                 f"At step {numbers.steps[at]} {name} was {numbers.live[at]:.6g} "
                 f"instead of {numbers.other[at]:.6g}"
             )
-        furthest = self._furthest(found, noises)
         return [*said, furthest] if furthest else said
 
     def _beyond(self, found: Evidence, noises: list[Evidence]) -> dict[str, np.ndarray]:

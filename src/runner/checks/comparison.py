@@ -1,7 +1,7 @@
 """A call of a run, compared with what the run's reference makes of it."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -155,27 +155,25 @@ class Comparison:
             apart = self._distances(carry, other, before) if reaches_end else None
             return Evidence(seen.start, seen.start + count, found, apart)
 
-        def again() -> list[Evidence]:
-            found = []
+        def again() -> Iterator[Evidence]:
             shares = {self._judge.rounding}
             if self._program.jumps:
                 shares.add(max(shares | {_MUCH}))
             for share, number in itertools.product(sorted(shares), _NOISE):
                 noise = recomputation.shaken(before, number, share)
                 carry, shaken = _run(call, noise, *given)
-                got = evidence(jax.device_get(shaken), carry, end)
-                found.append(got._replace(noise=share / self._judge.rounding))
+                found = evidence(jax.device_get(shaken), carry, end)
+                yield found._replace(noise=share / self._judge.rounding)
             if name in calls.packed:
                 # Near the end of training gradients are differences of numbers close to
                 # 1. How a population rounds these may count for more than any noise.
                 carry, packed = _run(calls.packed[name], before, *given)
                 carry = _placed_like(carry, before)
-                found.append(evidence(jax.device_get(packed), carry, end))
-            return found
+                yield evidence(jax.device_get(packed), carry, end)
 
         after = calls.adapted(seen.after)[0] if reaches_end else None
         found = evidence(seen.rows, after, end)
-        self._judge.steps(found, again)
+        self._judge.steps(found, again())
         if reaches_end:
             if any(seen.rows[_RATE] > 0):
                 self._note_still(found.distances, before)
@@ -215,15 +213,13 @@ class Comparison:
             }
             return Evidence(seen.start, seen.stop, found, None)
 
-        def again() -> list[Evidence]:
-            found = []
+        def again() -> Iterator[Evidence]:
             for number in _NOISE:
                 noise = recomputation.shaken(carry, number, self._judge.rounding)
                 shaken = evaluate(noise, *data, self._calls.totals)[1]
-                found.append(evidence(jax.device_get(shaken)))
-            return found
+                yield evidence(jax.device_get(shaken))
 
-        self._judge.evaluation(evidence(live), again)
+        self._judge.evaluation(evidence(live), again())
         outputs = self._calls.made["outputs"].result()
         (size, moved), (its_size, _) = (
             jax.device_get(outputs(seen.after, *data)) for _ in range(2)
