@@ -45,16 +45,19 @@ MODELS = {
     "transformer 128": [*TEXT, "model.width=128"],
     "cnn 8x8": ["model=cnn", "data=digits"],
     "cnn 28x28": [*IMAGES, "model=cnn"],
+    "2c2d": [*IMAGES, "model=2c2d", "data.batch_size=128"],
     "cnn 28x28 [64, 128, 256]": [*IMAGES, "model=cnn", "model.channels=[64,128,256]"],
 }
 
 
 def make_run(overrides: list[str], form: str, session: Session) -> Run:
     fixed = [
-        *overrides, f"train.convolution={form}", "verify=false", "mesh=single",
-        "data.batch_size=64", *conf.search_path(EXAMPLES / "my_lab" / "conf"),
+        f"train.convolution={form}", "verify=false", "mesh=single",
+        *conf.search_path(EXAMPLES / "my_lab" / "conf"),
     ]  # fmt: skip
-    return build(composed(*fixed), session).run
+    if not any(override.startswith("data.batch_size=") for override in overrides):
+        fixed.append("data.batch_size=64")
+    return build(composed(*overrides, *fixed), session).run
 
 
 def measured(

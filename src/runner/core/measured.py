@@ -29,43 +29,48 @@ class Measured(NamedTuple):
         return "patches" in self.microseconds
 
 
-# 2 cores of an AMD EPYC, jax 0.10.2, by --rounds 3. Only the MLPs had the cores to
-# themselves, so only ratios within a row count. Digits are 8x8 images. Batches of 64,
-# and an evaluation an epoch. So a step of a small model alone takes longer than in a
-# long run without evaluations, which cost the host a call.
+# 2 cores of an AMD EPYC with AVX-512, jax 0.10.2, one program after the other, by
+# --rounds 3 (cnn 28x28: 2). Digits are 8x8 images. Batches of 64, of the 2c2d 128, and
+# an evaluation an epoch. So a step of a small model alone takes longer than in a long
+# run without evaluations, which cost the host a call.
 MEASURED = (
     Measured(
         "cpu", "cpu", "mlp [16]", 3.28e5,
-        {"native": {1: 25.4, 4: 17.3, 8: 20.4, 32: 17.4}},
+        {"native": {1: 15.55, 4: 11.86, 8: 12.61, 32: 10.57}},
     ),
     Measured(
         "cpu", "cpu", "mlp [128, 64]", 5.56e6,
-        {"native": {1: 121, 4: 126, 8: 113, 32: 108}},
+        {"native": {1: 54.77, 4: 64.81, 8: 59.67, 32: 52.57}},
     ),
     Measured(
         "cpu", "cpu", "mlp [512, 256]", 6.04e7,
-        {"native": {1: 870, 4: 774, 8: 765, 32: 1027}},
+        {"native": {1: 409.1, 4: 340.8, 8: 381.8, 32: 540.4}},
     ),
     Measured(
         "cpu", "cpu", "transformer 32", 3.30e8,
-        {"native": {1: 12530, 4: 11820, 8: 13510, 32: 15470}},
+        {"native": {1: 8060, 4: 6801, 8: 6763, 32: 7253}},
     ),
     Measured(
         "cpu", "cpu", "transformer 128", 4.94e9,
-        {"native": {1: 123400, 4: 88210, 8: 98730, 32: 140600}},
+        {"native": {1: 38200, 4: 40540, 8: 44540, 32: 52880}},
     ),
     Measured(
         "cpu", "cpu", "cnn 8x8", 1.31e8,
-        {"native": {1: 2709, 4: 4317, 8: 5038, 32: 7956},
-         "patches": {1: 2331, 4: 1938, 8: 2502, 32: 3070}},
+        {"native": {1: 1288, 4: 2373, 8: 2467, 32: 4998},
+         "patches": {1: 979.7, 4: 826.3, 8: 968.7, 32: 1389}},
     ),
     Measured(
         "cpu", "cpu", "cnn 28x28", 1.60e9,
-        {"native": {1: 49570, 4: 120700, 8: 172500, 32: 257700},
-         "patches": {1: 44960, 4: 47410, 8: 50430, 32: 50310}},
+        {"native": {1: 20760, 4: 72740, 8: 87740, 32: 107500},
+         "patches": {1: 15350, 4: 16020, 8: 16810, 32: 28090}},
+    ),
+    Measured(
+        "cpu", "cpu", "2c2d", 1.05e10,
+        {"native": {1: 442300, 4: 477000, 8: 551300, 32: 855700},
+         "patches": {1: 115200, 4: 123600, 8: 174700, 32: 194400}},
     ),
     Measured(
         "cpu", "cpu", "cnn 28x28 [64, 128, 256]", 1.13e10,
-        {"native": {1: 540100}, "patches": {1: 614000}},
+        {"native": {1: 78520, 4: 313900}, "patches": {1: 49160, 4: 62930}},
     ),
 )  # fmt: skip
