@@ -75,27 +75,27 @@ def test_the_pages_sweep(tmp_path, folders):
 def test_a_population_killed_midway_goes_on_from_its_checkpoint(start, tmp_path):
     launcher = start(
         "-m", "cluster=slurm", "hydra.sweep.dir=sweep", "train.steps=4000",
-        "optimizer.learning_rate=0.1,0.03", "seed=0,1,2", "checkpoint.every_steps=200",
-        "hydra.launcher.max_members=4",
+        "optimizer.learning_rate=0.1,0.03", "seed=0,1,2,3",
+        "checkpoint.every_steps=200",
     )  # fmt: skip
     sweep = tmp_path / "sweep"
     wait_for(lambda: list(sweep.glob("checkpoints/*/*00/record")))
     kill(Plan(sweep).tasks[0].id)
     assert launcher.wait(timeout=240) == 0, (tmp_path / "said").read_text()
     (task,) = Plan(sweep).tasks
-    assert len(task.ids) == 2 and states(sweep) == ["done"] * 6
+    assert len(task.ids) == 2 and states(sweep) == ["done"] * 8
     folders = [path.parent for path in sweep.glob("*/metrics.jsonl")]
     restarts = []
     for folder in folders:
         rows = read_metrics(folder / "metrics.jsonl")
         assert [row["step"] for row in rows] == list(range(1, 4001))
         provenance = json.loads((folder / "provenance.json").read_text())
-        assert provenance["members"] == 3  # two populations as large as each other
+        assert provenance["members"] == 4  # of 8, 4 a population at most
         restarts += provenance["restarts"]
     # The second population had not begun.
-    assert len(restarts) == 3 and len({restart["step"] for restart in restarts}) == 1
+    assert len(restarts) == 4 and len({restart["step"] for restart in restarts}) == 1
     assert restarts[0]["step"] % 200 == 0 and restarts[0]["step"] > 0
-    assert len(folders) == 6 and not (sweep / "checkpoints").exists()
+    assert len(folders) == 8 and not (sweep / "checkpoints").exists()
 
 
 def test_a_task_of_the_loop_killed_midway_does_no_job_twice(start, tmp_path):
