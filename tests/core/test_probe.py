@@ -174,7 +174,7 @@ def test_a_key_of_the_program_alone(assembled):
 
 
 MLPS = ("framework=jax,linen,nnx", "seed=0,1", "mesh=data,single")
-# Once the only one whose bits a probe changed.
+# Of nine models the only one whose bits a probe changed, in an earlier form.
 RESNET = ("framework=nnx", "model=resnet", "mesh=single", "train.convolution=patches",
           "data.batch_size=2")  # fmt: skip
 

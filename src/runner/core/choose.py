@@ -49,10 +49,10 @@ def steps_per_call(jaxpr: Jaxpr, backend: str, members: int) -> int:
     """The most steps of `jaxpr` that go into one call of the compiled program.
 
     Several do, since a call costs the host more than a small model's step takes, and
-    on CPU, it gets its memory anew: for a transformer of a million parameters, that
-    takes as long as half a step. But only so many that a run can soon be interrupted
-    and shows its progress. The time is estimated, not measured, so that the calls of a
-    run are always the same.
+    on CPU, it asks the operating system for its memory: for a transformer of a million
+    parameters, that takes as long as half a step. But only so many that a run can soon
+    be interrupted and shows its progress. The time is estimated, not measured, so that
+    the calls of a run are always the same.
 
     On CPU, XLA runs a convolution inside a loop 20 to 40 times slower than outside one
     (jax #12868), so there such a step is a call of its own.
