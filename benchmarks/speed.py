@@ -98,8 +98,8 @@ def jobs(bench: Bench) -> Iterator[Case]:
         prepare = ("debug=tiny", "wandb=disabled", f"hydra.run.dir={bench.folder}/tiny")
         sweep.wall([sys.executable, "-m", "runner", *prepare])  # the data
         ways: Ways = {
-            "packed": partial(sweep.scratch, sweep.packed, number),
-            "by hand": partial(sweep.scratch, sweep.hand, number),
+            "packed": partial(sweep.anew, sweep.packed, number, bench.folder),
+            "by hand": partial(sweep.anew, sweep.hand, number, bench.folder),
         }
         count = dict.fromkeys(ways, 1)
         rows = bench.rows("jobs", f"{number} jobs", ways, count, warm=False)

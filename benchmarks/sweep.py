@@ -194,24 +194,28 @@ def hand(jobs: int, folder: Path) -> float:
     return wall([sys.executable, __file__, "--by-hand", str(jobs)])
 
 
-def scratch(way: Callable[[int, Path], float], jobs: int) -> float:
-    """The seconds of `way` in a folder that is then removed."""
-    with tempfile.TemporaryDirectory() as folder:
-        return way(jobs, Path(folder))
+def anew(way: Callable[[int, Path], float], jobs: int, folder: Path) -> float:
+    """The seconds of `way` in a new folder in `folder`.
+
+    The caller removes all of them at the end: ext4 doesn't use what was removed in the
+    last minute again, and looks through it whenever a file is made.
+    """
+    return way(jobs, Path(tempfile.mkdtemp(dir=folder)))
 
 
 def compare(jobs: int, repeats: int, python: str | None) -> None:
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
 
-        def warm(jobs: int, folder: Path) -> float:
-            return packed(jobs, folder, f"compilation_cache={cache}")
+        def warm(jobs: int, own: Path) -> float:
+            return packed(jobs, own, f"compilation_cache={folder}/warm")
 
         ways = {"packed": packed, "warm": warm, "by hand": hand, "peers": peers}
         if python:
             ways["lightning"] = partial(lightning, python)
-        scratch(warm, jobs)
+        anew(warm, jobs, folder)
         seconds = in_turn(
-            {name: partial(scratch, way, jobs) for name, way in ways.items()},
+            {name: partial(anew, way, jobs, folder) for name, way in ways.items()},
             repeats,
             warm=False,
         )
@@ -225,9 +229,9 @@ def compare(jobs: int, repeats: int, python: str | None) -> None:
 def growth(numbers: list[int], repeats: int) -> None:
     print(f"\npacked, {repeats} rounds\njobs   seconds  peak MiB of a process so far")
     seconds: dict[int, list[float]] = {jobs: [] for jobs in numbers}
-    for _ in range(repeats):
-        for jobs in numbers:
-            seconds[jobs].append(scratch(packed, jobs))
+    with tempfile.TemporaryDirectory() as folder:
+        for jobs in [*numbers] * repeats:
+            seconds[jobs].append(anew(packed, jobs, Path(folder)))
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
             print(f"{jobs:<7}{seconds[jobs][-1]:7.1f}{peak:9}", flush=True)
     smallest = statistics.median(seconds[numbers[0]])
