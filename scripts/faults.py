@@ -163,7 +163,7 @@ def tried(
 ) -> tuple[list[str], str]:
     """What is wrong with a run that meets `fault`, and what it said."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    own |= {"PYTHONPATH": str(ROOT / "src"), "WANDB_ERROR_REPORTING": "false"}
+    own |= {"PYTHONPATH": str(ROOT / "src")}
     (folder / "clock").mkdir()
     (folder / "clock" / "sitecustomize.py").write_text(CLOCK)
     with FakeWandb() as server:

@@ -332,7 +332,7 @@ def test_the_report_becomes_an_artifact(tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "runner.compare", "runs", "--wandb-report"],
             cwd=tmp_path,
-            env=env | server.env() | {"WANDB_ERROR_REPORTING": "false"},
+            env=env | server.env(),
             capture_output=True,
             text=True,
         )

@@ -62,7 +62,6 @@ def clean_env(env):
         **inherited,
         "WANDB_INIT_TIMEOUT": "3",
         "WANDB_FINISH_TIMEOUT": "3",
-        "WANDB_ERROR_REPORTING": "false",
         **env,
     }
 

@@ -43,6 +43,7 @@ record("b")
 def test_a_first_run_starts_as_fast_as_others(tmp_path):
     """If wandb imports more at its first run now, let `WandbTracker.load` do so."""
     code = """
+import threading
 from runner.record.mirrors import follow
 from runner.record.mirrors.tracker import source
 from runner.record.mirrors.wandb import WandbTracker
@@ -57,6 +58,9 @@ assert len(cores) == 1
 follow.copy(TRACKERS["wandb"], source(Path("a")), lambda: False, print, lambda _: None)
 assert core_pids() == cores
 assert loaded() == before, loaded() - before
+# W&B's reports to its makers are sent by OpenTelemetry's threads.
+senders = [t.name for t in threading.enumerate() if t.name.startswith("Otel")]
+assert not senders, senders
 """
     run(tmp_path, code)
     assert len(mirrored(tmp_path)["history"]) == 20

@@ -236,8 +236,12 @@ def begin(
 
 
 def _silence() -> None:
-    """We say where everything is. W&B reads this when it first starts."""
+    """We say where everything is, and W&B nothing of itself to its makers.
+
+    That would ask the network for an offline run too. W&B reads this as it starts.
+    """
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
 def log_artifact(run: Any, artifact: Any, seconds: float) -> None:
