@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from runner.config.ignored_files import refuse_ignored
-from runner.config.plain import plain
+from runner.config.plain import plain, without_interpolations
 from runner.config.ranges import strict_booleans
 from runner.config.rank import by_process
 from runner.config.yaml_files import explain_files
@@ -144,12 +144,12 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
       ConfigError: a value is another one each time that it is read.
     """
     raw = plain(cfg)
-    found = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    found = without_interpolations(cfg, complete=True)
     # Resolving everything again in another environment is exact, but takes longer than
     # all the rest. Usually nothing refers to a value from the environment.
     leaves = list(_leaves(raw, ()))
     if any(_USERS_RESOLVER.search(text) for _, text in leaves):
-        _refuse_changing(found, OmegaConf.to_container(cfg, resolve=True))
+        _refuse_changing(found, without_interpolations(cfg))
     names = {name for path, text in leaves if "${oc.env:" in text for name in path}
     others = [text for _, text in leaves if "${" in text and "${oc.env:" not in text]
     if not any(name in text or "${${" in text for name in names for text in others):

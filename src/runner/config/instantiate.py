@@ -10,14 +10,14 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.argument_ranges import check_argument
 from runner.config.argument_types import described, fits, hints
 from runner.config.explain import explain
 from runner.config.optimizer_groups import NOT_ARGUMENTS, sections
-from runner.config.plain import plain
+from runner.config.plain import plain, without_interpolations
 from runner.config.users_code import raised
 from runner.errors import ConfigError, did_you_mean
 
@@ -50,7 +50,7 @@ def resolved(cfg: DictConfig, group: str) -> Any:
       ConfigError: one refers to nothing.
     """
     try:
-        return OmegaConf.to_container(section(cfg, group), resolve=True)
+        return without_interpolations(section(cfg, group))
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
 

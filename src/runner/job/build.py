@@ -15,6 +15,7 @@ from runner.config.conf import recorded
 from runner.config.instantiate import resolved, target_names, targets
 from runner.config.lengths import check_lengths
 from runner.config.optimizer_groups import groups
+from runner.config.plain import plain
 from runner.config.ranges import check_ranges
 from runner.core import groups as grouping
 from runner.core import program, schedules, shapes
@@ -234,7 +235,7 @@ def _learning_rates(
         ("learning rates", described(cfg, "schedule"), asked.steps),
         lambda: schedules.table(asked.base_schedule, asked.steps),
     )
-    names = target_names(OmegaConf.to_container(cfg.optimizer))
+    names = target_names(plain(cfg.optimizer))
     name = next((name for name in names if name in _NEED_A_RATE), None)
     if rates[0] == 0 and name:
         raise ConfigError(

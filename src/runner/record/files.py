@@ -35,16 +35,16 @@ def to_json(value: Any) -> Any:
     Raises:
       TypeError: for anything else; a record never guesses with `str`.
     """
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
+    if value is None or isinstance(value, str | int):
+        return value
     if isinstance(value, float):
         if math.isfinite(value):
             return value
         return "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
-    if value is None or isinstance(value, str | int):
-        return value
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
     return to_json(_plain(value))
 
 
