@@ -12,6 +12,7 @@ from runner.config import conf
 from runner.config.hydra_files import Sections, to_yaml, write_yaml
 from runner.config.hydra_job import hydra_aside
 from runner.config.plain import plain
+from runner.record.secrets import forgotten
 from runner.sweep.compose import Composer
 
 JOBS = [
@@ -95,6 +96,18 @@ def test_jobs_of_a_sweep_write_what_each_would_alone(loader, tmp_path):
         with hydra_aside(found):
             sections.write(path, plain(found))
             assert path.read_text() == to_yaml(plain(found)), overrides
+
+
+def test_a_secret_of_a_later_section_is_in_no_file(tmp_path):
+    sections, path = Sections(), tmp_path / "x.yaml"
+    notes, own = "see s3cr3t-of-mine", {"api_key": "s3cr3t-of-mine"}
+    with forgotten():
+        sections.write(path, {"notes": notes})
+        assert notes in path.read_text()
+        for _ in range(2):
+            sections.write(path, {"notes": notes, "own": own})
+            assert path.read_text() == to_yaml({"notes": notes, "own": own})
+            assert "s3cr3t" not in path.read_text()
 
 
 def test_the_files_in_dot_hydra_hold_what_hydra_writes(loader, tmp_path):

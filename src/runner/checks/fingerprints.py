@@ -12,6 +12,7 @@ from jax.sharding import SingleDeviceSharding
 
 from runner.core import feed
 from runner.core.compiling import Compiling
+from runner.core.keep import Keep
 from runner.core.run import Run
 from runner.core.shapes import with_sharding
 from runner.core.step import training_batch
@@ -90,13 +91,16 @@ class Examples:
         return jax.device_get(self._transformed.result()(*given))
 
 
-def identify(run: Run, init: Callable, examples: Examples) -> dict[str, Any]:
+def identify(
+    run: Run, init: Callable, examples: Examples, keep: Keep
+) -> dict[str, Any]:
     """The digests of a run for its record.
 
     Args:
       run: the run that trains.
       init: `Program.init` of a single run.
       examples: of the run's data set.
+      keep: for what runs of one seed have in common.
 
     Returns:
       FINGERPRINTS, but for the probe of its optimizer: if one differs between two
@@ -108,8 +112,14 @@ def identify(run: Run, init: Callable, examples: Examples) -> dict[str, Any]:
         "initial_parameters": initial_parameters(run, init),
         "data_digest": examples.digest(),
         "in_training_too": examples.repeated,
-        "data_order": data_order(run.spec.dataset, run.order),
-        "first_batch": first_batch(run, examples),
+        "data_order": keep(
+            ("data order", examples, run.order),
+            lambda: data_order(run.spec.dataset, run.order),
+        ),
+        "first_batch": keep(
+            ("first batch", examples, run.order, _bits(run.values.key)),
+            lambda: first_batch(run, examples),
+        ),
     }
 
 
@@ -140,6 +150,10 @@ def first_batch(run: Run, examples: Examples) -> str:
     rows = run.spec.dataset.train.rows(run.order.indices_at(0))
     batch = examples.transformed(rows, run.values.key)
     return sha(repr(sorted(rows_digest(batch).items())).encode())
+
+
+def _bits(key: jax.Array) -> bytes:
+    return np.asarray(jax.random.key_data(key)).tobytes()
 
 
 @jax.jit

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.plain import plain
 from runner.errors import ConfigError
-from runner.record.secrets import named, scrub
+from runner.record.secrets import met, named, scrub
 
 _OF_SWEEP = "multirun.yaml"
 _compose: Any = Hydra.compose_config
@@ -100,18 +100,27 @@ class Sections:
 
     def __init__(self):
         self._last: dict[tuple[str, str], tuple[str, str]] = {}
+        self._secrets = met()
 
     def write(self, path: Path, sections: Mapping[str, Any], under: str = "") -> None:
         """Write what `write_yaml` does, with all sections in the one named, if any."""
-        found = scrub({under: sections} if under else sections)
-        texts = [f"{under}:\n"] if under else []
-        for key, value in (found[under] if under else found).items():
+        texts = self._texts(sections, under)
+        if self._secrets != met():  # one may be in the text of another section
+            self._last.clear()
+            texts = self._texts(sections, under)
+            self._secrets = met()
+        head = f"{under}:\n" if under else ""
+        path.write_text(head + "".join(texts), encoding="utf-8")
+
+    def _texts(self, sections: Mapping[str, Any], under: str) -> list[str]:
+        texts = []
+        for key, value in sections.items():
             known, shown = (under, key), repr(value)
             if self._last.get(known, ("",))[0] != shown:
                 whole = {under: {key: value}} if under else {key: value}
-                self._last[known] = shown, _dump(whole).removeprefix(f"{under}:\n")
+                self._last[known] = shown, to_yaml(whole).removeprefix(f"{under}:\n")
             texts.append(self._last[known][1])
-        path.write_text("".join(texts), encoding="utf-8")
+        return texts
 
 
 def discard_unused(folder: Path, made: Iterable[Path], first: str = _OF_SWEEP) -> None:

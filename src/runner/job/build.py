@@ -79,7 +79,7 @@ def build(
       ConfigError: something in `cfg` can't run.
     """
     # Before the data, which may take an hour to download and prepare.
-    check(cfg)
+    check(cfg, session.keep)
     with session.processes.first_alone("data"):
         dataset = _dataset(cfg, session)
     seeds = {k: cfg.seed if v is None else v for k, v in cfg.seeds.items()}

@@ -2,8 +2,10 @@
 
 from omegaconf import DictConfig
 
-from runner.config.instantiate import check_targets
+from runner.config.instantiate import check_targets, section
+from runner.config.plain import plain
 from runner.config.ranges import check_keys, check_ranges
+from runner.core.keep import Keep, make_anew
 from runner.errors import ConfigError, did_you_mean
 from runner.record.directions import better
 from runner.settings import GROUPS, HOOKS, NAMED, TrainSettings
@@ -11,8 +13,12 @@ from runner.tasks.task import Task, directions
 from runner.trees import NAME_RULE, is_name
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, keep: Keep = make_anew) -> None:
     """Refuse mistakes in `cfg` that don't depend on the data or the devices.
+
+    Args:
+      cfg: the composed configuration.
+      keep: for parts that were checked before.
 
     Raises:
       ConfigError: a value is out of range, or a target doesn't take an argument.
@@ -30,7 +36,9 @@ def check(cfg: DictConfig) -> None:
             if not is_name(name):
                 raise ConfigError(f"{key}.{name}: a name must be made of {NAME_RULE}")
     named = [f"{key}.{name}" for key in NAMED for name in listed(cfg, key)]
-    check_targets(cfg, [*GROUPS, *named])
+    for key in (*GROUPS, *named):
+        same = f"checked {key}", repr(plain(section(cfg, key)))
+        keep(same, lambda key=key: check_targets(cfg, [key]))
 
 
 def listed(cfg: DictConfig, key: str) -> list[str]:

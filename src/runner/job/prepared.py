@@ -208,7 +208,7 @@ def built_and_identified(
             lambda: Examples(run.spec.dataset, run.values.key),
         )
         begin(run)
-        digests.update(identify(run, init.result(), examples))
+        digests.update(identify(run, init.result(), examples, session.keep))
 
     return build(cfg, session, begun, most, earlier), digests
 

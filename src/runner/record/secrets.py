@@ -117,6 +117,11 @@ def scrub(tree: Any) -> Any:
     return scrubbed if len(_known) == count else _scrub(scrubbed)
 
 
+def met() -> frozenset[str]:
+    """The secrets that were found so far, which are then looked for in all text."""
+    return frozenset(_known)
+
+
 def scrub_command(argv: list[str]) -> list[str]:
     """A command line without its secrets, be they name=value or `--api-key VALUE`."""
     scrubbed = scrub(argv)
