@@ -1,6 +1,5 @@
 """Sections of accelerator.py about time: loops, populations, jobs and precisions."""
 
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -95,8 +94,7 @@ def jobs(bench: Bench) -> Iterator[Case]:
     number = 10 if bench.small else 100
 
     def case() -> list[Row]:
-        prepare = ("debug=tiny", "wandb=disabled", f"hydra.run.dir={bench.folder}/tiny")
-        sweep.wall([sys.executable, "-m", "runner", *prepare])  # the data
+        sweep.prepare(bench.folder)
         ways: Ways = {
             "packed": partial(sweep.anew, sweep.packed, number, bench.folder),
             "by hand": partial(sweep.anew, sweep.hand, number, bench.folder),

@@ -203,9 +203,16 @@ def anew(way: Callable[[int, Path], float], jobs: int, folder: Path) -> float:
     return way(jobs, Path(tempfile.mkdtemp(dir=folder)))
 
 
+def prepare(folder: Path) -> None:
+    """Prepare the data set."""
+    given = ("debug=tiny", "wandb=disabled", f"hydra.run.dir={folder}/tiny")
+    wall([sys.executable, "-m", "runner", *given])
+
+
 def compare(jobs: int, repeats: int, python: str | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        prepare(folder)
 
         def warm(jobs: int, own: Path) -> float:
             return packed(jobs, own, f"compilation_cache={folder}/warm")
@@ -258,7 +265,6 @@ def main() -> None:
     if args.jobs:
         growth(args.jobs, args.repeats)
     else:
-        wall([sys.executable, "-m", "runner", "debug=tiny"])  # prepares the data
         compare(100, args.repeats, args.lightning)
     print(f"\n{load()}")
 
