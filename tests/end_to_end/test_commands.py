@@ -36,6 +36,29 @@ def test_the_console_script_finds_a_users_modules(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name, arguments, near",
+    [
+        ("audit", "x --config-dr .", "--config-dir"),
+        ("compare", "x --metrc loss --targt 1", "--metric'? Did you mean '--target"),
+        ("evaluate", "x --conf-dir .", "--config-dir"),
+        ("export", "x --out y --trusst", "--trust"),
+        ("list", "x --sart loss", "--sort"),
+        ("mirror", "x --cnfig-dir .", "--config-dir"),
+        ("parity", "--stepss 2", "--steps"),
+        ("predict", "x --out y --stat_ best", "--state"),
+        ("replay", "x --tolerence 1", "--tolerance"),
+        ("show", "x --hlp", "--help"),
+    ],
+)
+def test_the_nearest_option_is_named(name, arguments, near, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["runner", name, *arguments.split()])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 2
+    assert f"Did you mean '{near}'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "name, arguments, missing",
     [
         ("compare", "nowhere --by seed there", "there"),

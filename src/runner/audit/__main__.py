@@ -1,6 +1,5 @@
 """`python -m runner.audit`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from runner import signals
 from runner.audit import page, table
 from runner.audit.audit import audit
 from runner.audit.text import show
+from runner.config.arguments import Parser
 from runner.config.explain import MISTAKES, explain
 from runner.errors import ConfigError, Preempted
 from runner.record.console import console
@@ -58,13 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if found.reproduced else 3
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m runner.audit",
         description="Run a published table: is each of its numbers reproduced, and "
         "which factor that its source leaves open explains those that aren't?",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     names = ", ".join(sorted(path.stem for path in table.SHIPPED.glob("*.yaml")))

@@ -1,6 +1,5 @@
 """`python -m runner list`: the runs in folders, one a line."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import polars as pl
 
 from runner.compare.columns import copies
 from runner.compare.load import CHOICES, Runs, load
+from runner.config.arguments import Parser
 from runner.errors import ConfigError, did_you_mean, few
 from runner.record.console import console, print_table
 from runner.record.output import outlive_readers
@@ -160,12 +160,11 @@ def _text(name: str, value: object) -> str:
     return "" if value is None else number(name, value)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m runner list",
         description="List the runs in folders. It only reads files of runs.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(

@@ -1,6 +1,5 @@
 """`python -m runner show`: one run, as far as its folder tells it."""
 
-import argparse
 import itertools
 import json
 import math
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.compare.load import load
+from runner.config.arguments import Parser
 from runner.errors import ConfigError
 from runner.record.console import console, print_table
 from runner.record.output import outlive_readers
@@ -128,8 +128,8 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m runner show",
         description="Show one run: its status, configuration, curves and results. It "
         "only reads files of the run.",

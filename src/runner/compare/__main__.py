@@ -1,6 +1,5 @@
 """`python -m runner.compare`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from runner.compare import load, load_wandb
 from runner.compare.analysis import Analysis, analyse
 from runner.compare.load import Runs
 from runner.compare.text import show
+from runner.config.arguments import Parser
 from runner.errors import ConfigError
 from runner.record.console import console
 from runner.record.output import outlive_readers
@@ -53,13 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 3 if options.strict and not analysis.control.controlled else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m runner.compare",
         description="Compare runs: is the comparison controlled, and which are better? "
         "It only reads files of runs.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(

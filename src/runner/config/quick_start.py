@@ -9,6 +9,7 @@ import yaml
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 
+from runner.config.arguments import with_nearest
 from runner.config.conf import conf_dir
 from runner.errors import ConfigError
 
@@ -35,12 +36,14 @@ def _parser() -> argparse.ArgumentParser:
     """Hydra's own, which takes overrides before flags, or after, but not both."""
     parser = get_args_parser()
     parser.parse_args = parser.parse_intermixed_args
-    parser.error = _refuse
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(
+            with_nearest(f"{message}; --help shows what there is", parser)
+        )
+
+    parser.error = refuse
     return parser
-
-
-def _refuse(message: str) -> NoReturn:
-    raise ConfigError(f"{message}; --help shows what there is")
 
 
 def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:

@@ -1,6 +1,5 @@
 """Brings run folders to a tracker, at any time."""
 
-import argparse
 import os
 import sys
 import time
@@ -12,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from runner.config import conf
+from runner.config.arguments import Parser
 from runner.config.explain import MISTAKES, explain
 from runner.errors import ConfigError
 from runner.job.trackers import trackers_of
@@ -135,13 +135,12 @@ def _say(message: str) -> None:
     print(printable(message), file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m runner.mirror",
         description="Bring run folders to a tracker: after an outage, from a machine "
         "without a network, or to another tracker.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(

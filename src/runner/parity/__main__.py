@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import conf
+from runner.config.arguments import Parser
 from runner.config.explain import explain
 from runner.errors import ConfigError
 from runner.parity.compare import Compared, compare
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(0 if agree else 1)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m runner.parity",
         description="Train in pure JAX, take each of its steps in flax linen and flax "
         "nnx too, from the same state with the same batch, and print how far they "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.config import conf
+from runner.config.arguments import Parser
 from runner.config.explain import MISTAKES, explain
 from runner.record.output import outlive_readers
 from runner.record.untrusted import printable
@@ -67,13 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m runner.replay",
         description="Train a recorded run again, and check that all numbers are the "
         "same.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(

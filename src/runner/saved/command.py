@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.config import conf
+from runner.config.arguments import Parser
 from runner.config.explain import reason
 from runner.saved.saved_run import SavedRun, load_run
 
@@ -22,18 +23,17 @@ names them too, or with --trust.
 """
 
 
-def parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def parser(name: str, description: str, epilog: str) -> Parser:
     """The parser of a command on a saved run.
 
     Args:
       name: of the command.
       epilog: what comes after the options, before what all these commands say.
     """
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog=f"python -m runner.{name}",
         description=description,
         epilog=f"{_STATES}{epilog}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
     add("run", type=Path, metavar="RUN", help="a run folder, or that of a sweep's job")
@@ -56,7 +56,7 @@ def parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
     return made
 
 
-def add_data(made: argparse.ArgumentParser, split: str) -> None:
+def add_data(made: Parser, split: str) -> None:
     """Let a command take a split, and overrides of the data.
 
     Args:
@@ -77,7 +77,7 @@ def add_data(made: argparse.ArgumentParser, split: str) -> None:
 
 
 def run(
-    made: argparse.ArgumentParser,
+    made: Parser,
     arguments: Sequence[str] | None,
     body: Callable[[argparse.Namespace, SavedRun], None],
 ) -> int:

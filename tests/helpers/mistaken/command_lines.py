@@ -66,6 +66,7 @@ COMMAND_LINES = [
     ("--config-dir /nowhere", "/nowhere"),
     ("--config-name foo", "'foo'"),
     ("--foo", "unrecognized arguments: --foo"),
+    ("--multirn seed=1,2", "unrecognized arguments: --multirn", "'--multirun'?"),
     ("seed=1 -x", "unrecognized arguments: -x"),
     ("--cfg foo", "--cfg", "invalid choice: 'foo'"),
     ("=3", "=3 is not of the form key=value"),
