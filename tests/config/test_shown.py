@@ -78,7 +78,9 @@ def test_a_section_is_shown(printed):
 
 def test_what_would_run_is_printed_and_nothing_trained(composed, tmp_path, capsys):
     cfg = composed("print=config", "schedule=warmup_cosine", "train.epochs=2")
-    run_job(cfg, HydraJob(tmp_path, {}, [], None))
+    made = tmp_path / "made by Hydra"
+    made.mkdir()
+    run_job(cfg, HydraJob(made, {}, [], None))
     job = yaml.safe_load(capsys.readouterr().out)
     assert job["print"] is None and job["optimizer"]["_target_"] == "optax.adam"
     steps = job["train"]["steps"]

@@ -114,6 +114,16 @@ def test_a_mistake_costs_one_message_and_nothing_is_started(run, tmp_path):
     assert not list(cache.iterdir()) and not wandb_files(tmp_path)
 
 
+@pytest.mark.parametrize("asked, code", [("config", 0), ("weights", 1)])
+def test_what_is_only_printed_leaves_nothing(run, tmp_path, asked, code):
+    (tmp_path / "outputs").mkdir()
+    notes = tmp_path / "outputs" / "notes.txt"
+    notes.write_text("mine")
+    done = run(f"print={asked}")
+    assert done.returncode == code, done.stderr
+    assert [*tmp_path.rglob("*")] == [notes.parent, notes]
+
+
 def test_a_mistake_leaves_an_earlier_run_in_its_folder_alone(
     composed, folders, tmp_path
 ):

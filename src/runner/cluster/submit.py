@@ -220,7 +220,7 @@ def _train(task: TaskContext, cfg: DictConfig, job: HydraJob) -> bool:
 
     composed: Any = copy.deepcopy(HydraConfig.instance().cfg)
     with read_write(composed), open_dict(composed):  # the log's name depends on it
-        composed.distributed = cfg.distributed
+        composed.distributed, composed.print = cfg.distributed, cfg.print
     configure_log(composed.hydra.job_logging, composed.hydra.verbose)
     name = fingerprint(base_of(cfg))
     # An attempt may have finished and been killed before it could report it.

@@ -66,5 +66,9 @@ def _detected() -> Rank:
 
 
 def by_process(first: Any, others: Any, *, _root_: DictConfig) -> Any:
-    """`${by_process:A,B}`: A on process 0 or on a single process, B elsewhere."""
-    return others if rank(_root_.distributed).process else first
+    """`${by_process:A,B}`: A on the process that records a run, the first or only one.
+
+    B elsewhere, and where nothing is recorded since `print` asks for something else.
+    """
+    is_recorded = _root_.print is None and not rank(_root_.distributed).process
+    return first if is_recorded else others

@@ -55,7 +55,10 @@ def run_job(
         composed = composed._replace(folder=folder)
         session = Session(processes)
         if cfg.print is not None:
-            _print(cfg, session)
+            try:
+                _print(cfg, session)
+            finally:
+                _discard(folder)
             return math.nan
 
         def begin(run: Run) -> None:
@@ -77,6 +80,15 @@ def run_job(
         with job.recorder, trace:
             train_recorded(job, session, job.recorder.row)
         return job.result
+
+
+def _discard(folder: Path) -> None:
+    """Remove the folder that Hydra has made, and what it has made around it."""
+    # Until something else is there, or all that is within the working folder is gone.
+    with contextlib.suppress(OSError, ValueError):
+        folder.rmdir()
+        for parent in folder.relative_to(Path.cwd()).parents[:-1]:
+            parent.rmdir()
 
 
 def _print(cfg: DictConfig, session: Session) -> None:
