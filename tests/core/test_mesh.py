@@ -193,3 +193,11 @@ def test_rules_place_parameters_and_their_moments(built):
 def test_a_rule_that_places_nothing_is_refused(rule, said, built):
     with pytest.raises(ConfigError, match=said):
         built("mesh=fsdp", f"mesh.rules=[{rule}]")
+
+
+def test_a_misspelled_rule_is_refused_on_one_device_too(built):
+    """There it would place nothing in any case, and be found on a cluster."""
+    own = "model.hidden_sizes=[24]"  # runs share programs, whatever rules place there
+    built("mesh=single", "mesh.rules=[['dense_0/kernel',[null,fsdp]]]")
+    with pytest.raises(ConfigError, match=r"dense_0/kernl' .* fits none of"):
+        built("mesh=single", own, "mesh.rules=[['dense_0/kernl',[null,fsdp]]]")

@@ -84,11 +84,9 @@ class Placement(NamedTuple):
         return largest(shape, self.axes.fsdp, self.min_shard_elements)
 
     def _fits(self, rule: tuple, name: str, shape: tuple[int, ...]) -> bool:
-        pattern, asked = rule
-        if len(asked) != len(shape) or not is_found(pattern, name):
-            return False
-        found = self.axes.present(asked)
-        return self.axes.divide(shape, found) and any(found) == any(asked)
+        found = self.axes.present(rule[1])
+        fits = self.axes.divide(shape, found) and any(found) == any(rule[1])
+        return fits and _is_of(rule, name, shape)
 
     def with_metadata(self, partitioning: Mapping[str, tuple]) -> "Placement":
         """This, with what the model's own metadata ask for.
@@ -129,11 +127,15 @@ class Placement(NamedTuple):
           ConfigError: names the rule and the parameters.
         """
         shapes = {path: x.shape for path, x in by_path(params).items()}
-        for rule in self.rules if self.splits else ():
-            if any(self._fits(rule, *named) for named in shapes.items()):
+        for rule in self.rules:
+            named = [item for item in shapes.items() if _is_of(rule, *item)]
+            # Where nothing is split, the same rule may fit on another mesh.
+            if any(self._fits(rule, *item) for item in named) or (
+                named and not self.splits
+            ):
                 continue
             start = f"mesh.rules: {rule[0]!r} with the axes {list(rule[1])}"
-            if any(rule[1]) and not any(self.axes.present(rule[1])):
+            if named and any(rule[1]) and not any(self.axes.present(rule[1])):
                 sizes = [f"mesh.{n}={self.axes._asdict()[n]}" for n in rule[1] if n]
                 raise ConfigError(f"{start} splits nothing, since {', '.join(sizes)}")
             found = ", ".join(f"{path} {list(shape)}" for path, shape in shapes.items())
@@ -141,6 +143,11 @@ class Placement(NamedTuple):
             raise ConfigError(
                 f"{start} fits none of the parameters {found} on a mesh of {sizes}"
             )
+
+
+def _is_of(rule: tuple, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether `rule` is about the array of this name and shape."""
+    return len(rule[1]) == len(shape) and is_found(rule[0], name)
 
 
 def largest(shape: tuple[int, ...], fsdp: int, least: int) -> PartitionSpec:
