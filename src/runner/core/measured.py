@@ -30,9 +30,9 @@ class Measured(NamedTuple):
 
 
 # 2 cores of an AMD EPYC with AVX-512, jax 0.10.2, one program after the other, by
-# --rounds 3 (cnn 28x28: 2). Digits are 8x8 images. Batches of 64, of the 2c2d 128, and
-# an evaluation an epoch. So a step of a small model alone takes longer than in a long
-# run without evaluations, which cost the host a call.
+# --rounds 3. Digits are 8x8 images. Batches of 64, of the 2c2d 128, and an evaluation
+# an epoch. So a step of a small model alone takes longer than in a long run without
+# evaluations, which cost the host a call.
 MEASURED = (
     Measured(
         "cpu", "cpu", "mlp [16]", 3.28e5,
@@ -61,8 +61,8 @@ MEASURED = (
     ),
     Measured(
         "cpu", "cpu", "cnn 28x28", 1.60e9,
-        {"native": {1: 20760, 4: 72740, 8: 87740, 32: 107500},
-         "patches": {1: 15350, 4: 16020, 8: 16810, 32: 28090}},
+        {"native": {1: 18110, 4: 74940, 8: 87480, 32: 108300},
+         "patches": {1: 12270, 4: 16040, 8: 17850, 32: 28040}},
     ),
     Measured(
         "cpu", "cpu", "2c2d", 1.05e10,
