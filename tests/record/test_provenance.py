@@ -104,6 +104,21 @@ def test_what_of_the_environment_changes_numbers_is_recorded(tmp_path, monkeypat
     assert not affects("environment.JAX_COMPILATION_CACHE_DIR") & PROGRAM
 
 
+def test_the_cpus_are_those_that_xla_has_threads_for(tmp_path, monkeypatch):
+    """A convolution's sums, and so its last bits, depend on them."""
+    for name in ("PJRT_NPROC", "NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    if hasattr(os, "sched_getaffinity"):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 8})
+        assert facts(tmp_path)["cpu_count"] == 3
+    monkeypatch.setenv("NPROC", "7")
+    assert facts(tmp_path)["cpu_count"] == 7
+    monkeypatch.setenv("PJRT_NPROC", "1")
+    assert facts(tmp_path)["cpu_count"] == 1
+    monkeypatch.setenv("PJRT_NPROC", "many")  # which XLA ignores
+    assert facts(tmp_path)["cpu_count"] == 7
+
+
 @pytest.mark.parametrize(
     ("library", "name", "value"),
     [

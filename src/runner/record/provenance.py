@@ -1,5 +1,6 @@
 """Where a run comes from: code, versions, machine and command."""
 
+import contextlib
 import os
 import platform
 import shlex
@@ -161,7 +162,7 @@ def provenance(
         **code,
         "platform": platform.platform(),
         "hostname": socket.gethostname(),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": _cpus(),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()[:devices]],
         "device_count": devices,
@@ -172,6 +173,19 @@ def provenance(
         "choice": choice,
         "members": 1,  # of its population; a sweep may make it more
     }
+
+
+def _cpus() -> int | None:
+    """How many threads XLA has on CPU, among which it splits sums.
+
+    They are the CPUs that this process may use, which taskset or Slurm may restrict, or
+    as many as one of two variables says (XLA's DefaultThreadPoolSize).
+    """
+    for name in ("PJRT_NPROC", "NPROC"):
+        with contextlib.suppress(KeyError, ValueError):
+            return int(os.environ[name])
+    own = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(own(0)) if own else os.cpu_count()
 
 
 def command_line() -> str:
