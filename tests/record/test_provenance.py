@@ -86,6 +86,9 @@ def test_what_of_the_environment_changes_numbers_is_recorded(tmp_path, monkeypat
         if name.startswith("JAX_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("NCCL_ALGO", "Ring")
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
     monkeypatch.setenv("JAX_SOME_TOKEN", "hunter2")
     monkeypatch.setenv("XLA_FLAGS", "--xla_x=true")
@@ -96,6 +99,8 @@ def test_what_of_the_environment_changes_numbers_is_recorded(tmp_path, monkeypat
     options = {name: str(getattr(jax.config, name)) for name in _JAX_OPTIONS}
     assert found["environment"] == options | {
         "NVIDIA_TF32_OVERRIDE": "0",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "NCCL_ALGO": "Ring",
         "JAX_ENABLE_X64": "1",
         "JAX_SOME_TOKEN": "<redacted>",
         "jax_enable_x64": "True",

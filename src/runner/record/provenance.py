@@ -42,7 +42,11 @@ PACKAGES = {
 }
 
 # Of the environment: what may change the numbers of a program, or the program.
-_VARIABLES = ("JAX_*", "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_*", "CUBLAS_*", "LIBTPU_*")
+_VARIABLES = (
+    "JAX_*", "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_*", "CUBLAS_*", "LIBTPU_*",
+    "ONEDNN_*", "DNNL_*",  # of convolutions on CPU
+    "NCCL_ALGO", "NCCL_PROTO",  # in which order GPUs add up
+)  # fmt: skip
 # JAX's options that do the same, wherever they were set.
 _JAX_OPTIONS = (
     "jax_default_matmul_precision",
