@@ -113,7 +113,7 @@ def test_what_isnt_known_may_change_anything():
 def test_the_facts_that_a_replay_needs_as_they_were():
     assert set(BITS) == {
         "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices", "machine",
-        "CPUs", "runs side by side", "changes on the way", "XLA_FLAGS",
+        "CPU", "CPUs", "runs side by side", "changes on the way", "XLA_FLAGS",
         "environment",
     }  # fmt: skip
 

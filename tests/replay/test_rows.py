@@ -49,6 +49,7 @@ def test_what_decides_between_bits_and_tolerance():
         "runner_git": {"commit": "a" * 40, "dirty": True},
         "devices": ["cpu", "cpu"],
         "hostname": "a",
+        "cpu": "AMD EPYC 0a1b2c3d",
     }
     now = then | {
         "packages": {"jax": "1", "wandb": "2"},
@@ -59,10 +60,12 @@ def test_what_decides_between_bits_and_tolerance():
     assert [f.name for f in facts] == ["runner", "wandb", "host"]
     assert not any(f.decides for f in facts)
     other = now | {"platform": "macOS-14.5-arm64-arm-64bit", "devices": ["cpu"]}
+    other["cpu"] = "arm 4e5f6a7b"
     facts = changed(then, other)
     assert [f for f in facts if f.decides] == [
         ("devices", "2 x cpu", "1 x cpu"),
         ("machine", "Linux x86_64", "macOS arm64"),
+        ("CPU", "AMD EPYC 0a1b2c3d", "arm 4e5f6a7b"),
     ]
     assert all(f.recorded == "not recorded" for f in changed({}, now))
 

@@ -4,7 +4,6 @@ JAX looks them up by the lowered program, the compiler's options and version, an
 devices, so an old program can't run after an edit. It does so through `CheckedCache`.
 """
 
-import functools
 import hashlib
 import os
 import sys
@@ -16,6 +15,7 @@ from jax._src import compilation_cache  # no public name for custom caches
 from jax._src.compilation_cache_interface import CacheInterface
 
 from runner.errors import ConfigError
+from runner.record.cpu import cpu
 from runner.record.files import write_bytes
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -98,20 +98,8 @@ class CheckedCache(CacheInterface):
             print(f"warning: a compiled program isn't saved: {error}", file=sys.stderr)
 
     def _file(self, key: str) -> Path:
-        return self._path / f"{key}-{_cpu()}"
+        return self._path / f"{key}-{cpu()[-8:]}"
 
 
 def _digest(key: str, value: bytes) -> bytes:
-    return hashlib.sha256(f"{key} {_cpu()} ".encode() + value).digest()
-
-
-@functools.cache
-def _cpu() -> str:
-    """A digest of the CPU's model and instructions, fixed for the process."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        lines = []
-    kinds = ("model name", "flags", "Features")
-    text = "".join(line for line in lines if line.startswith(kinds))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{key} {cpu()[-8:]} ".encode() + value).digest()

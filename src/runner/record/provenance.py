@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from runner.record.cpu import cpu
 from runner.record.secrets import scrub, scrub_command
 from runner.settings import (
     FACT,
@@ -102,6 +103,7 @@ class Provenance:
     environment: dict[str, str] = setting(PROGRAM | ROUNDING, absent="not set")
     device_count: int = setting(RECORD)  # follows from devices
     platform: str = setting(MACHINE | ROUNDING, label="machine")
+    cpu: str = setting(MACHINE | ROUNDING, label="CPU")
     cpu_count: int | None = setting(MACHINE | ROUNDING, label="CPUs")
     hostname: str = setting(MACHINE, label="host")
     executable: str = setting(MACHINE)
@@ -166,6 +168,7 @@ def provenance(
         **code,
         "platform": platform.platform(),
         "hostname": socket.gethostname(),
+        "cpu": cpu(),
         "cpu_count": _cpus(),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()[:devices]],
