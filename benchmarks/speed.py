@@ -96,8 +96,8 @@ def jobs(bench: Bench) -> Iterator[Case]:
     def case() -> list[Row]:
         sweep.prepare(bench.folder)
         ways: Ways = {
-            "packed": partial(sweep.anew, sweep.packed, number, bench.folder),
-            "by hand": partial(sweep.anew, sweep.hand, number, bench.folder),
+            "packed": partial(sweep.in_new_folder, sweep.packed, number, bench.folder),
+            "by hand": partial(sweep.in_new_folder, sweep.hand, number, bench.folder),
         }
         count = dict.fromkeys(ways, 1)
         rows = bench.rows("jobs", f"{number} jobs", ways, count, warm=False)

@@ -194,7 +194,7 @@ def hand(jobs: int, folder: Path) -> float:
     return wall([sys.executable, __file__, "--by-hand", str(jobs)])
 
 
-def anew(way: Callable[[int, Path], float], jobs: int, folder: Path) -> float:
+def in_new_folder(way: Callable[[int, Path], float], jobs: int, folder: Path) -> float:
     """The seconds of `way` in a new folder in `folder`.
 
     The caller removes all of them at the end: ext4 doesn't use what was removed in the
@@ -220,9 +220,12 @@ def compare(jobs: int, repeats: int, python: str | None) -> None:
         ways = {"packed": packed, "warm": warm, "by hand": hand, "peers": peers}
         if python:
             ways["lightning"] = partial(lightning, python)
-        anew(warm, jobs, folder)
+        in_new_folder(warm, jobs, folder)
         seconds = in_turn(
-            {name: partial(anew, way, jobs, folder) for name, way in ways.items()},
+            {
+                name: partial(in_new_folder, way, jobs, folder)
+                for name, way in ways.items()
+            },
             repeats,
             warm=False,
         )
@@ -238,7 +241,7 @@ def growth(numbers: list[int], repeats: int) -> None:
     seconds: dict[int, list[float]] = {jobs: [] for jobs in numbers}
     with tempfile.TemporaryDirectory() as folder:
         for jobs in [*numbers] * repeats:
-            seconds[jobs].append(anew(packed, jobs, Path(folder)))
+            seconds[jobs].append(in_new_folder(packed, jobs, Path(folder)))
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
             print(f"{jobs:<7}{seconds[jobs][-1]:7.1f}{peak:9}", flush=True)
     smallest = statistics.median(seconds[numbers[0]])

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import textwrap
 from typing import Any, NoReturn
 
 from runner.errors import did_you_mean
@@ -10,10 +11,14 @@ _OPTION = re.compile(r"(?<!\S)--?[\w-]+")
 
 
 class Parser(argparse.ArgumentParser):
-    """Keeps the lines of a help text, and names what is near to an unknown option."""
+    """Keeps the lines of its epilog, and names what is near to an unknown option."""
 
-    def __init__(self, **given: Any):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **given)
+    def __init__(self, description: str, **given: Any):
+        super().__init__(
+            description=textwrap.fill(description, 79),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **given,
+        )
 
     def error(self, message: str) -> NoReturn:
         super().error(with_nearest(message, self))

@@ -98,8 +98,8 @@ class CheckedCache(CacheInterface):
             print(f"warning: a compiled program isn't saved: {error}", file=sys.stderr)
 
     def _file(self, key: str) -> Path:
-        return self._path / f"{key}-{cpu()[-8:]}"
+        return self._path / f"{key}-{cpu().digest}"
 
 
 def _digest(key: str, value: bytes) -> bytes:
-    return hashlib.sha256(f"{key} {cpu()[-8:]} ".encode() + value).digest()
+    return hashlib.sha256(f"{key} {cpu().digest} ".encode() + value).digest()

@@ -168,7 +168,7 @@ def provenance(
         **code,
         "platform": platform.platform(),
         "hostname": socket.gethostname(),
-        "cpu": cpu(),
+        "cpu": " ".join(cpu()).strip(),
         "cpu_count": _cpus(),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()[:devices]],
